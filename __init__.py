@@ -1,0 +1,59 @@
+"""turnrl: train and evaluate LLM agents over many turns.
+
+    import turnrl
+
+    env = turnrl.make("textworld/coin-v0", level=5)          # a real Gymnasium environment that speaks text
+    print(turnrl.evaluate(env="textworld/coin-v0", agent="random", tasks=60))
+
+Importing turnrl imports neither torch nor any world: what needs them is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Task": "envs.task",
+    "TextEnv": "envs.core",
+    "Outcome": "envs.core",
+    "TurnInfo": "envs.core",
+    "make": "envs.registry",
+    "register": "envs.registry",
+    "env_ids": "envs.registry",
+    "check_env": "envs.check",
+    "Episode": "agents.episode",
+    "StopReason": "agents.episode",
+    "Turn": "agents.episode",
+    "evaluate": "agents.evaluate",
+    "Recipe": "training.recipe",
+    "train": "training.run",
+    "UserError": "plugins",
+}
+__all__ = sorted(_LAZY)
+
+if TYPE_CHECKING:
+    from .agents.episode import Episode, StopReason, Turn
+    from .envs.core import Outcome, TextEnv, TurnInfo
+    from .envs.registry import env_ids, make, register
+    from .envs.task import Task
+    from .plugins import UserError
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'turnrl' has no attribute '{name}'")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+def _register_worlds() -> None:
+    from .envs import builtin
+
+    builtin.register_all()
+
+
+_register_worlds()

@@ -1,0 +1,1 @@
+"""Players: who plays, and what exactly did it see and say? Imports envs."""

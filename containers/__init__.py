@@ -1,0 +1,1 @@
+"""Sandboxes: where may untrusted code run? Imports nothing of ours."""

@@ -1,0 +1,11 @@
+"""The worlds that ship with turnrl, by id. Nothing is imported until one is made."""
+
+from __future__ import annotations
+
+from .registry import register
+
+
+def register_all() -> None:
+    """Register every built-in world."""
+    for name in ("quest", "coin", "treasure", "simple", "cooking"):
+        register(f"textworld/{name}-v0", f"turnrl.envs.textworld.env:{name.title()}Env", extra="textworld")

@@ -1,0 +1,79 @@
+"""Worlds by name, in Gymnasium's own registry: `gymnasium.make` and `turnrl.make` give the same object."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium
+
+from ..plugins import UserError, nearest
+from .core import TextEnv
+from .task import Task
+
+_FAMILIES: dict[str, str] = {}
+"""id -> the extra that brings its dependencies ('' for none)."""
+_loaded_plugins = False
+
+
+def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **params: Any) -> None:
+    """Register a text environment under a versioned id such as 'guess/number-v0'.
+
+    Args:
+        id: ``namespace/name-vN``.
+        entry_point: the class, or 'module:Class' to import it only when it is made.
+        extra: the optional dependency group it needs, named when an import fails.
+        params: default parameters of the family.
+    """
+    if id in gymnasium.registry:
+        return
+    # Raw: no wrapper stands between the caller and TextEnv's own methods; check_env applies Gymnasium's checker.
+    gymnasium.register(id, entry_point=entry_point, kwargs=params, disable_env_checker=True, order_enforce=False)
+    _FAMILIES[id] = extra
+
+
+def load_plugins() -> None:
+    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they call `register`."""
+    global _loaded_plugins
+    if not _loaded_plugins:
+        _loaded_plugins = True
+        for entry in entry_points(group="turnrl.envs"):
+            entry.load()
+
+
+def env_ids() -> list[str]:
+    """Ids of all registered text environments, plug-ins included."""
+    load_plugins()
+    return sorted(_FAMILIES)
+
+
+def extra_of(id: str) -> str:
+    """The optional dependency group an id needs, '' for none."""
+    return _FAMILIES.get(id, "")
+
+
+def make(id: str, **params: Any) -> TextEnv:
+    """Make a registered text environment. Raises UserError for an unknown id, a missing extra or a bad parameter."""
+    load_plugins()
+    if id not in _FAMILIES:
+        raise UserError(f"no environment '{id}'; {nearest(id, env_ids())}")
+    try:
+        env = gymnasium.make(id, **params)
+    except ImportError as error:
+        raise UserError(f"{id} needs its extra: pip install 'turnrl[{_FAMILIES[id]}]' ({error})") from None
+    except TypeError as error:
+        raise UserError(f"{id}: bad parameter: {error}") from None
+    assert isinstance(env.unwrapped, TextEnv)
+    return env.unwrapped
+
+
+def make_for(task: Task, **options: Any) -> TextEnv:
+    """Make the environment a Task belongs to, with the task's parameters."""
+    return make(task.env, **{**task.params, **options})
+
+
+def import_worlds(*modules: str) -> None:
+    """Import user modules that register worlds (worker processes call this too)."""
+    for module in modules:
+        importlib.import_module(module)

@@ -1,0 +1,69 @@
+r"""What a model wrote is hostile input: decide whether a string may reach a world at all.
+
+Each rule answers something seen in practice: TextWorld runs ``a. b. c`` as a whole quest in one step, ``quit`` opens a
+prompt that swallows every later command, ``save`` writes a file that ``restore`` reads back in another episode, a
+backslash makes the z-machine print an error into the observation, and whatever follows a newline is dropped in
+silence. A world states its rules as a `Grammar`::
+
+    grammar = Grammar(chaining=False, deny=frozenset({"quit", "save"}))
+    clean("go east. take coin", grammar)      # (None, 'chained')
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+META_VERBS = frozenset(
+    "quit q restart restore save script unscript transcript verbose brief superbrief undo oops notify version verify "
+    "score pronouns nouns again g full fullscore".split()
+)
+
+_CHAIN = re.compile(r"[.;]|\bthen\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Which actions a world accepts. The defaults are those of a parser-based text game."""
+
+    chaining: bool = False
+    """True lets '.', ';' and 'then' through (worlds where text may contain them)."""
+    deny: frozenset[str] = META_VERBS
+    """First words that are refused."""
+    max_chars: int = 256
+    """Longer actions are refused."""
+    multi_line: bool = False
+    """True for worlds whose actions may span lines (code, web forms)."""
+
+
+REASONS = {
+    "empty": "write an action",
+    "too_long": "the action is too long",
+    "multi_line": "write one line only",
+    "control": "the action has control characters",
+    "chained": "write one command at a time",
+    "meta_verb": "this command is not allowed",
+    "not_admissible": "this command is not possible here",
+}
+"""Why an action was refused, in words for the player."""
+
+
+def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
+    """The action to run and None, or None and a key of `REASONS`. Never raises, for any string."""
+    # Length is looked at first so that a megabyte costs nothing.
+    if len(text) > 4 * grammar.max_chars + 1024:
+        return None, "too_long"
+    action = text.replace("\\", "").strip()
+    if not action:
+        return None, "empty"
+    if len(action) > grammar.max_chars:
+        return None, "too_long"
+    if not grammar.multi_line and len(action.splitlines()) > 1:
+        return None, "multi_line"
+    if any(ch < " " and ch not in "\n\t" for ch in action) or "\x7f" in action:
+        return None, "control"
+    if not grammar.chaining and _CHAIN.search(action):
+        return None, "chained"
+    if action.split()[0].lower().strip(",!?:\"'") in grammar.deny:
+        return None, "meta_verb"
+    return action, None

@@ -1,0 +1,43 @@
+"""Task: one problem instance, as data.
+
+An environment instance plus a Task plus a list of actions determines everything that follows, which is what makes
+groups, replay, resume and evaluation sets possible. A Task is frozen and travels as JSON::
+
+    Task(env="textworld/coin-v0", params={"level": 5}, seed=7, split="train").id
+    # 'textworld/coin-v0?level=5#7'
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+class Task(BaseModel):
+    """A frozen, JSON-serialisable description of one problem instance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    env: str = Field(description="registered id, e.g. 'textworld/quest-v0'")
+    params: dict[str, Any] = Field(default_factory=dict, description="JSON values; what the generator of the world takes")
+    seed: int = Field(ge=0, description="picks the instance among those with these parameters")
+    split: Split = Field("train", description="the set it belongs to; never changes what the instance is")
+
+    @property
+    def id(self) -> str:
+        """Stable and readable: the same for equal env, params and seed, whatever the split is called."""
+        params = "&".join(f"{k}={json.dumps(v, sort_keys=True).strip(chr(34))}" for k, v in sorted(self.params.items()))
+        return f"{self.env}{'?' + params if params else ''}#{self.seed}"
+
+    @property
+    def family(self) -> str:
+        """Id without the seed: what success rates are grouped by."""
+        return self.id.rpartition("#")[0]
+
+    def __hash__(self) -> int:
+        return hash(self.id)

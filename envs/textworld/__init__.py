@@ -1,0 +1,1 @@
+"""TextWorld: generated text games (quest, coin, treasure, simple, cooking)."""

@@ -1,0 +1,1 @@
+"""Turn rewards: what was each turn worth? Imports agents and envs."""

@@ -1,0 +1,1 @@
+"""Curricula: which tasks are played next. The hook is `base.Curriculum`; one file per key."""
