@@ -1,0 +1,63 @@
+"""Context: what the player sees at each turn, as chat messages. The one hook is `messages`::
+
+    class LastOnly(Context):
+        name: Literal["last_only"] = "last_only"
+
+        def messages(self, history):
+            return [history.system_message(), user(history.observations[-1])]
+
+A Context is a pure function of the history; `agents/chat.py` finds out by itself whether the new messages extend the
+old prompt verbatim (then the KV cache and the training sequence go on) or not (then a new sequence begins).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from ...plugins import Plugin, Slot
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+def user(content: str) -> Message:
+    """A message of the world."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    """A message of the player."""
+    return {"role": "assistant", "content": content}
+
+
+@dataclass(slots=True)
+class History:
+    """All that happened so far: ``len(observations) == len(responses) + 1`` when the player is to move."""
+
+    system: str = ""
+    """Instructions of the world and the parser; empty for none."""
+    observations: list[str] = field(default_factory=list)
+    """The opening, then what followed each response."""
+    responses: list[str] = field(default_factory=list)
+    """What the player wrote, verbatim, without stop tokens."""
+
+    def system_message(self) -> list[Message]:
+        """The system prompt as a list of no or one message."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+
+class Context(Plugin):
+    """Base of the slot ``agents.context``."""
+
+    @abstractmethod
+    def messages(self, history: History) -> list[Message]:
+        """The messages shown before the next response. Must not change `history`."""
+
+
+CONTEXTS: Slot[Context] = Slot("turnrl.agents.context", Context)

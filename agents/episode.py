@@ -1,0 +1,149 @@
+"""What was seen and said: Turn, Episode, Group and why an episode stopped.
+
+Tokens are exact. A turn stores the prompt ids that are new since the previous response, and whether they extend the
+previous prompt and response verbatim; the whole prompt is never stored twice and never re-tokenised::
+
+    episode.prompt(t)        # the ids the engine saw before turn t
+    episode.turns[t].response_ids, episode.turns[t].logprobs
+
+Rewards stay named (`Turn.rewards`) until credit is assigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from ..envs import Task
+
+FinishReason = Literal["stop", "length"]
+
+
+class StopReason(StrEnum):
+    """Why an episode ended. Failures are a type of their own, never a reward."""
+
+    WON = "won"
+    LOST = "lost"
+    TURN_LIMIT = "turn_limit"
+    CONTEXT_LIMIT = "context_limit"
+    ENV_ERROR = "env_error"
+    ENV_TIMEOUT = "env_timeout"
+    ENGINE_ERROR = "engine_error"
+
+    @property
+    def failed(self) -> bool:
+        """The infrastructure failed: the episode says nothing about the player and counts nowhere."""
+        return self in (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR)
+
+    @property
+    def truncated(self) -> bool:
+        """Cut by a limit while the task was still open: its future has a value."""
+        return self in (StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One exchange: what was new in the prompt, what the model wrote, and what the world answered."""
+
+    prompt_ids: list[int]
+    """New prompt token ids; the whole prompt if `extends` is False."""
+    extends: bool
+    """The prompt is the previous prompt + the previous response + `prompt_ids`, verbatim."""
+    response_ids: list[int]
+    """Sampled ids, the stop token included."""
+    logprobs: list[float]
+    """Log-probability (nats) of each response id at sampling time, under the sampling temperature."""
+    text: str = ""
+    """The response as text, without the stop token."""
+    action: str | None = None
+    """What the parser made of it; None if it made nothing."""
+    observation: str = ""
+    """What the world answered."""
+    env_reward: float = 0.0
+    valid_action: bool = True
+    """Parsed, and accepted by the world."""
+    invalid_reason: str | None = None
+    """'unparsable', a key of `turnrl.envs.sanitise.REASONS`, 'rejected', or None."""
+    finish_reason: FinishReason = "stop"
+    score: float | None = None
+    progress: float | None = None
+    """The world's potential after this turn, if it was asked for."""
+    milestones: list[str] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Named rewards, unweighted; filled in after the group was played."""
+    advantage: float | None = None
+    """Mean advantage of its tokens, for reports; filled in by the trainer."""
+
+
+@dataclass(slots=True)
+class Episode:
+    """A Task as one player played it."""
+
+    task: Task
+    opening: str = ""
+    """The first observation."""
+    turns: list[Turn] = field(default_factory=list)
+    stop: StopReason = StopReason.TURN_LIMIT
+    success: bool = False
+    """The world's own verdict."""
+    start_progress: float | None = None
+    """The potential before the first turn, if it was asked for."""
+    answer: list[str] | None = None
+    """Gold answers, where the world has them."""
+    closing_ids: list[int] = field(default_factory=list)
+    """Prompt ids that would have followed the last response of a truncated episode (same `extends` rule as a turn);
+    a critic bootstraps from them."""
+    policy_version: int = 0
+    error: str | None = None
+    """What failed, if `stop.failed`."""
+    seconds: float = 0.0
+
+    def prompt(self, turn: int) -> list[int]:
+        """All token ids the engine saw before the response of `turn`."""
+        first = turn
+        while self.turns[first].extends:
+            first -= 1
+        ids: list[int] = []
+        for t in range(first, turn):
+            ids += self.turns[t].prompt_ids + self.turns[t].response_ids
+        return ids + self.turns[turn].prompt_ids
+
+    @property
+    def response_tokens(self) -> int:
+        """Number of tokens the player wrote."""
+        return sum(len(turn.response_ids) for turn in self.turns)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-serialisable form; `from_json` restores it."""
+        return asdict(self) | {"task": self.task.model_dump(), "stop": self.stop.value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Episode:
+        """The Episode that `to_json` was called on."""
+        fields = dict(data)
+        fields["task"] = Task.model_validate(fields["task"])
+        fields["stop"] = StopReason(fields["stop"])
+        fields["turns"] = [Turn(**turn) for turn in fields["turns"]]
+        return cls(**fields)
+
+
+@dataclass(slots=True)
+class Group:
+    """The Episodes of one Task in one training step. Failed episodes are not in it; `lost` says why they are missing."""
+
+    task: Task
+    episodes: list[Episode]
+    lost: list[StopReason] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self.episodes)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+
+def episodes_of(groups: Iterable[Group]) -> list[Episode]:
+    """All episodes of the groups, in order: the axis E of every tensor."""
+    return [episode for group in groups for episode in group.episodes]

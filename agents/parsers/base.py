@@ -1,0 +1,52 @@
+"""Parser: from what the model wrote to an action. The one hook is `parse`::
+
+    class Upper(Parser):
+        name: Literal["upper"] = "upper"
+        expects: ClassVar[str] = "Answer with one command in capitals."
+
+        def parse(self, text):
+            return Parsed(text.lower()) if text.isupper() else Parsed(None)
+
+A response that cannot be parsed is a turn with `valid_action` False and an observation that says what is expected; the
+world is not stepped.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from ...plugins import Plugin, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """An action, or None; and the reasoning before it, if the format has one."""
+
+    action: str | None
+    thought: str | None = None
+
+
+class Parser(Plugin):
+    """Base of the slot ``agents.parsers``."""
+
+    @property
+    @abstractmethod
+    def expects(self) -> str:
+        """One sentence for the player: the format of a response."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Stop strings that end a response in this format, beside the end-of-turn token of the template."""
+        return ()
+
+    @abstractmethod
+    def parse(self, text: str) -> Parsed:
+        """Never raises, for any text."""
+
+    @abstractmethod
+    def render(self, action: str, thought: str | None = None) -> str:
+        """The text a perfect player would write for this action: ``parse(render(a)).action == a``."""
+
+
+PARSERS: Slot[Parser] = Slot("turnrl.agents.parsers", Parser)
