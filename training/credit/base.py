@@ -1,0 +1,41 @@
+"""Credit: named turn rewards in, advantages out. The smallest complete estimator::
+
+    class Mine(Credit):                                                   # training/credit/mine.py
+        name: Literal["mine"] = "mine"
+
+        def __call__(self, rewards_KET, batch):
+            return_E = batch.total_ET(rewards_KET).sum(1)
+            return (return_E - return_E.mean())[:, None].expand(-1, batch.max_turns)
+
+What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and a group of one, gives
+exactly zero; observation tokens have advantage zero; an episode cut by a limit is not a terminated one; the current
+policy is never seen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ...plugins import Plugin, Slot
+from ..batch import TokenBatch
+
+
+class Credit(Plugin):
+    """Base of the slot ``training.credit``. ``requires`` may name 'values' (a critic is trained beside the policy)."""
+
+    level: ClassVar[Literal["turn", "token"]] = "turn"
+    """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""
+
+    @abstractmethod
+    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+        """Advantages, float64, without gradient: [E, T], or [B, L] if `level` is 'token'; 0 where nothing was sampled.
+
+        Args:
+            rewards_KET: float64, unweighted; ``batch.reward_names`` and ``batch.reward_weights_K`` describe K.
+        """
+
+
+CREDITS: Slot[Credit] = Slot("turnrl.training.credit", Credit)

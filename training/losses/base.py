@@ -1,0 +1,72 @@
+"""PolicyLoss: log-probabilities and advantages in, a loss per token out. The smallest complete loss::
+
+    class Mine(PolicyLoss):                                               # training/losses/mine.py
+        name: Literal["mine"] = "mine"
+
+        def token_loss(self, logprobs_BL, batch, advantages_BL):
+            return LossOutput(-advantages_BL * logprobs_BL)
+
+A loss never sees rewards. How tokens add up is a separate choice, `aggregation`, expressed as one weight per token that
+is computed on the whole optimiser batch: a micro-batch is then a plain partial sum, and cutting an episode into several
+sequences changes nothing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...plugins import Plugin, Slot
+from ..batch import TokenBatch
+
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
+
+
+@dataclass(slots=True)
+class LossOutput:
+    """A loss per token [B, L] (anything outside the mask) and metrics per token [B, L] to be averaged over the mask."""
+
+    loss_BL: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PolicyLoss(Plugin):
+    """Base of the slot ``training.losses``. ``requires`` may name 'old_logprobs', 'ref_logprobs'."""
+
+    aggregation: Aggregation = Field("token_mean", description="how token losses add up; a sequence is an episode")
+    norm_length: int | None = Field(
+        None, ge=1, description="the constant of seq_mean_token_sum_norm, in tokens (default: the longest episode's)"
+    )
+
+    @abstractmethod
+    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """Loss per token, with gradient through `logprobs_BL` only."""
+
+    def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """The loss of the slot's contract; the same as `token_loss` unless a wrapper is configured."""
+        return self.token_loss(logprobs_BL, batch, advantages_BL)
+
+    def weights_BL(self, batch: TokenBatch) -> Tensor:
+        """float32 [B, L]: the loss of a batch is ``(loss_BL * weights_BL).sum()``."""
+        mask_BL = batch.mask_BL
+        tokens_B = mask_BL.sum(1)
+        tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(0, batch.episode_B, tokens_B)
+        episodes = max(int((tokens_E > 0).sum()), 1)
+        if self.aggregation == "token_mean":
+            weight_E = torch.full((batch.episodes,), 1.0 / max(int(tokens_E.sum()), 1), dtype=torch.float64)
+        elif self.aggregation == "seq_mean_token_mean":
+            weight_E = 1.0 / (episodes * tokens_E.clamp(min=1).double())
+        elif self.aggregation == "seq_mean_token_sum":
+            weight_E = torch.full((batch.episodes,), 1.0 / episodes, dtype=torch.float64)
+        else:
+            norm = self.norm_length or max(int(tokens_E.max()), 1)
+            weight_E = torch.full((batch.episodes,), 1.0 / (episodes * norm), dtype=torch.float64)
+        return (weight_E[batch.episode_B][:, None] * mask_BL).float()
+
+
+LOSSES: Slot[PolicyLoss] = Slot("turnrl.training.losses", PolicyLoss)
