@@ -1,0 +1,65 @@
+# Every target does the set-up it needs: `make quickstart` on a fresh clone is enough.
+PYTHON ?= python3
+NAME ?=
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint format bench clean
+
+help:
+	@echo "make setup        a .venv with every extra"
+	@echo "make quickstart   train and measure an agent, about 15 minutes on two cores"
+	@echo "make test         all tests (ARGS='-k credit' narrows them)"
+	@echo "make lint         ruff and mypy"
+	@echo "make format       let ruff rewrite what it can"
+	@echo "make bench        list the benchmarks; NAME=multiturn_step ARGS='--json' runs one"
+	@echo "make clean        remove the .venv and everything that was built"
+
+setup: $(STAMP)
+
+# torch comes first, so that nothing else decides which build of it is taken.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "turnrl needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "cannot make .venv: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@echo "Installing into .venv (about 2 minutes) ..."
+	@$(PIP) install '$(TORCH)'
+	@$(PIP) install -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+quickstart: setup
+	$(BIN)/python benchmarks/quickstart.py $(ARGS)
+
+# One thread per process: two workers on two cores then do not fight over them.
+test: export OMP_NUM_THREADS = 1
+test: export OMP_WAIT_POLICY = passive
+test: export TOKENIZERS_PARALLELISM = false
+test: setup
+	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+# mypy cannot see that the repository root is the package, so it looks through a link named like the package.
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build/mypy && ln -sfn ../.. build/mypy/turnrl
+	cd build/mypy && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p turnrl
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+ifeq ($(NAME),)
+	@for file in benchmarks/*.py; do printf '%-24s ' "$$(basename $$file .py)"; sed -n '1s/^"""//;1s/"""$$//;1p' $$file; done
+	@echo "run one: make bench NAME=multiturn_step ARGS='--json'"
+else
+	@test -f benchmarks/$(NAME).py || { echo "no benchmark '$(NAME)': make bench lists them"; exit 2; }
+	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
+endif
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
