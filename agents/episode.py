@@ -67,6 +67,8 @@ class Turn:
     invalid_reason: str | None = None
     """'unparsable', a key of `turnrl.envs.sanitise.REASONS`, 'rejected', or None."""
     finish_reason: FinishReason = "stop"
+    trained: bool = True
+    """False for a turn that is context only, such as the noise in a demonstration."""
     score: float | None = None
     progress: float | None = None
     """The world's potential after this turn, if it was asked for."""
@@ -93,8 +95,9 @@ class Episode:
     answer: list[str] | None = None
     """Gold answers, where the world has them."""
     closing_ids: list[int] = field(default_factory=list)
-    """Prompt ids that would have followed the last response of a truncated episode (same `extends` rule as a turn);
-    a critic bootstraps from them."""
+    """Prompt ids that would have come next in a truncated episode; a critic bootstraps from the state after them."""
+    closing_extends: bool = True
+    """The same as `Turn.extends`, for `closing_ids`."""
     policy_version: int = 0
     error: str | None = None
     """What failed, if `stop.failed`."""

@@ -128,6 +128,7 @@ class TokenBatch:
         groups: Sequence[Group],
         *,
         merge: bool = True,
+        closing: bool = False,
         temperature: float = 1.0,
     ) -> TokenBatch:
         """Groups as tensors.
@@ -136,10 +137,11 @@ class TokenBatch:
             groups: what was played; failed episodes are already gone.
             merge: consecutive turns that extend each other become one sequence; False makes every turn its own
                 sequence (the same loss, more tokens).
+            closing: append what follows the last response of a truncated episode, for a critic to bootstrap from.
             temperature: at which the responses were sampled.
         """
         episodes = episodes_of(groups)
-        rows = [(e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge)]
+        rows = [(e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge, closing)]
         width = max((len(row.tokens) for _, row in rows), default=0)
         return cls(
             tokens_BL=_pad([row.tokens for _, row in rows], width, 0, torch.long),
@@ -183,8 +185,8 @@ class _Row:
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
 
 
-def _rows(episode: Episode, merge: bool) -> Iterator[_Row]:
-    """The sequences of an episode. What follows the last response of a truncated one closes its last sequence."""
+def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
+    """The sequences of an episode; its last one ends with the closing ids if they are wanted."""
     row = _Row()
     for t, turn in enumerate(episode.turns):
         if t > 0 and not (merge and turn.extends):
@@ -193,8 +195,14 @@ def _rows(episode: Episode, merge: bool) -> Iterator[_Row]:
             row.add(episode.prompt(t), -1)
         else:
             row.add(turn.prompt_ids, -1)
-        row.add(turn.response_ids, t, turn.logprobs)
-    row.add(episode.closing_ids, -1)
+        row.add(turn.response_ids, t if turn.trained else -1, turn.logprobs)
+    if closing and episode.stop.truncated and episode.closing_ids:
+        if not (merge and episode.closing_extends):
+            yield row
+            row = _Row()
+            if episode.closing_extends and episode.turns:
+                row.add(episode.prompt(len(episode.turns) - 1) + episode.turns[-1].response_ids, -1)
+        row.add(episode.closing_ids, -1)
     if row.tokens:
         yield row
 

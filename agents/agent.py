@@ -1,0 +1,157 @@
+"""Agent: who plays. The hook is `Player`, one conversation with one world::
+
+    class Stubborn(Player):
+        async def move(self):
+            return Turn([], True, [], [], text="look", action="look")
+
+    class StubbornAgent(Agent):
+        def player(self, session, seed):
+            return Stubborn()
+
+`LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines (`baselines.py`) are Agents too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from ..envs import TurnInfo
+from .chat import Chat, Prompt
+from .context.base import Context
+from .engines.base import Engine, Sampling
+from .episode import Turn
+from .parsers.base import Parser
+
+if TYPE_CHECKING:
+    from ..envs.pool import EnvSession
+
+
+def stream_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on nothing but the parts: equal in every process and on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Player(ABC):
+    """One conversation with one world."""
+
+    def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:  # noqa: B027
+        """The world was reset."""
+
+    @abstractmethod
+    async def move(self) -> Turn:
+        """What the player says now; the fields about the world's answer are filled in by `play`."""
+
+    def observe(self, observation: str, info: TurnInfo | None) -> None:  # noqa: B027
+        """What the world answered; `info` is None if the response could not be parsed and the world stood still."""
+
+    def closing(self) -> Prompt | None:
+        """What would have been fed next, for an episode that a limit cut."""
+        return None
+
+    @property
+    def expects(self) -> str:
+        """The format of a response in one sentence, for the answer to an unparsable one."""
+        return "Write one action."
+
+    def close(self) -> None:  # noqa: B027
+        """The conversation is over."""
+
+
+class Agent(ABC):
+    """Makes a Player per episode."""
+
+    extras: frozenset[str] = frozenset()
+    """What it needs in the info: see `TextEnv.extras`."""
+
+    @abstractmethod
+    def player(self, session: str, seed: int) -> Player:
+        """A fresh player. Equal sessions and seeds play equally."""
+
+
+class LanguageAgent(Agent):
+    """A language model that plays.
+
+    Args:
+        engine: where tokens come from.
+        tokenizer: a Hugging Face tokenizer; its chat template is used if it has one.
+        context: what is shown at each turn.
+        parser: how an action is read out of a response.
+        sampling: how responses are sampled; stop tokens of the template and the parser are added.
+        system: send the world's instructions and the expected format as a system prompt.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Any, context: Context, parser: Parser, sampling: Sampling, *, system: bool = True
+    ) -> None:
+        self.engine, self.tokenizer = engine, tokenizer
+        self.context, self.parser, self.sampling, self.system = context, parser, sampling, system
+
+    def chat(self, instructions: str, tools: list[dict[str, Any]] | None) -> Chat:
+        """An empty conversation under this agent's context."""
+        system = f"{instructions}\n{self.parser.expects}".strip() if self.system else ""
+        return Chat(self.tokenizer, self.context, system=system, tools=tools)
+
+    def player(self, session: str, seed: int) -> LanguagePlayer:
+        """A player with its own session in the engine, opened at once."""
+        return LanguagePlayer(self, session, seed)
+
+
+class LanguagePlayer(Player):
+    """One conversation of a `LanguageAgent`."""
+
+    def __init__(self, agent: LanguageAgent, session: str, seed: int) -> None:
+        self.agent, self.session, self.seed = agent, session, seed
+        self.turns = 0
+        self.prompt: Prompt | None = None
+        agent.engine.open(session)
+
+    def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
+        """Start the chat with the world's instructions."""
+        self._chat = self.agent.chat(world.instructions, world.tools)
+        self.prompt = self._chat.observe(observation)
+        self._sampling = self.agent.sampling.model_copy(
+            update={
+                "stop_token_ids": (*self.agent.sampling.stop_token_ids, *self._chat.stop_token_ids),
+                "stop": (*self.agent.sampling.stop, *self.agent.parser.stop),
+            }
+        )
+
+    async def move(self) -> Turn:
+        """Sample a response and parse it. Raises ContextOverflow, EngineError."""
+        assert self.prompt is not None
+        sampling = self._sampling.model_copy(update={"seed": stream_seed(self.seed, self.session, self.turns)})
+        completion = await self.agent.engine.generate(self._chat.ids, sampling, session=self.session)
+        stopped = completion.finish_reason == "stop" and completion.token_ids[-1] in self._sampling.stop_token_ids
+        text = self._chat.respond(completion.token_ids, stopped=stopped)
+        turn = Turn(
+            prompt_ids=self.prompt.new_ids,
+            extends=self.prompt.extends,
+            response_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            text=text,
+            action=self.agent.parser.parse(text).action,
+            finish_reason=completion.finish_reason,
+        )
+        self.turns += 1
+        self.prompt = None
+        return turn
+
+    def observe(self, observation: str, info: TurnInfo | None) -> None:
+        """Feed the answer; the next move sees it."""
+        self.prompt = self._chat.observe(observation)
+
+    def closing(self) -> Prompt | None:
+        """The prompt that was never answered."""
+        return self.prompt
+
+    @property
+    def expects(self) -> str:
+        """What the parser wants."""
+        return self.agent.parser.expects
+
+    def close(self) -> None:
+        """Free the engine's cache."""
+        self.agent.engine.close(self.session)

@@ -1,0 +1,155 @@
+"""play: an Agent plays a Task and returns the Episode. One coroutine per episode, no barrier per turn.
+
+`play_many` keeps a number of lanes busy: a finished episode frees its lane at once and never generates again. Failures
+of the infrastructure are retried, then returned with their StopReason, never scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ..envs import Task, TurnInfo
+from ..envs.pool import EnvFailure, EnvPool, EnvSession
+from .agent import Agent, Player
+from .engines.base import ContextOverflow, EngineError
+from .episode import Episode, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An episode to be played."""
+
+    task: Task
+    session: str
+    """Unique among the episodes played at once; with `seed` it fixes every random choice of the player."""
+    seed: int
+
+
+@dataclass(slots=True)
+class PlayStats:
+    """What playing cost."""
+
+    episodes: int = 0
+    retried: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    """Episodes given up after retries, by StopReason."""
+    seconds: float = 0.0
+    straggler_seconds: float = 0.0
+    """Time during which fewer than a quarter of the lanes were busy."""
+
+
+async def play(player: Player, task: Task, pool: EnvPool, *, max_turns: int) -> Episode:
+    """Play one episode to its end. Never raises for a failure of the world or the engine: see `Episode.stop`."""
+    episode, started = Episode(task), time.perf_counter()
+    try:
+        async with pool.episode(task) as world:
+            observation, info = await world.reset()
+            episode.opening, episode.answer = observation, info["answer"]
+            episode.start_progress = info["progress"]
+            player.begin(world, observation, info)
+            await _turns(player, world, episode, max_turns)
+    except EnvFailure as failure:
+        episode.stop = StopReason.ENV_TIMEOUT if failure.kind == "timeout" else StopReason.ENV_ERROR
+        episode.error = str(failure)
+    except EngineError as failure:
+        episode.stop, episode.error = StopReason.ENGINE_ERROR, str(failure)
+    except ContextOverflow:
+        episode.stop = StopReason.CONTEXT_LIMIT
+    if episode.stop.truncated and (closing := player.closing()):
+        episode.closing_ids, episode.closing_extends = closing.new_ids, closing.extends
+    episode.seconds = time.perf_counter() - started
+    return episode
+
+
+async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns: int) -> None:
+    while len(episode.turns) < max_turns:
+        turn = await player.move()
+        info: TurnInfo | None = None
+        terminated = truncated = False
+        if turn.action is None:
+            turn.valid_action, turn.invalid_reason = False, "unparsable"
+            turn.observation = f"Invalid answer: {player.expects}"
+            turn.progress = episode.turns[-1].progress if episode.turns else episode.start_progress
+        else:
+            turn.observation, turn.env_reward, terminated, truncated, info = await world.step(turn.action)
+            turn.valid_action, turn.invalid_reason = info["valid_action"], info["invalid_reason"]
+            turn.score, turn.progress, turn.milestones = info["score"], info["progress"], info["milestones"]
+            episode.success = info["success"]
+        episode.turns.append(turn)
+        if terminated:
+            episode.stop = StopReason.WON if episode.success else StopReason.LOST
+            return
+        player.observe(turn.observation, info)
+        if truncated:
+            return
+
+
+async def play_many(
+    agent: Agent,
+    jobs: Iterable[Job],
+    pool: EnvPool,
+    *,
+    max_turns: int,
+    concurrency: int = 64,
+    retries: int = 2,
+    done: Callable[[Episode], None] | None = None,
+) -> tuple[list[Episode], PlayStats]:
+    """Play all jobs; episodes come back in the order of the jobs, failed ones included (`Episode.stop.failed`).
+
+    Args:
+        concurrency: lanes, at most the pool's slots.
+        retries: how often a failed episode is played again before it is lost.
+        done: called after each finished episode (progress bars).
+    """
+    queue = list(jobs)
+    results: list[Episode | None] = [None] * len(queue)
+    stats, started = PlayStats(), time.perf_counter()
+    lanes = min(concurrency, len(queue))
+    busy_since: list[float] = []
+    cursor = iter(range(len(queue)))
+
+    async def lane() -> None:
+        # The next player is made before the last one closes, without an await between: an engine that waits for all
+        # live conversations never sees a gap, so the schedule does not depend on thread timing.
+        waiting: Player | None = None
+        for index, attempt in _attempts(cursor, retries, results):
+            job = queue[index]
+            player = agent.player(job.session if attempt == 0 else f"{job.session}~{attempt}", job.seed)
+            if waiting is not None:
+                waiting.close()
+            waiting = player
+            results[index] = episode = await play(player, job.task, pool, max_turns=max_turns)
+            stats.retried += attempt > 0
+            if not episode.stop.failed or attempt == retries:
+                _count(stats, episode)
+                if done:
+                    done(episode)
+        if waiting is not None:
+            waiting.close()
+        busy_since.append(time.perf_counter())
+
+    await asyncio.gather(*(lane() for _ in range(lanes)))
+    ended = time.perf_counter()
+    stats.seconds = ended - started
+    if len(busy_since) >= 4:
+        stats.straggler_seconds = ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1]
+    return [episode for episode in results if episode is not None], stats
+
+
+def _attempts(cursor: Iterator[int], retries: int, results: list[Episode | None]) -> Iterator[tuple[int, int]]:
+    """(job index, attempt) pairs of one lane: each job until it did not fail, or `retries` times more."""
+    for index in cursor:
+        for attempt in range(retries + 1):
+            yield index, attempt
+            episode = results[index]
+            if episode is not None and not episode.stop.failed:
+                break
+
+
+def _count(stats: PlayStats, episode: Episode) -> None:
+    stats.episodes += 1
+    if episode.stop.failed:
+        stats.lost[episode.stop.value] = stats.lost.get(episode.stop.value, 0) + 1
