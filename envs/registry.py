@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+import zlib
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -74,6 +78,34 @@ def make_for(task: Task, **options: Any) -> TextEnv:
 
 
 def import_worlds(*modules: str) -> None:
-    """Import user modules that register worlds (worker processes call this too)."""
+    """Import user modules or ``.py`` files that register worlds (worker processes call this too).
+
+    Raises UserError for what cannot be found; an error inside the module itself propagates.
+    """
     for module in modules:
-        importlib.import_module(module)
+        if module.endswith(".py"):
+            _import_file(Path(module).resolve())
+            continue
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise UserError(f"imports: there is no module '{module}' on the Python path") from None
+
+
+def _import_file(path: Path) -> None:
+    name = f"turnrl_world_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return
+    if not path.is_file():
+        raise UserError(f"imports: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
