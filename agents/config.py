@@ -1,0 +1,57 @@
+"""AgentConfig: how a language model plays, as data. It is saved beside the weights, so a checkpoint can be played."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .agent import LanguageAgent
+from .baselines import DemonstratorAgent
+from .context.base import CONTEXTS, Context
+from .engines.base import Engine, Sampling
+from .parsers.base import PARSERS, Parser
+
+
+class AgentConfig(BaseModel):
+    """The `agent` block of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    context: dict[str, Any] = Field({"name": "full_history"}, description="what is shown at each turn")
+    parser: dict[str, Any] = Field({"name": "line"}, description="how an action is read out of a response")
+    max_turns: int = Field(50, ge=1, description="turns after which an episode is cut")
+    system: bool = Field(True, description="send the world's instructions and the expected format as a system prompt")
+    sampling: Sampling = Field(default_factory=Sampling, description="how responses are sampled")
+
+    @field_validator("context")
+    @classmethod
+    def _known_context(cls, value: dict[str, Any]) -> dict[str, Any]:
+        CONTEXTS.build(value)
+        return value
+
+    @field_validator("parser")
+    @classmethod
+    def _known_parser(cls, value: dict[str, Any]) -> dict[str, Any]:
+        PARSERS.build(value)
+        return value
+
+    def build_context(self) -> Context:
+        """The context plug-in."""
+        return CONTEXTS.build(self.context)
+
+    def build_parser(self) -> Parser:
+        """The parser plug-in."""
+        return PARSERS.build(self.parser)
+
+    def build(self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None) -> LanguageAgent:
+        """The agent that plays through `engine`."""
+        return LanguageAgent(
+            engine, tokenizer, self.build_context(), self.build_parser(), sampling or self.sampling, system=self.system
+        )
+
+    def demonstrator(self, tokenizer: Any, *, noise: float = 0.0, renaming: dict[str, str] | None = None) -> DemonstratorAgent:
+        """The teacher whose episodes this agent could have written."""
+        return DemonstratorAgent(
+            tokenizer, self.build_context(), self.build_parser(), system=self.system, noise=noise, renaming=renaming
+        )

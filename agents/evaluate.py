@@ -1,0 +1,226 @@
+"""evaluate: play many tasks, each exactly once, and count.
+
+    from turnrl import evaluate
+    print(evaluate("textworld/coin-v0", agent="random", tasks=60).success)
+
+Success is the world's own verdict. Episodes lost to failures of the infrastructure are in no denominator and are
+counted by name. Rates come with n and a 95 % Wilson interval (Wilson, 1927).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from ..envs import Task, make
+from ..envs.pool import EnvPool
+from ..plugins import UserError, nearest
+from .agent import Agent
+from .baselines import BASELINES
+from .episode import Episode
+from .play import Job, PlayStats, play_many
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The Wilson score interval of a proportion, inside [0, 1]; (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = successes / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Rate(BaseModel):
+    """A success rate with its 95 % Wilson interval."""
+
+    success: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, outcomes: Sequence[bool]) -> Rate:
+        """The rate of True in `outcomes`; success 0 for none."""
+        low, high = wilson(sum(outcomes), len(outcomes))
+        return cls(success=sum(outcomes) / max(len(outcomes), 1), low=low, high=high, n=len(outcomes))
+
+
+class Evaluation(Rate):
+    """What `evaluate` measured. `n` counts finished episodes; `lost` those that failed and count nowhere."""
+
+    env: str
+    agent: str
+    split: str
+    families: dict[str, Rate] = Field(description="by task family (environment and parameters)")
+    turns: float = Field(description="mean turns per episode")
+    turns_when_won: float | None = Field(description="mean turns of the successful episodes")
+    invalid_rate: float = Field(description="share of actions refused or not understood")
+    repeated_rate: float = Field(description="share of actions given before in the same episode after the same observation")
+    tokens: float = Field(description="mean tokens the player wrote per episode")
+    stops: dict[str, int] = Field(description="finished episodes by StopReason")
+    lost: dict[str, int] = Field(description="lost episodes by StopReason")
+    seed: int
+    temperature: float | None = None
+    seconds: float
+    tokens_per_second: float
+
+    def table(self) -> Table:
+        """The same as a rich table."""
+        from rich.table import Table
+
+        table = Table("", "success", "95 % interval", "n", title=f"{self.agent} on {self.env} ({self.split})")
+        rows: dict[str, Rate] = {"all": self} | (self.families if len(self.families) > 1 else {})
+        for name, rate in rows.items():
+            table.add_row(name, f"{rate.success:.1%}", f"{rate.low:.1%} to {rate.high:.1%}", str(rate.n))
+        lost = ", ".join(f"{count} {name}" for name, count in self.lost.items()) or "none"
+        table.caption = (
+            f"{self.turns:.1f} turns, {self.invalid_rate:.1%} invalid, {self.repeated_rate:.1%} repeated actions, "
+            f"{self.tokens:.0f} tokens per episode; lost: {lost}; {self.seconds:.1f} s"
+        )
+        return table
+
+
+def summarise(
+    episodes: Sequence[Episode], stats: PlayStats, *, env: str, agent: str, split: str, seed: int, temperature: float | None
+) -> Evaluation:
+    """Count finished episodes; failed ones are in `lost` only."""
+    finished = [e for e in episodes if not e.stop.failed]
+    families: dict[str, list[bool]] = {}
+    for episode in finished:
+        families.setdefault(episode.task.family, []).append(episode.success)
+    turns = [turn for episode in finished for turn in episode.turns]
+    won = [len(e.turns) for e in finished if e.success]
+    tokens = sum(e.response_tokens for e in finished)
+    count = max(len(finished), 1)
+    return Evaluation(
+        **Rate.of([e.success for e in finished]).model_dump(),
+        env=env,
+        agent=agent,
+        split=split,
+        families={name: Rate.of(outcomes) for name, outcomes in sorted(families.items())},
+        turns=len(turns) / count,
+        turns_when_won=sum(won) / len(won) if won else None,
+        invalid_rate=sum(not t.valid_action for t in turns) / max(len(turns), 1),
+        repeated_rate=sum(map(_repeated, finished)) / max(len(turns), 1),
+        tokens=tokens / count,
+        stops=dict(Counter(e.stop.value for e in finished)),
+        lost=dict(Counter(e.stop.value for e in episodes if e.stop.failed)),
+        seed=seed,
+        temperature=temperature,
+        seconds=stats.seconds,
+        tokens_per_second=tokens / stats.seconds if stats.seconds else 0.0,
+    )
+
+
+def _repeated(episode: Episode) -> int:
+    """Actions that were already given after the same observation in this episode."""
+    seen: set[tuple[str, str | None]] = set()
+    before, repeats = episode.opening, 0
+    for turn in episode.turns:
+        repeats += (before, turn.action) in seen
+        seen.add((before, turn.action))
+        before = turn.observation
+    return repeats
+
+
+def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:
+    """The first `n` tasks, each once. Raises UserError if there are fewer; None takes at most 100."""
+    if n is None:
+        return list(tasks[: min(100, len(tasks))])
+    if n < 1 or n > len(tasks):
+        raise UserError(f"{what} has {len(tasks)} tasks, so tasks={n} cannot be: ask for 1 to {len(tasks)}")
+    return list(tasks[:n])
+
+
+async def play_tasks(
+    agent: Agent,
+    tasks: Sequence[Task],
+    pool: EnvPool,
+    *,
+    max_turns: int,
+    seed: int,
+    concurrency: int,
+    label: str,
+    progress: bool,
+) -> tuple[list[Episode], PlayStats]:
+    """Every task once, with a progress bar."""
+    from rich.progress import Progress
+
+    jobs = [Job(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
+    with Progress(disable=not progress, transient=True) as bar:
+        line = bar.add_task(label, total=len(jobs))
+        return await play_many(
+            agent, jobs, pool, max_turns=max_turns, concurrency=concurrency, done=lambda _: bar.advance(line)
+        )
+
+
+def evaluate(
+    env: str,
+    agent: str | Agent = "random",
+    *,
+    params: Mapping[str, Any] | None = None,
+    split: str = "test",
+    tasks: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    concurrency: int = 64,
+    max_turns: int = 50,
+    progress: bool = True,
+    episodes: list[Episode] | None = None,
+) -> Evaluation:
+    """Success rate of an agent on a split of an environment.
+
+    Args:
+        env: registered id.
+        agent: 'random', 'expert', an Agent, or the folder of a trained run or checkpoint.
+        params: parameters of the environment.
+        tasks: how many tasks of the split, each exactly once; None is all, at most 100.
+        temperature: of a language model's sampling; 0 is greedy.
+        episodes: a list to append what was played to.
+
+    Raises:
+        UserError: unknown environment, agent, split or checkpoint, or more tasks than the split has.
+    """
+    prototype = make(env, **(params or {}))
+    chosen = choose_tasks(prototype.tasks(split), tasks, f"the {split} split of {env}")
+    player, name, limit = _resolve(agent, temperature, max_turns)
+    prototype.prepare(chosen, progress=progress)
+    prototype.close()
+    pool = EnvPool(slots=concurrency, options={"extras": tuple(player.extras)})
+    try:
+        played, stats = asyncio.run(
+            play_tasks(
+                player, chosen, pool, max_turns=limit, seed=seed, concurrency=concurrency, label=name, progress=progress
+            )
+        )
+    finally:
+        pool.close()
+    if episodes is not None:
+        episodes += played
+    return summarise(
+        played, stats, env=env, agent=name, split=split, seed=seed, temperature=None if name in BASELINES else temperature
+    )
+
+
+def _resolve(agent: str | Agent, temperature: float, max_turns: int) -> tuple[Agent, str, int]:
+    """The Agent, its name, and its turn limit."""
+    if isinstance(agent, Agent):
+        return agent, type(agent).__name__, max_turns
+    if agent in BASELINES:
+        return BASELINES[agent](), agent, max_turns
+    if not Path(agent).is_dir():
+        raise UserError(f"no agent '{agent}': give the folder of a run or checkpoint, or {nearest(agent, list(BASELINES))}")
+    from .checkpoint import load_agent
+
+    loaded = load_agent(Path(agent), temperature=temperature)
+    return loaded.agent, Path(agent).name, loaded.max_turns
