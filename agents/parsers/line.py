@@ -1,0 +1,27 @@
+"""Line: the whole response is one command on one line. The shortest format, for models that do not reason in text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .base import Parsed, Parser
+
+
+class Line(Parser):
+    """Strict: blank lines around the command are ignored, a second line that is not blank makes it unparsable."""
+
+    name: Literal["line"] = "line"
+
+    @property
+    def expects(self) -> str:
+        """One sentence for the player."""
+        return "Answer with one command on a single line and nothing else."
+
+    def parse(self, text: str) -> Parsed:
+        """The only line that is not blank."""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return Parsed(lines[0] if len(lines) == 1 else None)
+
+    def render(self, action: str, thought: str | None = None) -> str:
+        """The command alone: this format has no place for a thought."""
+        return action.strip()
