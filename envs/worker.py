@@ -179,9 +179,10 @@ def main(fd: int, root: str, parent: int) -> None:
     except (ConnectionError, BrokenPipeError):
         pass
     except BaseException:
-        # Only this file tells the parent why: the group is killed below.
+        # The parent reads the reason from the log in `root`, so it is the parent that removes it.
         traceback.print_exc()
         sys.stderr.flush()
+        os._exit(1)
     _leave(root)
 
 
