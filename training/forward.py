@@ -1,0 +1,107 @@
+"""The policy's forward pass for learning: logits only where actions are.
+
+Rows are right-padded and attention is causal, so padding can never be seen by a real token and no mask is needed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LOGIT_CHUNK = 1 << 23
+"""Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward pass."""
+
+
+@dataclass(slots=True)
+class Scores:
+    """What a forward pass knows about chosen tokens; zeros elsewhere."""
+
+    logprobs_BL: Tensor
+    entropy_BL: Tensor
+    """Entropy (nats) of the distribution each token was drawn from."""
+    hidden_BLD: Tensor
+    """Last hidden states, for a value head."""
+
+
+def autocast(bf16: bool) -> AbstractContextManager[Any]:
+    """bfloat16 arithmetic over float32 weights, or nothing."""
+    return torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The model without its language head."""
+    base: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[operator]
+    return base
+
+
+def hidden_states(model: nn.Module, tokens_BL: Tensor) -> Tensor:
+    """Last hidden states [B, L, D] of right-padded rows."""
+    output = decoder(model)(input_ids=tokens_BL, use_cache=False)
+    hidden_BLD: Tensor = output.last_hidden_state
+    return hidden_BLD
+
+
+def score(model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, *, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
+    """Log-probabilities of the tokens under `mask_BL`, given what precedes each.
+
+    Args:
+        tokens_BL: int64, right-padded.
+        mask_BL: bool; position 0 must be False.
+        temperature: logits are divided by it; 0 counts as 1.
+        entropy_grad: keep the gradient of the entropy.
+    """
+    hidden_BLD = hidden_states(model, tokens_BL)
+    rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
+    hidden_ND = hidden_BLD[rows_N, columns_N - 1]
+    target_N = tokens_BL[rows_N, columns_N]
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    scale = 1.0 / temperature if temperature > 0 else 1.0
+    logprobs_N, entropy_N = _token_scores(head, hidden_ND, target_N, scale, entropy_grad)
+    empty_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
+    return Scores(
+        logprobs_BL=empty_BL.index_put((rows_N, columns_N), logprobs_N),
+        entropy_BL=empty_BL.index_put((rows_N, columns_N), entropy_N),
+        hidden_BLD=hidden_BLD,
+    )
+
+
+def _token_scores(
+    head: nn.Module, hidden_ND: Tensor, target_N: Tensor, scale: float, entropy_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """(log-probability, entropy) of each target, in chunks that bound the memory of the logits."""
+
+    def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, Tensor]:
+        logits_nV = head(hidden_nD).float() * scale
+        logprobs_nV = torch.log_softmax(logits_nV, dim=-1)
+        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+            entropy_n = -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
+        return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), entropy_n
+
+    vocabulary = int(head.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    size = max(LOGIT_CHUNK // vocabulary, 1)
+    if len(target_N) <= size:
+        return chunk(hidden_ND, target_N)
+    parts = [
+        checkpoint(chunk, hidden_ND[i : i + size], target_N[i : i + size], use_reentrant=False)
+        for i in range(0, len(target_N), size)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+@torch.no_grad()
+def score_batch(
+    model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, rows: list[Tensor], *, temperature: float, bf16: bool
+) -> Tensor:
+    """Log-probabilities [B, L] of a whole batch, one micro-batch (row indices) at a time, without gradient."""
+    out_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
+    for index in rows:
+        width = int(mask_BL[index].any(0).nonzero().max()) + 1 if bool(mask_BL[index].any()) else 1
+        with autocast(bf16):
+            scores = score(model, tokens_BL[index, :width], mask_BL[index, :width], temperature=temperature)
+        out_BL[index, :width] = scores.logprobs_BL
+    return out_BL

@@ -1,0 +1,63 @@
+"""AdamW with warm-up and a constant, linear or cosine schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+
+class OptimConfig(BaseModel):
+    """The `optim` block of a stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    final: float = Field(0.0, ge=0, le=1, description="share of the peak rate at the end of a linear or cosine schedule")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's moments")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Learning rate of update `step` (from 0) of `total`."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
+        share = {
+            "constant": 1.0,
+            "linear": 1.0 - done * (1.0 - self.final),
+            "cosine": self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
+        }[self.schedule]
+        return self.lr * share
+
+
+def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over (parameters, learning rate relative to the schedule's) groups; vectors are never decayed."""
+    entries = []
+    for parameters, scale in groups:
+        trainable = [p for p in parameters if p.requires_grad]
+        for matrices in (True, False):
+            chosen = [p for p in trainable if (p.ndim >= 2) == matrices]
+            if chosen:
+                entries.append(
+                    {"params": chosen, "scale": scale, "weight_decay": config.weight_decay if matrices else 0.0}
+                )
+    return torch.optim.AdamW(entries, lr=config.lr, betas=config.betas, fused=True)
+
+
+def apply_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> float:
+    """Clip, step, clear; returns the gradient norm before clipping. Non-finite gradients skip the step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

@@ -1,0 +1,250 @@
+"""Recipe: the whole truth about a run, as data.
+
+    recipe = Recipe.load("recipes/quickstart.yaml", ["rl.steps=20", "model.width=128"])
+    turnrl.train(recipe)
+
+Every block is a typed model whose fields carry their help; unknown keys are refused with the nearest known one. Plug-ins
+are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..agents.config import AgentConfig
+from ..agents.models import ModelConfig
+from ..plugins import UserError, explain, nearest
+from ..rewards.base import REWARDS, TurnReward
+from .credit.base import CREDITS, Credit
+from .critic import CriticConfig
+from .curriculum.base import CURRICULA, Curriculum
+from .losses.base import LOSSES, PolicyLoss
+from .optim import OptimConfig
+from .regularizers.base import REGULARIZERS, Regularizer
+
+
+class Config(BaseModel):
+    """Base of the blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(Config):
+    """The `engine` block."""
+
+    name: Literal["torch"] = Field("torch", description="embedded engine that shares the trainer's weights")
+    max_batch: int = Field(64, ge=1, description="rows of a generation batch")
+
+
+class PoolConfig(Config):
+    """The `pool` block: where environments run."""
+
+    backend: Literal["thread", "process"] = Field("thread", description="threads, or spawned worker processes")
+    workers: int | None = Field(None, ge=1, description="threads or processes (default: the machine's cores)")
+    step_timeout: float = Field(30.0, gt=0, description="seconds after which a step is lost")
+    reset_timeout: float = Field(120.0, gt=0, description="seconds after which a reset is lost")
+
+
+class EvaluateConfig(Config):
+    """The `evaluate` block: measured during the run on `split`, and at the end of each stage on the test split."""
+
+    split: Literal["train", "valid", "test"] = Field("valid", description="split of the periodic evaluation")
+    tasks: int | None = Field(None, ge=1, description="tasks of the periodic evaluation, each once (default: at most 100)")
+    every: int = Field(0, ge=0, description="steps between evaluations; 0 for none")
+    test_tasks: int = Field(0, ge=0, description="test tasks played once after each stage; 0 for none")
+    temperature: float = Field(1.0, ge=0, description="of evaluation play; 0 is greedy")
+
+
+class SftStage(Config):
+    """Supervised warm start on expert episodes; observation tokens carry no loss unless asked for."""
+
+    name: Literal["sft"] = "sft"
+    demonstrations: int = Field(10, ge=1, description="expert episodes, one per training task")
+    noise: float = Field(0.0, ge=0, lt=1, description="share of random actions in them, seen but not learnt from")
+    symmetries: int = Field(1, ge=1, description="renamings of the world under which each demonstration is shown")
+    epochs: int = Field(3, ge=1, description="passes over the demonstrations at most")
+    batch: int = Field(16, ge=1, description="episodes per update")
+    observation_weight: float = Field(0.0, ge=0, description="loss weight of observation tokens beside 1 for actions")
+    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=1e-3))
+    validate_every: int = Field(5, ge=1, description="updates between looks at the validation split")
+    validation: int = Field(10, ge=1, description="validation tasks: expert episodes for the loss")
+    patience: int = Field(3, ge=1, description="looks without a better validation loss before stopping")
+    until_success: float | None = Field(
+        None, gt=0, le=1, description="stop once sampled play of the validation split succeeds this often"
+    )
+    token_budget: int = Field(16384, ge=1, description="tokens of a micro-batch, padding included")
+    bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
+
+
+class RlStage(Config):
+    """Reinforcement learning: play, reward, credit, update."""
+
+    name: Literal["rl"] = "rl"
+    steps: int = Field(100, ge=1, description="batches of played episodes")
+    tasks: int | None = Field(None, ge=1, description="training tasks used (default: the whole split)")
+    tasks_per_step: int = Field(8, ge=1, description="tasks, hence groups, per step")
+    group_size: int = Field(8, ge=1, description="episodes per task and step")
+    concurrency: int = Field(64, ge=1, description="episodes played at once")
+    credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages")
+    loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss")
+    regularizers: list[dict[str, Any]] = Field([], description="terms beside the loss")
+    critic: CriticConfig = Field(default_factory=CriticConfig, description="used if the credit requires values")
+    curriculum: dict[str, Any] = Field({"name": "uniform"}, description="which tasks are played")
+    updates: int = Field(1, ge=1, description="passes over each batch")
+    minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    token_budget: int = Field(16384, ge=1, description="tokens of a micro-batch, padding included")
+    merge: bool = Field(True, description="turns that extend each other become one sequence")
+    bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
+    save_episodes: int = Field(16, ge=0, description="episodes written per step that is logged with them")
+    episodes_every: int = Field(10, ge=1, description="steps between written episodes")
+    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints to resume from")
+
+    @model_validator(mode="after")
+    def _plugins_exist(self) -> RlStage:
+        self.build_credit(), self.build_loss(), self.build_regularizers(), self.build_curriculum()  # noqa: B018
+        return self
+
+    def build_credit(self) -> Credit:
+        """The credit plug-in."""
+        return CREDITS.build(self.credit)
+
+    def build_loss(self) -> PolicyLoss:
+        """The loss plug-in."""
+        return LOSSES.build(self.loss)
+
+    def build_regularizers(self) -> list[Regularizer]:
+        """The regularizers."""
+        return [REGULARIZERS.build(config) for config in self.regularizers]
+
+    def build_curriculum(self) -> Curriculum:
+        """The curriculum plug-in."""
+        return CURRICULA.build(self.curriculum)
+
+
+Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]
+
+
+class Recipe(Config):
+    """A run from the first token to the last table."""
+
+    name: str = Field(description="names the run's folder", pattern=r"^[\w.-]+$")
+    seed: int = Field(0, ge=0, description="of everything random")
+    env: dict[str, Any] = Field(description="{id: registered id, ...parameters of the environment}")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    agent: AgentConfig = Field(default_factory=AgentConfig)
+    pool: PoolConfig = Field(default_factory=PoolConfig)
+    rewards: list[dict[str, Any]] = Field([{"name": "outcome"}], description="named turn rewards with weights")
+    stages: list[Stage] = Field(min_length=1)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @field_validator("env")
+    @classmethod
+    def _has_id(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("id"), str):
+            raise ValueError("needs an id, e.g. {id: textworld/coin-v0, level: 5}")
+        return value
+
+    @model_validator(mode="after")
+    def _rewards_exist(self) -> Recipe:
+        names = [reward.name for reward in self.build_rewards()]
+        if len(set(names)) != len(names):
+            raise ValueError("a reward is listed twice")
+        return self
+
+    @property
+    def env_id(self) -> str:
+        """Registered id of the environment."""
+        return str(self.env["id"])
+
+    @property
+    def env_params(self) -> dict[str, Any]:
+        """Parameters of the environment."""
+        return {key: value for key, value in self.env.items() if key != "id"}
+
+    def build_rewards(self) -> list[TurnReward]:
+        """The reward plug-ins."""
+        return [REWARDS.build(config) for config in self.rewards]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a YAML recipe and apply ``key=value`` overrides. Raises UserError with one sentence."""
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"cannot read the recipe '{path}': {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict):
+            raise UserError(f"'{path}' is not a recipe: it must be a mapping with name, env and stages")
+        for override in overrides:
+            _override(data, override)
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], what: str = "recipe") -> Recipe:
+        """A Recipe from plain data. Raises UserError with one sentence."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise UserError(explain(error, what, _known_keys(data))) from None
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _known_keys(data: dict[str, Any]) -> dict[str, list[str]]:
+    blocks: dict[str, type[BaseModel]] = {
+        "": Recipe, "model": ModelConfig, "engine": EngineConfig, "agent": AgentConfig, "pool": PoolConfig,
+        "evaluate": EvaluateConfig, "agent.sampling": AgentConfig.model_fields["sampling"].annotation,  # type: ignore[dict-item]
+    }  # fmt: skip
+    for i, stage in enumerate(data.get("stages") or []):
+        name = stage.get("name") if isinstance(stage, dict) else None
+        for key, model in {"sft": SftStage, "rl": RlStage}.items():
+            if name == key:
+                blocks[f"stages.{i}.{key}"] = model
+                blocks[f"stages.{i}.{key}.optim"] = OptimConfig
+                blocks[f"stages.{i}.{key}.critic"] = CriticConfig
+    return {where: list(model.model_fields) for where, model in blocks.items()}
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    """Apply ``a.b.c=value``; the first part may be the name of a stage. The value is read as YAML."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"'{text}' is not an override: write key=value, e.g. rl.steps=20")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise UserError(f"the value of '{text}' is not valid YAML") from None
+    head, *rest = path.split(".")
+    stages = {s.get("name"): s for s in data.get("stages") or [] if isinstance(s, dict)}
+    target: Any = data
+    if head in stages and head not in Recipe.model_fields:
+        target, parts = stages[head], rest
+    elif head in Recipe.model_fields:
+        parts = [head, *rest]
+    else:
+        raise UserError(f"'{text}': no key '{head}'; {nearest(head, [*Recipe.model_fields, *map(str, stages)])}")
+    if not parts:
+        raise UserError(f"'{text}': name a key of the stage, e.g. {head}.steps=20")
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(target, list):
+            named = {str(item.get("name")): item for item in target if isinstance(item, dict)}
+            if last or (part not in named and not (part.isdigit() and int(part) < len(target))):
+                raise UserError(f"'{text}': '{part}' is not in the list; {nearest(part, list(named))}")
+            target = named[part] if part in named else target[int(part)]
+        elif not isinstance(target, dict):
+            raise UserError(f"'{text}': '{parts[i - 1]}' is a value, not a block")
+        elif last:
+            target[part] = value
+        else:
+            target = target.setdefault(part, {})

@@ -1,1 +1,0 @@
-"""Selection: what happens to groups between playing and learning. The hook is `base.Selection`."""
