@@ -39,6 +39,10 @@ class Plugin(BaseModel):
     requires: ClassVar[frozenset[str]] = frozenset()
     name: str
 
+    def needs(self) -> frozenset[str]:
+        """What this instance requires: the class's ``requires``, and more where a field asks for it."""
+        return self.requires
+
     def state_dict(self) -> dict[str, Any]:
         """Memory across steps, for the checkpoint; empty for most plug-ins."""
         return {}
@@ -83,7 +87,9 @@ class Slot(Generic[P]):
     def names(self) -> list[str]:
         """Keys of the built-in and the installed third-party plug-ins, sorted."""
         folder = importlib.import_module(self.package)
-        keys = {m.name for m in pkgutil.iter_modules(folder.__path__) if m.name != "base" and not m.name.startswith("_")}
+        keys = {
+            m.name for m in pkgutil.iter_modules(folder.__path__) if m.name != "base" and not m.name.startswith("_")
+        }
         return sorted(keys | {entry.name for entry in entry_points(group=self._group)})
 
     def get(self, name: str) -> type[P]:

@@ -87,6 +87,8 @@ class TokenBatch:
 
     def spread(self, values_ET: Tensor) -> Tensor:
         """[E, T] -> [B, L]: each turn's number on each of its tokens, 0 elsewhere."""
+        if values_ET.shape[1] == 0:
+            return values_ET.new_zeros(self.turn_BL.shape)
         values_BT = values_ET[self.episode_B]
         spread_BL = values_BT.gather(1, self.turn_BL.clamp(min=0))
         return torch.where(self.mask_BL, spread_BL, torch.zeros((), dtype=spread_BL.dtype))
@@ -112,7 +114,7 @@ class TokenBatch:
         return replace(self, **cut)  # type: ignore[arg-type]
 
     def split(self, token_budget: int) -> Iterator[Tensor]:
-        """Row indices of micro-batches: rows of similar length together, rows x longest <= budget (one row at least)."""
+        """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row at least)."""
         order = torch.argsort(self.lengths_B, stable=True).tolist()
         lengths = self.lengths_B.tolist()
         start = 0
@@ -207,7 +209,7 @@ def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
         yield row
 
 
-def _pad(rows: list[list[int]] | list[list[float]], width: int, value: float, dtype: torch.dtype) -> Tensor:
+def _pad(rows: Sequence[Sequence[float]], width: int, value: float, dtype: torch.dtype) -> Tensor:
     out = torch.full((len(rows), width), value, dtype=dtype)
     for b, row in enumerate(rows):
         out[b, : len(row)] = torch.tensor(row, dtype=dtype)

@@ -8,7 +8,7 @@
 
 A loss never sees rewards. How tokens add up is a separate choice, `aggregation`, expressed as one weight per token that
 is computed on the whole optimiser batch: a micro-batch is then a plain partial sum, and cutting an episode into several
-sequences changes nothing.
+sequences changes nothing. What needs whole episodes is computed once, in `prepare`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...plugins import Plugin, Slot
 from ..batch import TokenBatch
+from ._importance import Importance
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
 
@@ -43,16 +44,39 @@ class PolicyLoss(Plugin):
         None, ge=1, description="the constant of seq_mean_token_sum_norm, in tokens (default: the longest episode's)"
     )
 
+    importance: Importance | None = Field(
+        None, description="correct for an engine whose log-probabilities differ from the trainer's"
+    )
+
     @abstractmethod
     def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """Loss per token, with gradient through `logprobs_BL` only."""
 
-    def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """The loss of the slot's contract; the same as `token_loss` unless a wrapper is configured."""
-        return self.token_loss(logprobs_BL, batch, advantages_BL)
+    def needs(self) -> frozenset[str]:
+        """``requires``, and 'old_logprobs' if `importance` is configured."""
+        return self.requires | ({"old_logprobs"} if self.importance else frozenset())
 
-    def weights_BL(self, batch: TokenBatch) -> Tensor:
-        """float32 [B, L]: the loss of a batch is ``(loss_BL * weights_BL).sum()``."""
+    def prepare(self, batch: TokenBatch) -> None:
+        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know into its signals."""
+        if self.importance:
+            batch.signals["importance"], batch.signals["importance_cut"] = self.importance.weights(batch)
+
+    def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """`token_loss`, times the importance weights if they are configured (after `prepare`)."""
+        out = self.token_loss(logprobs_BL, batch, advantages_BL)
+        if self.importance:
+            if "importance" not in batch.signals:
+                raise ValueError("importance weights: call prepare(batch) on the whole batch first")
+            weight_BL = batch.signals["importance"].to(out.loss_BL.dtype)
+            out.loss_BL = out.loss_BL * weight_BL
+            out.metrics |= {"importance_weight": weight_BL, "importance_cut": batch.signals["importance_cut"]}
+        return out
+
+    def weights_BL(self, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[B, L], 0 outside the mask: the loss of a batch is ``(loss_BL * weights_BL).sum()``.
+
+        Episodes without a sampled token count in no mean.
+        """
         mask_BL = batch.mask_BL
         tokens_B = mask_BL.sum(1)
         tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(0, batch.episode_B, tokens_B)
@@ -66,7 +90,7 @@ class PolicyLoss(Plugin):
         else:
             norm = self.norm_length or max(int(tokens_E.max()), 1)
             weight_E = torch.full((batch.episodes,), 1.0 / (episodes * norm), dtype=torch.float64)
-        return (weight_E[batch.episode_B][:, None] * mask_BL).float()
+        return (weight_E[batch.episode_B][:, None] * mask_BL).to(dtype)
 
 
 LOSSES: Slot[PolicyLoss] = Slot("turnrl.training.losses", PolicyLoss)

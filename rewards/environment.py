@@ -1,0 +1,26 @@
+"""Reward ``environment``: the world's own reward, turn by turn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..agents.engines.base import Engine
+from ..agents.episode import Group
+from .base import TurnReward
+
+
+class Environment(TurnReward):
+    """The reward that ``step`` returned for each turn, in the world's unit.
+
+    ``r_t = env_reward_t``. Worlds report rewards, not running scores, so the sum over turns is the final score.
+
+    Edge cases: a lost episode keeps what it earned before it was lost.
+
+    Provenance: standard.
+    """
+
+    name: Literal["environment"] = "environment"
+
+    async def __call__(self, group: Group, scorer: Engine | None = None) -> list[list[float]]:
+        """One number per turn, per episode."""
+        return [[turn.env_reward for turn in episode.turns] for episode in group]

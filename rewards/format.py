@@ -1,0 +1,30 @@
+"""Reward ``format``: the price of an answer that the parser could not read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..agents.engines.base import Engine
+from ..agents.episode import Group
+from .base import TurnReward
+
+
+class Format(TurnReward):
+    """A penalty on turns from which no action could be parsed.
+
+    ``r_t = -1`` if the turn was unparsable, else 0; the weight (default 0.1) is the price.
+
+    Edge cases: an action that was parsed and then refused is not charged here but by ``invalid_action``, so that no
+    turn pays twice.
+
+    Provenance: CODE, langfengQ/verl-agent (the coefficient).
+    """
+
+    name: Literal["format"] = "format"
+    weight: float = Field(0.1, description="price of one unparsable turn")
+
+    async def __call__(self, group: Group, scorer: Engine | None = None) -> list[list[float]]:
+        """One number per turn, per episode."""
+        return [[-1.0 if turn.invalid_reason == "unparsable" else 0.0 for turn in episode.turns] for episode in group]

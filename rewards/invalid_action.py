@@ -1,0 +1,33 @@
+"""Reward ``invalid_action``: the price of an action that the world refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..agents.engines.base import Engine
+from ..agents.episode import Group, Turn
+from .base import TurnReward
+
+
+class InvalidAction(TurnReward):
+    """A penalty on turns whose action was parsed, but refused by the sanitiser or by the world.
+
+    ``r_t = -1`` if the action was refused, else 0; the weight (default 0.1) is the price.
+
+    Edge cases: an unparsable turn is charged by ``format`` alone, so that no turn pays twice.
+
+    Paper: GiGPO (arXiv 2505.10978). Provenance: CODE, langfengQ/verl-agent (the coefficient).
+    """
+
+    name: Literal["invalid_action"] = "invalid_action"
+    weight: float = Field(0.1, description="price of one refused action")
+
+    async def __call__(self, group: Group, scorer: Engine | None = None) -> list[list[float]]:
+        """One number per turn, per episode."""
+        return [[-1.0 if _refused(turn) else 0.0 for turn in episode.turns] for episode in group]
+
+
+def _refused(turn: Turn) -> bool:
+    return not turn.valid_action and turn.invalid_reason != "unparsable"

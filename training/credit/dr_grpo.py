@@ -1,0 +1,30 @@
+"""Credit ``dr_grpo``: the episode's return against the mean of its group, not normalised."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..batch import TokenBatch
+from ._stats import centre_E, per_turn, returns_E
+from .base import Credit
+
+
+class DrGrpo(Credit):
+    """Group-centred return without division by the deviation, the same on every turn of the episode [E, T].
+
+    ``A_i = R_i - mean_g``, with R_i the weighted sum of all rewards of episode i. Meant for losses aggregated with
+    ``seq_mean_token_sum_norm``, whose constant length is the other half of the method.
+
+    Edge cases: equal returns and groups of one give exactly 0. In a group of G it is ``(G - 1) / G`` of ``rloo``.
+
+    Paper: "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783).
+    Provenance: CODE, volcengine/verl, huggingface/trl.
+    """
+
+    name: Literal["dr_grpo"] = "dr_grpo"
+
+    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+        """Advantages [E, T], float64."""
+        return per_turn(centre_E(returns_E(rewards_KET, batch), batch.group_E), batch)

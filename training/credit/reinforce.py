@@ -1,0 +1,36 @@
+"""Credit ``reinforce``: every turn gets the return of its episode."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..batch import TokenBatch
+from ._stats import centre_E, per_turn, returns_E
+from .base import Credit
+
+
+class Reinforce(Credit):
+    """The episode's return, optionally minus the mean return of the batch, on each of its turns [E, T].
+
+    ``A_i = R_i`` or ``A_i = R_i - mean_j R_j``, with R_i the weighted sum of all rewards of episode i.
+
+    Edge cases: without a baseline nothing is compared, so groups without variance and groups of one keep their return;
+    with ``batch_mean`` a batch of equal returns gives exactly 0. The batch mean contains the episode's own return,
+    which scales the expected gradient by ``1 - 1/E``; ``rloo`` leaves it out.
+
+    Paper: "Simple statistical gradient-following algorithms for connectionist reinforcement learning" (Williams, 1992).
+    Provenance: standard.
+    """
+
+    name: Literal["reinforce"] = "reinforce"
+    baseline: Literal["none", "batch_mean"] = Field("none", description="what is subtracted from the return")
+
+    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+        """Advantages [E, T], float64."""
+        return_E = returns_E(rewards_KET, batch)
+        if self.baseline == "batch_mean":
+            return_E = centre_E(return_E, batch.group_E * 0)
+        return per_turn(return_E, batch)

@@ -1,0 +1,34 @@
+"""Credit ``rloo``: the episode's return against the mean of the others in its group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..batch import TokenBatch
+from ._stats import centre_E, group_stats, per_turn, returns_E
+from .base import Credit
+
+
+class Rloo(Credit):
+    """REINFORCE with a leave-one-out baseline, the same on every turn of the episode [E, T].
+
+    ``A_i = R_i - mean_{j != i} R_j = G / (G - 1) * (R_i - mean_g)``, with R_i the weighted sum of all rewards of
+    episode i and G the size of its group. The baseline does not depend on the episode's own actions, so the gradient
+    is unbiased.
+
+    Edge cases: equal returns and groups of one give exactly 0; groups may differ in size.
+
+    Paper: "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback" (arXiv
+    2402.14740).
+    Provenance: CODE, volcengine/verl.
+    """
+
+    name: Literal["rloo"] = "rloo"
+
+    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+        """Advantages [E, T], float64."""
+        return_E = returns_E(rewards_KET, batch)
+        count_E = group_stats(return_E, batch.group_E)[2]
+        return per_turn(centre_E(return_E, batch.group_E) * count_E / (count_E - 1).clamp(min=1), batch)

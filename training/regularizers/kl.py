@@ -1,0 +1,55 @@
+"""Regularizer ``kl``: stay close to a reference model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..batch import TokenBatch
+from ..losses.base import LossOutput
+from .base import Regularizer
+
+MAX_LOG_RATIO = 20.0
+MAX_K3 = 10.0
+
+
+class Kl(Regularizer):
+    """Estimate of KL(policy || reference) in nats per sampled token [B, L], as a loss term or as a reward.
+
+    With ``d = log p - log p_ref``, clamped at +-20: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) - 1 + d`` (cut to
+    [-10, 10]). k1 and k3 have the right expectation. As a loss on the policy's own samples only k2 has the gradient of
+    KL(policy || reference); that of k3 is the gradient of KL(reference || policy), and that of k1 is 0 on average.
+    As a reward the estimate is taken from the log-probabilities of the rollout, negated and never differentiated.
+
+    Edge cases: identical models give exactly 0; only sampled tokens count.
+
+    Paper: the estimators are J. Schulman's, "Approximating KL Divergence" (2020). Provenance: CODE, volcengine/verl.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+    name: Literal["kl"] = "kl"
+    estimator: Literal["k1", "k2", "k3"] = Field("k3", description="how the divergence is estimated from one sample")
+    place: Literal["loss", "reward"] = Field("loss", description="where the term acts")
+
+    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
+        """The estimate with gradient, 0 outside the mask; all 0 if it acts on rewards. Metric per token: ``kl``."""
+        estimate_BL = self._estimate_BL(logprobs_BL, batch)
+        loss_BL = estimate_BL if self.place == "loss" else torch.zeros_like(logprobs_BL)
+        return LossOutput(loss_BL, {"kl": estimate_BL.detach()})
+
+    def reward_BL(self, batch: TokenBatch) -> Tensor | None:
+        """Minus the estimate of the rollout [B, L], 0 outside the mask; None if the term acts on the loss."""
+        return None if self.place == "loss" else -self._estimate_BL(batch.behaviour_logprobs_BL, batch).detach()
+
+    def _estimate_BL(self, logprobs_BL: Tensor, batch: TokenBatch) -> Tensor:
+        if batch.ref_logprobs_BL is None:
+            raise ValueError("kl needs ref_logprobs_BL")
+        d_BL = torch.where(batch.mask_BL, logprobs_BL - batch.ref_logprobs_BL, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        if self.estimator == "k1":
+            return d_BL
+        if self.estimator == "k2":
+            return d_BL**2 / 2
+        return ((-d_BL).exp() - 1 + d_BL).clamp(-MAX_K3, MAX_K3)
