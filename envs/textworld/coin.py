@@ -1,0 +1,117 @@
+"""Routes of coin-collector games: which split a seed belongs to, known without making its game.
+
+Two seeds often share a route, the directions from the start to the coin, so ranges of seeds do not keep a held-out
+problem out of training. Here a route belongs to one split, by a hash of its directions, and a split takes only seeds
+whose route is its own. TextWorld draws the route first, from a generator of its own, and `route_of` draws it again::
+
+    route_of(length=5, seed=7)        # ('south', 'south', 'west', 'north'), in some microseconds
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import overload
+
+from numpy.random import RandomState
+
+from ...plugins import UserError
+from ..task import Split
+from .params import SEEDS_PER_SPLIT
+
+DIRECTIONS = ("north", "south", "east", "west")
+BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
+SHARES: tuple[tuple[Split, int], ...] = (("valid", 15), ("test", 25), ("train", 60))
+"""Percent of routes per split."""
+SEEDS_PER_TASK = 64
+"""Seeds among which a training task finds one whose route is for training."""
+
+
+def route_of(length: int, seed: int) -> tuple[str, ...]:
+    """Directions from the start to the coin, `length` - 1 of them, of the game with this seed."""
+    rng = RandomState(RandomState(seed).randint(65635))
+    route: list[str] = []
+    for _ in range(length - 1):
+        free = [d for d in DIRECTIONS if not route or d != BACK[route[-1]]]
+        route.append(free[rng.choice(len(free))])
+    return tuple(route)
+
+
+def split_of_route(route: Sequence[str]) -> Split:
+    """The split that owns a route: fixed for all time, the same on every machine."""
+    percent = int.from_bytes(hashlib.sha256(" ".join(route).encode()).digest()[:8], "big") % 100
+    for split, share in SHARES:
+        percent -= share
+        if percent < 0:
+            return split
+    raise AssertionError("shares sum to 100")
+
+
+def count_routes(length: int) -> int:
+    """How many routes have this many rooms."""
+    return 1 if length == 1 else 4 * 3 ** (length - 2)
+
+
+@lru_cache(maxsize=64)
+def routes_in(length: int, split: Split, limit: int) -> int:
+    """How many routes a split owns, counting no further than `limit`."""
+    owned = (route for route in _all_routes(length) if split_of_route(route) == split)
+    return sum(1 for _ in itertools.islice(owned, limit))
+
+
+def _all_routes(length: int) -> Iterator[tuple[str, ...]]:
+    stack: list[tuple[str, ...]] = [()]
+    while stack:
+        route = stack.pop()
+        if len(route) == length - 1:
+            yield route
+        else:
+            stack.extend((*route, d) for d in reversed(DIRECTIONS) if not route or d != BACK[route[-1]])
+
+
+@lru_cache(maxsize=64)
+def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
+    """Seeds of 'valid' or 'test', one for each of its routes, at most `limit`."""
+    wanted = routes_in(length, split, limit)
+    first = SEEDS_PER_SPLIT * (1 if split == "valid" else 2)
+    seeds: dict[tuple[str, ...], int] = {}
+    for seed in itertools.count(first):
+        if len(seeds) == wanted:
+            return tuple(seeds.values())
+        route = route_of(length, seed)
+        if route not in seeds and split_of_route(route) == split:
+            seeds[route] = seed
+    raise AssertionError("unreachable")
+
+
+@lru_cache(maxsize=65536)
+def train_seed(length: int, index: int) -> int:
+    """The seed of the training task with this index. Raises UserError if no route of this length is for training."""
+    for seed in range(index * SEEDS_PER_TASK, (index + 1) * SEEDS_PER_TASK):
+        if split_of_route(route_of(length, seed)) == "train":
+            return seed
+    raise UserError(f"textworld/coin: no route of {length} rooms is for training, use level 5 or more")
+
+
+class TrainSeeds(Sequence[int]):
+    """The training seeds, found when asked for."""
+
+    def __init__(self, length: int, size: int) -> None:
+        self.length, self.size = length, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        """The seed at an index, or the list of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
+            raise IndexError(index)
+        return train_seed(self.length, index % self.size)
