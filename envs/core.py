@@ -162,15 +162,17 @@ class TextEnv(gymnasium.Env[str, str]):
             pool = self.tasks("train")
             chosen = pool[seed % len(pool) if seed is not None else int(self.np_random.integers(len(pool)))]
         task = chosen if isinstance(chosen, Task) else Task.model_validate(chosen)
-        self.current, self._turns, self._over = task, 0, False
+        # Over until the world has begun: a world that raises is not playable.
+        self.current, self._turns, self._over = task, 0, True
         self._last = self._begin(task)
+        self._over = False
         return self._last.observation, self._info(self._last, None)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, TurnInfo]:  # type: ignore[override]
         """Run one action, any string. Refused actions cost a turn and answer why. Raises RuntimeError after the end."""
         if self._over:
             raise RuntimeError("the episode is over: call reset() before step()")
-        self._turns += 1
+        self._turns, self._over = self._turns + 1, True
         allowed, reason = clean(action, self.grammar)
         if allowed is None:
             assert reason is not None
@@ -196,9 +198,14 @@ class TextEnv(gymnasium.Env[str, str]):
             success=outcome.success,
             valid_action=reason is None,
             invalid_reason=reason,
-            admissible_actions=outcome.admissible if "admissible_actions" in self.extras else None,
+            admissible_actions=_copy(outcome.admissible) if "admissible_actions" in self.extras else None,
             score=outcome.score,
             progress=outcome.progress if "progress" in self.extras else None,
             milestones=list(outcome.milestones),
-            answer=outcome.answer,
+            answer=_copy(outcome.answer),
         )
+
+
+def _copy(items: list[str] | None) -> list[str] | None:
+    # The caller may shuffle what it gets; the next refused action reports the same list again.
+    return None if items is None else list(items)

@@ -19,7 +19,14 @@ META_VERBS = frozenset(
     "score pronouns nouns again g full fullscore".split()
 )
 
+_WORD = re.compile(r"\w+")
+_Z_WORD = 9
+"""Z-machine games compare only so many characters of a word: 'transcripted' is 'transcript' to them."""
 _CHAIN = re.compile(r"[.;]|\bthen\b", re.IGNORECASE)
+
+
+# Half a surrogate pair is no text: it cannot be written to a game, a file or a tokenizer.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Grammar:
     chaining: bool = False
     """True lets '.', ';' and 'then' through (worlds where text may contain them)."""
     deny: frozenset[str] = META_VERBS
-    """First words that are refused."""
+    """First words that are refused, in lower case; longer words count by their first nine letters."""
     max_chars: int = 256
     """Longer actions are refused."""
     multi_line: bool = False
@@ -60,10 +67,15 @@ def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
         return None, "too_long"
     if not grammar.multi_line and len(action.splitlines()) > 1:
         return None, "multi_line"
-    if any(ch < " " and ch not in "\n\t" for ch in action) or "\x7f" in action:
+    if _CONTROL.search(action):
         return None, "control"
     if not grammar.chaining and _CHAIN.search(action):
         return None, "chained"
-    if action.split()[0].lower().strip(",!?:\"'") in grammar.deny:
+    word = _WORD.search(action)
+    if word is not None and _denied(word.group().lower(), grammar.deny):
         return None, "meta_verb"
     return action, None
+
+
+def _denied(word: str, deny: frozenset[str]) -> bool:
+    return word in deny or (len(word) >= _Z_WORD and any(verb[:_Z_WORD] == word[:_Z_WORD] for verb in deny))
