@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .agent import LanguageAgent
-from .baselines import DemonstratorAgent
 from .context.base import CONTEXTS, Context
 from .engines.base import Engine, Sampling
 from .parsers.base import PARSERS, Parser
@@ -48,10 +47,4 @@ class AgentConfig(BaseModel):
         """The agent that plays through `engine`."""
         return LanguageAgent(
             engine, tokenizer, self.build_context(), self.build_parser(), sampling or self.sampling, system=self.system
-        )
-
-    def demonstrator(self, tokenizer: Any, *, noise: float = 0.0, renaming: dict[str, str] | None = None) -> DemonstratorAgent:
-        """The teacher whose episodes this agent could have written."""
-        return DemonstratorAgent(
-            tokenizer, self.build_context(), self.build_parser(), system=self.system, noise=noise, renaming=renaming
         )

@@ -23,7 +23,7 @@ from anything but the world's own verdict.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypedDict
 
@@ -90,6 +90,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Which strings reach the world at all."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the same actions, for models that call tools."""
+    symmetries: ClassVar[tuple[Mapping[str, str], ...]] = ()
+    """Renamings of words (lower case) under which the world is still itself, such as turning a map by 90 degrees."""
     in_process: ClassVar[bool] = True
     """True if many instances may run in threads of one process."""
     reward_range: tuple[float, float] = (0.0, 1.0)

@@ -1,0 +1,48 @@
+"""Demonstrations: an expert's episode retold with the tokens a perfect language model would have read and written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .agent import LanguageAgent
+from .episode import Episode, Turn
+
+
+def rename(text: str, renaming: Mapping[str, str]) -> str:
+    """Exchange whole words of `text`, keeping a capital first letter.
+
+    >>> rename("Go east. East is east.", {"east": "west", "west": "east"})
+    'Go west. West is west.'
+    """
+    if not renaming:
+        return text
+
+    def swap(match: re.Match[str]) -> str:
+        new = renaming[match.group().lower()]
+        return new.capitalize() if match.group()[0].isupper() else new
+
+    return re.sub(rf"\b({'|'.join(map(re.escape, renaming))})\b", swap, text, flags=re.IGNORECASE)
+
+
+def retell(episode: Episode, agent: LanguageAgent, instructions: str, renaming: Mapping[str, str]) -> Episode:
+    """The same episode under a renaming, tokenised exactly as `agent` would see and say it.
+
+    Turns marked as not trained stay context. Log-probabilities are zeros: nobody sampled these tokens.
+    """
+    chat = agent.chat(instructions, None)
+    told, observation = replace(episode, turns=[]), episode.opening
+    for turn in episode.turns:
+        prompt = chat.observe(rename(observation, renaming))
+        text = agent.parser.render(rename(turn.action or "", renaming))
+        ids = [*agent.tokenizer.encode(text, add_special_tokens=False), chat.stop_token_ids[0]]
+        chat.respond(ids, stopped=True)
+        told.turns.append(
+            Turn(
+                prompt.new_ids, prompt.extends, ids, [0.0] * len(ids), text=text, action=turn.action,
+                observation=turn.observation, trained=turn.trained,
+            )  # fmt: skip
+        )
+        observation = turn.observation
+    return told

@@ -1,0 +1,67 @@
+"""rollout: tasks in, groups of episodes and what playing them cost out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ..agents.agent import LanguageAgent
+from ..agents.episode import Episode, Group
+from ..agents.play import Job, play_many
+from ..envs import Task
+from ..envs.pool import EnvPool
+
+
+async def rollout(
+    tasks: Sequence[Task],
+    agent: LanguageAgent,
+    pool: EnvPool,
+    *,
+    group_size: int,
+    step: int,
+    seed: int,
+    max_turns: int,
+    concurrency: int,
+) -> tuple[list[Group], dict[str, float]]:
+    """Play every task `group_size` times.
+
+    Returns:
+        Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares.
+    """
+    before = asdict(agent.engine.stats)
+    jobs = [
+        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed) for i, task in enumerate(tasks) for member in range(group_size)
+    ]
+    episodes, stats = await play_many(agent, jobs, pool, max_turns=max_turns, concurrency=concurrency)
+    groups = []
+    for i, task in enumerate(tasks):
+        played = episodes[i * group_size : (i + 1) * group_size]
+        groups.append(Group(task, [e for e in played if not e.stop.failed], [e.stop for e in played if e.stop.failed]))
+    spent = {key: value - before[key] for key, value in asdict(agent.engine.stats).items()}
+    return groups, {
+        **_about([e for e in episodes if not e.stop.failed]),
+        **{f"lost/{name}": float(count) for name, count in stats.lost.items()},
+        "retried": float(stats.retried),
+        "tokens/prompt": spent["prompt_tokens"],
+        "tokens/cached": spent["cached_tokens"],
+        "tokens/generated": spent["generated_tokens"],
+        "useful_share": spent["generated_tokens"] / max(spent["decode_slots"], 1),
+        "seconds/engine": spent["busy_seconds"],
+        "seconds/straggling": stats.straggler_seconds,
+        "seconds/generated_per_second": spent["generated_tokens"] / max(stats.seconds, 1e-9),
+    }
+
+
+def _about(episodes: Sequence[Episode]) -> dict[str, float]:
+    count = max(len(episodes), 1)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    stops = Counter(episode.stop.value for episode in episodes)
+    return {
+        "episodes": float(len(episodes)),
+        "success": sum(e.success for e in episodes) / count,
+        "turns": len(turns) / count,
+        "tokens": sum(e.response_tokens for e in episodes) / count,
+        "invalid_rate": sum(not turn.valid_action for turn in turns) / max(len(turns), 1),
+        **{f"stop/{name}": float(n) for name, n in sorted(stops.items())},
+    }

@@ -1,0 +1,217 @@
+"""train and plan: a Recipe from the front door to the result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..agents.baselines import RandomAgent
+from ..agents.demonstrations import rename
+from ..agents.engines.torch import TorchEngine
+from ..agents.evaluate import play_tasks
+from ..agents.models import Loaded, ModelConfig, load
+from ..envs import TextEnv, make
+from ..envs.pool import EnvPool
+from ..plugins import UserError
+from . import checkpoint
+from .log import Record, RunLog
+from .recipe import Recipe, RlStage, SftStage
+from .session import Session
+from .sft import SupervisedTrainer, parameter_count
+from .trainer import Trainer
+
+OnRecord = Callable[[Record], None]
+ENV_EXTRAS = frozenset({"progress", "admissible_actions", "expert"})
+CORPUS_TASKS = 20
+"""Training tasks whose text a tokenizer is trained on."""
+
+
+def train(
+    recipe: Recipe,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_record: OnRecord = lambda record: None,
+) -> dict[str, Any]:
+    """Run every stage of a recipe.
+
+    Args:
+        run_dir: default ``runs/<name>``.
+        resume: go on from the last checkpoint of that folder.
+        on_record: called with each line of the metrics.
+
+    Returns:
+        What ``result.json`` holds: ``before`` and ``after`` (test success around the last stage, if test tasks are
+        configured), ``seconds`` by phase, ``seed``.
+
+    Raises:
+        UserError: the recipe, the folder or the world cannot be used.
+    """
+    log = RunLog(Path(run_dir or Path("runs") / recipe.name), recipe, resume=resume)
+    torch.manual_seed(recipe.seed)
+    return asyncio.run(_train(recipe, log, resume, progress, on_record))
+
+
+async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_record: OnRecord) -> dict[str, Any]:
+    started = time.perf_counter()
+    prototype = make(recipe.env_id, **recipe.env_params)
+    last = log.folder / "checkpoints" / "last"
+    going_on = resume and (last / checkpoint.STATE_FILE).is_file()
+    pool = EnvPool(
+        backend=recipe.pool.backend, workers=recipe.pool.workers, slots=_slots(recipe),
+        step_timeout=recipe.pool.step_timeout, reset_timeout=recipe.pool.reset_timeout,
+        options={"extras": tuple(_env_extras(recipe))},
+    )  # fmt: skip
+    try:
+        if going_on:
+            loaded = load(recipe.model.model_copy(update={"name": str(last)}))
+        else:
+            texts = await world_text(recipe, prototype, progress) if recipe.model.name == "tiny" else []
+            loaded = load(recipe.model, corpus=lambda: texts)
+        session = _session(recipe, loaded, prototype, pool, log, progress)
+        state = checkpoint.read(last, loaded.model) if going_on else None
+        names = [stage.name for stage in recipe.stages]
+        if resume:
+            log.forget_after(names, names[state.stage] if state else names[0], state.step if state else -1)
+        seconds = {"prepare": time.perf_counter() - started}
+        for index, stage in enumerate(recipe.stages):
+            if state is not None and index < state.stage:
+                continue
+            begun = time.perf_counter()
+            await _run_stage(session, stage, index, state if state and state.stage == index else None, on_record)
+            seconds[stage.name] = time.perf_counter() - begun
+            begun = time.perf_counter()
+            if recipe.evaluate.test_tasks:
+                result = await session.evaluate("test", recipe.evaluate.test_tasks, stage.name)
+                on_record(log.record(stage.name, _length(stage), "test", result.model_dump()))
+            seconds[f"test-{stage.name}"] = time.perf_counter() - begun
+    finally:
+        await pool.aclose()
+        prototype.close()
+    return _finish(session, seconds)
+
+
+async def _run_stage(
+    session: Session, stage: SftStage | RlStage, index: int, state: checkpoint.TrainerState | None, on_record: OnRecord
+) -> None:
+    if isinstance(stage, SftStage):
+        await SupervisedTrainer(session, stage).run(on_record)
+        session.save("sft")
+        return
+    trainer = Trainer(session, stage, index)
+    first = 0
+    if state is not None:
+        trainer.restore(state)
+        session.best, first = state.best, state.step
+    else:
+        session.best = -1.0
+        session.save("last", trainer.state(0))
+    for number in range(first, stage.steps):
+        metrics = await trainer.step(number)
+        on_record(session.log.record("rl", number + 1, "train", metrics))
+        if trainer.due(number, session.recipe.evaluate.every):
+            await _validate(session, number + 1, on_record)
+        if trainer.due(number, stage.checkpoint_every):
+            session.save("last", trainer.state(number + 1))
+    session.save("rl")
+    best = session.log.folder / "checkpoints" / "best"
+    if session.recipe.evaluate.every and best.is_dir():
+        session.engine.load_weights(load(ModelConfig(name=str(best))).model.state_dict(), stage.steps + 1)
+
+
+async def _validate(session: Session, step: int, on_record: OnRecord) -> None:
+    """Periodic evaluation; the best checkpoint is the latest of those that did best."""
+    result = await session.evaluate(session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl")
+    on_record(session.log.record("rl", step, "eval", result.model_dump()))
+    if result.success >= session.best:
+        session.best = result.success
+        session.save("best")
+
+
+def _finish(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
+    tests = [record for record in session.log.records() if record["kind"] == "test"]
+    rates = [{key: test[key] for key in ("success", "low", "high", "n")} for test in tests]
+    result: dict[str, Any] = {"name": session.recipe.name, "seed": session.recipe.seed, "seconds": seconds}
+    if rates:
+        result |= {"before": rates[-2] if len(rates) > 1 else None, "after": rates[-1]}
+    session.log.text("result.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _session(
+    recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool
+) -> Session:
+    engine = TorchEngine(loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch)
+    agent = recipe.agent.build(engine, loaded.tokenizer)
+    return Session(recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress)
+
+
+async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list[str]:
+    """What the world says in random play of training tasks, under each symmetry: text for a tokenizer."""
+    tasks = prototype.tasks("train")[:CORPUS_TASKS]
+    prototype.prepare(tasks, progress=progress)
+    agent = RandomAgent()
+    pool = EnvPool(slots=16, options={"extras": tuple(agent.extras)})
+    try:
+        episodes, _ = await play_tasks(
+            agent, tasks, pool, max_turns=2 * recipe.agent.max_turns, seed=recipe.seed, concurrency=16,
+            label="reading the world's text", progress=progress,
+        )  # fmt: skip
+    finally:
+        await pool.aclose()
+    texts = [prototype.instructions]
+    for episode in episodes:
+        parts = [episode.opening, *(part for turn in episode.turns for part in (turn.text, turn.observation))]
+        texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
+    return texts
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate (MiB)."""
+    config = recipe.model
+    prototype = make(recipe.env_id, **recipe.env_params)
+    splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
+    prototype.close()
+    loaded = load(config, corpus=lambda: [prototype.instructions])
+    parameters = parameter_count(loaded.model)
+    width = int(loaded.model.get_output_embeddings().weight.shape[1])
+    layers = int(loaded.model.config.num_hidden_layers)
+    stages = []
+    for stage in recipe.stages:
+        copies = 4  # weights, gradients and AdamW's two moments
+        if isinstance(stage, RlStage):
+            episodes = stage.tasks_per_step * stage.group_size
+            response = episodes * recipe.agent.max_turns * recipe.agent.sampling.max_tokens
+            needs = stage.build_credit().needs().union(*(r.needs() for r in stage.build_regularizers()))
+            copies += 4 * ("values" in needs and stage.critic.backbone == "separate") + ("ref_logprobs" in needs)
+            sizes = {"episodes_per_step": episodes, "response_tokens_per_step_at_most": response}
+        else:
+            sizes = {"episodes_per_step": stage.batch}
+        # About 16 activations of model width per layer and token are kept for the backward pass.
+        activations = stage.token_budget * width * layers * 16 * (2 if stage.bf16 else 4)
+        memory = (copies * parameters * 4 + activations) / 2**20
+        stages.append({"stage": stage.name, **sizes, "memory_mib": round(memory)})
+    return {"recipe": recipe.model_dump(mode="json"), "parameters": parameters, "tasks": splits, "stages": stages}
+
+
+def _env_extras(recipe: Recipe) -> frozenset[str]:
+    needed = frozenset().union(*(reward.needs() for reward in recipe.build_rewards()))
+    return needed & ENV_EXTRAS
+
+
+def _slots(recipe: Recipe) -> int:
+    return max([64, *(stage.concurrency for stage in recipe.stages if isinstance(stage, RlStage))])
+
+
+def _length(stage: SftStage | RlStage) -> int:
+    return stage.steps if isinstance(stage, RlStage) else stage.epochs
+
+
+__all__ = ["UserError", "plan", "train", "world_text"]

@@ -1,0 +1,72 @@
+"""Session: what every stage of a run shares: the recipe, the model, the agent, the worlds and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..agents.agent import LanguageAgent
+from ..agents.engines.base import Engine
+from ..agents.episode import Episode
+from ..agents.evaluate import Evaluation, choose_tasks, play_tasks, summarise
+from ..envs import Task, TextEnv
+from ..envs.pool import EnvPool
+from . import checkpoint
+from .log import RunLog
+from .recipe import Recipe
+
+
+@dataclass(slots=True)
+class Session:
+    """The parts of a run. `prototype` answers questions about tasks; `pool` plays them."""
+
+    recipe: Recipe
+    model: nn.Module
+    tokenizer: Any
+    engine: Engine
+    agent: LanguageAgent
+    prototype: TextEnv
+    pool: EnvPool
+    log: RunLog
+    progress: bool = True
+    best: float = -1.0
+    tasks: dict[str, list[Task]] = field(default_factory=dict)
+
+    def choose(self, split: str, n: int | None) -> list[Task]:
+        """The first `n` tasks of a split (None: at most 100), with their files made."""
+        key = f"{split}/{n}"
+        if key not in self.tasks:
+            chosen = choose_tasks(self.prototype.tasks(split), n, f"the {split} split of {self.recipe.env_id}")
+            self.prototype.prepare(chosen, progress=self.progress)
+            self.tasks[key] = chosen
+        return self.tasks[key]
+
+    async def evaluate(self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None) -> Evaluation:
+        """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call."""
+        recipe, tasks = self.recipe, self.choose(split, n)
+        sampling = recipe.agent.sampling.model_copy(update={"temperature": recipe.evaluate.temperature})
+        player = recipe.agent.build(self.engine, self.tokenizer, sampling=sampling) if agent is None else agent
+        episodes, stats = await play_tasks(
+            player, tasks, self.pool, max_turns=recipe.agent.max_turns, seed=recipe.seed, concurrency=64,
+            label=f"eval-{split}", progress=self.progress,
+        )  # fmt: skip
+        return summarise(
+            episodes, stats, env=recipe.env_id, agent=label, split=split, seed=recipe.seed,
+            temperature=recipe.evaluate.temperature,
+        )  # fmt: skip
+
+    def save(self, name: str, state: checkpoint.TrainerState | None = None) -> Path:
+        """Write ``checkpoints/<name>``."""
+        folder = self.log.folder / "checkpoints" / name
+        checkpoint.write(folder, self.model, self.tokenizer, self.recipe.agent, state)
+        return folder
+
+    def write_episodes(self, stage: str, step: int, episodes: Sequence[Episode], most: int) -> None:
+        """Write up to `most` episodes, evenly spread over the given ones."""
+        if most and episodes:
+            stride = max(len(episodes) // most, 1)
+            self.log.episodes(stage, step, episodes[::stride][:most])

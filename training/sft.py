@@ -1,0 +1,147 @@
+"""Supervised warm start: a few expert episodes, stopped on the validation split.
+
+Only the tokens an agent would have written carry loss, unless `observation_weight` says otherwise (a model that starts
+from nothing learns the world's language from observations too).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..agents.baselines import ExpertAgent
+from ..agents.demonstrations import retell
+from ..agents.episode import Episode, Group
+from ..agents.play import Job, play_many
+from ..envs import Task
+from ..envs.pool import EnvPool
+from ..plugins import UserError
+from .batch import TokenBatch
+from .forward import autocast, score
+from .log import Record
+from .optim import apply_step, make_optimizer
+from .recipe import SftStage
+from .session import Session
+
+
+class SupervisedTrainer:
+    """One sft stage."""
+
+    def __init__(self, session: Session, stage: SftStage) -> None:
+        self.session, self.stage = session, stage
+        self.optimizer = make_optimizer([(session.model.parameters(), 1.0)], stage.optim)
+
+    async def run(self, on_record: Callable[[Record], None]) -> None:
+        """Train until the validation loss stops falling, the validation success is reached, or the epochs are over."""
+        session, stage = self.session, self.stage
+        train, valid = await self.demonstrate()
+        updates_per_epoch = -(-len(train) // stage.batch)
+        total = stage.epochs * updates_per_epoch
+        best, best_weights, bad_looks = float("inf"), copy.deepcopy(session.model.state_dict()), 0
+        for update in range(total):
+            epoch, offset = divmod(update, updates_per_epoch)
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)).tolist()
+            chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
+            started = time.perf_counter()
+            loss = self.learn(chosen)
+            norm = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
+            metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
+            if (update + 1) % stage.validate_every and update + 1 < total:
+                on_record(session.log.record("sft", update + 1, "train", metrics))
+                continue
+            valid_loss = self.loss_of(valid)
+            if valid_loss < best:
+                best, best_weights, bad_looks = valid_loss, copy.deepcopy(session.model.state_dict()), 0
+            else:
+                bad_looks += 1
+            on_record(session.log.record("sft", update + 1, "train", metrics | {"valid_loss": valid_loss}))
+            if await self.succeeds(update + 1, on_record):
+                return
+            if bad_looks >= stage.patience:
+                break
+        session.model.load_state_dict(best_weights)
+        session.engine.load_weights(session.model.state_dict(), -1)
+
+    async def demonstrate(self) -> tuple[list[Episode], list[Episode]]:
+        """Expert episodes of training tasks under each symmetry, and of validation tasks as they are."""
+        session, stage = self.session, self.stage
+        train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage.noise)
+        valid = await expert_episodes(session, session.choose("valid", stage.validation), 0.0)
+        renamings = ({}, *session.prototype.symmetries)[: stage.symmetries]
+        if len(renamings) < stage.symmetries:
+            raise UserError(
+                f"sft: symmetries={stage.symmetries}, but {session.recipe.env_id} knows {len(renamings)}, itself included"
+            )
+        instructions = session.prototype.instructions
+        return (
+            [retell(episode, session.agent, instructions, renaming) for episode in train for renaming in renamings],
+            [retell(episode, session.agent, instructions, {}) for episode in valid],
+        )
+
+    async def succeeds(self, update: int, on_record: Callable[[Record], None]) -> bool:
+        """Whether sampled play of the validation split is already good enough."""
+        if self.stage.until_success is None:
+            return False
+        self.session.engine.load_weights(self.session.model.state_dict(), -update)
+        result = await self.session.evaluate("valid", self.session.recipe.evaluate.tasks, "sft")
+        on_record(self.session.log.record("sft", update, "eval", result.model_dump()))
+        return result.success >= self.stage.until_success
+
+    def learn(self, episodes: list[Episode]) -> float:
+        """Accumulate the gradient of one batch; returns its loss per trained token."""
+        batch, weights_BL = self.pack(episodes)
+        self.session.model.train()
+        total = 0.0
+        for rows in batch.split(self.stage.token_budget):
+            loss = self.nll(batch.select(rows), weights_BL[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss)
+        self.session.model.eval()
+        return total
+
+    @torch.no_grad()
+    def loss_of(self, episodes: list[Episode]) -> float:
+        """Negative log-likelihood (nats) per action token."""
+        batch, _ = self.pack(episodes)
+        weights_BL = batch.mask_BL / batch.mask_BL.sum()
+        return sum(float(self.nll(batch.select(rows), weights_BL[rows])) for rows in batch.split(self.stage.token_budget))
+
+    def pack(self, episodes: list[Episode]) -> tuple[TokenBatch, Tensor]:
+        """The batch and one weight per token: action tokens share 1, observation tokens `observation_weight`."""
+        batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
+        positions_L = torch.arange(batch.tokens_BL.shape[1])
+        real_BL = (positions_L[None, :] < batch.lengths_B[:, None]) & (positions_L > 0)
+        seen_BL = real_BL & ~batch.mask_BL
+        weights_BL = batch.mask_BL / batch.mask_BL.sum().clamp(min=1)
+        return batch, weights_BL + seen_BL * (self.stage.observation_weight / seen_BL.sum().clamp(min=1))
+
+    def nll(self, batch: TokenBatch, weights_BL: Tensor) -> Tensor:
+        """Weighted negative log-likelihood of a micro-batch."""
+        weights_BL = weights_BL[:, : batch.tokens_BL.shape[1]]
+        with autocast(self.stage.bf16):
+            scores = score(self.session.model, batch.tokens_BL, weights_BL > 0)
+        return -(scores.logprobs_BL * weights_BL).sum()
+
+
+async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> list[Episode]:
+    """One expert episode per task; UserError if the expert does not win one of them."""
+    agent = ExpertAgent(noise)
+    pool = EnvPool(slots=16, options={"extras": tuple(agent.extras)})
+    try:
+        jobs = [Job(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]
+        episodes, _ = await play_many(agent, jobs, pool, max_turns=4 * session.recipe.agent.max_turns, concurrency=16)
+    finally:
+        pool.close()
+    for episode in episodes:
+        if not episode.success:
+            raise UserError(f"the expert does not win {episode.task.id} ({episode.stop}): it cannot be demonstrated")
+    return episodes
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters())

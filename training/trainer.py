@@ -1,0 +1,204 @@
+"""The walk: a Task becomes an Episode becomes a number on each token. Read `Trainer.step` from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..agents.episode import Group, episodes_of
+from .batch import TokenBatch, map_groups
+from .checkpoint import TrainerState
+from .critic import Critic
+from .forward import score_batch
+from .log import Record
+from .optim import make_optimizer
+from .recipe import RlStage
+from .rollout import rollout
+from .session import Session
+from .update import Learner
+
+
+class Trainer:
+    """One rl stage.
+
+    Args:
+        session: the parts of the run.
+        stage: its configuration.
+        index: its place among the stages, for checkpoints.
+        on_step: called after each step with its number and metrics.
+    """
+
+    def __init__(self, session: Session, stage: RlStage, index: int) -> None:
+        self.session, self.stage, self.index = session, stage, index
+        self.credit, loss = stage.build_credit(), stage.build_loss()
+        regularizers = stage.build_regularizers()
+        self.rewards = session.recipe.build_rewards()
+        self.curriculum = stage.build_curriculum()
+        self.plugins = [self.credit, loss, *regularizers, *self.rewards, self.curriculum]
+        self.needs = frozenset().union(*(plugin.needs() for plugin in self.plugins))
+        self.critic = Critic(session.model, stage.critic) if "values" in self.needs else None
+        self.reference = frozen_copy(session.model) if "ref_logprobs" in self.needs else None
+        groups = [(session.model.parameters(), 1.0)]
+        if self.critic is not None:
+            groups.append((self.critic.parameters(), stage.critic.lr / stage.optim.lr))
+        self.learner = Learner(
+            session.model, make_optimizer(groups, stage.optim), stage, loss, regularizers, self.critic
+        )
+        self.seconds: dict[str, float] = {}
+
+    # -- the walk ------------------------------------------------------------------------------------------------
+
+    async def step(self, number: int) -> Record:
+        """One step of learning; returns its metrics."""
+        session, stage, seed = self.session, self.stage, self.session.recipe.seed
+        self.seconds = {}
+        with self._clock("play"):
+            tasks = self.curriculum.sample(session.choose("train", stage.tasks), stage.tasks_per_step, number, seed)
+            groups, metrics = await rollout(
+                tasks, session.agent, session.pool, group_size=stage.group_size, step=number, seed=seed,
+                max_turns=session.recipe.agent.max_turns, concurrency=stage.concurrency,
+            )  # fmt: skip
+            groups = [group for group in groups if any(episode.turns for episode in group)]
+        if not groups:
+            return metrics | {"skipped": 1.0}
+        with self._clock("reward"):
+            named = await self.reward(groups)
+        with self._clock("score"):
+            batch = self.batch(groups)
+        with self._clock("credit"):
+            batch, rewards_KET = self.with_rewards(batch, named)
+            advantages = self.credit(rewards_KET, batch)
+            advantages_BL = batch.spread(advantages) if self.credit.level == "turn" else advantages
+            self.annotate(groups, batch, advantages_BL)
+        with self._clock("update"):
+            updated = self.learner.update(batch, advantages_BL, number, seed)
+            session.engine.load_weights(session.model.state_dict(), number + 1)
+        if self.due(number, stage.episodes_every):
+            session.write_episodes("rl", number + 1, episodes_of(groups), stage.save_episodes)
+        return metrics | updated | self.describe(batch, rewards_KET, advantages_BL) | self.timing()
+
+    async def reward(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
+        """Named rewards of every turn, also written into the turns."""
+        named: dict[str, list[list[float]]] = {}
+        for reward in self.rewards:
+            values = [row for group in groups for row in await reward(group, self.session.engine)]
+            named[reward.name] = values
+            for episode, row in zip(episodes_of(groups), values, strict=True):
+                for turn, value in zip(episode.turns, row, strict=True):
+                    turn.rewards[reward.name] = value
+        return named
+
+    def batch(self, groups: Sequence[Group]) -> TokenBatch:
+        """Tensors, with the costly fields that some plug-in asked for."""
+        stage, model = self.stage, self.session.model
+        temperature = self.session.recipe.agent.sampling.temperature
+        batch = TokenBatch.pack(groups, merge=stage.merge, closing=self.critic is not None, temperature=temperature)
+        rows = list(batch.split(stage.token_budget))
+
+        def scored(policy: nn.Module) -> Tensor:
+            return score_batch(
+                policy, batch.tokens_BL, batch.mask_BL, rows, temperature=temperature, bf16=stage.bf16
+            )
+
+        if "old_logprobs" in self.needs:
+            batch = replace(batch, old_logprobs_BL=scored(model))
+        if self.reference is not None:
+            batch = replace(batch, ref_logprobs_BL=scored(self.reference))
+        if self.critic is not None:
+            values_BL, bootstrap_E = self.critic.evaluate(model, batch, rows, bf16=stage.bf16)
+            batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
+        return batch
+
+    def with_rewards(self, batch: TokenBatch, named: dict[str, list[list[float]]]) -> tuple[TokenBatch, Tensor]:
+        """The axis K: the recipe's rewards, and regularizers that act on rewards, summed per turn."""
+        weights = {reward.name: reward.weight for reward in self.rewards}
+        for term in self.learner.regularizers:
+            reward_BL = term.reward_BL(batch)
+            if reward_BL is not None:
+                named = named | {term.name: turn_sums(batch, reward_BL)}
+                weights[term.name] = term.coefficient
+        return batch.with_rewards(named, weights)
+
+    # -- beside the walk -----------------------------------------------------------------------------------------
+
+    def due(self, number: int, every: int) -> bool:
+        """Every so many steps, at the first and at the last."""
+        return every > 0 and (number == 0 or (number + 1) % every == 0 or number + 1 == self.stage.steps)
+
+    def annotate(self, groups: Sequence[Group], batch: TokenBatch, advantages_BL: Tensor) -> None:
+        """Write each turn's mean advantage into the turn, for reports."""
+        sums = turn_sums(batch, advantages_BL)
+        for episode, row in zip(episodes_of(groups), sums, strict=True):
+            for turn, value in zip(episode.turns, row, strict=True):
+                turn.advantage = value / max(len(turn.response_ids), 1)
+
+    def describe(self, batch: TokenBatch, rewards_KET: Tensor, advantages_BL: Tensor) -> dict[str, float]:
+        """Metrics of rewards and advantages."""
+        return_E = batch.total_ET(rewards_KET).sum(1)
+        components = {
+            f"reward/{name}": float(rewards_KET[k].sum(1).mean()) for k, name in enumerate(batch.reward_names)
+        }
+        flat = advantages_BL[batch.mask_BL].double()
+        flat_groups: list[bool] = []
+        map_groups(batch.group_E, lambda index: flat_groups.append(bool(return_E[index].std(correction=0) <= 1e-8)))
+        return components | {
+            "return": float(return_E.mean()),
+            "return/std": float(return_E.std(correction=0)),
+            "advantage/mean": float(flat.mean()) if len(flat) else 0.0,
+            "advantage/std": float(flat.std(correction=0)) if len(flat) else 0.0,
+            "advantage/max": float(flat.abs().max()) if len(flat) else 0.0,
+            "zero_variance_groups": sum(flat_groups) / max(len(flat_groups), 1),
+            "sequences": float(len(batch.lengths_B)),
+            "tokens/trained": float(batch.mask_BL.sum()),
+        }
+
+    def state(self, done: int) -> TrainerState:
+        """What a resume needs."""
+        parts: dict[str, Any] = {
+            "optimizer": self.learner.optimizer.state_dict(),
+            "critic": None if self.critic is None else self.critic.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
+            "plugins": [plugin.state_dict() for plugin in self.plugins],
+        }
+        return TrainerState(self.index, done, self.session.best, parts)
+
+    def restore(self, state: TrainerState) -> None:
+        """Continue from what `state` returned."""
+        self.learner.optimizer.load_state_dict(state.parts["optimizer"])
+        for module, key in ((self.critic, "critic"), (self.reference, "reference")):
+            if module is not None:
+                module.load_state_dict(state.parts[key])
+        for plugin, saved in zip(self.plugins, state.parts["plugins"], strict=True):
+            plugin.load_state_dict(saved)
+
+    def timing(self) -> dict[str, float]:
+        """Seconds by phase."""
+        return {f"seconds/{name}": value for name, value in self.seconds.items()}
+
+    @contextmanager
+    def _clock(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - started
+
+
+def turn_sums(batch: TokenBatch, values_BL: Tensor) -> list[list[float]]:
+    """Per episode, per turn: the sum over the turn's tokens."""
+    sums_ET = torch.zeros(batch.episodes, batch.max_turns, dtype=torch.float64)
+    rows, columns = batch.mask_BL.nonzero(as_tuple=True)
+    sums_ET.index_put_(
+        (batch.episode_B[rows], batch.turn_BL[rows, columns]), values_BL[rows, columns].double(), accumulate=True
+    )
+    return [row[: int(turns)].tolist() for row, turns in zip(sums_ET, batch.turns_E, strict=True)]
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The policy as it is now, never trained."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

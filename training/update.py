@@ -1,0 +1,132 @@
+"""One batch of advantages becomes optimiser steps: token-budget micro-batches, exact sums, metrics that show trouble."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .batch import TokenBatch
+from .critic import Critic
+from .forward import autocast, score
+from .losses.base import PolicyLoss
+from .optim import apply_step
+from .recipe import RlStage
+from .regularizers.base import Regularizer
+from .value_loss import value_loss
+
+
+@dataclass(slots=True)
+class Learner:
+    """What an update needs beside the batch."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    stage: RlStage
+    loss: PolicyLoss
+    regularizers: list[Regularizer]
+    critic: Critic | None = None
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def update(self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int) -> dict[str, float]:
+        """All optimiser steps of one batch; returns the metrics, averaged over them.
+
+        Args:
+            advantages_BL: float, zero outside ``batch.mask_BL``.
+            step: of the stage, for the schedule.
+        """
+        self.metrics = {}
+        self.model.train()
+        warming = self.critic is not None and step < self.stage.critic.warmup_steps
+        for part, advantages in self._minibatches(batch, advantages_BL.float(), step, seed):
+            self._accumulate(part, advantages, policy=not warming)
+            lr = self.stage.optim.lr_at(step, self.stage.steps)
+            norm = apply_step(self.optimizer, lr, self.stage.optim.max_grad_norm)
+            self._note("grad_norm", norm)
+            self._note("lr", lr)
+        self.model.eval()
+        return {name: sum(values) / len(values) for name, values in self.metrics.items()}
+
+    def _minibatches(
+        self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int
+    ) -> Iterator[tuple[TokenBatch, Tensor]]:
+        """Whole episodes, shuffled anew for each pass."""
+        for epoch in range(self.stage.updates):
+            if self.stage.minibatches == 1:
+                yield batch, advantages_BL
+                continue
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 101 + epoch)
+            order = torch.randperm(batch.episodes, generator=generator)
+            for chosen in order.chunk(self.stage.minibatches):
+                rows = torch.isin(batch.episode_B, chosen).nonzero().flatten()
+                if len(rows):
+                    part = batch.select(rows)
+                    yield part, advantages_BL[rows, : part.tokens_BL.shape[1]]
+
+    def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
+        """Gradients of one minibatch; the micro-batches are partial sums of it."""
+        weights_BL = self.loss.weights_BL(batch)
+        totals: dict[str, float] = {}
+        tokens = int(batch.mask_BL.sum())
+        for rows in batch.split(self.stage.token_budget):
+            micro = batch.select(rows)
+            width = micro.tokens_BL.shape[1]
+            mask_BL = micro.mask_BL
+            if not bool(mask_BL.any()):
+                continue
+            loss = self._micro_loss(micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals, policy)
+            loss.backward()  # type: ignore[no-untyped-call]
+        for name, total in totals.items():
+            self._note(name, total if name.startswith("loss/") else total / max(tokens, 1))
+
+    def _micro_loss(
+        self, micro: TokenBatch, advantages_BL: Tensor, weights_BL: Tensor, totals: dict[str, float], policy: bool
+    ) -> Tensor:
+        mask_BL = micro.mask_BL
+        entropy_grad = any("entropy" in term.needs() for term in self.regularizers)
+        with autocast(self.stage.bf16):
+            scores = score(
+                self.model, micro.tokens_BL, mask_BL, temperature=micro.temperature, entropy_grad=entropy_grad
+            )
+        loss = torch.zeros(())
+        outputs = [("policy", 1.0, self.loss(scores.logprobs_BL, micro, advantages_BL))]
+        for term in self.regularizers:
+            outputs.append((term.name, term.coefficient, term.token_loss(scores.logprobs_BL, micro, scores.entropy_BL)))
+        for name, coefficient, output in outputs:
+            part = (torch.where(mask_BL, output.loss_BL, 0.0) * weights_BL).sum()
+            _add(totals, f"loss/{name}", float(part))
+            for metric, values_BL in output.metrics.items():
+                _add(totals, metric, float(values_BL[mask_BL].double().sum()))
+            if policy:
+                loss = loss + coefficient * part
+        _add(totals, "entropy", float(scores.entropy_BL[mask_BL].detach().double().sum()))
+        if "engine_gap" not in self.metrics:  # later the policy itself has moved
+            gap_BL = (scores.logprobs_BL.detach() - micro.logprobs_BL).abs()
+            _add(totals, "engine_gap", float(gap_BL[mask_BL].double().sum()))
+        if self.critic is not None:
+            loss = loss + self._critic_loss(micro, scores.hidden_BLD, weights_BL, totals)
+        return loss
+
+    def _critic_loss(self, micro: TokenBatch, hidden_BLD: Tensor, weights_BL: Tensor, totals: dict[str, float]) -> Tensor:
+        assert self.critic is not None
+        assert micro.values_BL is not None
+        config = self.critic.config
+        if config.backbone == "separate":
+            with autocast(self.stage.bf16):
+                hidden_BLD = self.critic.hidden(self.model, micro.tokens_BL)
+        values_BL = self.critic.values(hidden_BLD)
+        loss, metrics = value_loss(values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL)
+        _add(totals, "loss/value", float(loss))
+        for name, value in metrics.items():
+            self._note(name, value)
+        return config.coefficient * loss
+
+    def _note(self, name: str, value: float) -> None:
+        self.metrics.setdefault(name, []).append(value if math.isfinite(value) else float("nan"))
+
+
+def _add(totals: dict[str, float], name: str, value: float) -> None:
+    totals[name] = totals.get(name, 0.0) + value
