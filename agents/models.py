@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +28,13 @@ class LoraConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(16, ge=1, description="rank of the adapters")
-    alpha: float = Field(32.0, gt=0, description="scale: an adapter counts alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapters; 0 keeps log-probabilities exact")
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: float = Field(default=32.0, gt=0, description="scale: an adapter counts alpha / rank")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="dropout before the adapters; 0 keeps log-probabilities exact"
+    )
     targets: tuple[str, ...] | Literal["all-linear"] = Field(
-        "all-linear", description="names of the layers that get adapters, or all linear layers but the head"
+        default="all-linear", description="names of the layers that get adapters, or all linear layers but the head"
     )
 
 
@@ -41,25 +44,29 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
-        "tiny", min_length=1, description="tiny, smollm2, a folder in Hugging Face format, or a Hugging Face Hub id"
+        default="tiny",
+        min_length=1,
+        description="tiny, smollm2, a folder in Hugging Face format, or a Hugging Face Hub id",
     )
-    layers: int = Field(3, ge=1, description="tiny: transformer blocks")
-    width: int = Field(96, ge=8, description="tiny: hidden size")
-    heads: int = Field(4, ge=1, description="tiny: attention heads; width / heads must be even")
-    kv_heads: int | None = Field(None, ge=1, description="tiny: key and value heads; must divide heads; default heads")
-    intermediate: int | None = Field(None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
-    vocabulary: int = Field(1024, ge=300, description="tiny: entries of the tokenizer, at most")
-    init_std: float = Field(0.02, gt=0, description="tiny: standard deviation of the initial weights")
+    layers: int = Field(default=3, ge=1, description="tiny: transformer blocks")
+    width: int = Field(default=96, ge=8, description="tiny: hidden size")
+    heads: int = Field(default=4, ge=1, description="tiny: attention heads; width / heads must be even")
+    kv_heads: int | None = Field(
+        default=None, ge=1, description="tiny: key and value heads; must divide heads; default heads"
+    )
+    intermediate: int | None = Field(default=None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
+    vocabulary: int = Field(default=1024, ge=300, description="tiny: entries of the tokenizer, at most")
+    init_std: float = Field(default=0.02, gt=0, description="tiny: standard deviation of the initial weights")
     max_context: int = Field(
-        1024,
+        default=1024,
         ge=16,
         description="longest prompt plus response, in tokens; a pretrained model's own limit holds if lower",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="dtype of the weights; train in float32, small updates vanish in the others"
+        default="float32", description="dtype of the weights; train in float32, small updates vanish in the others"
     )
-    seed: int = Field(0, ge=0, description="seed of random weights (tiny, LoRA)")
-    lora: LoraConfig | None = Field(None, description="train low-rank adapters instead of all weights")
+    seed: int = Field(default=0, ge=0, description="seed of random weights (tiny, LoRA)")
+    lora: LoraConfig | None = Field(default=None, description="train low-rank adapters instead of all weights")
 
 
 @dataclass(slots=True)
@@ -131,8 +138,9 @@ def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool 
     try:
         if hasattr(model, "merge_and_unload") and not adapters_only:
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        with quiet():
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
         replace_folder(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -152,6 +160,20 @@ def replace_folder(new: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tiny(config: ModelConfig, corpus: Corpus | None) -> tuple[Any, Any]:
@@ -190,8 +212,9 @@ def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
         if local:
             raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
@@ -236,7 +259,8 @@ def _adapted(name: str, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
     try:
-        model = _peft().AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, is_trainable=True)
+        with quiet():
+            model = _peft().AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, is_trainable=True)
         return model, AutoTokenizer.from_pretrained(name)
     except UserError:
         raise

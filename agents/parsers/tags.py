@@ -17,7 +17,7 @@ class Tags(Parser):
     """Strict: nothing but white space outside the two blocks, exactly one of each, no tags inside them."""
 
     name: Literal["tags"] = "tags"
-    require_think: bool = Field(False, description="a response without a thought is unparsable")
+    require_think: bool = Field(default=False, description="a response without a thought is unparsable")
 
     @property
     def expects(self) -> str:

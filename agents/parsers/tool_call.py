@@ -21,7 +21,7 @@ class ToolCall(Parser):
     """One call of the tool `tool` with the string argument ``action``; nothing after it."""
 
     name: Literal["tool_call"] = "tool_call"
-    tool: str = Field("act", min_length=1, description="name of the tool that must be called")
+    tool: str = Field(default="act", min_length=1, description="name of the tool that must be called")
 
     @property
     def expects(self) -> str:
