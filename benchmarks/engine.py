@@ -7,7 +7,7 @@ Two workloads, random weights, random observations, one thread, float32, tempera
 - ``tiny``: 64 sessions, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers x 96.
 
 Run it as ``OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/engine.py --json``. One round warms up; the
-figures are medians of `--rounds` more. Lower `cpu_seconds` and higher `tokens_per_cpu_second` (sampled tokens) are better.
+figures are medians of `--rounds` more; tokens per CPU second counts sampled tokens only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-
 from turnrl.agents.engines.base import Sampling
 from turnrl.agents.engines.torch import TorchEngine
 
