@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,17 +150,19 @@ def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
     return [json.loads(output.splitlines()[-1]) for output, _ in answers]
 
 
-def hostile(rng: random.Random, commands: Sequence[str], count: int) -> str:
-    """The next nasty string: random code points, damaged commands, control characters, nothing, a megabyte."""
-    if count % 1000 == 0:
-        return rng.choice(("", "a", "\n", "é", "go ", "\\")) * 1_000_000
-    size = rng.choice((0, 1, 2, 8, 40, 300, 1500))
-    noise = "".join(map(chr, (_code(rng) for _ in range(size))))
-    command = rng.choice(commands)
-    at = rng.randrange(len(command) + 1)
-    poison = rng.choice(("\n", "\\", "\x00", "\x1b", "\r", ". ", ";", " then ", "\u2028", "\ufeff", "\x7f"))
-    shapes = (noise, noise + poison, command[:at] + poison + command[at:], poison + command, command + poison + noise)
-    return rng.choice(shapes)
+def hostile(rng: random.Random, commands: Sequence[str], count: int) -> Iterator[str]:
+    """Nasty strings: random code points, damaged commands, control characters, nothing, a megabyte."""
+    noise = "".join(chr(_code(rng)) for _ in range(100_000))
+    poisons = ("\n", "\\", "\x00", "\x1b", "\r", ". ", ";", " then ", "\u2028", "\ufeff", "\x7f")
+    for index in range(count):
+        if index % 1000 == 0:
+            yield rng.choice(("a", "\n", "é", "go ", "\\")) * 1_000_000
+            continue
+        start, size = rng.randrange(len(noise)), rng.choice((0, 1, 2, 8, 40, 300, 1500))
+        junk, poison, command = noise[start : start + size], rng.choice(poisons), rng.choice(commands)
+        at = rng.randrange(len(command) + 1)
+        damaged = command[:at] + poison + command[at:]
+        yield rng.choice((junk, junk + poison, damaged, poison + command, command + poison + junk))
 
 
 def _code(rng: random.Random) -> int:

@@ -267,8 +267,7 @@ def _hostile(play: Play) -> str:
     task = play.tasks[0]
     commands = [*play.actions(task), *WORDS]
     env.reset(options={"task": task})
-    for count in range(_HOSTILE):
-        text = hostile(rng, commands, count)
+    for count, text in enumerate(hostile(rng, commands, _HOSTILE)):
         try:
             observation, _, terminated, truncated, _ = env.step(text)
         except Exception as error:
