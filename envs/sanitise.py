@@ -19,7 +19,7 @@ META_VERBS = frozenset(
     "score pronouns nouns again g full fullscore".split()
 )
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[\w-]+")
 _Z_WORD = 9
 """Z-machine games compare only so many characters of a word: 'transcripted' is 'transcript' to them."""
 _CHAIN = re.compile(r"[.;]|\bthen\b", re.IGNORECASE)

@@ -70,5 +70,11 @@ def test_a_grammar_can_allow_more() -> None:
     assert clean("quit. then;\n\treturn 1", free) == ("quit. then;\n\treturn 1", None)
 
 
+def test_a_denied_verb_may_have_a_hyphen() -> None:
+    grammar = Grammar(deny=frozenset({"tw-print"}))
+    assert clean("tw-print x", grammar) == (None, "meta_verb")
+    assert clean("tw print x", grammar) == ("tw print x", None)
+
+
 def test_every_meta_verb_is_refused() -> None:
     assert {clean(verb, Grammar())[1] for verb in META_VERBS} == {"meta_verb"}
