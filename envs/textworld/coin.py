@@ -25,6 +25,7 @@ DIRECTIONS = ("north", "south", "east", "west")
 BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
 SHARES: tuple[tuple[Split, int], ...] = (("valid", 15), ("test", 25), ("train", 60))
 """Percent of routes per split."""
+HELD_OUT: tuple[Split, ...] = ("valid", "test")
 SEEDS_PER_TASK = 64
 """Seeds among which a training task finds one whose route is for training."""
 
@@ -115,3 +116,16 @@ class TrainSeeds(Sequence[int]):
         if not -self.size <= index < self.size:
             raise IndexError(index)
         return train_seed(self.length, index % self.size)
+
+
+def table(lengths: Sequence[int] = range(3, 13)) -> str:
+    """Routes and held-out tasks per level, as a Markdown table."""
+    rows = ["| level | routes | valid tasks | test tasks |", "|---|---|---|---|"]
+    for length in lengths:
+        valid, test = (len(held_out_seeds(length, split, 200)) for split in HELD_OUT)
+        rows.append(f"| {length} | {count_routes(length)} | {valid} | {test} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -30,15 +30,8 @@ SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
 _UNSAFE = re.compile(r'[\[\]<>*,"]')
 """Brackets and stars could forge the traces and the end that are read from the text; a comma gives orders to oneself,
 which would carry a denied verb past the grammar."""
-_DENIED = META_VERBS | {
-    "print_state",
-    "tw-print",
-    "tw-extra-infos",
-    "tw-trace-actions",
-    "restrict",
-    "enable",
-    "disable",
-}
+_DENIED = META_VERBS | {"print_state", "tw", "restrict", "enable", "disable"}
+"""TextWorld adds verbs of its own, which print the whole state or change what the game reports."""
 
 _RULES = """You are playing a text adventure. Answer with one command per turn, in plain words.
 Commands: look, inventory, goal, go north, go south, go east, go west, examine X, take X, take X from Y, drop X, \

@@ -7,9 +7,9 @@ and for nothing else::
     {"ok": true, "cpu": 0.62}                    or    {"ok": false, "error": "...", "impossible": true}
 
 The files are those of ``tw-make``, except that rule files are read in sorted order. TextWorld iterates over sets of
-strings, so the same bytes need the same PYTHONHASHSEED: the parent sets it to 0. Three shortcuts make it faster: rule files are parsed once per worker
-instead of once per game, a challenge's walkthrough is followed in the logic instead of in a compiled throw-away game,
-and Inform writes no index of the project.
+strings, so the same bytes need the same PYTHONHASHSEED; the parent sets it to 0. Three shortcuts make it faster: rule
+files are parsed once per worker instead of once per game, a challenge's walkthrough is followed in the logic instead
+of in a compiled throw-away game, and Inform writes no index of the project.
 """
 
 from __future__ import annotations
@@ -38,12 +38,21 @@ STRIDE = 104_729
 """Distance between those seeds."""
 
 
-def shortcuts() -> None:
-    """Speed up this process's TextWorld without changing a byte of what it makes."""
+def sort_rules() -> None:
+    """Make games independent of the order in which a file system lists a folder of rule files."""
+    load = GameLogic.load.__func__
+    GameLogic.load = classmethod(lambda cls, paths: load(cls, sorted(paths)))
+
+
+def parse_once() -> None:
+    """Keep parsed rule files; games never change them."""
     load = GameLogic.load.__func__
     cached = functools.lru_cache(maxsize=None)(lambda paths: load(GameLogic, paths))
-    # The order in which a folder lists its files differs between file systems and would get into the game.
-    GameLogic.load = classmethod(lambda cls, paths: cached(tuple(sorted(paths))))
+    GameLogic.load = classmethod(lambda cls, paths: cached(tuple(paths)))
+
+
+def follow_in_logic() -> None:
+    """Let a GameMaker follow its walkthrough without compiling a game, where that is possible."""
     slow = textworld.GameMaker.set_walkthrough
 
     def set_walkthrough(maker: Any, commands: list[str]) -> None:
@@ -75,8 +84,8 @@ def follow(maker: Any, commands: list[str]) -> bool:
                 found[event.event] = (list(actions), commands[:count])
     # Looked up before any is changed, because an event's hash depends on its actions.
     changes = [(event, found[event]) for quest in maker.quests for event in quest.win_events if event in found]
-    for event, (steps, texts) in changes:
-        event.actions, event.commands = steps, texts
+    for event, (steps, words) in changes:
+        event.actions, event.commands = steps, words
     return True
 
 
@@ -152,7 +161,9 @@ def main() -> None:
     """Serve jobs until the input ends."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever TextWorld prints must not get between the answers.
-    shortcuts()
+    sort_rules()
+    parse_once()
+    follow_in_logic()
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=replies, flush=True)
 

@@ -1,0 +1,67 @@
+"""Coin routes: computed without making games, and split so that no held-out route occurs in training."""
+
+from __future__ import annotations
+
+import pytest
+from turnrl.envs import make
+from turnrl.plugins import UserError
+
+pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
+
+from turnrl.envs.textworld.coin import count_routes, route_of, split_of_route
+from turnrl.envs.textworld.env import route
+
+
+@pytest.mark.parametrize("level", [3, 5, 6, 105])
+def test_routes_of_splits_are_disjoint(level: int) -> None:
+    env = make("textworld/coin-v0", level=level)
+    train = {route(task) for task in env.tasks("train")[:600]}
+    valid = [route(task) for task in env.tasks("valid")]
+    test = [route(task) for task in env.tasks("test")]
+    assert not train & set(valid)
+    assert not train & set(test)
+    assert not set(valid) & set(test)
+    assert len(set(valid)) == len(valid) <= 200
+    assert len(set(test)) == len(test) <= 200
+    assert len(train | set(valid) | set(test)) <= count_routes((level - 1) % 100 + 1)
+
+
+def test_every_route_has_one_owner_whatever_the_seed() -> None:
+    env = make("textworld/coin-v0", level=6)
+    assert {split_of_route(route(task)) for task in env.tasks("train")[:300]} == {"train"}
+    assert {split_of_route(route(task)) for task in env.tasks("test")} == {"test"}
+    assert len(env.tasks("test")) >= 60
+
+
+def test_routes_are_those_textworld_draws() -> None:
+    import textworld
+    from textworld.challenges.tw_coin_collector import coin_collector
+
+    moves: list[str] = []
+
+    class Stop(Exception):
+        pass
+
+    def spy(maker: object, commands: list[str]) -> None:
+        moves[:] = commands
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(textworld.GameMaker, "set_walkthrough", spy)
+        for seed in (0, 7, 11, 2_000_003):
+            for level in (4, 9):
+                options = textworld.GameOptions()
+                options.seeds = seed
+                with pytest.raises(Stop):
+                    coin_collector.make({"level": level}, options)
+                assert moves == [*(f"go {d}" for d in route_of(level, seed)), "take coin"]
+
+
+def test_a_level_without_held_out_routes_says_so() -> None:
+    with pytest.raises(UserError, match="use level 5 or more"):
+        make("textworld/coin-v0", level=1).tasks("test")
+
+
+def test_only_coin_tasks_have_routes() -> None:
+    with pytest.raises(UserError):
+        route(make("textworld/quest-v0").tasks("test")[0])
