@@ -69,7 +69,8 @@ class Chat:
         messages, RuntimeError if a response is due."""
         if len(self.history.observations) != len(self.history.responses):
             raise RuntimeError("observe() was called twice without respond()")
-        self.history.observations.append(observation)
+        # Lone surrogates cannot be tokenised; a world that read a broken file may still say them.
+        self.history.observations.append(observation.encode("utf-8", "replace").decode("utf-8"))
         old, responses = self._parts, self.history.responses
         self._parts = parts = self._template.parts(self.context.messages(self.history), responses, self._tools)
         if old and len(parts) == len(old) + 2 and parts[-2] == len(responses) - 1 and parts[: len(old)] == old:
