@@ -1,0 +1,177 @@
+"""Watch or play one episode in a terminal, turn by turn."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from .agents.agent import Agent, Player
+from .agents.baselines import BASELINES
+from .agents.chat import Prompt
+from .agents.episode import Episode, Turn
+from .agents.play import play
+from .envs import Task, TurnInfo, make
+from .envs.pool import EnvPool, EnvSession
+from .plugins import UserError, nearest
+
+
+class Quit(Exception):
+    """The human left before the end."""
+
+
+class HumanPlayer(Player):
+    """Asks the person at the keyboard."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
+        """Show the rules once."""
+        if world.instructions:
+            self.console.print(Text(world.instructions, style="dim"))
+        self.observe(observation, info)
+
+    def observe(self, observation: str, info: TurnInfo | None) -> None:
+        """Show what would be accepted."""
+        admissible = (info or {}).get("admissible_actions")
+        if admissible:
+            self.console.print(Text(f"You may: {', '.join(sorted(admissible))}", style="dim"))
+
+    async def move(self) -> Turn:
+        """One line from the keyboard. Raises Quit at the end of input."""
+        try:
+            line = self.console.input("[bold cyan]> [/]")
+        except (EOFError, KeyboardInterrupt):
+            raise Quit from None
+        return Turn([], True, [], [], text=line, action=line)
+
+
+class HumanAgent(Agent):
+    """The person at the keyboard."""
+
+    extras = frozenset({"admissible_actions"})
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def player(self, session: str, seed: int) -> HumanPlayer:
+        """There is only one."""
+        return HumanPlayer(self.console)
+
+
+class Narrator(Player):
+    """Lets another player play and prints what happens."""
+
+    def __init__(self, inner: Player, console: Console, *, echo: bool) -> None:
+        self.inner, self.console, self.echo = inner, console, echo
+        self.turns: list[Turn] = []
+
+    @property
+    def expects(self) -> str:
+        """What the inner player's format is."""
+        return self.inner.expects
+
+    def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
+        """Print the opening."""
+        self.console.print(Panel(Text(observation.strip()), title="opening", title_align="left"))
+        self.inner.begin(world, observation, info)
+
+    async def move(self) -> Turn:
+        """Print what the player wrote and how it was understood."""
+        turn = await self.inner.move()
+        self.turns.append(turn)
+        if self.echo:
+            self.console.print(Text.assemble((f"{len(self.turns)} > ", "bold cyan"), turn.text))
+            if turn.action != turn.text:
+                self.console.print(Text(f"    understood as: {turn.action}", style="dim"))
+        return turn
+
+    def observe(self, observation: str, info: TurnInfo | None) -> None:
+        """Print the world's answer."""
+        self.tell(self.turns[-1])
+        self.inner.observe(observation, info)
+
+    def tell(self, turn: Turn) -> None:
+        """The answer to one turn, with its reward and whatever else is known."""
+        facts = [f"reward {turn.env_reward:+g}"]
+        facts += [f"score {turn.score:g}"] if turn.score is not None else []
+        facts += [] if turn.valid_action else [f"refused: {turn.invalid_reason}"]
+        subtitle = Text(", ".join(facts), style="green" if turn.valid_action else "red")
+        title = f"turn {len(self.turns)}"
+        self.console.print(Panel(Text(turn.observation.strip()), title=title, title_align="left", subtitle=subtitle))
+
+    def closing(self) -> Prompt | None:
+        """As the inner player."""
+        return self.inner.closing()
+
+    def close(self) -> None:
+        """As the inner player."""
+        self.inner.close()
+
+
+def choose_agent(name: str, console: Console, temperature: float, max_turns: int) -> tuple[Agent, int]:
+    """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises UserError."""
+    if name == "human":
+        return HumanAgent(console), max_turns
+    if name in BASELINES:
+        return BASELINES[name](), max_turns
+    if not Path(name).is_dir():
+        known = ["human", *BASELINES]
+        raise UserError(f"no agent '{name}': give the folder of a run or checkpoint, or {nearest(name, known)}")
+    from .agents.checkpoint import load_agent
+
+    loaded = load_agent(Path(name), temperature=temperature)
+    return loaded.agent, loaded.max_turns
+
+
+def choose_task(env: str, params: dict[str, Any], split: str, seed: int) -> Task:
+    """The task number `seed` of a split, made ready to play. Raises UserError."""
+    prototype = make(env, **params)
+    try:
+        pool = prototype.tasks(split)
+        if seed >= len(pool):
+            raise UserError(f"the {split} split of {env} has {len(pool)} tasks: choose --seed below {len(pool)}")
+        prototype.prepare([pool[seed]])
+        return pool[seed]
+    finally:
+        prototype.close()
+
+
+def play_in_terminal(
+    env: str,
+    agent: str,
+    *,
+    params: dict[str, Any],
+    split: str,
+    seed: int,
+    max_turns: int,
+    temperature: float,
+    console: Console,
+) -> Episode | None:
+    """One episode, printed as it happens; None if the human left before its end.
+
+    Args:
+        seed: which task of the split, and the random choices of the player.
+
+    Raises:
+        UserError: unknown environment, agent, split or checkpoint.
+    """
+    player, limit = choose_agent(agent, console, temperature, max_turns)
+    task = choose_task(env, params, split, seed)
+    pool = EnvPool(slots=1, options={"extras": tuple(player.extras)})
+    narrator = Narrator(player.player(f"terminal:{task.id}", seed), console, echo=agent != "human")
+    try:
+        episode = asyncio.run(play(narrator, task, pool, max_turns=limit))
+    except Quit:
+        return None
+    finally:
+        narrator.close()
+        pool.close()
+    if episode.turns and not episode.stop.truncated:
+        narrator.tell(episode.turns[-1])
+    return episode

@@ -1,0 +1,31 @@
+"""What every test shares: one thread per process, and no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+# Before torch is imported anywhere: results are compared bit by bit, and pytest-xdist already uses every core.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    OMP_WAIT_POLICY="passive",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+)
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """Path of a program of the system. Without it a test is skipped on a laptop and fails where CI=true."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"the program '{name}' is not installed")
+            raise AssertionError
+        return path
+
+    return find

@@ -1,0 +1,124 @@
+"""The house: who may import whom, what `import turnrl` costs, and how big a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("containers", "envs", "agents", "rewards", "training")
+"""From the cellar up. A room imports itself and what is below it."""
+FILES = sorted(path for room in FLOORS for path in (ROOT / room).rglob("*.py"))
+BESIDE = ("__init__.py", "catalogue.py", "cli.py", "plugins.py", "terminal.py")
+
+
+def imports(source: str, package: list[str]) -> Iterator[str]:
+    """Absolute names of all that `source` imports, at any depth; `package` is the one it lives in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module":
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def rooms(source: str, package: list[str]) -> set[str]:
+    """The rooms that `source` imports from."""
+    names = [name.split(".") for name in imports(source, package)]
+    return {parts[1] for parts in names if parts[0] == "turnrl" and len(parts) > 1 and parts[1] in FLOORS}
+
+
+def test_the_parser_sees_every_way_to_import() -> None:
+    source = """
+from ..training.batch import TokenBatch
+from .. import rewards
+import turnrl.agents.episode
+if TYPE_CHECKING:
+    from turnrl.envs import Task
+def late():
+    from ..containers import x
+    import_module("turnrl.training.run")
+"""
+    assert rooms(source, ["turnrl", "envs"]) == {"training", "rewards", "agents", "envs", "containers"}
+    assert rooms("from .core import TextEnv", ["turnrl", "envs"]) == {"envs"}
+    assert rooms("from .core import TextEnv", ["turnrl", "envs", "textworld"]) == {"envs"}
+    assert rooms("import gymnasium, numpy.typing", ["turnrl", "envs"]) == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_room_imports_upwards(path: Path) -> None:
+    package = ["turnrl", *path.relative_to(ROOT).parts[:-1]]
+    allowed = set(FLOORS[: FLOORS.index(package[1]) + 1])
+    assert rooms(path.read_text("utf-8"), package) <= allowed
+
+
+def test_plugins_import_no_room() -> None:
+    assert rooms((ROOT / "plugins.py").read_text("utf-8"), ["turnrl"]) == set()
+
+
+IMPORT = "import sys, time; start = time.perf_counter(); import turnrl; print(time.perf_counter() - start); print({})"
+
+
+def fresh(code: str) -> list[str]:
+    """Lines that a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_import_takes_less_than_a_second() -> None:
+    assert min(float(fresh(IMPORT.format("0"))[0]) for _ in range(5)) < 1.0
+
+
+def test_import_brings_neither_torch_nor_any_world() -> None:
+    loaded = set(fresh(IMPORT.format("'\\n'.join(sys.modules)"))[1:])
+    heavy = {"torch", "transformers", "tokenizers", "textworld", "alfworld", "spacy", "matplotlib", "peft"}
+    assert "turnrl.envs.registry" in loaded
+    assert not loaded & heavy
+    worlds = {f"turnrl.envs.{path.parent.name}" for path in (ROOT / "envs").glob("*/__init__.py")}
+    assert worlds
+    assert not loaded & worlds
+
+
+def test_help_is_quick() -> None:
+    code = "import sys, turnrl.cli; code = turnrl.cli.run(['--help']); print(*sys.modules, sep='\\n'); sys.exit(code)"
+    start = time.perf_counter()
+    assert "torch" not in fresh(code)
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *(ROOT / name for name in BESIDE)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_files_and_functions_are_small(path: Path) -> None:
+    source = path.read_text("utf-8")
+    assert len(source.splitlines()) <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_public_names_exist() -> None:
+    names = fresh("import turnrl; [getattr(turnrl, name) for name in turnrl.__all__]; print(*turnrl.__all__)")[
+        0
+    ].split()
+    assert {"make", "register", "evaluate", "train", "Recipe", "Task", "Episode"} <= set(names)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_every_module_says_what_it_is(room: str) -> None:
+    silent = [
+        p.relative_to(ROOT)
+        for p in (ROOT / room).rglob("*.py")
+        if not ast.get_docstring(ast.parse(p.read_text("utf-8")))
+    ]
+    assert not silent

@@ -1,0 +1,79 @@
+"""Which metrics become which charts, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .chart import Chart, Series, draw
+from .run import Record, number
+
+TROUBLE = {
+    "kl": "distance to the reference policy, nats per token",
+    "clip_fraction": "share of tokens whose gradient was clipped",
+    "entropy": "nats per token; near 0 the policy stops exploring",
+    "grad_norm": "before clipping",
+    "zero_variance_groups": "share of groups that teach nothing",
+    "engine_gap": "mean |log-probability of engine - trainer|, nats",
+    "advantage/std": "spread of the advantages over turns or tokens",
+}
+"""Metrics that show trouble, with what they say."""
+KNOWN = {"stage", "step", "kind", "split", "success", "low", "high", "n", "loss", "valid_loss", "return"}
+
+
+@dataclass(slots=True)
+class Section:
+    """Charts under one heading; `folded` ones open on demand."""
+
+    title: str
+    charts: list[Chart]
+    folded: bool = False
+
+
+def line(records: Sequence[Record], key: str, name: str | None = None) -> Series:
+    """One metric over steps; missing and non-finite values leave gaps."""
+    points = [(float(r["step"]), y) for r in records if (y := number(r.get(key))) is not None]
+    return Series(name or key.partition("/")[2] or key, points)
+
+
+def success_series(records: Sequence[Record]) -> list[Series]:
+    """Success in training, and of each evaluated split with its interval."""
+    series = [line([r for r in records if r.get("kind") == "train"], "success", "train, as played")]
+    for split in sorted({str(r.get("split", "")) for r in records if r.get("kind") == "eval"}):
+        rows = [r for r in records if r.get("kind") == "eval" and str(r.get("split", "")) == split]
+        one = line(rows, "success", split or "evaluation")
+        for row in rows:
+            low, high = number(row.get("low")), number(row.get("high"))
+            if low is not None and high is not None and number(row.get("success")) is not None:
+                one.band.append((float(row["step"]), low, high))
+        series.append(one)
+    return series
+
+
+def sections(records: Sequence[Record]) -> list[Section]:
+    """All charts of a stage."""
+    train = [r for r in records if r.get("kind") != "eval"]
+    keys = sorted({key for r in train for key, value in r.items() if number(value) is not None})
+
+    def start(prefix: str) -> list[str]:
+        return [key for key in keys if key.startswith(prefix)]
+
+    learning = [
+        draw("success rate", success_series(records), note="bands: 95 % Wilson intervals", bounds=(0.0, 1.0)),
+        draw("return", [line(train, "return")], note="weighted sum of the rewards, per episode"),
+        draw("loss", [line(records, "loss", "training"), line(records, "valid_loss", "validation")]),
+    ]
+    rewards = [draw(key.partition("/")[2], [line(train, key)], note="mean per episode") for key in start("reward/")]
+    trouble = [draw(key, [line(train, key, key)], note=note) for key, note in TROUBLE.items()]
+    trouble.append(draw("lost episodes", [line(train, key) for key in start("lost/")], note="failures, by reason"))
+    time = [draw("seconds per step", [line(train, key) for key in start("seconds/")])]
+    used = KNOWN | set(TROUBLE) | set(start("reward/") + start("lost/") + start("seconds/"))
+    rest = [draw(key, [line(train, key, key)]) for key in keys if key not in used]
+    found = [
+        Section("Learning", [chart for chart in learning if chart]),
+        Section("Rewards", [chart for chart in rewards if chart]),
+        Section("Signs of trouble", [chart for chart in trouble if chart]),
+        Section("Time", [chart for chart in time if chart]),
+        Section("Everything else that was recorded", [chart for chart in rest if chart], folded=True),
+    ]
+    return [section for section in found if section.charts]
