@@ -33,6 +33,14 @@ which would carry a denied verb past the grammar."""
 _DENIED = META_VERBS | {"print_state", "tw", "restrict", "enable", "disable"}
 """TextWorld adds verbs of its own, which print the whole state or change what the game reports."""
 
+def _compass() -> tuple[dict[str, str], ...]:
+    """The turns and mirrors of a map, other than leaving it alone: seven renamings of its directions."""
+    ring = ("north", "east", "south", "west")
+    turned = [{ring[i]: ring[(i + by) % 4] for i in range(4)} for by in range(4)]
+    mirrored = [{ring[i]: ring[(by - i) % 4] for i in range(4)} for by in range(4)]
+    return tuple(turned[1:] + mirrored)
+
+
 _RULES = """You are playing a text adventure. Answer with one command per turn, in plain words.
 Commands: look, inventory, goal, go north, go south, go east, go west, examine X, take X, take X from Y, drop X, \
 put X on Y, insert X into Y, open X, close X, unlock X with Y, lock X with Y, eat X."""
@@ -73,6 +81,7 @@ class TextWorldEnv(TextEnv):
     family: ClassVar[str]
     grammar = Grammar(chaining=False, deny=frozenset(_DENIED), max_chars=128)
     instructions = _RULES
+    symmetries = _compass()
 
     def __init__(
         self,

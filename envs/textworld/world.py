@@ -11,6 +11,7 @@ what plan wins) is only consulted when somebody asks::
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import textworld
 from textworld.generator.game import GameProgression
 from textworld.generator.inform7 import Inform7Game
 
+_LOGIC = threading.Lock()
+"""TextWorld reads logic with one parser per process, which two threads must not use at once."""
 _TRACE = re.compile(r"\[([^\]]+)\]\n?")
 _SUCCEEDED = " - succeeded"
 _WON, _LOST = "*** The End ***", "*** You lost! ***"
@@ -61,7 +64,8 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._env: Any = textworld.start(str(path), textworld.EnvInfos())
+        with _LOGIC:
+            self._env: Any = textworld.start(str(path), textworld.EnvInfos())
         self._logic: GameProgression | None = None
         self._inform7: Any = None
         self._events: list[str] = []
@@ -69,7 +73,8 @@ class World:
 
     def start(self) -> str:
         """(Re)start the game and return the opening text, objective included where the game has one."""
-        state = self._env.reset()
+        with _LOGIC:
+            state = self._env.reset()
         self._game = state.game
         self.max_score: int = state.max_score
         # Its answer is dropped; from here on the game reports actions.
@@ -90,13 +95,15 @@ class World:
 
     def possible(self) -> list[str]:
         """Every command that has an effect or shows something now, sorted, each once."""
-        logic = self._follow(plan=False)
-        return sorted(set(self._inform7.gen_commands_from_actions(logic.valid_actions)))
+        with _LOGIC:
+            logic = self._follow(plan=False)
+            return sorted(set(self._inform7.gen_commands_from_actions(logic.valid_actions)))
 
     def plan(self) -> list[str]:
         """Commands that win from here; empty if the game is over or TextWorld knows no way."""
-        actions = self._follow(plan=True).winning_policy
-        return list(self._inform7.gen_commands_from_actions(actions)) if actions else []
+        with _LOGIC:
+            actions = self._follow(plan=True).winning_policy
+            return list(self._inform7.gen_commands_from_actions(actions)) if actions else []
 
     def close(self) -> None:
         """Free the interpreter; the object is of no use afterwards."""
