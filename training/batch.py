@@ -197,7 +197,7 @@ def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
             row.add(episode.prompt(t), -1)
         else:
             row.add(turn.prompt_ids, -1)
-        row.add(turn.response_ids, t if turn.trained else -1, turn.logprobs)
+        row.add(turn.response_ids, *((t, turn.logprobs) if turn.trained else (-1, None)))
     if closing and episode.stop.truncated and episode.closing_ids:
         if not (merge and episode.closing_extends):
             yield row

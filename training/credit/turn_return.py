@@ -54,12 +54,12 @@ class TurnReturn(Credit):
     def _baseline_ET(self, return_ET: Tensor, batch: TokenBatch) -> Tensor:
         if self.baseline == "none" or not batch.max_turns:
             return torch.zeros_like(return_ET)
-        alive_ET = batch.mask_ET.double()
+        counted_ET, alive_ET = return_ET, batch.mask_ET.double()
         if self.baseline == "episode":
-            return_ET, alive_ET = return_ET[:, :1].expand_as(return_ET), torch.ones_like(alive_ET)
+            counted_ET, alive_ET = return_ET[:, :1].expand_as(return_ET), torch.ones_like(alive_ET)
         index_E, count_G = batch.group_E.unique(return_inverse=True, return_counts=True)[1:]
         others_ET = group_sum(alive_ET, index_E, len(count_G))[index_E] - alive_ET
-        total_ET = group_sum(return_ET, index_E, len(count_G))[index_E] - return_ET
+        total_ET = group_sum(counted_ET, index_E, len(count_G))[index_E] - counted_ET
         last_E = ((others_ET > 0).sum(1) - 1).clamp(min=0)
         turn_ET = torch.minimum(torch.arange(batch.max_turns), last_E[:, None])
         baseline_ET = (total_ET / others_ET.clamp(min=1)).gather(1, turn_ET)

@@ -1,0 +1,165 @@
+"""TokenBatch: what was sampled is what is trained, wherever it was packed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.envs.task import Task
+from turnrl.training.batch import TokenBatch, map_groups, masked_mean
+
+from .builders import NAN, batch_of, env_rewards, numbered, random_groups
+
+SEEDS = st.integers(0, 10**6)
+
+
+def packed(
+    seed: int, merge: bool, closing: bool = False, gaps: float = 0.2
+) -> tuple[list[Group], list[Episode], TokenBatch]:
+    groups = random_groups(seed, gaps=gaps)
+    return (
+        groups,
+        [episode for group in groups for episode in group],
+        TokenBatch.pack(groups, merge=merge, closing=closing),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, merge=st.booleans(), closing=st.booleans())
+def test_round_trip(seed: int, merge: bool, closing: bool) -> None:
+    """Sampled tokens, read row by row, are the responses in order; what precedes each is the prompt the engine saw."""
+    groups, episodes, batch = packed(seed, merge, closing)
+    expected = [
+        (e, t, token, logprob)
+        for e, episode in enumerate(episodes)
+        for t, turn in enumerate(episode.turns)
+        for token, logprob in zip(turn.response_ids, turn.logprobs, strict=True)
+    ]
+    row, column = batch.mask_BL.nonzero(as_tuple=True)
+    assert batch.episode_B[row].tolist() == [e for e, *_ in expected]
+    assert batch.turn_BL[row, column].tolist() == [t for _, t, *_ in expected]
+    assert batch.tokens_BL[row, column].tolist() == [token for *_, token, _ in expected]
+    torch.testing.assert_close(batch.logprobs_BL[row, column], torch.tensor([p for *_, p in expected]))
+    first_seen = set()
+    for b, c in zip(row.tolist(), column.tolist(), strict=True):
+        key = (int(batch.episode_B[b]), int(batch.turn_BL[b, c]))
+        if key not in first_seen:
+            assert batch.tokens_BL[b, :c].tolist() == episodes[key[0]].prompt(key[1])
+        first_seen.add(key)
+    assert batch.group_E.tolist() == [g for g, group in enumerate(groups) for _ in group]
+    assert batch.turns_E.tolist() == [len(episode.turns) for episode in episodes]
+    assert batch.terminated_E.tolist() == [not episode.stop.truncated for episode in episodes]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, merge=st.booleans())
+def test_turns_tile_the_responses(seed: int, merge: bool) -> None:
+    """A turn lies in one row, without a hole, and nothing outside the mask carries a number."""
+    _, episodes, batch = packed(seed, merge)
+    spans: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for b, c in batch.mask_BL.nonzero().tolist():
+        spans.setdefault((int(batch.episode_B[b]), int(batch.turn_BL[b, c])), []).append((b, c))
+    for (e, t), places in spans.items():
+        assert len({b for b, _ in places}) == 1
+        columns = [c for _, c in places]
+        assert columns == list(range(columns[0], columns[0] + len(episodes[e].turns[t].response_ids)))
+    assert int(batch.mask_BL.sum()) == sum(episode.response_tokens for episode in episodes)
+    assert not batch.logprobs_BL[~batch.mask_BL].any()
+    past_end = torch.arange(batch.tokens_BL.shape[1])[None] >= batch.lengths_B[:, None]
+    assert not batch.tokens_BL[past_end].any()
+    assert batch.turn_BL[past_end].eq(-1).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, merge=st.booleans())
+def test_numbers_land_in_their_own_turn(seed: int, merge: bool) -> None:
+    groups, episodes, batch = packed(seed, merge)
+    batch, rewards_KET = batch.with_rewards(env_rewards(groups), {"environment": 3.0})
+    spread_BL = batch.spread(batch.total_ET(rewards_KET))
+    for b, c in batch.mask_BL.nonzero().tolist():
+        turn = episodes[int(batch.episode_B[b])].turns[int(batch.turn_BL[b, c])]
+        assert float(spread_BL[b, c]) == pytest.approx(3 * turn.env_reward)
+    assert not spread_BL[~batch.mask_BL].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, merge=st.booleans(), budget=st.integers(1, 200))
+def test_split_covers_every_row_once_within_the_budget(seed: int, merge: bool, budget: int) -> None:
+    _, _, batch = packed(seed, merge)
+    cuts = list(batch.split(budget))
+    assert sorted(torch.cat(cuts).tolist()) == list(range(len(batch.lengths_B)))
+    for rows in cuts:
+        micro = batch.select(rows)
+        assert micro.tokens_BL.shape == (len(rows), int(batch.lengths_B[rows].max()))
+        assert micro.tokens_BL.numel() <= budget or len(rows) == 1
+
+
+def test_select_keeps_what_belongs_to_episodes() -> None:
+    _, _, batch = packed(3, merge=False)
+    batch = replace(batch, values_BL=torch.rand(batch.turn_BL.shape), bootstrap_E=torch.rand(batch.episodes))
+    batch.signals["returns"] = torch.rand(batch.turn_BL.shape)
+    rows = [2, 0]
+    micro = batch.select(rows)
+    assert micro.values_BL is not None
+    assert batch.values_BL is not None
+    assert torch.equal(micro.values_BL, batch.values_BL[rows, : micro.tokens_BL.shape[1]])
+    assert torch.equal(micro.signals["returns"], batch.signals["returns"][rows, : micro.tokens_BL.shape[1]])
+    assert micro.old_logprobs_BL is None
+    assert micro.episode_B.tolist() == batch.episode_B[rows].tolist()
+    assert micro.bootstrap_E is batch.bootstrap_E
+    assert micro.episodes == batch.episodes
+    assert batch.select([]).tokens_BL.shape == (0, 0)
+
+
+def test_merging_saves_tokens_and_nothing_else() -> None:
+    groups = random_groups(5)
+    merged, single = TokenBatch.pack(groups), TokenBatch.pack(groups, merge=False)
+    assert int(merged.lengths_B.sum()) < int(single.lengths_B.sum())
+    assert len(single.lengths_B) == int(single.turns_E.sum())
+    assert int(merged.mask_BL.sum()) == int(single.mask_BL.sum()) == len(numbered(groups))
+
+
+def test_turns_that_are_context_only_are_not_trained() -> None:
+    task = Task(env="toy/made-v0", seed=0)
+    turns = [
+        Turn([1, 2], False, [3], [-0.1]),
+        Turn([4], True, [5, 6], [-0.2, -0.3], trained=False),
+        Turn([7], True, [8], [-0.4]),
+    ]
+    batch = TokenBatch.pack([Group(task, [Episode(task, turns=turns, stop=StopReason.WON, success=True)])])
+    assert batch.tokens_BL.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert batch.turn_BL.tolist() == [[-1, -1, 0, -1, -1, -1, -1, 2]]
+    assert not batch.logprobs_BL[~batch.mask_BL].any()
+    assert batch.turns_E.tolist() == [3]
+    assert batch.success_E.tolist() == [True]
+
+
+def test_rewards_keep_their_names() -> None:
+    batch, rewards_KET = batch_of([[0, 1], [0]]).with_rewards(
+        {"a": [[1.0, 2.0], [3.0]], "b": [[0.0, 1.0], [-1.0]]}, {"b": 0.5, "a": 2.0}
+    )
+    assert batch.reward_names == ("a", "b")
+    assert rewards_KET.dtype == torch.float64
+    assert rewards_KET.tolist() == [[[1, 2], [3, 0]], [[0, 1], [-1, 0]]]
+    assert batch.total_ET(rewards_KET).tolist() == [[2, 4.5], [5.5, 0]]
+
+
+def test_nothing_was_played() -> None:
+    task = Task(env="toy/made-v0", seed=0)
+    for groups in ([], [Group(task, [])], [Group(task, [Episode(task)])]):
+        batch = TokenBatch.pack(groups)
+        assert not batch.mask_BL.any()
+        assert list(batch.split(10)) == []
+        assert batch.spread(torch.zeros(batch.episodes, 0)).shape == batch.turn_BL.shape
+
+
+def test_masked_mean_and_groups() -> None:
+    assert masked_mean(torch.tensor([1.0, NAN, 3.0]), torch.tensor([True, False, True])) == 2
+    assert masked_mean(torch.tensor([NAN]), torch.tensor([False])) == 0
+    seen: list[list[int]] = []
+    map_groups(torch.tensor([4, 1, 4]), lambda index: seen.append(index.tolist()))
+    assert seen == [[1], [0, 2]]
