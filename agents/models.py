@@ -7,18 +7,23 @@ the package index (`agents/smollm2.py`); any other name is a folder in Hugging F
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..plugins import UserError
 
+BUILT_IN = ("tiny", "smollm2")
 Corpus = Callable[[], Iterable[str]]
 """Texts of the world to train a tokenizer on; called only if one is trained."""
 
@@ -202,27 +207,60 @@ def _tiny(config: ModelConfig, corpus: Corpus | None) -> tuple[Any, Any]:
 
 
 def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
-    local = Path(name).is_dir()
-    if not local and (Path(name).exists() or name.startswith(("/", ".")) or name.count("/") > 1):
-        raise UserError(f"model '{name}': there is no such folder")
-    if local and (Path(name) / "adapter_config.json").is_file():
+    if not Path(name).is_dir():
+        return _from_hub(name, dtype)
+    if (Path(name) / "adapter_config.json").is_file():
         return _adapted(name, dtype)
-    if local and not (Path(name) / "config.json").is_file():
+    if not (Path(name) / "config.json").is_file():
         raise UserError(f"model '{name}': the folder holds no config.json, so it is no model in Hugging Face format")
+    try:
+        return _read(name, dtype, local_files_only=True)
+    except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
+        raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
+
+
+def _read(name: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
-        if local:
-            raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
-        raise UserError(
-            f"model '{name}' is neither tiny, smollm2 nor a folder, and it could not be fetched from the Hugging Face "
-            f"Hub (no such model, or no network): {_brief(error)}"
-        ) from None
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=local_files_only)
     return model, tokenizer
+
+
+def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
+    """From the Hub's cache on this machine, else from the Hub."""
+    if Path(name).exists() or name.startswith(("/", ".")) or name.count("/") > 1:
+        raise UserError(f"model '{name}': there is no such folder")
+    if "/" not in name and (close := difflib.get_close_matches(name, BUILT_IN, n=1)):
+        raise UserError(f"there is no model '{name}'; did you mean '{close[0]}'?")
+    try:
+        return _read(name, dtype, local_files_only=True)
+    except Exception as error:
+        problem = error
+    if _hub_answers():
+        try:
+            return _read(name, dtype, local_files_only=False)
+        except Exception as error:
+            problem = error
+    raise UserError(
+        f"model '{name}' is neither {' nor '.join(BUILT_IN)} nor a folder, and it could not be fetched from the "
+        f"Hugging Face Hub (no such model, or no network): {_brief(problem)}"
+    )
+
+
+def _hub_answers() -> bool:
+    """Asked before a download, which would retry for a minute where there is no network."""
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    where = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((where.hostname or "", where.port or 443), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def _brief(error: Exception) -> str:

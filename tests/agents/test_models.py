@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,13 +21,12 @@ from turnrl.agents.chat import Chat
 from turnrl.agents.context.full_history import FullHistory
 from turnrl.agents.models import Loaded, LoraConfig, ModelConfig, load, save
 
-LETTERS = "etaoinshrdlcumwfgypbvk"
-
 
 def corpus() -> Iterator[str]:
     """Sentences with enough different words for a thousand tokens."""
+    rng = random.Random(0)
     for i in range(600):
-        made_up = "".join(LETTERS[(i * i * (k + 3) + i * k) % 22] for k in range(4))
+        made_up = "".join(rng.choices("etaoinshrdlcumwfgypbvk", k=5))
         yield f"You see a kitchen, a lantern and {i} {made_up}s on the {made_up} table."
 
 
@@ -183,6 +183,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.M
         (ModelConfig(name=str(tmp_path / "missing")), "no such folder"),
         (ModelConfig(name=str(tmp_path / "empty")), "config.json"),
         (ModelConfig(name=str(broken)), "cannot be loaded"),
+        (ModelConfig(name="tinny"), "did you mean 'tiny'"),
         (ModelConfig(width=30, heads=4), "width 30"),
         (ModelConfig(width=32, heads=4, kv_heads=3), "kv_heads 3"),
         (SMALL.model_copy(update={"lora": lora}), "lora"),
