@@ -30,8 +30,10 @@ SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
 _UNSAFE = re.compile(r'[\[\]<>*,"]')
 """Brackets and stars could forge the traces and the end that are read from the text; a comma gives orders to oneself,
 which would carry a denied verb past the grammar."""
-_DENIED = META_VERBS | {"print_state", "tw", "restrict", "enable", "disable"}
+_TEXTWORLD_VERBS = "print_state tw tw-print tw-extra-infos tw-trace-actions restrict enable disable"
+_DENIED = META_VERBS | set(_TEXTWORLD_VERBS.split())
 """TextWorld adds verbs of its own, which print the whole state or change what the game reports."""
+
 
 def _compass() -> tuple[dict[str, str], ...]:
     """The turns and mirrors of a map, other than leaving it alone: seven renamings of its directions."""
