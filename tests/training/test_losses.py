@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -326,11 +325,11 @@ def test_value_targets_are_selected() -> None:
     values = torch.tensor([[1.0, NAN, 3.0]], requires_grad=True)
     loss, _ = value_loss(values, torch.tensor([[1.0, NAN, float("inf")]]), torch.tensor([[2.0, NAN, NAN]]))
     loss.backward()
-    assert float(loss) == 0.5
+    assert loss.item() == 0.5
     assert values.grad is not None
     assert values.grad.tolist() == [[-1, 0, 0]]
     loss, metrics = value_loss(values, values.detach(), torch.full((1, 3), NAN))
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -350,10 +349,3 @@ def test_explained_variance() -> None:
     assert explained_variance(torch.zeros(4), returns) == 0
     assert explained_variance(-returns, returns) == pytest.approx(-3)
     assert explained_variance(returns, torch.tensor([1.0, 1.0, NAN, NAN])) == 0
-
-
-def test_every_pair_of_credit_and_loss_runs() -> None:
-    for credit, loss in itertools.product(CREDITS.names(), LOSSES.names()):
-        result, gradient = loss_and_gradient({"name": credit}, {"name": loss}, True)
-        assert result.isfinite()
-        assert gradient.isfinite().all()
