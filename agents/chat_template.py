@@ -25,6 +25,9 @@ Run: TypeAlias = tuple[tuple[str, bool], ...]
 Part: TypeAlias = Run | int
 """A run, or the index of a response."""
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""Byte fallback tokens: some tokenizers call them special, yet any text may need them."""
+
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '> ' + m['content'] + (eos_token or '') + '\n\n' }}"
     "{% else %}{{ m['content'] + '\n\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '> ' }}{% endif %}"
@@ -41,6 +44,7 @@ class Template:
         added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
         self._added = {str(token.content): i for i, token in added.items()}
         special = {str(t.content) for t in added.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
+        special -= {s for s in special if _BYTE.fullmatch(s)}
         self._hidden: re.Pattern[str] | None = None
         self.fold = self._must_fold()
         glue = self._probe()
