@@ -158,7 +158,7 @@ def test_a_hang_is_a_timeout_and_the_pool_goes_on(backend: str) -> None:
             assert caught.value.kind == "timeout"
         assert await play(pool, task(), WALK)
 
-    _, stats = run(hang, backend=backend, workers=1, step_timeout=0.3)
+    _, stats = run(hang, backend=backend, workers=1, step_timeout=1.0)
     assert (stats["timeouts"], stats["errors"], stats["restarts"]) == (1, 0, 1)
 
 
@@ -170,7 +170,7 @@ def test_a_hang_costs_the_others_of_its_worker_an_error() -> None:
             ends = await asyncio.gather(session.step("hang"), other.step("go east"), return_exceptions=True)
             assert [end.kind for end in ends if isinstance(end, EnvFailure)] == ["timeout", "error"]
 
-    run(hang, backend="process", workers=1, step_timeout=0.3)
+    run(hang, backend="process", workers=1, step_timeout=1.0)
 
 
 def test_a_busy_event_loop_is_not_the_worlds_fault() -> None:
@@ -179,11 +179,11 @@ def test_a_busy_event_loop_is_not_the_worlds_fault() -> None:
             await session.reset()
             stepping = asyncio.ensure_future(session.step("go east"))
             await asyncio.sleep(0)
-            time.sleep(0.8)
+            time.sleep(2.0)
             assert (await stepping)[0]
 
     for backend in ("thread", "process"):
-        _, stats = run(stall, backend=backend, workers=1, step_timeout=0.3)
+        _, stats = run(stall, backend=backend, workers=1, step_timeout=1.0)
         assert stats["timeouts"] == 0
 
 
