@@ -13,18 +13,21 @@ A token is the inverse of the cumulative distribution at that number. Reported l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..episode import FinishReason
 from .base import Sampling
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
+_LOGITS_ROWS = 256
+"""Positions whose logits are computed at a time when scoring."""
 _WINDOW = 64
 """Tokens at the end of a response that are decoded to look for a stop string, plus four per character of it."""
 
@@ -158,3 +161,31 @@ class StopText:
         return str(
             self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
+
+
+def finish_reason(token_ids: Sequence[int], sampling: Sampling, text: StopText | None) -> FinishReason | None:
+    """Why a response ends with its last token, or None if it goes on."""
+    length = len(token_ids)
+    if token_ids[-1] in sampling.stop_token_ids:
+        return "stop"
+    # A stop string that was completed before the minimum counts as soon as the minimum is reached.
+    asked = sampling.stop and length >= sampling.min_tokens
+    if asked and text is not None and text.found(token_ids, sampling.stop, every=length == sampling.min_tokens):
+        return "stop"
+    return "length" if length >= sampling.max_tokens else None
+
+
+def token_logprobs(head: Callable[[Tensor], Tensor], hidden_NH: Tensor, targets: Sequence[int]) -> list[float]:
+    """Log-probabilities (nats, temperature 1) of `targets`, each given the hidden state before it.
+
+    Args:
+        head: from hidden states [N, H] to logits [N, V].
+        hidden_NH: at least as many as there are targets.
+        targets: token ids.
+    """
+    scores: list[float] = []
+    for first in range(0, len(targets), _LOGITS_ROWS):
+        ids_N = torch.tensor(targets[first : first + _LOGITS_ROWS], device=hidden_NH.device)
+        logprobs_NV = head(hidden_NH[first : first + len(ids_N)]).float().log_softmax(-1)
+        scores += logprobs_NV.gather(-1, ids_N[:, None])[:, 0].tolist()
+    return scores

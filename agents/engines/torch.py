@@ -16,7 +16,11 @@ results, depend on neither thread timing nor the speed of environments, as long 
 request and nothing else asks. A request without a session waits for nobody, and nobody waits while one is pending.
 
 **Admission rule.** Waiting requests are admitted when nothing is decoding, or when they are at least `ADMIT_SHARE`
-times as many as the rows that are. Decoding goes on without waiting while too few sessions are away to reach it.
+times as many as the rows that are. Decoding goes on without waiting while too few sessions are away to reach it. For 64
+sessions of a model of 0.46 M parameters that answer with 2 to 4 tokens, 8 turns, shares of 0 / 0.25 / 0.5 / 1 / 2 /
+infinity took 0.88 / 0.82 / 0.86 / 0.97 / 0.87 / 0.83 CPU seconds (best of 3, loaded machine); with 1 to 32 tokens, 4
+turns, 1.19 / 1.09 / 1.12 / 1.14 / 1.17 / 1.10. It matters little unless newcomers come one by one, and a share below
+one lets environments run while the rest decodes.
 """
 
 from __future__ import annotations
@@ -32,15 +36,12 @@ import torch
 from torch import Tensor
 
 from ...plugins import UserError
-from ..episode import FinishReason
 from .base import Completion, ContextOverflow, EngineError, EngineStats, Sampling
 from .kv_cache import Slot, SlotCache, check_model
-from .sampling import SamplingBatch, StopText
+from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
 ADMIT_SHARE = 0.5
 _PLAIN = Sampling.model_validate({})
-_LOGITS_ROWS = 256
-"""Positions whose logits are computed at a time when scoring."""
 
 
 @dataclass(slots=True, eq=False)
@@ -268,7 +269,7 @@ class TorchEngine:
             return None
         if self._worth(len(candidates)):
             return lambda: self._admit(candidates[: self.max_batch - len(self._running)])
-        return self._decode
+        return lambda: self._guarded(list(self._running), self._decode)
 
     def _worth(self, waiting: int) -> bool:
         """Whether so many waiting requests are to be admitted now."""
@@ -334,16 +335,13 @@ class TorchEngine:
     def _evict(self, extra: int) -> None:
         """Drop caches of sessions without a request until `extra` more tokens fit."""
         excess = self._cache.cached_tokens + extra - self.max_cached_tokens
-        if excess <= 0:
-            return
         pending = {row.session for row in self._waiting + self._running}
         idle = [(slot.used, name) for name, slot in self._sessions.items() if name not in pending]
         for _, name in sorted(idle):
-            if excess <= 0:
-                return
-            slot = self._sessions.pop(name)
-            excess -= len(slot.tokens)
-            self._cache.release(slot)
+            if excess > 0:
+                slot = self._sessions.pop(name)
+                excess -= len(slot.tokens)
+                self._cache.release(slot)
 
     def _groups(self, rows: list[_Row]) -> list[list[_Row]]:
         """Rows to encode together: of similar length, within the budget of padded tokens, in the order of the slots."""
@@ -364,30 +362,17 @@ class TorchEngine:
         before = self._cache.clock
         hidden = self._cache.extend(slots, new, wanted)
         self.stats.prefill_calls += self._cache.clock - before
-        pairs = list(zip(rows, hidden, strict=True))
-        if sampled := [(row, hidden_1H) for row, hidden_1H in pairs if row.start is None]:
-            self._accept([row for row, _ in sampled], torch.cat([hidden_1H for _, hidden_1H in sampled]))
-        for row, hidden_NH in pairs:
+        if sampled := [i for i, row in enumerate(rows) if row.start is None]:
+            self._accept([rows[i] for i in sampled], torch.cat([hidden[i] for i in sampled]))
+        for row, hidden_NH in zip(rows, hidden, strict=True):
             if row.start is not None:
-                scores = self._score(row.tokens[row.start :], hidden_NH)
+                scores = token_logprobs(self._cache.logits, hidden_NH, row.tokens[row.start :])
+                self.stats.scored_tokens += len(scores)
                 del _slot(row).tokens[shared[row] :]
                 self._finish(row, scores)
 
-    def _score(self, targets: list[int], hidden_NH: Tensor) -> list[float]:
-        """Log-probabilities of `targets`, each given the hidden state before it; the last state predicts nothing."""
-        scores: list[float] = []
-        for first in range(0, len(targets), _LOGITS_ROWS):
-            ids_N = torch.tensor(targets[first : first + _LOGITS_ROWS], device=hidden_NH.device)
-            logprobs_NV = self._cache.logits(hidden_NH[first : first + len(ids_N)]).float().log_softmax(-1)
-            scores += logprobs_NV.gather(-1, ids_N[:, None])[:, 0].tolist()
-        self.stats.scored_tokens += len(scores)
-        return scores
-
     def _decode(self) -> None:
         """One token for every running row."""
-        self._guarded(list(self._running), self._decode_step)
-
-    def _decode_step(self) -> None:
         rows = self._running
         if self._sampling is None:
             self._cache.to_front([_slot(row) for row in rows])
@@ -407,22 +392,11 @@ class TorchEngine:
             row.tokens.append(token)
             row.token_ids.append(token)
             row.logprobs.append(logprob)
-            reason = self._reason(row)
+            reason = finish_reason(row.token_ids, row.sampling, self._stop_text)
             if reason is not None:
                 self._finish(row, Completion(row.token_ids, row.logprobs, reason, row.version or 0))
             elif len(row.tokens) >= self.max_context:
                 self._fail([row], ContextOverflow(f"the response reached the end of a context of {self.max_context}"))
-
-    def _reason(self, row: _Row) -> FinishReason | None:
-        """Why the response ends with its last token, or None if it goes on."""
-        sampling, length = row.sampling, len(row.token_ids)
-        if row.token_ids[-1] in sampling.stop_token_ids:
-            return "stop"
-        if sampling.stop and length >= sampling.min_tokens and self._stop_text is not None:
-            first = length == sampling.min_tokens
-            if self._stop_text.found(row.token_ids, sampling.stop, every=first):
-                return "stop"
-        return "length" if length >= sampling.max_tokens else None
 
 
 def _slot(row: _Row) -> Slot:
