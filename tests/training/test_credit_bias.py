@@ -1,4 +1,4 @@
-"""A policy that decides how long it plays: is the mean of the estimate the gradient? Exact, over all groups there can be."""
+"""Credit where the policy decides how long it plays: is the mean over all possible groups the exact gradient?"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_expectations_over_a_coin(estimator: str, expected: float, gradient: flo
     batch, logits, logprobs_BL = coin()
     loss_BL = build("kl", estimator=estimator).token_loss(logprobs_BL, batch, None).loss_BL
     mean = (loss_BL[0] * torch.tensor(P, dtype=torch.float64)).sum()
-    assert float(mean) == pytest.approx(expected, abs=1e-6)
+    assert mean.item() == pytest.approx(expected, abs=1e-6)
     assert float(torch.autograd.grad(mean, logits)[0][0]) == pytest.approx(gradient, abs=1e-6)
 
 
