@@ -186,8 +186,6 @@ class TorchEngine:
         self._running = []
         self._sampling = None
 
-    # -- requests ----------------------------------------------------------------------------------------------------
-
     async def _ask(self, prompt: list[int], sampling: Sampling, session: str | None, start: int | None) -> Any:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -238,16 +236,15 @@ class TorchEngine:
                 if not (self._waiting or self._running):
                     return
                 now = time.monotonic()
-                patience = None if self.patience_ms is None else self.patience_ms / 1000
-                if blocked_since is not None and patience is not None:
-                    patience -= now - blocked_since
+                waited = 0 if blocked_since is None else now - blocked_since
+                patience = None if self.patience_ms is None else self.patience_ms / 1000 - waited
                 step = self._choose(impatient=patience is not None and patience <= 0)
                 if step is not None:
                     blocked_since = None
                     step()
                     await asyncio.sleep(0)
                     continue
-                blocked_since = now if blocked_since is None else blocked_since
+                blocked_since = now - waited
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), patience)
@@ -288,8 +285,6 @@ class TorchEngine:
                 chosen.append(row)
                 taken.add(row.session)
         return chosen
-
-    # -- forward passes ----------------------------------------------------------------------------------------------
 
     def _guarded(self, rows: list[_Row], work: Callable[[], None]) -> None:
         """Do `work` for `rows`; if it raises, they fail and their caches are dropped."""
@@ -374,7 +369,7 @@ class TorchEngine:
     def _decode(self) -> None:
         """One token for every running row."""
         rows = self._running
-        if self._sampling is None:
+        if self._sampling is None:  # the rows are not those of the previous step
             self._cache.to_front([_slot(row) for row in rows])
             rows.sort(key=lambda row: _slot(row).index)
             self._sampling = SamplingBatch([row.sampling for row in rows], self._cache.device)
