@@ -112,11 +112,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _paper(text: str) -> str:
-    """The first sentence that names a source: an arXiv number, or an author with a year."""
-    for sentence in re.split(r"(?<=[.!?;])\s+(?=[A-Z(])|\n\n", text):
-        if re.search(r"arXiv|doi|\b\d{4}\.\d{4,5}\b|[A-Z]\w+,? (et al\.,? )?\(?(19|20)\d\d\b", sentence, re.IGNORECASE):
-            return " ".join(sentence.split())
-    return ""
+    """The paragraph that begins with "Provenance:" or "Paper:", without that word."""
+    found = re.search(r"^(?:Provenance|Paper):\s*(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return " ".join(found.group(1).split()) if found else ""
 
 
 def installed(extra: str) -> bool:

@@ -6,20 +6,25 @@ exit code 2; a check that fails is exit code 1. Every command imports what it ne
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .plugins import UserError
 
+if TYPE_CHECKING:
+    from .training.recipe import Recipe
+
 # Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="turnrl",
@@ -88,7 +93,21 @@ def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def _answer(data: Any) -> None:
     """Data on standard output, and nothing else there."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become null."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _aside() -> contextlib.redirect_stdout[Any]:
+    """While something is computed, whatever is printed (progress bars too) goes to standard error."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _import(modules: Sequence[str] | None) -> None:
@@ -140,7 +159,7 @@ def envs(
 def check(
     id: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
     params: Params = None,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each split to try.")] = 3,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to play, taken from all splits.")] = 3,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
@@ -148,21 +167,23 @@ def check(
 
     Example: turnrl check my/env-v0 size=3 --import my_env.py
     """
+    from dataclasses import asdict
+
     from rich.console import Console
     from rich.text import Text
 
     from .envs.check import check_env
 
-    _import(imports)
-    report = check_env(id, params=parse_params(params), tasks=tasks, report=True)
+    with _aside():
+        report = check_env(id, params=parse_params(params), tasks=tasks, report=True, imports=imports or ())
     if as_json:
-        results = [{"name": r[0], "result": r[1], "detail": r[2]} for r in report.results]
-        _answer({"id": id, "ok": report.ok, "results": results})
+        _answer({"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]})
     else:
-        console = Console()
-        for name, result, detail in report.results:
-            style = {"ok": "green", "skipped": "yellow"}.get(result, "bold red")
-            console.print(Text.assemble((f"{result:8}", style), f"{name}{': ' if detail else ''}{detail}"))
+        console = Console(highlight=False)
+        for result in report.results:
+            style = {"ok": "green", "skipped": "yellow"}.get(result.status, "bold red")
+            detail = f": {result.detail}" if result.detail else ""
+            console.print(Text.assemble((f"{result.status:8}", style), f"{result.name}{detail}"))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -234,10 +255,11 @@ def evaluate(
         agent = agent or target
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"cannot write '{output}': the folder {output.absolute().parent} does not exist")
-    result = measure(
-        env, agent or "random", params=values, split=split, tasks=tasks, seed=seed, temperature=temperature,
-        concurrency=concurrency, max_turns=max_turns, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    with _aside():
+        result = measure(
+            env, agent or "random", params=values, split=split, tasks=tasks, seed=seed, temperature=temperature,
+            concurrency=concurrency, max_turns=max_turns, progress=sys.stderr.isatty(),
+        )  # fmt: skip
     data = result.model_dump(mode="json")
     if output is not None:
         output.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
@@ -248,13 +270,20 @@ def evaluate(
 
 def _env_of(run_folder: Path, params: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Environment id and parameters of a run, the latter overridden by `params`. Raises UserError."""
-    from .training.recipe import Recipe
-
     file = run_folder / "recipe.yaml"
     if not file.is_file():
         raise UserError(f"'{run_folder}' is not the folder of a run: it holds no recipe.yaml")
-    recipe = Recipe.load(file)
+    recipe = _recipe(file)
     return recipe.env_id, recipe.env_params | params
+
+
+def _recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    from .training.recipe import Recipe
+
+    try:
+        return Recipe.load(path, overrides)
+    except UnicodeDecodeError:
+        raise UserError(f"'{path}' is not a recipe: it is not text in UTF-8") from None
 
 
 @app.command()
@@ -266,6 +295,7 @@ def train(
     run_dir: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an agent as a recipe says.
@@ -274,12 +304,13 @@ def train(
     """
     import yaml
 
-    from .training.recipe import Recipe
     from .training.run import plan
     from .training.run import train as start
 
-    loaded = Recipe.load(recipe, overrides or ())
-    result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume, progress=sys.stderr.isatty())
+    _import(imports)
+    loaded, progress = _recipe(recipe, overrides or ()), sys.stderr.isatty()
+    with _aside():
+        result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume, progress=progress)
     if as_json:
         return _answer(result)
     return print(yaml.safe_dump(result, sort_keys=False, allow_unicode=True).rstrip())
@@ -302,7 +333,7 @@ def methods(
     found = describe(wanted)
     if as_json:
         return _answer(found)
-    console, slot = Console(highlight=False), ""
+    console, slot = Console(highlight=False, soft_wrap=True), ""
     for one in found:
         if one["slot"] != slot:
             slot = one["slot"]
@@ -310,12 +341,12 @@ def methods(
         console.print(Text.assemble((f"  {one['name']}", "bold cyan"), f"  {one['summary']}"))
         if wanted is None:
             continue
-        console.print(Text("".join(f"      {one[key]}\n" for key in ("paper",) if one[key]), style="dim"), end="")
-        if one["requires"]:
-            console.print(Text(f"      requires {', '.join(one['requires'])}", style="dim"))
+        for label, value in (("from", one["paper"]), ("requires", ", ".join(one["requires"]))):
+            if value:
+                console.print(Text(f"      {label}: {value}", style="dim"))
         for field in one["fields"]:
-            value = json.dumps(field["default"])
-            console.print(Text(f"      {field['name']}: {field['type']} = {value}   {field['description']}"))
+            default = json.dumps(field["default"])
+            console.print(Text(f"      {field['name']}: {field['type']} = {default}   {field['description']}"))
     return None
 
 

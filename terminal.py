@@ -38,9 +38,8 @@ class HumanPlayer(Player):
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Show what would be accepted."""
-        admissible = (info or {}).get("admissible_actions")
-        if admissible:
-            self.console.print(Text(f"You may: {', '.join(sorted(admissible))}", style="dim"))
+        if info and info["admissible_actions"]:
+            self.console.print(Text(f"You may: {', '.join(sorted(info['admissible_actions']))}", style="dim"))
 
     async def move(self) -> Turn:
         """One line from the keyboard. Raises Quit at the end of input."""

@@ -18,6 +18,8 @@ TROUBLE = {
     "advantage/std": "spread of the advantages over turns or tokens",
 }
 """Metrics that show trouble, with what they say."""
+MEASURED = ("eval", "test")
+"""Kinds of records that hold a success rate with its interval."""
 KNOWN = {"stage", "step", "kind", "split", "success", "low", "high", "n", "loss", "valid_loss", "return"}
 
 
@@ -39,8 +41,8 @@ def line(records: Sequence[Record], key: str, name: str | None = None) -> Series
 def success_series(records: Sequence[Record]) -> list[Series]:
     """Success in training, and of each evaluated split with its interval."""
     series = [line([r for r in records if r.get("kind") == "train"], "success", "train, as played")]
-    for split in sorted({str(r.get("split", "")) for r in records if r.get("kind") == "eval"}):
-        rows = [r for r in records if r.get("kind") == "eval" and str(r.get("split", "")) == split]
+    for split in sorted({str(r.get("split", "")) for r in records if r.get("kind") in MEASURED}):
+        rows = [r for r in records if r.get("kind") in MEASURED and str(r.get("split", "")) == split]
         one = line(rows, "success", split or "evaluation")
         for row in rows:
             low, high = number(row.get("low")), number(row.get("high"))
@@ -52,7 +54,7 @@ def success_series(records: Sequence[Record]) -> list[Series]:
 
 def sections(records: Sequence[Record]) -> list[Section]:
     """All charts of a stage."""
-    train = [r for r in records if r.get("kind") != "eval"]
+    train = [r for r in records if r.get("kind") not in MEASURED]
     keys = sorted({key for r in train for key, value in r.items() if number(value) is not None})
 
     def start(prefix: str) -> list[str]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ...plugins import UserError
 from . import samples
-from .curves import Section, sections
+from .curves import MEASURED, Section, sections
 from .run import RunFiles, number
 
 
@@ -78,7 +78,8 @@ def render(run: RunFiles) -> str:
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
     """What was trained, on what, how far."""
-    found = [(key, _short(run.recipe[key])) for key in ("env", "model", "engine", "seed") if key in run.recipe]
+    found: list[tuple[str, str]] = []
+    found += [(key, _short(run.recipe[key])) for key in ("env", "model", "engine", "seed") if key in run.recipe]
     found += [(f"{stage} steps", str(run.of_stage(stage)[-1]["step"])) for stage in run.stages]
     return found
 
@@ -98,7 +99,7 @@ def measured(run: RunFiles) -> list[Row]:
     """The first and the last evaluation of each stage and split, for a run without a result."""
     rows: dict[str, Row] = {}
     for record in run.records:
-        if record.get("kind") == "eval":
+        if record.get("kind") in MEASURED:
             name = f"{record['stage']} {record.get('split', '')}".strip()
             for row in rates({key: record.get(key) for key in ("success", "low", "high", "n")}):
                 when = "last" if f"{name}, first" in rows else "first"

@@ -1,0 +1,43 @@
+"""A world for tests of the command line: guess a digit. Registers itself when imported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import turnrl
+from turnrl import Outcome, Task, TextEnv
+from turnrl.envs import Split
+
+SEEDS: dict[str, Sequence[int]] = {"train": range(6), "valid": (6, 7), "test": (8, 9)}
+
+
+class GuessEnv(TextEnv):
+    """Guess the digit that the task's seed picks."""
+
+    instructions = "Guess the number between 0 and 9. Answer with the number."
+
+    def __init__(
+        self, *, broken: bool = False, max_turns: int | None = None, extras: Collection[str] = ("admissible_actions",)
+    ) -> None:
+        super().__init__(max_turns=max_turns, extras=extras, broken=broken)
+        self.broken = broken
+
+    def _tasks(self, split: Split) -> list[Task]:
+        return [self.task(seed, split) for seed in SEEDS[split]]
+
+    def _begin(self, task: Task) -> Outcome:
+        return Outcome("Guess [bold]!", admissible=[str(digit) for digit in range(10)])
+
+    def _act(self, action: str) -> Outcome:
+        assert self.current is not None
+        won = action == str(self.current.seed)
+        reward = 7.0 if self.broken else float(won)
+        digits = [str(digit) for digit in range(10)]
+        valid = action in digits
+        return Outcome("Right!" if won else "No.", reward, ended=won, success=won, valid=valid, admissible=digits)
+
+    def expert_action(self) -> str | None:
+        return str(self.current.seed) if self.current else None
+
+
+turnrl.register("guess/number-v0", GuessEnv)

@@ -1,0 +1,91 @@
+"""The examples of CONTRIBUTING.md run as they stand there, and keep the contracts they explain."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import turnrl
+from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.rewards.base import REWARDS
+from turnrl.training.batch import TokenBatch
+from turnrl.training.credit.base import CREDITS
+from turnrl.training.losses.base import LOSSES
+
+GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+SCREEN = 45
+"""Lines that fit on one screen."""
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[list[types.ModuleType]]:
+    """The examples as modules, importable by name."""
+    made = []
+    for number, block in enumerate(BLOCKS):
+        module = types.ModuleType(f"contributing_{number}")
+        sys.modules[module.__name__] = module
+        exec(compile(block, f"{GUIDE.name} block {number}", "exec"), vars(module))
+        made.append(module)
+    yield made
+    for module in made:
+        del sys.modules[module.__name__]
+
+
+def group(returns: list[float]) -> Group:
+    task = turnrl.Task(env="demo/guess-v0", seed=1)
+    episodes = [
+        Episode(
+            task,
+            opening="Guess!",
+            turns=[Turn([1, 2], t == 1, [3], [-0.5], observation=text) for t, text in enumerate(("Lower.", "Lower."))],
+            stop=StopReason.WON if value else StopReason.TURN_LIMIT,
+            success=bool(value),
+        )
+        for value in returns
+    ]
+    return Group(task, episodes)
+
+
+def test_there_are_three_of_one_screen_each() -> None:
+    assert len(BLOCKS) == 3
+    assert all(len(block.splitlines()) <= SCREEN for block in BLOCKS)
+
+
+def test_the_environment_keeps_the_contract(modules: list[types.ModuleType], tmp_path: Path) -> None:
+    world = tmp_path / "guess.py"
+    world.write_text(BLOCKS[0], "utf-8")
+    report = turnrl.check_env("demo/guess-v0", tasks=2, imports=[str(world)], report=True)
+    assert report.ok, str(report)
+    assert turnrl.evaluate("demo/guess-v0", agent="expert", progress=False).success == 1.0
+    assert isinstance(turnrl.make("demo/guess-v0"), modules[0].GuessEnv)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    root = GUIDE.parent
+    for page in [GUIDE, *root.glob("README.md"), *(root / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.relative_to(root)}: {target}"
+
+
+def test_the_reward_is_built_from_a_recipe_line(modules: list[types.ModuleType]) -> None:
+    reward = REWARDS.build({"name": f"{modules[1].__name__}:Novelty", "weight": 0.1})
+    assert asyncio.run(reward(group([1.0]))) == [[1.0, 0.0]]
+
+
+def test_the_methods_are_built_from_a_recipe_line(modules: list[types.ModuleType]) -> None:
+    credit = CREDITS.build({"name": f"{modules[2].__name__}:BestOfGroup", "scale": 2.0})
+    loss = LOSSES.build({"name": f"{modules[2].__name__}:Plain"})
+    played = group([1.0, 0.0])
+    batch, rewards_KET = TokenBatch.pack([played]).with_rewards({"outcome": [[0.0, 1.0], [0.0, 0.0]]}, {"outcome": 1.0})
+    advantages_ET = credit(rewards_KET, batch)
+    assert advantages_ET.tolist() == [[0.0, 0.0], [-2.0, -2.0]]
+    output = loss(batch.logprobs_BL, batch, batch.spread(advantages_ET))
+    assert torch.isfinite(output.loss_BL).all()
+    assert output.loss_BL[1].sum() == -2.0
