@@ -36,7 +36,7 @@ def retell(episode: Episode, agent: LanguageAgent, instructions: str, renaming: 
     for turn in episode.turns:
         prompt = chat.observe(rename(observation, renaming))
         text = agent.parser.render(rename(turn.action or "", renaming))
-        ids = [*agent.tokenizer.encode(text, add_special_tokens=False), chat.stop_token_ids[0]]
+        ids = chat.encode_response(text)
         chat.respond(ids, stopped=True)
         told.turns.append(
             Turn(

@@ -99,7 +99,7 @@ class SupervisedTrainer:
         for rows in batch.split(self.stage.token_budget):
             loss = self.nll(batch.select(rows), weights_BL[rows])
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss)
+            total += float(loss.detach())
         self.session.model.eval()
         return total
 
@@ -138,7 +138,8 @@ async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> 
         pool.close()
     for episode in episodes:
         if not episode.success:
-            raise UserError(f"the expert does not win {episode.task.id} ({episode.stop}): it cannot be demonstrated")
+            why = episode.error or episode.stop.value
+            raise UserError(f"the expert does not win {episode.task.id} ({why}): it cannot be demonstrated")
     return episodes
 
 

@@ -16,7 +16,7 @@ from .losses.base import PolicyLoss
 from .optim import apply_step
 from .recipe import RlStage
 from .regularizers.base import Regularizer
-from .value_loss import value_loss
+from .value_loss import explained_variance, value_loss, value_weights
 
 
 @dataclass(slots=True)
@@ -68,7 +68,9 @@ class Learner:
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
         """Gradients of one minibatch; the micro-batches are partial sums of it."""
+        self.loss.prepare(batch)
         weights_BL = self.loss.weights_BL(batch)
+        value_weights_BL = value_weights(batch.signals["returns"]) if self.critic is not None else None
         totals: dict[str, float] = {}
         tokens = int(batch.mask_BL.sum())
         for rows in batch.split(self.stage.token_budget):
@@ -77,14 +79,22 @@ class Learner:
             mask_BL = micro.mask_BL
             if not bool(mask_BL.any()):
                 continue
-            loss = self._micro_loss(micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals, policy)
+            loss, hidden_BLD = self._micro_loss(
+                micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals, policy
+            )
+            if value_weights_BL is not None:
+                loss = loss + self._critic_loss(micro, hidden_BLD, value_weights_BL[rows, :width], totals)
             loss.backward()  # type: ignore[no-untyped-call]
+        if value_weights_BL is not None:
+            assert batch.values_BL is not None
+            self._note("explained_variance", explained_variance(batch.values_BL, batch.signals["returns"]))
         for name, total in totals.items():
             self._note(name, total if name.startswith("loss/") else total / max(tokens, 1))
 
     def _micro_loss(
         self, micro: TokenBatch, advantages_BL: Tensor, weights_BL: Tensor, totals: dict[str, float], policy: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """(loss, last hidden states) of a micro-batch."""
         mask_BL = micro.mask_BL
         entropy_grad = any("entropy" in term.needs() for term in self.regularizers)
         with autocast(self.stage.bf16):
@@ -97,18 +107,16 @@ class Learner:
             outputs.append((term.name, term.coefficient, term.token_loss(scores.logprobs_BL, micro, scores.entropy_BL)))
         for name, coefficient, output in outputs:
             part = (torch.where(mask_BL, output.loss_BL, 0.0) * weights_BL).sum()
-            _add(totals, f"loss/{name}", float(part))
+            _add(totals, f"loss/{name}", float(part.detach()))
             for metric, values_BL in output.metrics.items():
-                _add(totals, metric, float(values_BL[mask_BL].double().sum()))
+                _add(totals, metric, float(values_BL[mask_BL].detach().double().sum()))
             if policy:
                 loss = loss + coefficient * part
         _add(totals, "entropy", float(scores.entropy_BL[mask_BL].detach().double().sum()))
         if "engine_gap" not in self.metrics:  # later the policy itself has moved
             gap_BL = (scores.logprobs_BL.detach() - micro.logprobs_BL).abs()
             _add(totals, "engine_gap", float(gap_BL[mask_BL].double().sum()))
-        if self.critic is not None:
-            loss = loss + self._critic_loss(micro, scores.hidden_BLD, weights_BL, totals)
-        return loss
+        return loss, scores.hidden_BLD
 
     def _critic_loss(self, micro: TokenBatch, hidden_BLD: Tensor, weights_BL: Tensor, totals: dict[str, float]) -> Tensor:
         assert self.critic is not None
@@ -118,10 +126,8 @@ class Learner:
             with autocast(self.stage.bf16):
                 hidden_BLD = self.critic.hidden(self.model, micro.tokens_BL)
         values_BL = self.critic.values(hidden_BLD)
-        loss, metrics = value_loss(values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL)
-        _add(totals, "loss/value", float(loss))
-        for name, value in metrics.items():
-            self._note(name, value)
+        loss, _ = value_loss(values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL)
+        _add(totals, "loss/value", float(loss.detach()))
         return config.coefficient * loss
 
     def _note(self, name: str, value: float) -> None:
