@@ -78,9 +78,11 @@ def make_run(folder: Path, tokenizer: Tokenizer, *, steps: int = 30) -> Path:
         lines.append(
             {
                 "stage": "rl", "step": step, "kind": "train", "success": share, "return": share - 0.1,
-                "reward/outcome": share, "reward/step_cost": -5 + share, "kl": 0.01 * step, "clip_fraction": 0.02,
+                "reward/outcome": share, "reward/step_cost": -5 + share, "kl": 0.01 * step,
+                "approx_kl": 0.0, "clip_fraction_low": 0.02,
                 "entropy": 1 - share, "grad_norm": math.nan if step == 4 else 0.7, "zero_variance_groups": 0.25,
-                "engine_gap": 1e-6, "lost/env_error": 0, "seconds/play": 1.2, "seconds/update": 2.5, "tokens": 1e6,
+                "engine_gap": 1e-6, "lost/env_error": 0, "seconds/play": 1.2, "seconds/update": 2.5,
+                "seconds/tokens_per_second": 900.0, "tokens": 1e6,
             }
         )  # fmt: skip
         if step % 10 == 0:

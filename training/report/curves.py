@@ -9,15 +9,16 @@ from .chart import Chart, Series, draw
 from .run import Record, number
 
 TROUBLE = {
-    "kl": "distance to the reference policy, nats per token",
-    "clip_fraction": "share of tokens whose gradient was clipped",
-    "entropy": "nats per token; near 0 the policy stops exploring",
-    "grad_norm": "before clipping",
-    "zero_variance_groups": "share of groups that teach nothing",
-    "engine_gap": "mean |log-probability of engine - trainer|, nats",
-    "advantage/std": "spread of the advantages over turns or tokens",
+    "kl": (("kl", "approx_kl"), "nats per token; kl: to the reference policy, approx_kl: to the one that played"),
+    "clip_fraction": (("clip_fraction",), "share of tokens whose gradient was clipped"),
+    "entropy": (("entropy",), "nats per token; near 0 the policy stops exploring"),
+    "grad_norm": (("grad_norm",), "before clipping"),
+    "zero_variance_groups": (("zero_variance_groups",), "share of groups that teach nothing"),
+    "engine_gap": (("engine_gap",), "mean |log-probability of engine - trainer|, nats"),
+    "advantage/std": (("advantage/std",), "spread of the advantages over turns or tokens"),
+    "lost episodes": (("lost/",), "failures, by reason"),
 }
-"""Metrics that show trouble, with what they say."""
+"""Metrics that show trouble: title -> how their names begin, and what they say."""
 MEASURED = ("eval", "test")
 """Kinds of records that hold a success rate with its interval."""
 KNOWN = {"stage", "step", "kind", "split", "success", "low", "high", "n", "loss", "valid_loss", "return"}
@@ -66,10 +67,11 @@ def sections(records: Sequence[Record]) -> list[Section]:
         draw("loss", [line(records, "loss", "training"), line(records, "valid_loss", "validation")]),
     ]
     rewards = [draw(key.partition("/")[2], [line(train, key)], note="mean per episode") for key in start("reward/")]
-    trouble = [draw(key, [line(train, key, key)], note=note) for key, note in TROUBLE.items()]
-    trouble.append(draw("lost episodes", [line(train, key) for key in start("lost/")], note="failures, by reason"))
-    time = [draw("seconds per step", [line(train, key) for key in start("seconds/")])]
-    used = KNOWN | set(TROUBLE) | set(start("reward/") + start("lost/") + start("seconds/"))
+    watched = {title: [k for begin in begins for k in start(begin)] for title, (begins, _) in TROUBLE.items()}
+    trouble = [draw(t, [line(train, key, key) for key in watched[t]], note=note) for t, (_, note) in TROUBLE.items()]
+    seconds = [key for key in start("seconds/") if not key.endswith("per_second")]
+    time = [draw("seconds per step", [line(train, key) for key in seconds])]
+    used = KNOWN.union(start("reward/"), seconds, *watched.values())
     rest = [draw(key, [line(train, key, key)]) for key in keys if key not in used]
     found = [
         Section("Learning", [chart for chart in learning if chart]),
