@@ -23,6 +23,12 @@ from .params import SEEDS_PER_SPLIT
 
 DIRECTIONS = ("north", "south", "east", "west")
 BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
+_RING = ("north", "east", "south", "west")
+COMPASS: tuple[dict[str, str], ...] = (
+    *({_RING[i]: _RING[(i + by) % 4] for i in range(4)} for by in (1, 2, 3)),
+    *({_RING[i]: _RING[(by - i) % 4] for i in range(4)} for by in range(4)),
+)
+"""The turns and mirrors of a map, other than leaving it alone, as renamings of its directions."""
 SHARES: tuple[tuple[Split, int], ...] = (("valid", 15), ("test", 25), ("train", 60))
 """Percent of routes per split."""
 HELD_OUT: tuple[Split, ...] = ("valid", "test")
@@ -40,9 +46,19 @@ def route_of(length: int, seed: int) -> tuple[str, ...]:
     return tuple(route)
 
 
+def images(route: Sequence[str]) -> list[tuple[str, ...]]:
+    """The route under the turns and mirrors of a map, itself included (some are equal for straight routes)."""
+    return [tuple(route), *(tuple(renaming[d] for d in route) for renaming in COMPASS)]
+
+
 def split_of_route(route: Sequence[str]) -> Split:
-    """The split that owns a route: fixed for all time, the same on every machine."""
-    percent = int.from_bytes(hashlib.sha256(" ".join(route).encode()).digest()[:8], "big") % 100
+    """The split that owns a route: fixed for all time, the same on every machine.
+
+    A route and its images under turns and mirrors belong together, so that training which shows games turned or
+    mirrored never shows a held-out route.
+    """
+    shape = " ".join(min(images(route)))
+    percent = int.from_bytes(hashlib.sha256(shape.encode()).digest()[:8], "big") % 100
     for split, share in SHARES:
         percent -= share
         if percent < 0:

@@ -20,7 +20,7 @@ from ...plugins import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import META_VERBS, Grammar
 from ..task import Split, Task
-from .coin import TrainSeeds, held_out_seeds, route_of
+from .coin import COMPASS, TrainSeeds, held_out_seeds, route_of
 from .generate import GameKey, generate
 from .params import SEEDS_PER_SPLIT, CoinParams, check
 from .world import World
@@ -33,14 +33,6 @@ which would carry a denied verb past the grammar."""
 _TEXTWORLD_VERBS = "print_state tw tw-print tw-extra-infos tw-trace-actions restrict enable disable"
 _DENIED = META_VERBS | set(_TEXTWORLD_VERBS.split())
 """TextWorld adds verbs of its own, which print the whole state or change what the game reports."""
-
-
-def _compass() -> tuple[dict[str, str], ...]:
-    """The turns and mirrors of a map, other than leaving it alone: seven renamings of its directions."""
-    ring = ("north", "east", "south", "west")
-    turned = [{ring[i]: ring[(i + by) % 4] for i in range(4)} for by in range(4)]
-    mirrored = [{ring[i]: ring[(by - i) % 4] for i in range(4)} for by in range(4)]
-    return tuple(turned[1:] + mirrored)
 
 
 _RULES = """You are playing a text adventure. Answer with one command per turn, in plain words.
@@ -83,7 +75,7 @@ class TextWorldEnv(TextEnv):
     family: ClassVar[str]
     grammar = Grammar(chaining=False, deny=frozenset(_DENIED), max_chars=128)
     instructions = _RULES
-    symmetries = _compass()
+    symmetries = COMPASS
 
     def __init__(
         self,
