@@ -84,7 +84,14 @@ class LanguageAgent(Agent):
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Any, context: Context, parser: Parser, sampling: Sampling, *, system: bool = True
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        context: Context,
+        parser: Parser,
+        sampling: Sampling,
+        *,
+        system: bool = True,
     ) -> None:
         self.engine, self.tokenizer = engine, tokenizer
         self.context, self.parser, self.sampling, self.system = context, parser, sampling, system

@@ -44,6 +44,8 @@ def load_agent(path: Path, *, temperature: float | None = None, max_batch: int =
     except ValueError as error:
         raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
     loaded = load(ModelConfig(name=str(folder)))
-    sampling = config.sampling if temperature is None else config.sampling.model_copy(update={"temperature": temperature})
+    sampling = (
+        config.sampling if temperature is None else config.sampling.model_copy(update={"temperature": temperature})
+    )
     engine = TorchEngine(loaded.model, loaded.tokenizer, max_batch=max_batch)
     return LoadedAgent(config.build(engine, loaded.tokenizer, sampling=sampling), config.max_turns)

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from .agent import LanguageAgent
 from .episode import Episode, Turn
-
-
-def rename(text: str, renaming: Mapping[str, str]) -> str:
-    """Exchange whole words of `text`, keeping a capital first letter.
-
-    >>> rename("Go east. East is east.", {"east": "west", "west": "east"})
-    'Go west. West is west.'
-    """
-    if not renaming:
-        return text
-
-    def swap(match: re.Match[str]) -> str:
-        new = renaming[match.group().lower()]
-        return new.capitalize() if match.group()[0].isupper() else new
-
-    return re.sub(rf"\b({'|'.join(map(re.escape, renaming))})\b", swap, text, flags=re.IGNORECASE)
+from .symmetry import rename
 
 
 def retell(episode: Episode, agent: LanguageAgent, instructions: str, renaming: Mapping[str, str]) -> Episode:
@@ -40,8 +24,14 @@ def retell(episode: Episode, agent: LanguageAgent, instructions: str, renaming: 
         chat.respond(ids, stopped=True)
         told.turns.append(
             Turn(
-                prompt.new_ids, prompt.extends, ids, [0.0] * len(ids), text=text, action=turn.action,
-                observation=turn.observation, trained=turn.trained,
+                prompt.new_ids,
+                prompt.extends,
+                ids,
+                [0.0] * len(ids),
+                text=text,
+                action=turn.action,
+                observation=turn.observation,
+                trained=turn.trained,
             )  # fmt: skip
         )
         observation = turn.observation

@@ -65,7 +65,9 @@ class Evaluation(Rate):
     turns: float = Field(description="mean turns per episode")
     turns_when_won: float | None = Field(description="mean turns of the successful episodes")
     invalid_rate: float = Field(description="share of actions refused or not understood")
-    repeated_rate: float = Field(description="share of actions given before in the same episode after the same observation")
+    repeated_rate: float = Field(
+        description="share of actions given before in the same episode after the same observation"
+    )
     tokens: float = Field(description="mean tokens the player wrote per episode")
     stops: dict[str, int] = Field(description="finished episodes by StopReason")
     lost: dict[str, int] = Field(description="lost episodes by StopReason")
@@ -91,7 +93,14 @@ class Evaluation(Rate):
 
 
 def summarise(
-    episodes: Sequence[Episode], stats: PlayStats, *, env: str, agent: str, split: str, seed: int, temperature: float | None
+    episodes: Sequence[Episode],
+    stats: PlayStats,
+    *,
+    env: str,
+    agent: str,
+    split: str,
+    seed: int,
+    temperature: float | None,
 ) -> Evaluation:
     """Count finished episodes; failed ones are in `lost` only."""
     finished = [e for e in episodes if not e.stop.failed]
@@ -208,7 +217,13 @@ def evaluate(
     if episodes is not None:
         episodes += played
     return summarise(
-        played, stats, env=env, agent=name, split=split, seed=seed, temperature=None if name in BASELINES else temperature
+        played,
+        stats,
+        env=env,
+        agent=name,
+        split=split,
+        seed=seed,
+        temperature=None if name in BASELINES else temperature,
     )
 
 
@@ -219,7 +234,9 @@ def _resolve(agent: str | Agent, temperature: float, max_turns: int) -> tuple[Ag
     if agent in BASELINES:
         return BASELINES[agent](), agent, max_turns
     if not Path(agent).is_dir():
-        raise UserError(f"no agent '{agent}': give the folder of a run or checkpoint, or {nearest(agent, list(BASELINES))}")
+        raise UserError(
+            f"no agent '{agent}': give the folder of a run or checkpoint, or {nearest(agent, list(BASELINES))}"
+        )
     from .checkpoint import load_agent
 
     loaded = load_agent(Path(agent), temperature=temperature)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
@@ -16,6 +16,7 @@ from ..envs.pool import EnvFailure, EnvPool, EnvSession
 from .agent import Agent, Player
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason
+from .symmetry import RenamedPlayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Job:
     session: str
     """Unique among the episodes played at once; with `seed` it fixes every random choice of the player."""
     seed: int
+    renaming: Mapping[str, str] = field(default_factory=dict)
+    """A symmetry of the world under which the player sees it."""
 
 
 @dataclass(slots=True)
@@ -118,6 +121,8 @@ async def play_many(
         for index, attempt in _attempts(cursor, retries, results):
             job = queue[index]
             player = agent.player(job.session if attempt == 0 else f"{job.session}~{attempt}", job.seed)
+            if job.renaming:
+                player = RenamedPlayer(player, job.renaming)
             if waiting is not None:
                 waiting.close()
             waiting = player

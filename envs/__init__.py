@@ -5,4 +5,16 @@ from .registry import env_ids, make, make_for, register
 from .sanitise import Grammar
 from .task import SPLITS, Split, Task
 
-__all__ = ["SPLITS", "Grammar", "Outcome", "Split", "Task", "TextEnv", "TurnInfo", "env_ids", "make", "make_for", "register"]
+__all__ = [
+    "SPLITS",
+    "Grammar",
+    "Outcome",
+    "Split",
+    "Task",
+    "TextEnv",
+    "TurnInfo",
+    "env_ids",
+    "make",
+    "make_for",
+    "register",
+]

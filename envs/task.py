@@ -24,7 +24,9 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     env: str = Field(description="registered id, e.g. 'textworld/quest-v0'")
-    params: dict[str, Any] = Field(default_factory=dict, description="JSON values; what the generator of the world takes")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="JSON values; what the generator of the world takes"
+    )
     seed: int = Field(ge=0, description="picks the instance among those with these parameters")
     split: Split = Field("train", description="the set it belongs to; never changes what the instance is")
 

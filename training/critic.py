@@ -22,7 +22,9 @@ class CriticConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: Literal["separate", "shared"] = Field("separate", description="a copy of the policy, or the policy itself")
+    backbone: Literal["separate", "shared"] = Field(
+        "separate", description="a copy of the policy, or the policy itself"
+    )
     lr: float = Field(1e-3, gt=0, description="learning rate of the head and of a separate backbone")
     clip: float | None = Field(0.2, gt=0, description="largest change of a value per update; null for none")
     coefficient: float = Field(0.5, gt=0, description="weight of the value loss beside the policy loss")
@@ -64,7 +66,9 @@ class Critic(nn.Module):
         return self.parameters()
 
     @torch.no_grad()
-    def evaluate(self, policy: nn.Module, batch: TokenBatch, rows: list[Tensor], *, bf16: bool) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, policy: nn.Module, batch: TokenBatch, rows: list[Tensor], *, bf16: bool
+    ) -> tuple[Tensor, Tensor]:
         """(values_BL, bootstrap_E) of a whole batch; a row's last position closes a truncated episode."""
         values_BL = torch.zeros(batch.tokens_BL.shape, dtype=torch.float32)
         bootstrap_E = torch.zeros(batch.episodes, dtype=torch.float32)

@@ -46,7 +46,9 @@ def hidden_states(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     return hidden_BLD
 
 
-def score(model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, *, temperature: float = 1.0, entropy_grad: bool = False) -> Scores:
+def score(
+    model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, *, temperature: float = 1.0, entropy_grad: bool = False
+) -> Scores:
     """Log-probabilities of the tokens under `mask_BL`, given what precedes each.
 
     Args:

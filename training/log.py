@@ -1,10 +1,10 @@
 """RunLog: a run directory, written so that it can be read at any moment.
 
-    run/recipe.yaml             the resolved recipe
-    run/metrics.jsonl           one flat JSON object per training step or evaluation
-    run/episodes/rl-000010.jsonl.gz    one Episode per line
-    run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
-    run/result.json             the last table
+run/recipe.yaml             the resolved recipe
+run/metrics.jsonl           one flat JSON object per training step or evaluation
+run/episodes/rl-000010.jsonl.gz    one Episode per line
+run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
+run/result.json             the last table
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ class OptimConfig(BaseModel):
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
-    final: float = Field(0.0, ge=0, le=1, description="share of the peak rate at the end of a linear or cosine schedule")
+    final: float = Field(
+        0.0, ge=0, le=1, description="share of the peak rate at the end of a linear or cosine schedule"
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
     betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's moments")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")

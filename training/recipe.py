@@ -54,7 +54,9 @@ class EvaluateConfig(Config):
     """The `evaluate` block: measured during the run on `split`, and at the end of each stage on the test split."""
 
     split: Literal["train", "valid", "test"] = Field("valid", description="split of the periodic evaluation")
-    tasks: int | None = Field(None, ge=1, description="tasks of the periodic evaluation, each once (default: at most 100)")
+    tasks: int | None = Field(
+        None, ge=1, description="tasks of the periodic evaluation, each once (default: at most 100)"
+    )
     every: int = Field(0, ge=0, description="steps between evaluations; 0 for none")
     test_tasks: int = Field(0, ge=0, description="test tasks played once after each stage; 0 for none")
     temperature: float = Field(1.0, ge=0, description="of evaluation play; 0 is greedy")
@@ -90,6 +92,7 @@ class RlStage(Config):
     tasks_per_step: int = Field(8, ge=1, description="tasks, hence groups, per step")
     group_size: int = Field(8, ge=1, description="episodes per task and step")
     concurrency: int = Field(64, ge=1, description="episodes played at once")
+    symmetries: int = Field(1, ge=1, description="renamings of the world; each group is played under one of them")
     credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages")
     loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss")
     regularizers: list[dict[str, Any]] = Field([], description="terms beside the loss")
@@ -107,7 +110,7 @@ class RlStage(Config):
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> RlStage:
-        self.build_credit(), self.build_loss(), self.build_regularizers(), self.build_curriculum()  # noqa: B018
+        self.build_credit(), self.build_loss(), self.build_regularizers(), self.build_curriculum()
         return self
 
     def build_credit(self) -> Credit:

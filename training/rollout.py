@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ..agents.agent import LanguageAgent
+from ..agents.agent import LanguageAgent, stream_seed
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
 from ..envs import Task
@@ -23,15 +23,21 @@ async def rollout(
     seed: int,
     max_turns: int,
     concurrency: int,
+    renamings: Sequence[Mapping[str, str]] = ({},),
 ) -> tuple[list[Group], dict[str, float]]:
     """Play every task `group_size` times.
+
+    Args:
+        renamings: symmetries of the world; each group is played under one of them, drawn by seed and step.
 
     Returns:
         Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares.
     """
     before = asdict(agent.engine.stats)
     jobs = [
-        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed) for i, task in enumerate(tasks) for member in range(group_size)
+        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[stream_seed(seed, step, i) % len(renamings)])
+        for i, task in enumerate(tasks)
+        for member in range(group_size)
     ]
     episodes, stats = await play_many(agent, jobs, pool, max_turns=max_turns, concurrency=concurrency)
     groups = []

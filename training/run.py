@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..agents.baselines import RandomAgent
-from ..agents.demonstrations import rename
 from ..agents.engines.torch import TorchEngine
 from ..agents.evaluate import play_tasks
 from ..agents.models import Loaded, ModelConfig, load
+from ..agents.symmetry import rename
 from ..envs import TextEnv, make
 from ..envs.pool import EnvPool
 from ..plugins import UserError
@@ -145,9 +145,7 @@ def _finish(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
     return result
 
 
-def _session(
-    recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool
-) -> Session:
+def _session(recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool) -> Session:
     engine = TorchEngine(loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch)
     agent = recipe.agent.build(engine, loaded.tokenizer)
     return Session(recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress)

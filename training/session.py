@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..agents.episode import Episode
 from ..agents.evaluate import Evaluation, choose_tasks, play_tasks, summarise
 from ..envs import Task, TextEnv
 from ..envs.pool import EnvPool
+from ..plugins import UserError
 from . import checkpoint
 from .log import RunLog
 from .recipe import Recipe
@@ -44,6 +45,13 @@ class Session:
             self.prototype.prepare(chosen, progress=self.progress)
             self.tasks[key] = chosen
         return self.tasks[key]
+
+    def renamings(self, count: int) -> tuple[Mapping[str, str], ...]:
+        """The first `count` symmetries of the world, leaving it alone being the first. Raises UserError for more."""
+        known: tuple[Mapping[str, str], ...] = ({}, *self.prototype.symmetries)
+        if count > len(known):
+            raise UserError(f"symmetries={count}, but {self.recipe.env_id} knows {len(known)}, itself included")
+        return known[:count]
 
     async def evaluate(self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None) -> Evaluation:
         """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call."""

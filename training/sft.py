@@ -44,7 +44,9 @@ class SupervisedTrainer:
         best, best_weights, bad_looks = float("inf"), copy.deepcopy(session.model.state_dict()), 0
         for update in range(total):
             epoch, offset = divmod(update, updates_per_epoch)
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)).tolist()
+            order = torch.randperm(
+                len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)
+            ).tolist()
             chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
             started = time.perf_counter()
             loss = self.learn(chosen)
@@ -71,11 +73,7 @@ class SupervisedTrainer:
         session, stage = self.session, self.stage
         train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage.noise)
         valid = await expert_episodes(session, session.choose("valid", stage.validation), 0.0)
-        renamings = ({}, *session.prototype.symmetries)[: stage.symmetries]
-        if len(renamings) < stage.symmetries:
-            raise UserError(
-                f"sft: symmetries={stage.symmetries}, but {session.recipe.env_id} knows {len(renamings)}, itself included"
-            )
+        renamings = session.renamings(stage.symmetries)
         instructions = session.prototype.instructions
         return (
             [retell(episode, session.agent, instructions, renaming) for episode in train for renaming in renamings],
@@ -108,7 +106,9 @@ class SupervisedTrainer:
         """Negative log-likelihood (nats) per action token."""
         batch, _ = self.pack(episodes)
         weights_BL = batch.mask_BL / batch.mask_BL.sum()
-        return sum(float(self.nll(batch.select(rows), weights_BL[rows])) for rows in batch.split(self.stage.token_budget))
+        return sum(
+            float(self.nll(batch.select(rows), weights_BL[rows])) for rows in batch.split(self.stage.token_budget)
+        )
 
     def pack(self, episodes: list[Episode]) -> tuple[TokenBatch, Tensor]:
         """The batch and one weight per token: action tokens share 1, observation tokens `observation_weight`."""

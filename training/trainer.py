@@ -64,6 +64,7 @@ class Trainer:
             groups, metrics = await rollout(
                 tasks, session.agent, session.pool, group_size=stage.group_size, step=number, seed=seed,
                 max_turns=session.recipe.agent.max_turns, concurrency=stage.concurrency,
+                renamings=session.renamings(stage.symmetries),
             )  # fmt: skip
             groups = [group for group in groups if any(episode.turns for episode in group)]
         if not groups:
@@ -103,9 +104,7 @@ class Trainer:
         rows = list(batch.split(stage.token_budget))
 
         def scored(policy: nn.Module) -> Tensor:
-            return score_batch(
-                policy, batch.tokens_BL, batch.mask_BL, rows, temperature=temperature, bf16=stage.bf16
-            )
+            return score_batch(policy, batch.tokens_BL, batch.mask_BL, rows, temperature=temperature, bf16=stage.bf16)
 
         if "old_logprobs" in self.needs:
             batch = replace(batch, old_logprobs_BL=scored(model))

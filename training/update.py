@@ -118,7 +118,9 @@ class Learner:
             _add(totals, "engine_gap", float(gap_BL[mask_BL].double().sum()))
         return loss, scores.hidden_BLD
 
-    def _critic_loss(self, micro: TokenBatch, hidden_BLD: Tensor, weights_BL: Tensor, totals: dict[str, float]) -> Tensor:
+    def _critic_loss(
+        self, micro: TokenBatch, hidden_BLD: Tensor, weights_BL: Tensor, totals: dict[str, float]
+    ) -> Tensor:
         assert self.critic is not None
         assert micro.values_BL is not None
         config = self.critic.config

@@ -1,10 +1,10 @@
 """Curriculum: which tasks are played next. The one hook is `sample`::
 
-    class First(Curriculum):
-        name: Literal["first"] = "first"
+class First(Curriculum):
+    name: Literal["first"] = "first"
 
-        def sample(self, tasks, count, step, seed):
-            return list(tasks[:count])
+    def sample(self, tasks, count, step, seed):
+        return list(tasks[:count])
 """
 
 from __future__ import annotations

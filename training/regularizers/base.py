@@ -1,10 +1,10 @@
 """Regularizer: a term beside the policy loss, or a named reward taken from log-probabilities. The hook is `token_loss`.
 
-    class Mine(Regularizer):                                              # training/regularizers/mine.py
-        name: Literal["mine"] = "mine"
+class Mine(Regularizer):                                              # training/regularizers/mine.py
+    name: Literal["mine"] = "mine"
 
-        def token_loss(self, logprobs_BL, batch, entropy_BL):
-            return LossOutput(-entropy_BL)
+    def token_loss(self, logprobs_BL, batch, entropy_BL):
+        return LossOutput(-entropy_BL)
 """
 
 from __future__ import annotations

@@ -1,0 +1,80 @@
+"""Symmetries: play or retell a world under a renaming of its words that leaves it the same world.
+
+A world lists its renamings in `TextEnv.symmetries` (a map may be turned or mirrored, for example). One game seen under
+eight of them is eight games to a model, and the world itself never knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..envs import TurnInfo
+from .agent import Player
+from .chat import Prompt
+from .episode import Turn
+
+if TYPE_CHECKING:
+    from ..envs.pool import EnvSession
+
+
+def rename(text: str, renaming: Mapping[str, str]) -> str:
+    """Exchange whole words of `text`, keeping a capital first letter.
+
+    >>> rename("Go east. East is east.", {"east": "west", "west": "east"})
+    'Go west. West is west.'
+    """
+    if not renaming:
+        return text
+
+    def swap(match: re.Match[str]) -> str:
+        new = renaming[match.group().lower()]
+        return new.capitalize() if match.group()[0].isupper() else new
+
+    return re.sub(rf"\b({'|'.join(map(re.escape, renaming))})\b", swap, text, flags=re.IGNORECASE)
+
+
+class RenamedPlayer(Player):
+    """Another player, who sees the world and acts in it under a renaming.
+
+    The episode keeps the world's own words in actions and observations; tokens and text are as the player saw them.
+    """
+
+    def __init__(self, player: Player, renaming: Mapping[str, str]) -> None:
+        self.player, self.renaming = player, dict(renaming)
+        self.back = {new: old for old, new in renaming.items()}
+
+    def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
+        """Show the world under the renaming."""
+        self.player.begin(world, rename(observation, self.renaming), self._renamed(info))
+
+    async def move(self) -> Turn:
+        """What the player said, its action in the world's words."""
+        turn = await self.player.move()
+        if turn.action is not None:
+            turn.action = rename(turn.action, self.back)
+        return turn
+
+    def observe(self, observation: str, info: TurnInfo | None) -> None:
+        """Show the answer under the renaming."""
+        self.player.observe(rename(observation, self.renaming), None if info is None else self._renamed(info))
+
+    def _renamed(self, info: TurnInfo) -> TurnInfo:
+        admissible = info["admissible_actions"]
+        if admissible is None:
+            return info
+        return {**info, "admissible_actions": [rename(action, self.renaming) for action in admissible]}
+
+    def closing(self) -> Prompt | None:
+        """The other player's."""
+        return self.player.closing()
+
+    @property
+    def expects(self) -> str:
+        """The other player's."""
+        return self.player.expects
+
+    def close(self) -> None:
+        """The other player leaves."""
+        self.player.close()
