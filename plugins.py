@@ -20,7 +20,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,6 +60,16 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known))}"
 
 
+def keys_of(model: type[BaseModel], where: str = "") -> dict[str, list[str]]:
+    """The keys of a block and of the blocks inside it, by location: what `explain` needs for its hint."""
+    known = {where: list(model.model_fields)}
+    for name, item in model.model_fields.items():
+        for inner in (item.annotation, *get_args(item.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                known |= keys_of(inner, f"{where}.{name}" if where else name)
+    return known
+
+
 def explain(error: ValidationError, what: str, known: Mapping[str, list[str]] | None = None) -> str:
     """The first problem of a pydantic error as one sentence; `known` gives valid keys by location for the hint."""
     problem = error.errors(include_url=False)[0]
@@ -95,9 +105,9 @@ class Slot(Generic[P]):
     def get(self, name: str) -> type[P]:
         """The class behind a key or a dotted path ``module:Class``. Raises UserError for an unknown one."""
         if ":" in name:
-            return self._load_path(name)
+            return self._load_path(name, name)
         for entry in entry_points(group=self._group, name=name):
-            return self._check(entry.load(), name)
+            return self._load_path(f"{entry.module}:{entry.attr}", name)
         if name not in self.names():
             raise UserError(f"no {self.name} plug-in is called '{name}'; {nearest(name, self.names())}")
         module = importlib.import_module(f"{self.package}.{name}")
@@ -118,18 +128,18 @@ class Slot(Generic[P]):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise UserError(explain(error, f"{self.name} '{config['name']}'", {"": list(cls.model_fields)})) from None
+            raise UserError(explain(error, f"{self.name} '{config['name']}'", keys_of(cls))) from None
 
     @property
     def _group(self) -> str:
         return f"turnrl.{self.name}"
 
-    def _load_path(self, path: str) -> type[P]:
+    def _load_path(self, path: str, name: str) -> type[P]:
         module, _, attribute = path.partition(":")
         try:
-            return self._check(getattr(importlib.import_module(module), attribute), path)
-        except (ImportError, AttributeError) as error:
-            raise UserError(f"{self.name}: cannot load '{path}': {error}") from None
+            return self._check(getattr(importlib.import_module(module), attribute), name)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise UserError(f"{self.name}: cannot load '{name}': {' '.join(str(error).split())}") from None
 
     def _check(self, thing: Any, name: str) -> type[P]:
         if not (isinstance(thing, type) and issubclass(thing, self.base)):

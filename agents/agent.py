@@ -151,8 +151,8 @@ class LanguagePlayer(Player):
         self.prompt = self._chat.observe(observation)
 
     def closing(self) -> Prompt | None:
-        """The prompt that was never answered."""
-        return self.prompt
+        """The prompt that was never answered; None if the model cannot read all of it."""
+        return self.prompt if self.prompt and len(self._chat.ids) <= self.agent.engine.max_context else None
 
     @property
     def expects(self) -> str:

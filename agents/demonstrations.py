@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from .agent import LanguageAgent
 from .episode import Episode, Turn
 from .symmetry import rename
 
 
-def retell(episode: Episode, agent: LanguageAgent, instructions: str, renaming: Mapping[str, str]) -> Episode:
+def retell(
+    episode: Episode,
+    agent: LanguageAgent,
+    instructions: str,
+    renaming: Mapping[str, str],
+    tools: list[dict[str, Any]] | None = None,
+) -> Episode:
     """The same episode under a renaming, tokenised exactly as `agent` would see and say it.
 
     Turns marked as not trained stay context. Log-probabilities are zeros: nobody sampled these tokens.
     """
-    chat = agent.chat(instructions, None)
+    chat = agent.chat(instructions, tools)
     told, observation = replace(episode, turns=[]), episode.opening
     for turn in episode.turns:
         prompt = chat.observe(rename(observation, renaming))

@@ -110,7 +110,8 @@ async def play_many(
     queue = list(jobs)
     results: list[Episode | None] = [None] * len(queue)
     stats, started = PlayStats(), time.perf_counter()
-    lanes = min(concurrency, len(queue))
+    # A lane without a slot would hold a live conversation that waits for the world while the engine waits for it.
+    lanes = min(concurrency, len(queue), pool.slots)
     busy_since: list[float] = []
     cursor = iter(range(len(queue)))
 
@@ -118,30 +119,43 @@ async def play_many(
         # The next player is made before the last one closes, without an await between: an engine that waits for all
         # live conversations never sees a gap, so the schedule does not depend on thread timing.
         waiting: Player | None = None
-        for index, attempt in _attempts(cursor, retries, results):
-            job = queue[index]
-            player = agent.player(job.session if attempt == 0 else f"{job.session}~{attempt}", job.seed)
-            if job.renaming:
-                player = RenamedPlayer(player, job.renaming)
+        try:
+            for index, attempt in _attempts(cursor, retries, results):
+                job = queue[index]
+                player = agent.player(job.session if attempt == 0 else f"{job.session}~{attempt}", job.seed)
+                if job.renaming:
+                    player = RenamedPlayer(player, job.renaming)
+                if waiting is not None:
+                    waiting.close()
+                waiting = player
+                results[index] = episode = await play(player, job.task, pool, max_turns=max_turns)
+                stats.retried += attempt > 0
+                if not episode.stop.failed or attempt == retries:
+                    _count(stats, episode)
+                    if done:
+                        done(episode)
+        finally:
             if waiting is not None:
                 waiting.close()
-            waiting = player
-            results[index] = episode = await play(player, job.task, pool, max_turns=max_turns)
-            stats.retried += attempt > 0
-            if not episode.stop.failed or attempt == retries:
-                _count(stats, episode)
-                if done:
-                    done(episode)
-        if waiting is not None:
-            waiting.close()
         busy_since.append(time.perf_counter())
 
-    await asyncio.gather(*(lane() for _ in range(lanes)))
+    await _all_or_none([asyncio.ensure_future(lane()) for _ in range(lanes)])
     ended = time.perf_counter()
     stats.seconds = ended - started
     if len(busy_since) >= 4:
         stats.straggler_seconds = ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1]
     return [episode for episode in results if episode is not None], stats
+
+
+async def _all_or_none(lanes: list[asyncio.Future[None]]) -> None:
+    """Wait for all lanes; if one raises, the others end first, so that no conversation stays open in the engine."""
+    try:
+        await asyncio.gather(*lanes)
+    except BaseException:
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        raise
 
 
 def _attempts(cursor: Iterator[int], retries: int, results: list[Episode | None]) -> Iterator[tuple[int, int]]:

@@ -13,10 +13,12 @@ from torch import nn
 
 from ..agents.checkpoint import AGENT_FILE
 from ..agents.config import AgentConfig
-from ..agents.models import save
+from ..agents.models import ModelConfig, load, save
 from ..plugins import UserError
 
 STATE_FILE = "trainer.pt"
+ADAPTERS_FILE = "adapters.pt"
+"""What a LoRA model trains, beside the merged weights that can be played."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,10 @@ def write(
     shutil.rmtree(beside, ignore_errors=True)
     save(model, tokenizer, beside)
     (beside / AGENT_FILE).write_text(agent.model_dump_json(indent=1))
+    if hasattr(model, "merge_and_unload"):
+        torch.save(
+            {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, beside / ADAPTERS_FILE
+        )
     if state is not None:
         payload = {"stage": state.stage, "step": state.step, "best": state.best, "parts": state.parts}
         payload["weights"] = model.state_dict()
@@ -56,6 +62,15 @@ def replace_folder(new: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(new, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(folder: Path, model: nn.Module) -> None:
+    """Put the weights of a checkpoint of this run into the model that it was written from."""
+    adapters = folder / ADAPTERS_FILE
+    if adapters.is_file():
+        model.load_state_dict(torch.load(adapters, weights_only=True), strict=False)
+    else:
+        model.load_state_dict(load(ModelConfig(name=str(folder))).model.state_dict())
 
 
 def read(folder: Path, model: nn.Module) -> TrainerState:

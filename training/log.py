@@ -61,7 +61,7 @@ class RunLog:
         os.replace(beside, target)
 
     def forget_after(self, stages: Sequence[str], stage: str, step: int) -> None:
-        """Drop the lines a resumed run will write again: those after `step` of `stage`."""
+        """Drop the lines a resumed run will write again: those after `step` of `stage`, and the test of that stage."""
         if not self.metrics.exists():
             return
         kept = []
@@ -71,7 +71,8 @@ class RunLog:
             except json.JSONDecodeError:
                 continue
             order = stages.index(line["stage"]) if line["stage"] in stages else len(stages)
-            if (order, line["step"]) <= (stages.index(stage), step):
+            tested_again = line["stage"] == stage and line["kind"] == "test"
+            if (order, line["step"]) <= (stages.index(stage), step) and not tested_again:
                 kept.append(text + "\n")
         self.text("metrics.jsonl", "".join(kept))
 

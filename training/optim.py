@@ -42,24 +42,27 @@ class OptimConfig(BaseModel):
 def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over (parameters, learning rate relative to the schedule's) groups; vectors are never decayed."""
     entries = []
-    for parameters, scale in groups:
+    for part, (parameters, scale) in enumerate(groups):
         trainable = [p for p in parameters if p.requires_grad]
         for matrices in (True, False):
             chosen = [p for p in trainable if (p.ndim >= 2) == matrices]
             if chosen:
-                entries.append(
-                    {"params": chosen, "scale": scale, "weight_decay": config.weight_decay if matrices else 0.0}
-                )
+                decay = config.weight_decay if matrices else 0.0
+                entries.append({"params": chosen, "scale": scale, "weight_decay": decay, "part": part})
     return torch.optim.AdamW(entries, lr=config.lr, betas=config.betas, fused=True)
 
 
-def apply_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> float:
-    """Clip, step, clear; returns the gradient norm before clipping. Non-finite gradients skip the step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+def apply_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> list[float]:
+    """Clip, step, clear; returns the gradient norm before clipping of each group given to `make_optimizer`.
+
+    Each is clipped by itself: a critic's large gradients do not shrink the policy's. A non-finite one skips the step.
+    """
+    parts: dict[int, list[nn.Parameter]] = {}
     for group in optimizer.param_groups:
+        parts.setdefault(group["part"], []).extend(group["params"])
         group["lr"] = lr * group["scale"]
-    if math.isfinite(norm):
+    norms = [float(nn.utils.clip_grad_norm_(parameters, max_grad_norm)) for parameters in parts.values()]
+    if all(map(math.isfinite, norms)):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return norm
+    return norms

@@ -9,7 +9,7 @@ are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..agents.config import AgentConfig
 from ..agents.models import ModelConfig
-from ..plugins import UserError, explain, nearest
+from ..envs.pool import EnvPool
+from ..plugins import UserError, explain, keys_of, nearest
 from ..rewards.base import REWARDS, TurnReward
 from .credit.base import CREDITS, Credit
 from .critic import CriticConfig
@@ -48,6 +49,19 @@ class PoolConfig(Config):
     workers: int | None = Field(None, ge=1, description="threads or processes (default: the machine's cores)")
     step_timeout: float = Field(30.0, gt=0, description="seconds after which a step is lost")
     reset_timeout: float = Field(120.0, gt=0, description="seconds after which a reset is lost")
+    imports: tuple[str, ...] = Field((), description="modules or .py files that register worlds of your own")
+
+    def build(self, slots: int, extras: Iterable[str]) -> EnvPool:
+        """A pool for so many episodes at once, whose worlds tell these extras."""
+        return EnvPool(
+            backend=self.backend,
+            workers=self.workers,
+            slots=slots,
+            step_timeout=self.step_timeout,
+            reset_timeout=self.reset_timeout,
+            options={"extras": tuple(extras)},
+            imports=self.imports,
+        )
 
 
 class EvaluateConfig(Config):
@@ -88,7 +102,7 @@ class RlStage(Config):
 
     name: Literal["rl"] = "rl"
     steps: int = Field(100, ge=1, description="batches of played episodes")
-    tasks: int | None = Field(None, ge=1, description="training tasks used (default: the whole split)")
+    tasks: int | None = Field(None, ge=1, description="training tasks used (default: at most 100)")
     tasks_per_step: int = Field(8, ge=1, description="tasks, hence groups, per step")
     group_size: int = Field(8, ge=1, description="episodes per task and step")
     concurrency: int = Field(64, ge=1, description="episodes played at once")
@@ -111,6 +125,9 @@ class RlStage(Config):
     @model_validator(mode="after")
     def _plugins_exist(self) -> RlStage:
         self.build_credit(), self.build_loss(), self.build_regularizers(), self.build_curriculum()
+        names = [term.name for term in self.build_regularizers()]
+        if len(set(names)) != len(names):
+            raise ValueError("a regularizer is listed twice")
         return self
 
     def build_credit(self) -> Credit:
@@ -161,6 +178,13 @@ class Recipe(Config):
             raise ValueError("a reward is listed twice")
         return self
 
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("a stage is listed twice: metrics and checkpoints are kept by the name of the stage")
+        return self
+
     @property
     def env_id(self) -> str:
         """Registered id of the environment."""
@@ -179,10 +203,12 @@ class Recipe(Config):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a YAML recipe and apply ``key=value`` overrides. Raises UserError with one sentence."""
         try:
-            data = yaml.safe_load(Path(path).read_text())
+            data = yaml.safe_load(Path(path).read_text("utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the recipe '{path}': {error.strerror}") from None
-        except yaml.YAMLError as error:
+        except UnicodeDecodeError as error:
+            raise UserError(f"'{path}' is not a recipe: it is not UTF-8 text (byte {error.start})") from None
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict):
             raise UserError(f"'{path}' is not a recipe: it must be a mapping with name, env and stages")
@@ -204,18 +230,18 @@ class Recipe(Config):
 
 
 def _known_keys(data: dict[str, Any]) -> dict[str, list[str]]:
-    blocks: dict[str, type[BaseModel]] = {
-        "": Recipe, "model": ModelConfig, "engine": EngineConfig, "agent": AgentConfig, "pool": PoolConfig,
-        "evaluate": EvaluateConfig, "agent.sampling": AgentConfig.model_fields["sampling"].annotation,  # type: ignore[dict-item]
-    }  # fmt: skip
-    for i, stage in enumerate(data.get("stages") or []):
-        name = stage.get("name") if isinstance(stage, dict) else None
+    known = keys_of(Recipe)
+    for i, stage in enumerate(_stages(data)):
         for key, model in {"sft": SftStage, "rl": RlStage}.items():
-            if name == key:
-                blocks[f"stages.{i}.{key}"] = model
-                blocks[f"stages.{i}.{key}.optim"] = OptimConfig
-                blocks[f"stages.{i}.{key}.critic"] = CriticConfig
-    return {where: list(model.model_fields) for where, model in blocks.items()}
+            if stage.get("name") == key:
+                known |= keys_of(model, f"stages.{i}.{key}")
+    return known
+
+
+def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a recipe that may be malformed; what is no block is an empty one."""
+    stages = data.get("stages")
+    return [stage if isinstance(stage, dict) else {} for stage in stages] if isinstance(stages, list) else []
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -225,17 +251,17 @@ def _override(data: dict[str, Any], text: str) -> None:
         raise UserError(f"'{text}' is not an override: write key=value, e.g. rl.steps=20")
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         raise UserError(f"the value of '{text}' is not valid YAML") from None
     head, *rest = path.split(".")
-    stages = {s.get("name"): s for s in data.get("stages") or [] if isinstance(s, dict)}
+    stages = {stage["name"]: stage for stage in _stages(data) if isinstance(stage.get("name"), str)}
     target: Any = data
     if head in stages and head not in Recipe.model_fields:
         target, parts = stages[head], rest
     elif head in Recipe.model_fields:
         parts = [head, *rest]
     else:
-        raise UserError(f"'{text}': no key '{head}'; {nearest(head, [*Recipe.model_fields, *map(str, stages)])}")
+        raise UserError(f"'{text}': no key '{head}'; {nearest(head, [*Recipe.model_fields, *stages])}")
     if not parts:
         raise UserError(f"'{text}': name a key of the stage, e.g. {head}.steps=20")
     for i, part in enumerate(parts):

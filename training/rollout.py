@@ -52,11 +52,16 @@ async def rollout(
         "tokens/prompt": spent["prompt_tokens"],
         "tokens/cached": spent["cached_tokens"],
         "tokens/generated": spent["generated_tokens"],
-        "useful_share": spent["generated_tokens"] / max(spent["decode_slots"], 1),
+        "useful_share": _useful(episodes) / max(spent["generated_tokens"], 1),
         "seconds/engine": spent["busy_seconds"],
         "seconds/straggling": stats.straggler_seconds,
-        "seconds/generated_per_second": spent["generated_tokens"] / max(stats.seconds, 1e-9),
+        "tokens_per_second": spent["generated_tokens"] / max(stats.seconds, 1e-9),
     }
+
+
+def _useful(episodes: Sequence[Episode]) -> int:
+    """Tokens to learn from. The engine also sampled for lost episodes and for responses that overflowed the context."""
+    return sum(episode.response_tokens for episode in episodes if not episode.stop.failed)
 
 
 def _about(episodes: Sequence[Episode]) -> dict[str, float]:

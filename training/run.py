@@ -14,10 +14,11 @@ import torch
 from ..agents.baselines import RandomAgent
 from ..agents.engines.torch import TorchEngine
 from ..agents.evaluate import play_tasks
-from ..agents.models import Loaded, ModelConfig, load
+from ..agents.models import Loaded, load
 from ..agents.symmetry import rename
 from ..envs import TextEnv, make
 from ..envs.pool import EnvPool
+from ..envs.registry import import_worlds
 from ..plugins import UserError
 from . import checkpoint
 from .log import Record, RunLog
@@ -61,14 +62,11 @@ def train(
 
 async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_record: OnRecord) -> dict[str, Any]:
     started = time.perf_counter()
+    import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     last = log.folder / "checkpoints" / "last"
     going_on = resume and (last / checkpoint.STATE_FILE).is_file()
-    pool = EnvPool(
-        backend=recipe.pool.backend, workers=recipe.pool.workers, slots=_slots(recipe),
-        step_timeout=recipe.pool.step_timeout, reset_timeout=recipe.pool.reset_timeout,
-        options={"extras": tuple(_env_extras(recipe))},
-    )  # fmt: skip
+    pool = recipe.pool.build(_slots(recipe), _env_extras(recipe))
     try:
         if going_on:
             loaded = load(recipe.model.model_copy(update={"name": str(last)}))
@@ -123,7 +121,8 @@ async def _run_stage(
     session.save("rl")
     best = session.log.folder / "checkpoints" / "best"
     if session.recipe.evaluate.every and best.is_dir():
-        session.engine.load_weights(load(ModelConfig(name=str(best))).model.state_dict(), stage.steps + 1)
+        checkpoint.restore(best, session.model)
+        session.engine.load_weights(session.model.state_dict(), stage.steps + 1)
 
 
 async def _validate(session: Session, step: int, on_record: OnRecord) -> None:
@@ -146,7 +145,9 @@ def _finish(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
 
 
 def _session(recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool) -> Session:
-    engine = TorchEngine(loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch)
+    engine = TorchEngine(
+        loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch, max_context=loaded.max_context
+    )
     agent = recipe.agent.build(engine, loaded.tokenizer)
     return Session(recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress)
 
@@ -156,7 +157,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
     tasks = prototype.tasks("train")[:CORPUS_TASKS]
     prototype.prepare(tasks, progress=progress)
     agent = RandomAgent()
-    pool = EnvPool(slots=16, options={"extras": tuple(agent.extras)})
+    pool = recipe.pool.build(16, agent.extras)
     try:
         episodes, _ = await play_tasks(
             agent, tasks, pool, max_turns=2 * recipe.agent.max_turns, seed=recipe.seed, concurrency=16,
@@ -174,6 +175,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
 def plan(recipe: Recipe) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate (MiB)."""
     config = recipe.model
+    import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
     prototype.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from ..agents.demonstrations import retell
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
 from ..envs import Task
-from ..envs.pool import EnvPool
 from ..plugins import UserError
 from .batch import TokenBatch
 from .forward import autocast, score
@@ -50,7 +49,7 @@ class SupervisedTrainer:
             chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
             started = time.perf_counter()
             loss = self.learn(chosen)
-            norm = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
+            [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
             metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
             if (update + 1) % stage.validate_every and update + 1 < total:
                 on_record(session.log.record("sft", update + 1, "train", metrics))
@@ -74,11 +73,12 @@ class SupervisedTrainer:
         train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage.noise)
         valid = await expert_episodes(session, session.choose("valid", stage.validation), 0.0)
         renamings = session.renamings(stage.symmetries)
-        instructions = session.prototype.instructions
-        return (
-            [retell(episode, session.agent, instructions, renaming) for episode in train for renaming in renamings],
-            [retell(episode, session.agent, instructions, {}) for episode in valid],
-        )
+        world = session.prototype
+
+        def told(episode: Episode, renaming: Mapping[str, str]) -> Episode:
+            return retell(episode, session.agent, world.instructions, renaming, world.tools)
+
+        return [told(episode, renaming) for episode in train for renaming in renamings], [told(e, {}) for e in valid]
 
     async def succeeds(self, update: int, on_record: Callable[[Record], None]) -> bool:
         """Whether sampled play of the validation split is already good enough."""
@@ -130,12 +130,12 @@ class SupervisedTrainer:
 async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> list[Episode]:
     """One expert episode per task; UserError if the expert does not win one of them."""
     agent = ExpertAgent(noise)
-    pool = EnvPool(slots=16, options={"extras": tuple(agent.extras)})
+    pool = session.recipe.pool.build(16, agent.extras)
     try:
         jobs = [Job(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]
         episodes, _ = await play_many(agent, jobs, pool, max_turns=4 * session.recipe.agent.max_turns, concurrency=16)
     finally:
-        pool.close()
+        await pool.aclose()
     for episode in episodes:
         if not episode.success:
             why = episode.error or episode.stop.value

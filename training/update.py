@@ -44,8 +44,9 @@ class Learner:
         for part, advantages in self._minibatches(batch, advantages_BL.float(), step, seed):
             self._accumulate(part, advantages, policy=not warming)
             lr = self.stage.optim.lr_at(step, self.stage.steps)
-            norm = apply_step(self.optimizer, lr, self.stage.optim.max_grad_norm)
-            self._note("grad_norm", norm)
+            norms = apply_step(self.optimizer, lr, self.stage.optim.max_grad_norm)
+            for name, norm in zip(("grad_norm", "grad_norm/critic"), norms, strict=False):
+                self._note(name, norm)
             self._note("lr", lr)
         self.model.eval()
         return {name: sum(values) / len(values) for name, values in self.metrics.items()}
@@ -83,6 +84,8 @@ class Learner:
                 micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals, policy
             )
             if value_weights_BL is not None:
+                if not policy:
+                    hidden_BLD = hidden_BLD.detach()
                 loss = loss + self._critic_loss(micro, hidden_BLD, value_weights_BL[rows, :width], totals)
             loss.backward()  # type: ignore[no-untyped-call]
         if value_weights_BL is not None:
@@ -112,7 +115,8 @@ class Learner:
                 _add(totals, metric, float(values_BL[mask_BL].detach().double().sum()))
             if policy:
                 loss = loss + coefficient * part
-        _add(totals, "entropy", float(scores.entropy_BL[mask_BL].detach().double().sum()))
+        if not entropy_grad:  # else the regularizer reported it
+            _add(totals, "entropy", float(scores.entropy_BL[mask_BL].detach().double().sum()))
         if "engine_gap" not in self.metrics:  # later the policy itself has moved
             gap_BL = (scores.logprobs_BL.detach() - micro.logprobs_BL).abs()
             _add(totals, "engine_gap", float(gap_BL[mask_BL].double().sum()))

@@ -67,7 +67,7 @@ class EngineStats:
     scored_tokens: int = 0
     decode_steps: int = 0
     decode_slots: int = 0
-    """Sum over decode steps of the rows in the batch; generated_tokens / decode_slots is the useful share."""
+    """Sum over decode steps of the rows in the batch. The first token of a response comes from its prefill."""
     prefill_calls: int = 0
     busy_seconds: float = 0.0
 
