@@ -39,7 +39,7 @@ def retell(
                 action=turn.action,
                 observation=turn.observation,
                 trained=turn.trained,
-            )  # fmt: skip
+            )
         )
         observation = turn.observation
     return told

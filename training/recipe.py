@@ -106,7 +106,7 @@ class RlStage(Config):
     tasks_per_step: int = Field(8, ge=1, description="tasks, hence groups, per step")
     group_size: int = Field(8, ge=1, description="episodes per task and step")
     concurrency: int = Field(64, ge=1, description="episodes played at once")
-    symmetries: int = Field(1, ge=1, description="renamings of the world; each group is played under one of them")
+    symmetries: int = Field(1, ge=1, description="renamings of the world; the episodes of a group take turns with them")
     credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages")
     loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss")
     regularizers: list[dict[str, Any]] = Field([], description="terms beside the loss")
@@ -232,7 +232,8 @@ class Recipe(Config):
 def _known_keys(data: dict[str, Any]) -> dict[str, list[str]]:
     known = keys_of(Recipe)
     for i, stage in enumerate(_stages(data)):
-        for key, model in {"sft": SftStage, "rl": RlStage}.items():
+        kinds: dict[str, type[BaseModel]] = {"sft": SftStage, "rl": RlStage}
+        for key, model in kinds.items():
             if stage.get("name") == key:
                 known |= keys_of(model, f"stages.{i}.{key}")
     return known

@@ -1,0 +1,149 @@
+"""evaluate: each task once, rates with their intervals, failures in no denominator."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from turnrl import UserError, evaluate
+from turnrl.agents import tiny
+from turnrl.agents.checkpoint import AGENT_FILE, load_agent
+from turnrl.agents.config import AgentConfig
+from turnrl.agents.episode import Episode, StopReason, Turn
+from turnrl.agents.evaluate import Evaluation, choose_tasks, summarise, wilson
+from turnrl.agents.models import save
+from turnrl.agents.play import PlayStats
+from turnrl.envs import Task
+
+from ..toy_world import SEEDS
+from .fake_engine import FakeEngine, agent, light, tokenizer
+
+
+def test_wilson_against_known_values() -> None:
+    assert wilson(45, 50) == pytest.approx((0.786398, 0.956524), abs=1e-6)
+    z2 = 1.959963984540054**2
+    for n in (1, 7, 60):
+        assert wilson(0, n) == pytest.approx((0.0, z2 / (n + z2)), abs=1e-12)
+        assert wilson(n, n) == pytest.approx((n / (n + z2), 1.0), abs=1e-12)
+        low, high = wilson(n // 2, n)
+        assert 0 <= low <= (n // 2) / n <= high <= 1
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def summary(episodes: list[Episode]) -> Evaluation:
+    return summarise(episodes, PlayStats(), env="e", agent="a", split="test", seed=0, temperature=None)
+
+
+def episode(
+    actions: str, seen: str, *, stop: StopReason = StopReason.LOST, level: int = 1, success: bool = False
+) -> Episode:
+    """One letter per action and observation; the action 'c' is refused."""
+    turns = [
+        Turn([], True, [1, 2], [0.0, 0.0], action=a, observation=o, valid_action=a != "c")
+        for a, o in zip(actions, seen, strict=True)
+    ]
+    task = Task(env="toy/x-v0", params={"level": level}, seed=0)
+    return Episode(task, opening="o", turns=turns, stop=stop, success=success)
+
+
+def test_invalid_and_repeated_actions() -> None:
+    result = summary([episode("abbc", "ppqr")])
+    assert (result.invalid_rate, result.repeated_rate) == (0.25, 0.25)
+    # The same action after another observation is no repetition; after an earlier one it is.
+    assert summary([episode("aaa", "pqr")]).repeated_rate == 0
+    assert summary([episode("aba", "pop")]).repeated_rate == pytest.approx(1 / 3)
+    # Episodes do not remember each other.
+    assert summary([episode("a", "p"), episode("a", "p")]).repeated_rate == 0
+
+
+def test_lost_episodes_are_counted_and_excluded() -> None:
+    played = [
+        episode("ab", "pq", stop=StopReason.WON, success=True),
+        episode("a", "p", level=2),
+        episode("aaaa", "oooo", stop=StopReason.ENV_ERROR),
+        episode("", "", stop=StopReason.ENGINE_ERROR),
+        episode("abcd", "pqrs", stop=StopReason.TURN_LIMIT),
+    ]
+    result = summary(played)
+    assert (result.n, result.success) == (3, pytest.approx(1 / 3))
+    assert (result.low, result.high) == pytest.approx(wilson(1, 3))
+    assert result.lost == {"env_error": 1, "engine_error": 1}
+    assert result.stops == {"won": 1, "lost": 1, "turn_limit": 1}
+    assert (result.turns, result.turns_when_won, result.tokens) == (pytest.approx(7 / 3), 2, pytest.approx(14 / 3))
+    assert result.repeated_rate == 0
+    assert {name: rate.n for name, rate in result.families.items()} == {"toy/x-v0?level=1": 2, "toy/x-v0?level=2": 1}
+    assert result.families["toy/x-v0?level=1"].success == 0.5
+    assert Evaluation.model_validate_json(result.model_dump_json()) == result
+
+
+def test_nothing_finished() -> None:
+    result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
+    assert (result.n, result.success, result.low, result.high) == (0, 0.0, 0.0, 1.0)
+    assert result.turns_when_won is None
+    assert not any(isinstance(value, float) and math.isnan(value) for value in result.model_dump().values())
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_each_task_of_the_split_exactly_once(split: str) -> None:
+    played: list[Episode] = []
+    result = evaluate("toy/lights-v0", "expert", split=split, progress=False, episodes=played)
+    assert sorted(e.task.seed for e in played) == list(SEEDS[split])
+    assert (result.success, result.n, result.lost) == (1.0, len(SEEDS[split]), {})
+    assert (result.turns, result.invalid_rate, result.temperature) == (3, 0, None)
+
+
+def test_random_is_worse_than_the_expert_and_repeatable() -> None:
+    first, second = (evaluate("toy/lights-v0", params={"length": 1}, progress=False) for _ in range(2))
+    assert 0 < first.success < 0.9
+    assert first.model_dump(exclude={"seconds", "tokens_per_second"}) == second.model_dump(
+        exclude={"seconds", "tokens_per_second"}
+    )
+
+
+def test_user_errors() -> None:
+    for arguments, part in (
+        ({"tasks": 13}, "has 12 tasks"),
+        ({"tasks": 0}, "ask for 1 to 12"),
+        ({"split": "trian"}, "no split"),
+        ({"agent": "expret"}, "did you mean 'expert'"),
+        ({"params": {"length": 1}, "agent": "/no/such/folder"}, "no agent"),
+    ):
+        with pytest.raises(UserError, match=part) as error:
+            evaluate("toy/lights-v0", **{"progress": False, **arguments})  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="did you mean 'toy/lights-v0'"):
+        evaluate("toy/light-v0", progress=False)
+    assert len(choose_tasks(range(1000), None, "x")) == 100  # type: ignore[arg-type]
+
+
+def test_an_agent_object_and_lost_episodes() -> None:
+    broken = list(SEEDS["test"])[:2]
+    engine = FakeEngine(lambda session, turn, prompt: light(prompt))
+    params = {"broken": broken, "length": 2}
+    result = evaluate("toy/faulty_lights-v0", agent(engine), params=params, progress=False)
+    assert (result.success, result.n, result.lost) == (1.0, 10, {"env_error": 2})
+
+
+def test_a_checkpoint_plays(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "last"
+    config = AgentConfig.model_validate({"max_turns": 2, "system": False, "sampling": {"max_tokens": 2}})
+    save(tiny.build(tokenizer(), layers=1, width=16, heads=2, max_context=256), tokenizer(), folder)
+    (folder / AGENT_FILE).write_text(config.model_dump_json())
+    played: list[Episode] = []
+    result = evaluate("toy/lights-v0", str(tmp_path), tasks=3, progress=False, temperature=0.5, episodes=played)
+    assert (result.n, result.temperature, result.agent) == (3, 0.5, tmp_path.name)
+    assert result.turns <= 2
+    assert all(1 <= len(turn.response_ids) <= 2 for e in played for turn in e.turns)
+    loaded = load_agent(tmp_path, temperature=0.0)
+    assert (loaded.max_turns, loaded.agent.sampling.temperature, loaded.agent.sampling.max_tokens) == (2, 0.0, 2)
+
+
+def test_unusable_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        load_agent(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (tmp_path / AGENT_FILE).write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        load_agent(tmp_path)

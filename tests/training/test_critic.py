@@ -1,0 +1,130 @@
+"""Critic: values stand before the token they judge, bootstrap values after the last one, gradients where they belong."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from turnrl.training.batch import TokenBatch
+from turnrl.training.credit.base import CREDITS
+from turnrl.training.critic import Critic, CriticConfig
+from turnrl.training.forward import hidden_states
+from turnrl.training.recipe import RlStage
+
+from .test_update import Step, model, played
+
+
+def critic_of(policy: Any, backbone: str = "separate", noise: float = 1.0, **config: Any) -> Critic:
+    """A critic whose head says something."""
+    made = Critic(policy, CriticConfig.model_validate({"backbone": backbone, **config}))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        made.head.weight.copy_(noise * torch.randn(made.head.weight.shape, generator=generator))
+        made.head.bias.fill_(0.1 * noise)
+    return made
+
+
+def packed(context: str, merge: bool = True) -> TokenBatch:
+    return TokenBatch.pack(played(context), merge=merge, closing=True)
+
+
+def all_values(critic: Critic, policy: Any, ids: list[int]) -> Tensor:
+    """The head on every hidden state of one sequence."""
+    with torch.no_grad():
+        return critic.head(hidden_states(critic.backbone or policy, torch.tensor([ids])))[0, :, 0]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("context", ["full_history", "sliding_window"])
+def test_values_and_bootstrap(context: str, merge: bool) -> None:
+    batch, policy = packed(context, merge), model()
+    critic = critic_of(policy)
+    values_BL, bootstrap_E = critic.evaluate(policy, batch, list(batch.split(200)), bf16=False)
+    one_BL, one_E = critic.evaluate(policy, batch, [torch.arange(len(batch.lengths_B))], bf16=False)
+    torch.testing.assert_close(values_BL[batch.mask_BL], one_BL[batch.mask_BL], rtol=0, atol=1e-5)
+    torch.testing.assert_close(bootstrap_E, one_E, rtol=0, atol=1e-5)
+    episodes = [e for group in played(context) for e in group]
+    assert {e.stop.truncated for e in episodes} == {True, False}
+    for e, episode in enumerate(episodes):
+        for t, turn in enumerate(episode.turns):
+            prompt = episode.prompt(t)
+            expected_l = all_values(critic, policy, prompt + turn.response_ids)[len(prompt) - 1 : -1]
+            here_BL = (batch.episode_B[:, None] == e) & (batch.turn_BL == t)
+            torch.testing.assert_close(values_BL[here_BL], expected_l, rtol=0, atol=1e-5)
+        if not episode.stop.truncated:
+            assert float(bootstrap_E[e]) == 0
+            continue
+        before = episode.prompt(len(episode.turns) - 1) + episode.turns[-1].response_ids
+        closing = [*(before if episode.closing_extends else []), *episode.closing_ids]
+        assert float(bootstrap_E[e]) == pytest.approx(float(all_values(critic, policy, closing)[-1]), abs=1e-5)
+
+
+def test_a_new_critic_says_zero() -> None:
+    batch = packed("full_history")
+    critic = Critic(model(), CriticConfig())
+    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), bf16=False)
+    assert not values_BL.any()
+    assert not bootstrap_E.any()
+
+
+def learn(backbone: str | None, *, warmup: int = 0, budget: int = 16384, coefficient: float = 0.5) -> Step:
+    """One update with returns for a critic (or none)."""
+    batch, settings = packed("sliding_window"), {"backbone": backbone or "separate", "coefficient": coefficient}
+    critic = critic_of(copy.deepcopy(model()), **settings)
+    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), bf16=False)
+    batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
+    batch, rewards_KET = batch.with_rewards({"r": [[1.0] * int(n) for n in batch.turns_E]}, {"r": 1.0})
+    CREDITS.build({"name": "gae"})(rewards_KET, batch)
+
+    def build(policy: Any, stage: RlStage) -> Critic:
+        return critic_of(policy, **settings, warmup_steps=warmup)
+
+    return Step(batch, build if backbone else None, critic={**settings, "warmup_steps": warmup}, token_budget=budget)
+
+
+def weights(module: Any) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_separate_critic_never_touches_the_policy() -> None:
+    without, beside, loud = learn(None), learn("separate"), learn("separate", coefficient=1e4)
+    assert equal(weights(without.model), weights(beside.model))
+    assert equal(weights(without.model), weights(loud.model))
+    assert beside.critic is not None
+    assert beside.critic.backbone is not None
+    assert not equal(weights(beside.critic.backbone), weights(learn("separate", coefficient=0.1).model))
+    assert beside.metrics["loss/value"] > 0
+    assert beside.metrics["grad_norm"] == pytest.approx(without.metrics["grad_norm"])
+
+
+def test_a_shared_critic_teaches_the_policys_backbone() -> None:
+    without, shared = learn(None), learn("shared")
+    assert not equal(weights(without.model), weights(shared.model))
+    assert shared.critic is not None
+    assert shared.critic.backbone is None
+    assert len(list(shared.critic.parameters())) == 2
+
+
+@pytest.mark.parametrize("backbone", ["separate", "shared"])
+def test_warm_up_trains_the_critic_only(backbone: str) -> None:
+    step = learn(backbone, warmup=1)
+    assert equal(weights(step.model), weights(model()))
+    assert step.critic is not None
+    assert not torch.equal(step.critic.head.weight, critic_of(model()).head.weight)
+    assert not equal(weights(learn(backbone).model), weights(model()))
+
+
+@pytest.mark.parametrize("backbone", ["separate", "shared"])
+def test_micro_batches_do_not_change_what_is_learnt(backbone: str) -> None:
+    whole, cut = learn(backbone), learn(backbone, budget=1)
+    assert cut.metrics["loss/value"] == pytest.approx(whole.metrics["loss/value"], rel=1e-4)
+    for name, gradient in whole.gradients[0].items():
+        torch.testing.assert_close(cut.gradients[0][name], gradient, rtol=1e-3, atol=1e-6)

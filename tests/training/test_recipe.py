@@ -1,0 +1,166 @@
+"""Recipe: overrides, and one sentence for every mistake, with the nearest known key."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from turnrl import Recipe, UserError
+
+DATA: dict[str, Any] = {
+    "name": "toy",
+    "env": {"id": "toy/lights-v0", "length": 2},
+    "rewards": [{"name": "outcome"}, {"name": "progress", "weight": 0.1}],
+    "stages": [{"name": "sft"}, {"name": "rl", "optim": {"lr": 0.1}, "regularizers": [{"name": "kl"}]}],
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(DATA))
+    return path
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    data: Any = deepcopy(DATA)
+    target, parts = data, path.split("/")
+    for part in parts[:-1]:
+        if isinstance(target, dict):
+            target.setdefault(part, {})
+        target = target[int(part) if part.isdigit() else part]
+    target[parts[-1]] = value
+    return data
+
+
+def complaint(call: Any) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("sead", "seed"),
+        ("model/wide", "width"),
+        ("model/lora/rnk", "rank"),
+        ("engine/max_bach", "max_batch"),
+        ("agent/parsr", "parser"),
+        ("agent/sampling/temprature", "temperature"),
+        ("agent/parser", "line"),
+        ("pool/worker", "workers"),
+        ("evaluate/evry", "every"),
+        ("stages/0/demonstration", "demonstrations"),
+        ("stages/1/step", "steps"),
+        ("stages/1/optim/lrr", "lr"),
+        ("stages/1/critic/clp", "clip"),
+        ("stages/1/regularizers/0/coeficient", "coefficient"),
+        ("rewards/1/wait", "weight"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(path: str, hint: str) -> None:
+    value = {"name": "lin"} if path == "agent/parser" else 1
+    message = complaint(lambda: Recipe.parse(changed(path, value), "toy.yaml"))
+    assert f"did you mean '{hint}'?" in message
+    assert ("lin" if path == "agent/parser" else path.rpartition("/")[2]) in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "part"),
+    [
+        ("stages/1/credit", {"name": "gpro"}, "did you mean 'grpo'?"),
+        ("stages/1/credit", {"name": "grpo", "epz": 1}, "did you mean 'eps'?"),
+        ("stages/1/loss", {"name": "ppo"}, "ppo_clip"),
+        ("stages/1/curriculum", {"name": "random"}, "uniform"),
+        ("rewards", [{"name": "outcome"}, {"name": "outcome"}], "listed twice"),
+        ("rewards", {"name": "outcome"}, "rewards"),
+        ("stages/1/regularizers", [{"name": "kl"}, {"name": "kl", "place": "reward"}], "listed twice"),
+        ("stages", [], "stages"),
+        ("stages", 3, "stages"),
+        ("stages", [3], "stages.0"),
+        ("stages", [{"name": "rl"}, {"name": "rl"}], "listed twice"),
+        ("stages", [{"name": "ppo"}], "'sft', 'rl'"),
+        ("env", {"level": 3}, "id"),
+        ("seed", -1, "seed"),
+        ("name", "a/b", "name"),
+        ("stages/1/steps", "many", "stages.1.rl.steps"),
+    ],
+)
+def test_bad_values(path: str, value: Any, part: str) -> None:
+    assert part in complaint(lambda: Recipe.parse(changed(path, value), "toy.yaml"))
+
+
+def test_overrides(file: Path) -> None:
+    recipe = Recipe.load(
+        file,
+        [
+            "rl.steps=20", "env.length=7", "rewards.progress.weight=0.5", "rl.optim.lr=1e-3", "model.width=48",
+            "stages.0.epochs=2", "rl.credit={name: gae, lam: 0.5}", "rl.regularizers.kl.place=reward", "name=other",
+        ],
+    )  # fmt: skip
+    sft, rl = recipe.stages
+    assert recipe.name == "other"
+    assert (rl.steps, rl.optim.lr, sft.epochs, recipe.model.width) == (20, 1e-3, 2, 48)  # type: ignore[union-attr]
+    assert recipe.env_params == {"length": 7}
+    assert [reward.weight for reward in recipe.build_rewards()] == [1.0, 0.5]
+    assert rl.build_credit().lam == 0.5  # type: ignore[union-attr]
+    assert rl.build_regularizers()[0].place == "reward"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("rl.steps", "key=value"),
+        ("=3", "key=value"),
+        ("rl=3", "name a key"),
+        ("r.steps=3", "no key 'r'"),
+        ("modl.width=3", "did you mean 'model'?"),
+        ("rl.stepz=3", "did you mean 'steps'?"),
+        ("rl.steps={", "not valid YAML"),
+        ("name=2020-13-45", "not valid YAML"),
+        ("rewards.progres.weight=1", "did you mean 'progress'?"),
+        ("rewards.9.weight=1", "'9' is not in the list"),
+        ("name.x=1", "is a value, not a block"),
+        ("rl..steps=3", "unknown key"),
+        ("stages.1.optim.lr.x=3", "is a value, not a block"),
+    ],
+)
+def test_malformed_overrides(file: Path, override: str, part: str) -> None:
+    assert part in complaint(lambda: Recipe.load(file, [override]))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"name: [1", "not valid YAML"),
+        (b"- 1\n- 2\n", "must be a mapping"),
+        (b"", "must be a mapping"),
+        (b"name: caf\xe9\n", "not UTF-8"),
+        (b"name: 2020-13-45\n", "not valid YAML"),
+        (b"stages: 3\n", "name"),
+        (b"1: 2\n", "1"),
+        (b"\x00\x01", "not valid YAML"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    message = complaint(lambda: Recipe.load(path))
+    assert part in message
+    assert "broken.yaml" in message
+    complaint(lambda: Recipe.load(path, ["rl.steps=2"]))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "No such file" in complaint(lambda: Recipe.load(tmp_path / "gone.yaml"))
+    assert "directory" in complaint(lambda: Recipe.load(tmp_path))
+
+
+def test_a_dumped_recipe_is_the_same_recipe() -> None:
+    recipe = Recipe.parse(changed("model/lora", {"rank": 4}))
+    assert Recipe.parse(yaml.safe_load(recipe.dump())) == recipe

@@ -1,0 +1,206 @@
+"""Learner: what one batch does to the weights does not depend on how it is cut or packed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from turnrl.agents import tiny
+from turnrl.agents.config import AgentConfig
+from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.episode import Group, episodes_of
+from turnrl.envs import Task
+from turnrl.envs.pool import EnvPool
+from turnrl.training.batch import TokenBatch
+from turnrl.training.critic import Critic
+from turnrl.training.optim import make_optimizer
+from turnrl.training.recipe import RlStage
+from turnrl.training.rollout import rollout
+from turnrl.training.update import Learner
+
+from ..agents.fake_engine import tokenizer
+
+
+@cache
+def model() -> Any:
+    return tiny.build(tokenizer(), layers=1, width=16, heads=2, max_context=256, init_std=0.3)
+
+
+@cache
+def played(context: str, temperature: float = 1.0) -> list[Group]:
+    """Groups as sampled by the model; most episodes are cut by the turn limit."""
+    config = AgentConfig.model_validate(
+        {
+            "system": False,
+            "context": {"name": context, **({"turns": 1} if context == "sliding_window" else {})},
+            "sampling": {"max_tokens": 4, "temperature": temperature},
+        }
+    )
+    agent = config.build(TorchEngine(model(), tokenizer()), tokenizer())
+    tasks = [Task(env="toy/lights-v0", seed=seed) for seed in range(3)]
+
+    async def work() -> list[Group]:
+        async with EnvPool() as pool:
+            options: Any = {"group_size": 3, "step": 0, "seed": 3, "max_turns": 4, "concurrency": 64}
+            return (await rollout(tasks, agent, pool, **options))[0]
+
+    return asyncio.run(work())
+
+
+def batch_of(context: str, *, merge: bool = True, temperature: float = 1.0) -> TokenBatch:
+    return TokenBatch.pack(played(context, temperature), merge=merge, temperature=temperature)
+
+
+def advantages(batch: TokenBatch) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return batch.spread(torch.randn(batch.episodes, batch.max_turns, generator=generator))
+
+
+class Step:
+    """One update on a copy of the model; keeps the gradients of every optimiser step."""
+
+    def __init__(self, batch: TokenBatch, critic: Callable[[Any, RlStage], Critic] | None = None, **stage: Any) -> None:
+        self.model = copy.deepcopy(model())
+        self.stage = RlStage.model_validate({"optim": {"lr": 0.01}, "steps": 10} | stage)
+        self.critic = critic(self.model, self.stage) if critic else None
+        groups: list[Any] = [(self.model.parameters(), 1.0)]
+        if self.critic is not None:
+            groups.append((self.critic.parameters(), 1.0))
+        optimizer = make_optimizer(groups, self.stage.optim)
+        learner = Learner(
+            self.model, optimizer, self.stage, self.stage.build_loss(), self.stage.build_regularizers(), self.critic
+        )
+        self.gradients: list[dict[str, Tensor]] = []
+        optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
+        self.metrics = learner.update(batch, advantages(batch), 0, 0)
+
+    def _now(self) -> dict[str, Tensor]:
+        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert left
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("context", ["full_history", "sliding_window"])
+@pytest.mark.parametrize("loss", ["ppo_clip", "reinforce"])
+def test_micro_batches_and_packing_change_nothing(context: str, loss: str) -> None:
+    options: dict[str, Any] = {"loss": {"name": loss, "aggregation": "seq_mean_token_mean"}}
+    batch = batch_of(context)
+    whole = Step(batch, token_budget=10**6, **options)
+    assert len(whole.gradients) == 1
+    for other in (
+        Step(batch, token_budget=1, **options),
+        Step(batch, token_budget=150, **options),
+        Step(batch_of(context, merge=False), **options),
+    ):
+        same(other.gradients[0], whole.gradients[0])
+        shared = whole.metrics.keys() & other.metrics.keys()
+        assert shared == whole.metrics.keys()
+        for name in shared:
+            assert other.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-4, abs=1e-6)
+    assert len(batch_of(context, merge=False).lengths_B) > len(batch.lengths_B)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("context", ["full_history", "sliding_window"])
+def test_the_first_update_has_ratio_one(context: str, merge: bool, temperature: float) -> None:
+    batch = batch_of(context, merge=merge, temperature=temperature)
+    metrics = Step(batch).metrics
+    assert metrics["engine_gap"] < 1e-5
+    assert abs(metrics["approx_kl"]) < 1e-8
+    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
+    # With ratio 1 the loss is minus the mean advantage.
+    expected = -float(advantages(batch)[batch.mask_BL].mean())
+    assert metrics["loss/policy"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of("sliding_window")
+    seen: list[list[int]] = []
+    accumulate = Learner._accumulate
+
+    def watch(self: Learner, part: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
+        assert advantages_BL.shape == part.tokens_BL.shape
+        whole_BL = advantages(batch)
+        for b, episode in enumerate(part.episode_B.tolist()):
+            match = [r for r in range(len(batch.episode_B)) if int(batch.episode_B[r]) == episode]
+            row = match[[i for i, e in enumerate(part.episode_B.tolist()) if e == episode].index(b)]
+            width = min(part.tokens_BL.shape[1], whole_BL.shape[1])
+            assert torch.equal(advantages_BL[b, :width].float(), whole_BL[row, :width].float())
+        seen.append(sorted(set(part.episode_B.tolist())))
+        accumulate(self, part, advantages_BL, policy=policy)
+
+    monkeypatch.setattr(Learner, "_accumulate", watch)
+    step = Step(batch, minibatches=4, updates=2)
+    with_tokens = sorted(set(batch.episode_B.tolist()))
+    half = len(seen) // 2
+    assert [sorted(sum(part, [])) for part in (seen[:half], seen[half:])] == [with_tokens, with_tokens]
+    assert seen[:half] != seen[half:]
+    assert len(step.gradients) == len(seen)
+    assert len(Step(batch, updates=3).gradients) == 3
+
+
+def test_metrics_of_trouble() -> None:
+    batch = batch_of("full_history")
+    metrics = Step(
+        batch, updates=4, optim={"lr": 0.2}, loss={"name": "ppo_clip", "clip_low": 0.05, "clip_high": 0.05}
+    ).metrics
+    assert metrics["clip_fraction_high"] + metrics["clip_fraction_low"] > 0
+    assert metrics["approx_kl"] > 0
+    assert metrics["engine_gap"] < 1e-5, "measured before the policy moved"
+    assert {"entropy", "grad_norm", "lr", "loss/policy"} <= metrics.keys()
+    assert 0 < metrics["entropy"] < math.log(len(tokenizer()))
+
+
+def test_entropy_is_reported_once() -> None:
+    batch = batch_of("full_history")
+    plain, bonus = Step(batch), Step(batch, regularizers=[{"name": "entropy", "coefficient": 0.1}])
+    assert bonus.metrics["entropy"] == pytest.approx(plain.metrics["entropy"], rel=1e-5)
+    assert any(not torch.allclose(bonus.gradients[0][name], plain.gradients[0][name]) for name in plain.gradients[0])
+
+
+def test_schedule_and_clipping_are_applied() -> None:
+    batch = batch_of("full_history")
+    step = Step(batch, optim={"lr": 0.01, "warmup_steps": 3, "max_grad_norm": 1e-3})
+    assert step.metrics["lr"] == pytest.approx(0.01 / 4)
+    norm = math.sqrt(sum(float((g**2).sum()) for g in step.gradients[0].values()))
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+    assert step.metrics["grad_norm"] > 1e-3
+
+
+def test_a_poisoned_batch_leaves_the_weights_alone() -> None:
+    batch = batch_of("full_history")
+    batch.logprobs_BL = batch.logprobs_BL.clone()
+    batch.logprobs_BL[batch.mask_BL] = float("nan")
+    step = Step(batch)
+    assert not step.gradients
+    assert math.isnan(step.metrics["grad_norm"])
+    for p, original in zip(step.model.parameters(), model().parameters(), strict=True):
+        assert torch.equal(p, original)
+
+
+def test_bf16_is_close_over_float32_weights() -> None:
+    batch = batch_of("full_history")
+    exact, rough = Step(batch), Step(batch, bf16=True)
+    assert all(g.dtype == torch.float32 for g in rough.gradients[0].values())
+    a, b = (torch.cat([g.flatten() for g in s.gradients[0].values()]) for s in (exact, rough))
+    assert float(torch.cosine_similarity(a, b, dim=0)) > 0.98
+
+
+def test_the_batch_is_what_was_played() -> None:
+    episodes = episodes_of(played("sliding_window"))
+    assert len(episodes) == 9
+    assert any(not turn.extends for e in episodes for turn in e.turns[1:])
+    assert int(batch_of("sliding_window").mask_BL.sum()) == sum(e.response_tokens for e in episodes)
