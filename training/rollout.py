@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ..agents.agent import LanguageAgent, stream_seed
+from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
 from ..envs import Task
@@ -28,14 +28,15 @@ async def rollout(
     """Play every task `group_size` times.
 
     Args:
-        renamings: symmetries of the world; each group is played under one of them, drawn by seed and step.
+        renamings: symmetries of the world; the episodes of a group take turns with them, so that no batch favours a
+            direction that is common in its tasks.
 
     Returns:
         Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares.
     """
     before = asdict(agent.engine.stats)
     jobs = [
-        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[stream_seed(seed, step, i) % len(renamings)])
+        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)])
         for i, task in enumerate(tasks)
         for member in range(group_size)
     ]
