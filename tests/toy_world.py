@@ -19,7 +19,7 @@ SEEDS: dict[str, range] = {"train": range(40), "valid": range(40, 52), "test": r
 
 
 class LightsEnv(TextEnv):
-    """`length` lights; the seed says which. The world ends at the first wrong colour: that is no success."""
+    """`length` lights; the seed says which. Unless it is `forgiving`, a wrong colour ends it: that is no success."""
 
     instructions = "Say the colour of the light: red, blue, green or white."
     symmetries = ({"red": "blue", "blue": "red"},)
@@ -38,6 +38,8 @@ class LightsEnv(TextEnv):
         if action not in COLOURS:
             return self._look(valid=False)
         if action != self.lights[self.passed]:
+            if self.params.get("forgiving"):
+                return self._look()
             return Outcome("Dark.", ended=True, admissible=[], progress=self.passed / self.length)
         self.passed += 1
         return self._look()
@@ -63,9 +65,17 @@ class SlowLightsEnv(LightsEnv):
 
 
 class FaultyLightsEnv(LightsEnv):
-    """Tasks whose seed is in `broken` raise or hang (`fault`) at their first step; in `once`, only the first time."""
+    """Tasks whose seed is in `broken` raise at their first step (`fault`: 'hang' there, or raise at the 'reset').
+
+    Those in `once` do so only the first time.
+    """
 
     attempts: dict[str, int] = {}  # noqa: RUF012
+
+    def _begin(self, task: Task) -> Outcome:
+        if task.params.get("fault") == "reset" and task.seed in task.params["broken"]:
+            raise ValueError("no lamp")
+        return super()._begin(task)
 
     def _act(self, action: str) -> Outcome:
         assert self.current is not None

@@ -1,4 +1,4 @@
-"""Critic: values stand before the token they judge, bootstrap values after the last one, gradients where they belong."""
+"""Critic: values stand before the token they judge, bootstrap values after the last; gradients where they belong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from turnrl.agents.episode import Group, StopReason
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.critic import Critic, CriticConfig
@@ -28,8 +29,16 @@ def critic_of(policy: Any, backbone: str = "separate", noise: float = 1.0, **con
     return made
 
 
+def groups_of(context: str) -> list[Group]:
+    """As played, but every third episode ended by itself."""
+    groups = copy.deepcopy(played(context))
+    for group in groups:
+        group.episodes[1].stop = StopReason.LOST
+    return groups
+
+
 def packed(context: str, merge: bool = True) -> TokenBatch:
-    return TokenBatch.pack(played(context), merge=merge, closing=True)
+    return TokenBatch.pack(groups_of(context), merge=merge, closing=True)
 
 
 def all_values(critic: Critic, policy: Any, ids: list[int]) -> Tensor:
@@ -47,7 +56,7 @@ def test_values_and_bootstrap(context: str, merge: bool) -> None:
     one_BL, one_E = critic.evaluate(policy, batch, [torch.arange(len(batch.lengths_B))], bf16=False)
     torch.testing.assert_close(values_BL[batch.mask_BL], one_BL[batch.mask_BL], rtol=0, atol=1e-5)
     torch.testing.assert_close(bootstrap_E, one_E, rtol=0, atol=1e-5)
-    episodes = [e for group in played(context) for e in group]
+    episodes = [e for group in groups_of(context) for e in group]
     assert {e.stop.truncated for e in episodes} == {True, False}
     for e, episode in enumerate(episodes):
         for t, turn in enumerate(episode.turns):

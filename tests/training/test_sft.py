@@ -1,0 +1,126 @@
+"""The warm start: loss on the expert's own words, stopped by the validation split, the best weights kept."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from turnrl import UserError
+from turnrl.training.log import Record
+from turnrl.training.sft import SupervisedTrainer
+
+from ..toy_world import COLOURS, recipe
+from .test_trainer import session_of
+
+
+def trainer_in(session: Any) -> SupervisedTrainer:
+    return SupervisedTrainer(session, session.recipe.stages[0])
+
+
+def test_only_the_experts_turns_carry_loss(tmp_path: Path) -> None:
+    data = recipe(sft={"noise": 0.5, "observation_weight": 0.0, "demonstrations": 12}, agent={"max_turns": 10})
+    data["env"] = {"id": "toy/lights-v0", "length": 3, "forgiving": True}
+    with session_of(tmp_path / "run", data) as session:
+        made = trainer_in(session)
+        train, valid = asyncio.run(made.demonstrate())
+        batch, weights_BL = made.pack(train)
+    trained = [turn for episode in train for turn in episode.turns if turn.trained]
+    assert len(trained) == 3 * len(train) < sum(len(episode.turns) for episode in train)
+    assert int((weights_BL > 0).sum()) == sum(len(turn.response_ids) for turn in trained)
+    assert float(weights_BL.sum()) == pytest.approx(1)
+    assert torch.equal(weights_BL > 0, batch.mask_BL)
+    assert all(turn.trained for episode in valid for turn in episode.turns)
+
+
+def test_untrained_turns_and_observations_have_no_gradient(tmp_path: Path) -> None:
+    with session_of(tmp_path / "run", recipe(sft={"observation_weight": 0.0})) as session:
+        made = trainer_in(session)
+        train, _ = asyncio.run(made.demonstrate())
+        train[0].turns[1].trained = False
+        batch, weights_BL = made.pack(train[:1])
+        said = [t for t, turn in enumerate(train[0].turns) if turn.trained]
+        assert sorted(set(batch.turn_BL[weights_BL > 0].tolist())) == said == [0, 2]
+        loss = made.learn(train[:1])
+        expected = float(made.nll(batch, weights_BL).detach())
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_observations_weigh_what_the_recipe_says(tmp_path: Path) -> None:
+    with session_of(tmp_path / "run", recipe(sft={"observation_weight": 0.3})) as session:
+        made = trainer_in(session)
+        train, _ = asyncio.run(made.demonstrate())
+        batch, weights_BL = made.pack(train)
+    assert float(weights_BL[batch.mask_BL].sum()) == pytest.approx(1)
+    assert float(weights_BL[~batch.mask_BL].sum()) == pytest.approx(0.3)
+    assert not weights_BL[:, 0].any()
+    padding_BL = torch.arange(batch.tokens_BL.shape[1])[None] >= batch.lengths_B[:, None]
+    assert not weights_BL[padding_BL].any()
+
+
+def test_micro_batches_do_not_change_the_gradient(tmp_path: Path) -> None:
+    found = []
+    for budget in (10**6, 1):
+        with session_of(tmp_path / str(budget), recipe(sft={"token_budget": budget})) as session:
+            made = trainer_in(session)
+            train, _ = asyncio.run(made.demonstrate())
+            loss = made.learn(train)
+            found.append((loss, [p.grad.clone() for p in session.model.parameters()]))  # type: ignore[union-attr]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_symmetries_retell_each_demonstration(tmp_path: Path) -> None:
+    with session_of(tmp_path / "run", recipe(sft={"symmetries": 2})) as session:
+        train, valid = asyncio.run(trainer_in(session).demonstrate())
+    assert (len(train), len(valid)) == (8, 3)
+    swap = {"red": "blue", "blue": "red"}
+    for plain, told in zip(train[::2], train[1::2], strict=True):
+        assert plain.task == told.task
+        assert [turn.text for turn in told.turns] == [swap.get(turn.text, turn.text) for turn in plain.turns]
+        assert all(turn.text in COLOURS for turn in told.turns)
+    with (
+        session_of(tmp_path / "more", recipe(sft={"symmetries": 3})) as session,
+        pytest.raises(UserError, match="symmetries=3"),
+    ):
+        asyncio.run(trainer_in(session).demonstrate())
+
+
+def test_early_stop_restores_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[Record] = []
+    script = iter([3.0, 1.0, 2.0, 2.5, 0.1])
+    with session_of(tmp_path / "run", recipe(sft={"epochs": 50, "validate_every": 1, "patience": 2})) as session:
+        made = trainer_in(session)
+        snapshots: list[torch.Tensor] = []
+
+        def look(episodes: Any) -> float:
+            snapshots.append(session.model.get_input_embeddings().weight.detach().clone())  # type: ignore[operator]
+            return next(script)
+
+        monkeypatch.setattr(made, "loss_of", look)
+        asyncio.run(made.run(lines.append))
+        final = session.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    assert [line["valid_loss"] for line in lines] == [3.0, 1.0, 2.0, 2.5]
+    assert torch.equal(final, snapshots[1])
+    assert not torch.equal(final, snapshots[3])
+
+
+def test_it_stops_at_the_success_it_was_asked_for(tmp_path: Path) -> None:
+    lines: list[Record] = []
+    sft = {"epochs": 200, "validate_every": 5, "until_success": 0.5, "patience": 99, "demonstrations": 12}
+    with session_of(tmp_path / "run", recipe(sft=sft, evaluate={"tasks": 12})) as session:
+        asyncio.run(trainer_in(session).run(lines.append))
+    rates = [line["success"] for line in lines if line["kind"] == "eval"]
+    assert rates[-1] >= 0.5 > max(rates[:-1], default=0.0)
+    assert lines[-1]["kind"] == "eval"
+    assert all(math.isfinite(line["valid_loss"]) for line in lines if "valid_loss" in line)
+
+
+def test_an_expert_that_does_not_win_is_no_teacher(tmp_path: Path) -> None:
+    data = recipe(env={"id": "toy/lying_lights-v0"})
+    with session_of(tmp_path / "run", data) as session, pytest.raises(UserError, match="does not win"):
+        asyncio.run(trainer_in(session).demonstrate())

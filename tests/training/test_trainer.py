@@ -1,0 +1,169 @@
+"""The walk: every estimator learns the toy world, and what the recipe asks for is what is computed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from turnrl import Recipe
+from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.episode import episodes_of
+from turnrl.agents.models import LoraConfig, ModelConfig, load
+from turnrl.envs import make
+from turnrl.training.batch import TokenBatch
+from turnrl.training.log import Record, RunLog
+from turnrl.training.rollout import rollout
+from turnrl.training.run import train
+from turnrl.training.session import Session
+from turnrl.training.trainer import Trainer, frozen_copy, turn_sums
+
+from ..toy_world import TEXTS, episodes_won, recipe
+
+
+def run(folder: Path, data: dict[str, Any]) -> list[Record]:
+    lines: list[Record] = []
+    train(Recipe.parse(data), run_dir=folder, progress=False, on_record=lines.append)
+    return lines
+
+
+@contextmanager
+def session_of(folder: Path, data: dict[str, Any]) -> Iterator[Session]:
+    """A session as `train` makes it, without a warm start."""
+    made = Recipe.parse(data)
+    loaded = load(made.model, corpus=lambda: TEXTS)
+    engine = TorchEngine(loaded.model, loaded.tokenizer)
+    agent = made.agent.build(engine, loaded.tokenizer)
+    needs = frozenset().union(*(reward.needs() for reward in made.build_rewards())) & {"progress"}
+    pool = made.pool.build(64, needs)
+    prototype = make(made.env_id, **made.env_params)
+    try:
+        log = RunLog(folder, made)
+        yield Session(made, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress=False)
+    finally:
+        pool.close()
+
+
+LEARN: dict[str, dict[str, Any]] = {
+    "grpo": {"credit": {"name": "grpo"}},
+    "rloo": {"credit": {"name": "rloo"}, "loss": {"name": "reinforce"}},
+    "turn_return": {"credit": {"name": "turn_return"}},
+    "gae": {"credit": {"name": "gae", "gamma": 1.0, "lam": 0.95}, "critic": {"lr": 0.005, "warmup_steps": 1}},
+}
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_it_learns(tmp_path: Path, name: str) -> None:
+    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}]
+    rl = {"steps": 26, "tasks_per_step": 8, "group_size": 4, "checkpoint_every": 100, **LEARN[name]}
+    lines = run(tmp_path / "run", recipe(rl=rl, rewards=rewards))
+    first = [line["success"] for line in lines if line["kind"] == "train" and line["stage"] == "rl"][:3]
+    assert sum(first) / 3 < 0.45
+    assert episodes_won(lines, 4) > 0.8
+
+
+def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], set[str]]] = [
+        ({}, set()),
+        ({"regularizers": [{"name": "kl"}]}, {"ref_logprobs_BL"}),
+        ({"loss": {"name": "ppo_clip", "importance": {"mode": "token_truncate"}}}, {"old_logprobs_BL"}),
+        ({"credit": {"name": "gae"}}, {"values_BL", "bootstrap_E"}),
+    ]
+    costly = {"ref_logprobs_BL", "old_logprobs_BL", "values_BL", "bootstrap_E"}
+    for i, (rl, expected) in enumerate(cases):
+        with session_of(tmp_path / str(i), recipe(rl=rl)) as session:
+            stage: Any = session.recipe.stages[1]
+            trainer = Trainer(session, stage, 1)
+            batches: list[TokenBatch] = []
+            packed = trainer.batch
+            trainer.batch = lambda groups, packed=packed, b=batches: b.append(packed(groups)) or b[-1]  # type: ignore
+            metrics = asyncio.run(trainer.step(0))
+        [batch] = batches
+        assert {name for name in costly if getattr(batch, name) is not None} == expected
+        if batch.old_logprobs_BL is not None:
+            assert metrics["importance_weight"] == pytest.approx(1, abs=1e-5)
+            gap_BL = (batch.old_logprobs_BL - batch.logprobs_BL)[batch.mask_BL]
+            assert float(gap_BL.abs().max()) < 1e-4
+        if batch.ref_logprobs_BL is not None:
+            assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+        if batch.values_BL is not None:
+            assert "loss/value" in metrics
+
+
+def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:
+    found = {}
+    for place in ("loss", "reward"):
+        terms = [{"name": "kl", "place": place, "coefficient": 0.3, "estimator": "k1"}]
+        rl = {"steps": 3, "regularizers": terms, "optim": {"lr": 0.02}}
+        found[place] = [line for line in run(tmp_path / place, recipe(rl=rl)) if line["stage"] == "rl"]
+    for line in found["reward"]:
+        assert line["loss/kl"] == 0
+        assert line["return"] == pytest.approx(line["reward/outcome"] + 0.3 * line["reward/kl"], abs=1e-5)
+    assert found["reward"][0]["reward/kl"] == pytest.approx(0, abs=1e-5)
+    assert abs(found["reward"][-1]["reward/kl"]) > 1e-3
+    assert not any("reward/kl" in line for line in found["loss"])
+    assert abs(found["loss"][-1]["loss/kl"]) > 1e-4
+    assert found["loss"][-1]["return"] == pytest.approx(found["loss"][-1]["reward/outcome"])
+
+
+def test_named_rewards_and_advantages_are_written_into_the_turns(tmp_path: Path) -> None:
+    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}, {"name": "step_cost", "weight": 0.1}]
+    with session_of(tmp_path / "run", recipe(rewards=rewards)) as session:
+        stage: Any = session.recipe.stages[1]
+        trainer = Trainer(session, stage, 1)
+        kept: list[Any] = []
+        annotate = trainer.annotate
+        trainer.annotate = lambda g, b, a: (annotate(g, b, a), kept.extend((g, b, a)))[0]  # type: ignore
+        asyncio.run(trainer.step(0))
+    groups, batch, advantages_BL = kept
+    sums = turn_sums(batch, advantages_BL)
+    for e, episode in enumerate(episodes_of(groups)):
+        for t, turn in enumerate(episode.turns):
+            assert turn.rewards.keys() == {"outcome", "progress", "step_cost"}
+            assert turn.advantage == pytest.approx(sums[e][t] / len(turn.response_ids))
+            first_BL = (batch.episode_B[:, None] == e) & (batch.turn_BL == t)
+            assert turn.advantage == pytest.approx(float(advantages_BL[first_BL].mean()))
+
+
+def test_the_share_of_useful_tokens_is_a_share(tmp_path: Path) -> None:
+    env = {"id": "toy/faulty_lights-v0", "length": 2, "broken": [1]}
+    with session_of(tmp_path / "run", recipe(env=env)) as session:
+        tasks = list(session.prototype.tasks("train")[:3])
+        options: dict[str, Any] = {"group_size": 2, "step": 0, "seed": 0, "max_turns": 3, "concurrency": 64}
+        groups, metrics = asyncio.run(rollout(tasks, session.agent, session.pool, **options))
+    kept = sum(e.response_tokens for e in episodes_of(groups))
+    lost = [stop.value for group in groups for stop in group.lost]
+    assert metrics["useful_share"] == pytest.approx(kept / metrics["tokens/generated"])
+    assert (metrics["useful_share"] < 1) == bool(lost)
+    assert metrics.get("lost/env_error", 0) == len(lost)
+    assert metrics["episodes"] == 6 - len(lost)
+    assert metrics["tokens_per_second"] > 0
+
+
+def test_the_reference_of_an_adapted_model_is_the_model_as_it_was(tmp_path: Path) -> None:
+    loaded = load(
+        ModelConfig(layers=1, width=16, heads=2, vocabulary=320, lora=LoraConfig(rank=2)), corpus=lambda: TEXTS
+    )
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        for name, p in loaded.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+        reference = frozen_copy(loaded.model)
+        before = reference(ids).logits.clone()
+        torch.testing.assert_close(loaded.model(ids).logits, before)
+        saved = copy.deepcopy(reference.state_dict())
+        for p in loaded.model.parameters():
+            p.add_(0.05)
+        assert torch.equal(reference(ids).logits, before)
+        other = frozen_copy(loaded.model)
+        assert not torch.allclose(other(ids).logits, before)
+        other.load_state_dict(saved)
+        assert torch.equal(other(ids).logits, before)
+    assert not any(p.requires_grad for p in reference.parameters())
+    assert not reference.training
