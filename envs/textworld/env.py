@@ -120,9 +120,13 @@ class TextWorldEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         path = generate([self._key(task)], progress=False)[0]
-        if self._world is None or self._world.path != path:
-            self.close()
-            self._world = World(path)
+        # Until it has the game there is no world: what failed to load must not be played.
+        world, self._world = self._world, None
+        if world is None:
+            world = World(path)
+        elif world.path != path:
+            world.load(path)
+        self._world = world
         text = self._world.start()
         self._earned = 0.0
         self._steps_to_win = len(self._world.plan()) if "progress" in self.extras else 0

@@ -4,7 +4,8 @@
     # ~/.cache/turnrl/textworld/1.7.0/coin-1f0c9a2b3d4e/7.z8, with 7.json beside it
 
 A file is written elsewhere on the same file system and renamed, the .json before the .z8: where there is a .z8 the
-game is complete. Two processes that make one game both succeed, because both make the same bytes.
+game is complete. Two processes that make one game both succeed, because both make the same bytes. What a killed
+process left behind is removed when the next game is made.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +37,8 @@ from .params import job_for
 TEXTWORLD = version("textworld")
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """TextWorld iterates over sets of strings while it writes a game, so its bytes depend on the hash seed."""
+STALE_SECONDS = 24 * 3600
+"""No game takes that long to make."""
 _generating = threading.Lock()
 
 
@@ -89,6 +95,7 @@ def generate(keys: Sequence[GameKey], *, workers: int | None = None, progress: b
 
 
 def _make(missing: Mapping[Path, GameKey], workers: int, progress: bool) -> None:
+    _sweep()
     jobs: queue.SimpleQueue[tuple[Path, GameKey]] = queue.SimpleQueue()
     for item in missing.items():
         jobs.put(item)
@@ -147,10 +154,34 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
+def _sweep() -> None:
+    """Remove the folders of generations that were killed."""
+    for folder in cache_dir().glob("tmp-*"):
+        node, _, pid = folder.name.removeprefix("tmp-").rpartition("-")[0].rpartition("-")
+        try:
+            stale = time.time() - folder.stat().st_mtime > STALE_SECONDS
+        except FileNotFoundError:
+            continue
+        # Another machine may share the cache, and its processes cannot be asked after.
+        if stale or (node == platform.node() and pid.isdecimal() and not _alive(int(pid))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _one(worker: subprocess.Popen[str], path: Path, key: GameKey) -> None:
     """Make one game and move it into the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="tmp-") as folder:
+    owner = f"tmp-{platform.node()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=owner) as folder:
         made = Path(folder) / "game.z8"
         job = {**job_for(key.family, key.params, key.seed), "path": str(made)}
         assert worker.stdin is not None

@@ -11,17 +11,19 @@ what plan wins) is only consulted when somebody asks::
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import textworld
-from textworld.generator.game import GameProgression
-from textworld.generator.inform7 import Inform7Game
+import jericho  # type: ignore[import-untyped]
 
-_LOGIC = threading.Lock()
-"""TextWorld reads logic with one parser per process, which two threads must not use at once."""
+from .logic import LOCK, View, logic_of
+
+_REPORTS = ("tw-extra-infos score", "tw-trace-actions")
+"""Sent before the first turn: from then on the game tells its score (and its moves with it) and its actions."""
+_LONGEST = 198
+"""Bytes of a command that the interpreter reads."""
+_REPORTED = re.compile(r"<(score|moves)>\n(.*?)</\1>", re.DOTALL)
 _TRACE = re.compile(r"\[([^\]]+)\]\n?")
 _SUCCEEDED = " - succeeded"
 _WON, _LOST = "*** The End ***", "*** You lost! ***"
@@ -55,6 +57,14 @@ class Reply:
     lost: bool
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A game just started: what it said, and the memory of its interpreter, which any other instance can go on from."""
+
+    text: str
+    memory: Any
+
+
 class World:
     """A loaded game. Not for use by two threads at once. `close` frees the interpreter.
 
@@ -63,61 +73,78 @@ class World:
     """
 
     def __init__(self, path: Path) -> None:
+        with LOCK:
+            self._machine: Any = jericho.FrotzEnv(str(path), -1)
+        self._enter(path)
+
+    def load(self, path: Path) -> None:
+        """Play another game, which is cheaper than making another instance."""
+        self._machine.close()
+        self._machine._cache.clear()  # it would keep a copy of every game it ever ran
+        self._machine.load(str(path), -1)
+        self._enter(path)
+
+    def _enter(self, path: Path) -> None:
         self.path = path
-        with _LOGIC:
-            self._env: Any = textworld.start(str(path), textworld.EnvInfos())
-        self._logic: GameProgression | None = None
-        self._inform7: Any = None
+        self._logic = logic_of(path)
+        self.max_score: int = self._logic.game.max_score
+        self._view: View | None = None
         self._events: list[str] = []
-        self._followed = 0
+        self._followed = self._score = 0
 
     def start(self) -> str:
         """(Re)start the game and return the opening text, objective included where the game has one."""
-        with _LOGIC:
-            state = self._env.reset()
-        self._game = state.game
-        self.max_score: int = state.max_score
-        # Its answer is dropped; from here on the game reports actions.
-        self._env.unwrapped._send("tw-trace-actions")
-        self._events, self._followed, self._logic = [], 0, None
-        return tidy(state.feedback)
+        with LOCK:
+            opening: Opening | None = self._logic.opening
+        # A machine that stopped with an error cannot be set back, only started again.
+        if opening is None or self._machine._emulator_halted():
+            text, _ = self._machine.reset()
+            for command in _REPORTS:
+                self._machine.step(command)
+            opening = Opening(tidy(text), self._machine.get_state())
+            with LOCK:
+                self._logic.opening = opening
+        else:
+            self._machine.set_state(opening.memory)
+        self._view, self._events, self._followed, self._score = None, [], 0, 0
+        return opening.text
 
     def send(self, command: str) -> Reply:
         """Run one command, which must hold no brackets (they would read as a trace)."""
-        state, _, _ = self._env.step(command)
-        traced = _TRACE.findall(state.feedback)
-        done = [tag[: tag.index(_SUCCEEDED)] for tag in traced if _SUCCEEDED in tag]
+        # The interpreter cuts there, through the middle of a character.
+        command = command.strip().encode()[:_LONGEST].decode(errors="ignore")
+        raw: str = self._machine.step(command)[0]
+        for name, number in _REPORTED.findall(raw):
+            if name == "score":
+                self._score = int(_TRACE.sub("", number).split()[0])
+        raw = _REPORTED.sub("", raw)
+        done = [tag[: tag.index(_SUCCEEDED)] for tag in _TRACE.findall(raw) if _SUCCEEDED in tag]
         # Actions within actions are numbered, '(1) taking the key': the outer one says it all.
         outer = [event for event in done if "(" not in event and ")" not in event]
         self._events += outer
-        feedback = _TRACE.sub("", state.feedback)
-        return Reply(tidy(feedback), bool(outer), int(state.score or 0), _WON in feedback, _LOST in feedback)
+        feedback = _TRACE.sub("", raw)
+        return Reply(tidy(feedback), bool(outer), self._score, _WON in feedback, _LOST in feedback)
 
     def possible(self) -> list[str]:
         """Every command that has an effect or shows something now, sorted, each once."""
-        with _LOGIC:
-            logic = self._follow(plan=False)
-            return sorted(set(self._inform7.gen_commands_from_actions(logic.valid_actions)))
+        with LOCK:
+            return list(self._logic.commands(self._follow(plan=False)))
 
     def plan(self) -> list[str]:
         """Commands that win from here; empty if the game is over or TextWorld knows no way."""
-        with _LOGIC:
-            actions = self._follow(plan=True).winning_policy
-            return list(self._inform7.gen_commands_from_actions(actions)) if actions else []
+        with LOCK:
+            return list(self._logic.plan(self._follow(plan=True)))
 
     def close(self) -> None:
         """Free the interpreter; the object is of no use afterwards."""
-        self._env.close()
+        self._machine.close()
 
-    def _follow(self, *, plan: bool) -> GameProgression:
-        """The logic's state after all events so far. Plans need more bookkeeping and start from the first event."""
-        if self._logic is None or (plan and not self._logic.tracking_quests):
-            if self._inform7 is None:
-                self._inform7 = Inform7Game(self._game)
-            self._logic, self._followed = GameProgression(self._game, track_quests=plan), 0
+    def _follow(self, *, plan: bool) -> View:
+        """The logic's view after all events so far. One with plans starts from the first event."""
+        view = self._view
+        if view is None or (plan and view.quests is None):
+            view, self._followed = self._logic.opening_view(plan=plan), 0
         for event in self._events[self._followed :]:
-            action = self._inform7.detect_action(event, self._logic.valid_actions)
-            if action is not None:
-                self._logic.update(action)
-        self._followed = len(self._events)
-        return self._logic
+            view = self._logic.after(view, event)
+        self._view, self._followed = view, len(self._events)
+        return view
