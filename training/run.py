@@ -21,6 +21,7 @@ from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..plugins import UserError
 from . import checkpoint
+from .console import Narrator
 from .log import Record, RunLog
 from .recipe import Recipe, RlStage, SftStage
 from .session import Session
@@ -39,13 +40,14 @@ def train(
     run_dir: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
-    on_record: OnRecord = lambda record: None,
+    on_record: OnRecord | None = None,
 ) -> dict[str, Any]:
     """Run every stage of a recipe.
 
     Args:
         run_dir: default ``runs/<name>``.
         resume: go on from the last checkpoint of that folder.
+        progress: say on stderr how far it is.
         on_record: called with each line of the metrics.
 
     Returns:
@@ -57,7 +59,15 @@ def train(
     """
     log = RunLog(Path(run_dir or Path("runs") / recipe.name), recipe, resume=resume)
     torch.manual_seed(recipe.seed)
-    return asyncio.run(_train(recipe, log, resume, progress, on_record))
+    narrate = Narrator(sum(_length(stage) for stage in recipe.stages if isinstance(stage, RlStage)))
+
+    def both(record: Record) -> None:
+        if progress:
+            narrate(record)
+        if on_record is not None:
+            on_record(record)
+
+    return asyncio.run(_train(recipe, log, resume, progress, both))
 
 
 async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_record: OnRecord) -> dict[str, Any]:
@@ -68,6 +78,7 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
     going_on = resume and (last / checkpoint.STATE_FILE).is_file()
     pool = recipe.pool.build(_slots(recipe), _env_extras(recipe))
     try:
+        _make_games(recipe, prototype, progress)
         if going_on:
             loaded = load(recipe.model.model_copy(update={"name": str(last)}))
         else:
@@ -94,6 +105,21 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
         await pool.aclose()
         prototype.close()
     return _finish(session, seconds)
+
+
+def _make_games(recipe: Recipe, prototype: TextEnv, progress: bool) -> None:
+    """Whatever the tasks of the whole run need, before the processor is busy with anything else."""
+    wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage):
+            wanted["train"] = max(wanted["train"], stage.demonstrations)
+            wanted["valid"] = max(wanted["valid"], stage.validation)
+        else:
+            wanted["train"] = max(wanted["train"], stage.tasks or 0)
+    if recipe.evaluate.every:
+        wanted[recipe.evaluate.split] = max(wanted[recipe.evaluate.split], recipe.evaluate.tasks or 0)
+    tasks = [task for split, count in wanted.items() if count for task in prototype.tasks(split)[:count]]
+    prototype.prepare(tasks, progress=progress)
 
 
 async def _run_stage(

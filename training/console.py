@@ -1,0 +1,43 @@
+"""What a person sees of a run: one line per look, so that a log file of it reads as well as a terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from .log import Record
+
+
+class Narrator:
+    """Prints one line per record: a look at the warm start, a step of learning, an evaluation.
+
+    Args:
+        steps: length of the rl stage, for "12/60".
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.started = steps, time.perf_counter()
+        self.console = Console(stderr=True, highlight=False)
+
+    def __call__(self, record: Record) -> None:
+        """One line for `record`, or none if it says little."""
+        text = self._text(record)
+        if text:
+            self.console.print(f"{time.perf_counter() - self.started:6.0f} s  {text}")
+
+    def _text(self, record: Record) -> str:
+        if record["kind"] in ("eval", "test"):
+            return (
+                f"{record['stage']} {record['step']}: [bold]{record['success']:.0%}[/bold] of {record['n']} "
+                f"{record['split']} tasks ({record['low']:.0%} to {record['high']:.0%})"
+            )
+        if record["stage"] == "rl":
+            seconds = sum(value for key, value in record.items() if key in ("seconds/play", "seconds/update"))
+            return (
+                f"rl {record['step']}/{self.steps}: success {record.get('success', 0):.0%}, return "
+                f"{record.get('return', 0):.2f}, entropy {record.get('entropy', 0):.2f}, {seconds:.1f} s"
+            )
+        if "valid_loss" in record:
+            return f"sft {record['step']}: loss {record['loss']:.2f}, validation {record['valid_loss']:.3f}"
+        return ""
