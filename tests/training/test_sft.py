@@ -29,7 +29,7 @@ def test_only_the_experts_turns_carry_loss(tmp_path: Path) -> None:
         train, valid = asyncio.run(made.demonstrate())
         batch, weights_BL = made.pack(train)
     trained = [turn for episode in train for turn in episode.turns if turn.trained]
-    assert len(trained) == 3 * len(train) < sum(len(episode.turns) for episode in train)
+    assert 0 < len(trained) < sum(len(episode.turns) for episode in train)
     assert int((weights_BL > 0).sum()) == sum(len(turn.response_ids) for turn in trained)
     assert float(weights_BL.sum()) == pytest.approx(1)
     assert torch.equal(weights_BL > 0, batch.mask_BL)

