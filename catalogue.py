@@ -23,7 +23,6 @@ SLOTS = (
     "training.losses",
     "training.regularizers",
     "training.curriculum",
-    "training.selection",
     "agents.context",
     "agents.parsers",
 )
