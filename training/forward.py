@@ -6,12 +6,14 @@ Rows are right-padded and attention is causal, so padding can never be seen by a
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from . import narrow
 
 LOGIT_CHUNK = 1 << 23
 """Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward pass."""
@@ -24,8 +26,17 @@ class Scores:
     logprobs_BL: Tensor
     entropy_BL: Tensor
     """Entropy (nats) of the distribution each token was drawn from."""
-    hidden_BLD: Tensor
-    """Last hidden states, for a value head."""
+    hidden_ND: Tensor
+    """Last hidden states before the chosen tokens, in row-major order."""
+    where: tuple[Tensor, Tensor] = field(repr=False)
+    """Rows and columns of the chosen tokens."""
+
+    @property
+    def hidden_BLD(self) -> Tensor:
+        """Last hidden states where a chosen token follows, for a value head; zeros elsewhere."""
+        rows_N, columns_N = self.where
+        empty_BLD = self.hidden_ND.new_zeros(*self.logprobs_BL.shape, self.hidden_ND.shape[1])
+        return empty_BLD.index_put((rows_N, columns_N - 1), self.hidden_ND)
 
 
 def autocast(bf16: bool) -> AbstractContextManager[Any]:
@@ -35,15 +46,13 @@ def autocast(bf16: bool) -> AbstractContextManager[Any]:
 
 def decoder(model: nn.Module) -> nn.Module:
     """The model without its language head."""
-    base: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[operator]
+    base: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[operator, assignment]
     return base
 
 
 def hidden_states(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     """Last hidden states [B, L, D] of right-padded rows."""
-    output = decoder(model)(input_ids=tokens_BL, use_cache=False)
-    hidden_BLD: Tensor = output.last_hidden_state
-    return hidden_BLD
+    return narrow.hidden_states(decoder(model), tokens_BL)
 
 
 def score(
@@ -57,9 +66,8 @@ def score(
         temperature: logits are divided by it; 0 counts as 1.
         entropy_grad: keep the gradient of the entropy.
     """
-    hidden_BLD = hidden_states(model, tokens_BL)
+    hidden_ND = narrow.hidden_before(decoder(model), tokens_BL, mask_BL)
     rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
-    hidden_ND = hidden_BLD[rows_N, columns_N - 1]
     target_N = tokens_BL[rows_N, columns_N]
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     scale = 1.0 / temperature if temperature > 0 else 1.0
@@ -68,7 +76,8 @@ def score(
     return Scores(
         logprobs_BL=empty_BL.index_put((rows_N, columns_N), logprobs_N),
         entropy_BL=empty_BL.index_put((rows_N, columns_N), entropy_N),
-        hidden_BLD=hidden_BLD,
+        hidden_ND=hidden_ND,
+        where=(rows_N, columns_N),
     )
 
 
@@ -84,7 +93,7 @@ def _token_scores(
             entropy_n = -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
         return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), entropy_n
 
-    vocabulary = int(head.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+    vocabulary = int(head.weight.shape[0])
     size = max(LOGIT_CHUNK // vocabulary, 1)
     if len(target_N) <= size:
         return chunk(hidden_ND, target_N)

@@ -1,4 +1,4 @@
-"""One batch of advantages becomes optimiser steps: token-budget micro-batches, exact sums, metrics that show trouble."""
+"""One batch of advantages becomes optimiser steps: token-budget micro-batches, exact sums, metrics of trouble."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .batch import TokenBatch
 from .critic import Critic
-from .forward import autocast, score
+from .forward import Scores, autocast, score
 from .losses.base import PolicyLoss
 from .optim import apply_step
 from .recipe import RlStage
@@ -80,14 +80,13 @@ class Learner:
             mask_BL = micro.mask_BL
             if not bool(mask_BL.any()):
                 continue
-            loss, hidden_BLD = self._micro_loss(
+            loss, scores = self._micro_loss(
                 micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals, policy
             )
             if value_weights_BL is not None:
-                if not policy:
-                    hidden_BLD = hidden_BLD.detach()
+                hidden_BLD = scores.hidden_BLD if policy else scores.hidden_BLD.detach()
                 loss = loss + self._critic_loss(micro, hidden_BLD, value_weights_BL[rows, :width], totals)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         if value_weights_BL is not None:
             assert batch.values_BL is not None
             self._note("explained_variance", explained_variance(batch.values_BL, batch.signals["returns"]))
@@ -96,8 +95,8 @@ class Learner:
 
     def _micro_loss(
         self, micro: TokenBatch, advantages_BL: Tensor, weights_BL: Tensor, totals: dict[str, float], policy: bool
-    ) -> tuple[Tensor, Tensor]:
-        """(loss, last hidden states) of a micro-batch."""
+    ) -> tuple[Tensor, Scores]:
+        """(loss, what the forward pass knows) of a micro-batch."""
         mask_BL = micro.mask_BL
         entropy_grad = any("entropy" in term.needs() for term in self.regularizers)
         with autocast(self.stage.bf16):
@@ -106,8 +105,10 @@ class Learner:
             )
         loss = torch.zeros(())
         outputs = [("policy", 1.0, self.loss(scores.logprobs_BL, micro, advantages_BL))]
-        for term in self.regularizers:
-            outputs.append((term.name, term.coefficient, term.token_loss(scores.logprobs_BL, micro, scores.entropy_BL)))
+        outputs += [
+            (term.name, term.coefficient, term.token_loss(scores.logprobs_BL, micro, scores.entropy_BL))
+            for term in self.regularizers
+        ]
         for name, coefficient, output in outputs:
             part = (torch.where(mask_BL, output.loss_BL, 0.0) * weights_BL).sum()
             _add(totals, f"loss/{name}", float(part.detach()))
@@ -120,7 +121,7 @@ class Learner:
         if "engine_gap" not in self.metrics:  # later the policy itself has moved
             gap_BL = (scores.logprobs_BL.detach() - micro.logprobs_BL).abs()
             _add(totals, "engine_gap", float(gap_BL[mask_BL].double().sum()))
-        return loss, scores.hidden_BLD
+        return loss, scores
 
     def _critic_loss(
         self, micro: TokenBatch, hidden_BLD: Tensor, weights_BL: Tensor, totals: dict[str, float]
