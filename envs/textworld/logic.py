@@ -31,7 +31,7 @@ from textworld.logic import Signature, State
 
 LOCK = threading.RLock()
 """TextWorld reads logic with one parser per process, and what is here is shared: hold it for every call."""
-GAMES_KEPT = 48
+GAMES_KEPT = 32
 """Games whose logic stays when no instance plays them."""
 STATES_KEPT = 400
 """States per game; then all are forgotten, as games that large hardly see a state twice."""

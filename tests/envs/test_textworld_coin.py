@@ -8,11 +8,11 @@ from turnrl.plugins import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
-from turnrl.envs.textworld.coin import count_routes, route_of, split_of_route
+from turnrl.envs.textworld.coin import BACK, COMPASS, count_routes, images, route_of, split_of_route
 from turnrl.envs.textworld.env import route
 
 
-@pytest.mark.parametrize("level", [3, 5, 6, 105])
+@pytest.mark.parametrize("level", [5, 6, 105])
 def test_routes_of_splits_are_disjoint(level: int) -> None:
     env = make("textworld/coin-v0", level=level)
     train = {route(task) for task in env.tasks("train")[:600]}
@@ -24,6 +24,27 @@ def test_routes_of_splits_are_disjoint(level: int) -> None:
     assert len(set(valid)) == len(valid) <= 200
     assert len(set(test)) == len(test) <= 200
     assert len(train | set(valid) | set(test)) <= count_routes((level - 1) % 100 + 1)
+
+
+@pytest.mark.parametrize(("level", "valid", "test"), [(5, 8, 24), (6, 80, 68)])
+def test_no_image_of_a_held_out_route_is_in_training(level: int, valid: int, test: int) -> None:
+    env = make("textworld/coin-v0", level=level)
+    assert (len(env.tasks("valid")), len(env.tasks("test"))) == (valid, test)
+    train = {route(task) for task in env.tasks("train")[:600]}
+    for split in ("valid", "test"):
+        turned = {image for task in env.tasks(split) for image in images(route(task))}
+        assert {split_of_route(image) for image in turned} == {split}
+        assert not turned & train
+
+
+def test_images_are_the_turns_and_mirrors_of_a_map() -> None:
+    path = ("north", "north", "east")
+    assert len(COMPASS) == 7
+    assert len(set(images(path))) == 8
+    assert set(images(path)) == set(images(images(path)[3]))
+    for image in images(path):
+        assert image[0] == image[1]
+        assert image[2] not in (image[0], BACK[image[0]])
 
 
 def test_every_route_has_one_owner_whatever_the_seed() -> None:
@@ -60,6 +81,8 @@ def test_routes_are_those_textworld_draws() -> None:
 def test_a_level_without_held_out_routes_says_so() -> None:
     with pytest.raises(UserError, match="use level 5 or more"):
         make("textworld/coin-v0", level=1).tasks("test")
+    with pytest.raises(UserError, match="use level 5 or more"):
+        make("textworld/coin-v0", level=3).tasks("train")[0]
 
 
 def test_only_coin_tasks_have_routes() -> None:
