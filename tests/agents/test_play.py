@@ -193,9 +193,15 @@ def test_an_error_of_the_user_closes_every_conversation() -> None:
 
     engine = FakeEngine(perfect)
     inner = agent_of(engine)
-    with pytest.raises(UserError):
-        play(Careless(), jobs(tasks(n=6)))
-    assert not engine.live
+
+    async def work() -> None:
+        async with EnvPool() as pool:
+            with pytest.raises(UserError):
+                await play_many(Careless(), jobs(tasks(n=6)), pool, max_turns=8)
+            # At once, not when the loop ends: the engine would wait for them.
+            assert not engine.live
+
+    asyncio.run(work())
 
 
 def test_episodes_do_not_depend_on_the_speed_of_worlds() -> None:
