@@ -192,7 +192,7 @@ def test_worlds_in_worker_processes_and_bf16(tmp_path: Path) -> None:
 
 
 def test_the_model_keeps_to_the_context_of_the_recipe(tmp_path: Path) -> None:
-    made = load(Recipe.parse(recipe()).model, corpus=lambda: TEXTS)
+    made = load(Recipe.parse(recipe()).model.model_copy(update={"max_context": 1024}), corpus=lambda: TEXTS)
     save(made.model, made.tokenizer, tmp_path / "model")
     data = recipe(
         rl={"steps": 1, "credit": {"name": "gae"}}, model={"name": str(tmp_path / "model"), "max_context": 24}
