@@ -33,11 +33,21 @@ _LAZY = {
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
-    from .agents.episode import Episode, StopReason, Turn
-    from .envs.core import Outcome, TextEnv, TurnInfo
-    from .envs.registry import env_ids, make, register
-    from .envs.task import Task
-    from .plugins import UserError
+    from .agents.episode import Episode as Episode
+    from .agents.episode import StopReason as StopReason
+    from .agents.episode import Turn as Turn
+    from .agents.evaluate import evaluate as evaluate
+    from .envs.check import check_env as check_env
+    from .envs.core import Outcome as Outcome
+    from .envs.core import TextEnv as TextEnv
+    from .envs.core import TurnInfo as TurnInfo
+    from .envs.registry import env_ids as env_ids
+    from .envs.registry import make as make
+    from .envs.registry import register as register
+    from .envs.task import Task as Task
+    from .plugins import UserError as UserError
+    from .training.recipe import Recipe as Recipe
+    from .training.run import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ class RandomPlayer(Player):
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Remember what is admissible."""
-        self.admissible = (info or {}).get("admissible_actions")
+        self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:
         """Any admissible action. Raises UserError where the world lists none."""
@@ -60,7 +60,7 @@ class ExpertPlayer(Player):
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Remember what is admissible, for the noise."""
-        self.admissible = (info or {}).get("admissible_actions")
+        self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:
         """The expert's action, or a random one that is marked as not to be learnt from. Raises UserError where there

@@ -30,7 +30,6 @@ CREDITS: dict[str, tuple[str, dict[str, Any]]] = {
 def warm_start(seed: int, folder: Path) -> Path:
     """The quickstart's supervised stage; returns its checkpoint."""
     import torch
-
     from turnrl.training.recipe import Recipe
     from turnrl.training.run import train
 
@@ -47,7 +46,6 @@ def warm_start(seed: int, folder: Path) -> Path:
 def learn(key: str, seed: int, steps: int, start: Path, folder: Path) -> dict[str, Any]:
     """One estimator from one warm start; returns its curve and its test success."""
     import torch
-
     from turnrl.training.recipe import Recipe
     from turnrl.training.run import train
 

@@ -93,7 +93,7 @@ def _token_scores(
             entropy_n = -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
         return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), entropy_n
 
-    vocabulary = int(head.weight.shape[0])
+    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
     size = max(LOGIT_CHUNK // vocabulary, 1)
     if len(target_N) <= size:
         return chunk(hidden_ND, target_N)

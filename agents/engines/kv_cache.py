@@ -21,9 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-
-from ...plugins import UserError
+from transformers.cache_utils import Cache
 
 _GRANULE = 64
 """Capacity grows in multiples of this many positions."""
@@ -263,6 +261,8 @@ class SlotCache(Cache):  # type: ignore[misc]
     def extend(self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Tensor]:
         """Append tokens to slots in as many forward passes as the budget of padded tokens asks for.
 
+        Empty slots that get the same ids, as the opening prompts of a group do, are encoded once and copied.
+
         Args:
             slots: B distinct slots.
             new: the ids to append to each, at least one.
@@ -271,6 +271,15 @@ class SlotCache(Cache):  # type: ignore[misc]
         Returns:
             For each slot its last hidden states, [wanted, H].
         """
+        first: dict[tuple[int, tuple[int, ...]], int] = {}
+        like = [i if slot.tokens else first.setdefault((wanted[i], tuple(new[i])), i) for i, slot in enumerate(slots)]
+        own = sorted(set(like))
+        hidden = self._extend([slots[i] for i in own], [new[i] for i in own], [wanted[i] for i in own])
+        self._copy([(slots[j], slots[i]) for i, j in enumerate(like) if i != j])
+        kept = dict(zip(own, hidden, strict=True))
+        return [kept[j] for j in like]
+
+    def _extend(self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Tensor]:
         kept: list[list[Tensor]] = [[] for _ in slots]
         piece = max(1, self.budget // len(slots))
         last = max(wanted) == 1
@@ -286,6 +295,17 @@ class SlotCache(Cache):  # type: ignore[misc]
                 if begin < end:
                     kept[i].append(hidden_BLH[b, begin:end])
         return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in kept]
+
+    def _copy(self, pairs: Sequence[tuple[Slot, Slot]]) -> None:
+        """Copy what the first slot of each pair holds to the second."""
+        if not pairs:
+            return
+        sources, targets = [a.index for a, _ in pairs], [b.index for _, b in pairs]
+        length = max(len(a.tokens) for a, _ in pairs)
+        for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
+            buffer[targets, :, :length] = buffer[sources, :, :length]
+        for a, b in pairs:
+            b.tokens[:], b.used = a.tokens, a.used
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, H]."""
@@ -335,50 +355,3 @@ class SlotCache(Cache):  # type: ignore[misc]
 def _rope_types(rope: dict[str, Any]) -> list[Any]:
     """The rotary types of a config, which may name one for all layers or one per layer type."""
     return [rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))]
-
-
-def check_model(cache: SlotCache) -> None:
-    """Look at the kind of its layers, and compare a pass through the slots with the model's own on eight tokens.
-
-    Raises:
-        UserError: if the model keeps another kind of state than keys and values, or changes its logits after the head.
-    """
-    name = type(cache.model).__name__
-    kinds = {type(layer) for layer in DynamicCache(config=cache.model.config).layers} - {DynamicLayer}
-    if kinds:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise UserError(f"the torch engine serves causal models with plain full attention, not {name} ({found})")
-    vocabulary = cache.head.weight.shape[0]
-    ids = [(7 * i + 1) % vocabulary for i in range(8)]
-    try:
-        with cache.inference():
-            expected_V = cache.model(input_ids=torch.tensor([ids], device=cache.device), use_cache=False).logits[0, -1]
-        scale = expected_V.float().abs().max().item() + 1e-3
-        tolerance = scale * (1e-3 if expected_V.dtype == torch.float32 and cache.dtype is None else 0.1)
-        for narrow in (True, False):
-            cache.narrow = narrow
-            got_V = _logits_through_slots(
-                cache, ids, contextlib.suppress(Exception) if narrow else contextlib.nullcontext()
-            )
-            if got_V is not None and torch.allclose(got_V.float(), expected_V.float(), 0, tolerance, equal_nan=True):
-                return
-        reason = "its logits with cached keys and values differ from those without"
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    raise UserError(f"the torch engine serves causal models with plain full attention, not {name} ({reason})")
-
-
-def _logits_through_slots(
-    cache: SlotCache, ids: list[int], guard: contextlib.AbstractContextManager[Any]
-) -> Tensor | None:
-    """Logits [V] after eight tokens, encoded in two parts beside another row; None if `guard` caught an error."""
-    a, b = cache.take(), cache.take()
-    try:
-        with guard, cache.inference():
-            cache.encode([a, b], [ids[:3], ids[:5]])
-            hidden_B1H = cache.encode([a, b], [ids[3:], ids[5:]], last=True)
-            return cache.logits(hidden_B1H[0])[0] if cache.stores else None
-    finally:
-        cache.release(a)
-        cache.release(b)
-    return None

@@ -37,7 +37,8 @@ from torch import Tensor
 
 from ...plugins import UserError
 from .base import Completion, ContextOverflow, EngineError, EngineStats, Sampling
-from .kv_cache import Slot, SlotCache, check_model
+from .kv_cache import Slot, SlotCache
+from .model_check import check_model
 from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
 ADMIT_SHARE = 0.5
