@@ -8,7 +8,8 @@
         def player(self, session, seed):
             return Stubborn()
 
-`LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines (`baselines.py`) are Agents too.
+`LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines (`baselines.py`) are Agents
+too.
 """
 
 from __future__ import annotations

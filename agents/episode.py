@@ -134,7 +134,7 @@ class Episode:
 
 @dataclass(slots=True)
 class Group:
-    """The Episodes of one Task in one training step. Failed episodes are not in it; `lost` says why they are missing."""
+    """The Episodes of one Task in one training step. Failed ones are not in it; `lost` says why they are missing."""
 
     task: Task
     episodes: list[Episode]

@@ -117,17 +117,17 @@ def plot(results: list[dict[str, Any]], target: Path) -> None:
 
 PAGE = """# Turn-level against episode-level credit
 
-`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level 6. Every estimator starts
-from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards (outcome and progress) and
-takes the same number of optimiser steps; only the credit differs. The `gae` rows also train a critic of the policy's size,
-from nothing.
+`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level 6. Every estimator
+starts from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards (outcome and
+progress) and takes the same number of optimiser steps; only the credit differs. The `gae` rows also train a critic of
+the policy's size.
 
 {table}
 
 ![success per step](credit.svg)
 
-Ranges are over seeds; intervals are 95 % Wilson intervals of the pooled test games. {count} seeds of one small world decide
-little: read this as what happens here.
+Ranges are over seeds; intervals are 95 % Wilson intervals of the pooled test games. {count} seeds of one small world
+decide little: read this as what happens here.
 """
 
 

@@ -21,8 +21,8 @@ TITLES = {
 }
 INTRODUCTION = """# Methods
 
-Every plug-in by slot, as its code documents it (`python docs/generate.py` writes this page). A recipe names one by its key:
-`credit: {name: turn_return, gamma: 0.9}`. `turnrl methods NAME` prints the same in a terminal.
+Every plug-in by slot, as its code documents it (`python docs/generate.py` writes this page). A recipe names one by its
+key: `credit: {name: turn_return, gamma: 0.9}`. `turnrl methods NAME` prints the same in a terminal.
 """
 
 

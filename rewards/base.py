@@ -6,7 +6,7 @@
         async def __call__(self, group, scorer=None):
             return [[float(turn.observation not in seen(e, t)) for t, turn in enumerate(e.turns)] for e in group]
 
-Rewards stay named and unweighted until credit is assigned; the weight of the recipe is applied there and both are logged.
+Rewards stay named and unweighted until credit is assigned; the recipe's weight is applied there and both are logged.
 Penalties are negative numbers of unit size, so that a weight is always a positive price.
 """
 

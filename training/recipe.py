@@ -3,8 +3,8 @@
     recipe = Recipe.load("recipes/quickstart.yaml", ["rl.steps=20", "model.width=128"])
     turnrl.train(recipe)
 
-Every block is a typed model whose fields carry their help; unknown keys are refused with the nearest known one. Plug-ins
-are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
+Every block is a typed model whose fields carry their help; unknown keys are refused with the nearest known one.
+Plug-ins are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class SupervisedTrainer:
         total = 0.0
         for rows in batch.split(self.stage.token_budget):
             loss = self.nll(batch.select(rows), weights_BL[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         self.session.model.eval()
         return total

@@ -7,9 +7,9 @@
             return_E = batch.total_ET(rewards_KET).sum(1)
             return (return_E - return_E.mean())[:, None].expand(-1, batch.max_turns)
 
-What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and a group of one, gives
-exactly zero; observation tokens have advantage zero; an episode cut by a limit is not a terminated one; the current
-policy is never seen.
+What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and a group of one,
+gives exactly zero; observation tokens have advantage zero; an episode cut by a limit is not a terminated one; the
+current policy is never seen.
 """
 
 from __future__ import annotations

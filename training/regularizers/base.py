@@ -1,4 +1,4 @@
-"""Regularizer: a term beside the policy loss, or a named reward taken from log-probabilities. The hook is `token_loss`::
+"""Regularizer: a term beside the policy loss, or a named reward from log-probabilities. The hook is `token_loss`::
 
 class Mine(Regularizer):                                              # training/regularizers/mine.py
     name: Literal["mine"] = "mine"
