@@ -90,8 +90,8 @@ class SftStage(Config):
     validate_every: int = Field(5, ge=1, description="updates between looks at the validation split")
     validation: int = Field(10, ge=1, description="validation tasks: expert episodes for the loss")
     patience: int = Field(3, ge=1, description="looks without a better validation loss before stopping")
-    until_success: float | None = Field(
-        None, gt=0, le=1, description="stop once sampled play of the validation split succeeds this often"
+    until_loss: float | None = Field(
+        None, gt=0, description="stop once the validation loss (nats per action token) is this low"
     )
     token_budget: int = Field(16384, ge=1, description="tokens of a micro-batch, padding included")
     bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")

@@ -35,7 +35,7 @@ class SupervisedTrainer:
         self.optimizer = make_optimizer([(session.model.parameters(), 1.0)], stage.optim)
 
     async def run(self, on_record: Callable[[Record], None]) -> None:
-        """Train until the validation loss stops falling, the validation success is reached, or the epochs are over."""
+        """Train until the validation loss stops falling, is low enough, or the epochs are over."""
         session, stage = self.session, self.stage
         train, valid = await self.demonstrate()
         updates_per_epoch = -(-len(train) // stage.batch)
@@ -60,9 +60,7 @@ class SupervisedTrainer:
             else:
                 bad_looks += 1
             on_record(session.log.record("sft", update + 1, "train", metrics | {"valid_loss": valid_loss}))
-            if await self.succeeds(update + 1, on_record):
-                return
-            if bad_looks >= stage.patience:
+            if bad_looks >= stage.patience or (stage.until_loss is not None and valid_loss <= stage.until_loss):
                 break
         session.model.load_state_dict(best_weights)
         session.engine.load_weights(session.model.state_dict(), -1)
@@ -79,15 +77,6 @@ class SupervisedTrainer:
             return retell(episode, session.agent, world.instructions, renaming, world.tools)
 
         return [told(episode, renaming) for episode in train for renaming in renamings], [told(e, {}) for e in valid]
-
-    async def succeeds(self, update: int, on_record: Callable[[Record], None]) -> bool:
-        """Whether sampled play of the validation split is already good enough."""
-        if self.stage.until_success is None:
-            return False
-        self.session.engine.load_weights(self.session.model.state_dict(), -update)
-        result = await self.session.evaluate("valid", self.session.recipe.evaluate.tasks, "sft")
-        on_record(self.session.log.record("sft", update, "eval", result.model_dump()))
-        return result.success >= self.stage.until_success
 
     def learn(self, episodes: list[Episode]) -> float:
         """Accumulate the gradient of one batch; returns its loss per trained token."""

@@ -109,15 +109,14 @@ def test_early_stop_restores_the_best_weights(tmp_path: Path, monkeypatch: pytes
     assert not torch.equal(final, snapshots[3])
 
 
-def test_it_stops_at_the_success_it_was_asked_for(tmp_path: Path) -> None:
+def test_it_stops_at_the_validation_loss_it_was_asked_for(tmp_path: Path) -> None:
     lines: list[Record] = []
-    sft = {"epochs": 200, "validate_every": 5, "until_success": 0.5, "patience": 99, "demonstrations": 12}
-    with session_of(tmp_path / "run", recipe(sft=sft, evaluate={"tasks": 12})) as session:
+    sft = {"epochs": 200, "validate_every": 5, "until_loss": 0.5, "patience": 99, "demonstrations": 12}
+    with session_of(tmp_path / "run", recipe(sft=sft)) as session:
         asyncio.run(trainer_in(session).run(lines.append))
-    rates = [line["success"] for line in lines if line["kind"] == "eval"]
-    assert rates[-1] >= 0.5 > max(rates[:-1], default=0.0)
-    assert lines[-1]["kind"] == "eval"
-    assert all(math.isfinite(line["valid_loss"]) for line in lines if "valid_loss" in line)
+    losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
+    assert losses[-1] <= 0.5 < min(losses[:-1], default=math.inf)
+    assert "valid_loss" in lines[-1]
 
 
 def test_an_expert_that_does_not_win_is_no_teacher(tmp_path: Path) -> None:
