@@ -5,8 +5,10 @@ Rows are right-padded and attention is causal, so padding can never be seen by a
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,8 +42,20 @@ class Scores:
 
 
 def autocast(bf16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 arithmetic over float32 weights, or nothing."""
+    """bfloat16 arithmetic over float32 weights, or nothing. Warns once on a processor that it makes slower."""
+    if bf16:
+        _warn_if_slow()
     return torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
+
+
+@cache
+def _warn_if_slow() -> None:
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if found.get("architecture") == "x86_64" and not found.get("avx512_bw"):
+        warnings.warn(
+            "bf16: this processor has no AVX-512, so bfloat16 takes many times as long as float32; leave bf16 off",
+            stacklevel=3,
+        )
 
 
 def decoder(model: nn.Module) -> nn.Module:
