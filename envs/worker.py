@@ -102,10 +102,11 @@ class Stage:
 
     def _take(self, key: str, task: Task) -> TextEnv:
         with self._lock:
-            # Newest first: its files and caches are warm.
-            for index in range(len(self._idle) - 1, -1, -1):
-                if self._idle[index][0] == key:
-                    return self._idle.pop(index)[1]
+            # Newest first: its files and caches are warm. Best is one that has this very task loaded.
+            fits = [index for index in range(len(self._idle) - 1, -1, -1) if self._idle[index][0] == key]
+            if fits:
+                same = (index for index in fits if self._idle[index][1].current == task)
+                return self._idle.pop(next(same, fits[0]))[1]
         if task.env not in env_ids():
             raise UserError(
                 f"no environment '{task.env}' in this pool: "
