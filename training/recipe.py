@@ -155,6 +155,7 @@ class Recipe(Config):
 
     name: str = Field(description="names the run's folder", pattern=r"^[\w.-]+$")
     seed: int = Field(0, ge=0, description="of everything random")
+    threads: int = Field(1, ge=1, description="of the model's arithmetic; reruns are bit-exact with 1")
     env: dict[str, Any] = Field(description="{id: registered id, ...parameters of the environment}")
     model: ModelConfig = Field(default_factory=ModelConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

@@ -59,6 +59,7 @@ def train(
     """
     log = RunLog(Path(run_dir or Path("runs") / recipe.name), recipe, resume=resume)
     torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
     narrate = Narrator(sum(_length(stage) for stage in recipe.stages if isinstance(stage, RlStage)))
 
     def both(record: Record) -> None:
