@@ -19,6 +19,7 @@ from turnrl import UserError
 from turnrl.envs import Task
 from turnrl.envs.pool import EnvFailure, EnvPool, EnvSession, WorkerStartError
 from turnrl.envs.registry import import_worlds
+from turnrl.envs.worker import Stage
 
 TOYS = str(Path(__file__).with_name("toy_envs.py"))
 import_worlds(TOYS)
@@ -363,3 +364,17 @@ def test_workers_end_with_their_parent(how: signal.Signals | None, action: str, 
     while (worker.exists() or list(temporary.glob("turnrl-worker-*"))) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not worker.exists()
+
+
+def test_an_idle_instance_that_has_the_task_loaded_comes_first() -> None:
+    stage = Stage(idle=4)
+    tasks = [Task(env="toy/corridor-v0", seed=seed) for seed in range(3)]
+    for session, task in enumerate(tasks):
+        stage.reset(session, task)
+    played = {task.seed: stage._held[session][1] for session, task in enumerate(tasks)}
+    for session in range(3):
+        stage.release(session)
+    for session, seed in enumerate((1, 0, 2)):
+        stage.reset(session, tasks[seed])
+        assert stage._held[session][1] is played[seed]
+    stage.close()
