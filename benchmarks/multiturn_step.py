@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast in the update")
-    parser.add_argument("--token-budget", type=int, default=2048, help="tokens of a micro-batch")
+    parser.add_argument("--token-budget", type=int, default=2100, help="tokens of a micro-batch (2,100: four episodes)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -7,7 +7,8 @@ forward and backward. Inside ::
     with CausalBlocks():
         hidden_BLD = decoder(input_ids=tokens_BL, use_cache=False).last_hidden_state
 
-every call of `scaled_dot_product_attention` that is causal and has no other mask is cut that way, in any model.
+every call of `scaled_dot_product_attention` that is causal and has no other mask is cut that way, in any model; so is
+every call with the mask that `CausalBlocks` was given.
 """
 
 from __future__ import annotations
@@ -25,42 +26,63 @@ BLOCK = 128
 
 
 class CausalBlocks(TorchFunctionMode):
-    """While it is entered, causal attention on the CPU is computed in blocks."""
+    """While it is entered, causal attention on the CPU is computed in blocks.
+
+    Args:
+        mask: a float mask [1, 1, L, K] under which query l sees the keys 0..K - L + l, if there is one.
+    """
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        super().__init__()
+        self.mask = mask
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Every torch function passes here; all but one are called as they are."""
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and len(args) == 3 and _applies(*args, kwargs):
-            return _blocks(*args, {name: x for name, x in kwargs.items() if name not in ("attn_mask", "is_causal")})
+        if func is scaled_dot_product_attention and len(args) == 3 and self._applies(*args, kwargs):
+            return _blocks(*args, **kwargs)
         return func(*args, **kwargs)
 
-
-def _applies(query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> bool:
-    return (
-        query.device.type == "cpu"
-        and query.shape[-2] == key.shape[-2] > BLOCK + BLOCK // 2
-        and bool(kwargs.get("is_causal"))
-        and kwargs.get("attn_mask") is None
-        and not kwargs.get("dropout_p")
-    )
+    def _applies(self, query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> bool:
+        mask = kwargs.get("attn_mask")
+        causal = (
+            bool(kwargs.get("is_causal")) and query.shape[-2] == key.shape[-2] if mask is None else mask is self.mask
+        )
+        long = query.shape[-2] > BLOCK + BLOCK // 2
+        return causal and long and query.device.type == "cpu" and not kwargs.get("dropout_p")
 
 
-def _blocks(query_BHLD: Tensor, key_BHLD: Tensor, value_BHLD: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def _blocks(
+    query_BHLD: Tensor,
+    key_BHKD: Tensor,
+    value_BHKD: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> Tensor:
     length = query_BHLD.shape[-2]
+    before = key_BHKD.shape[-2] - length
     parts = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        see = {"is_causal": True} if start == 0 else {"attn_mask": _mask(start, end, query_BHLD)}
+        if attn_mask is not None:
+            see: dict[str, Any] = {"attn_mask": attn_mask[..., start:end, : before + end]}
+        else:
+            see = {"is_causal": True} if start == 0 else {"attn_mask": causal_mask(start, end, query_BHLD)}
         part_BHlD = scaled_dot_product_attention(
-            query_BHLD[..., start:end, :], key_BHLD[..., :end, :], value_BHLD[..., :end, :], **see, **kwargs
+            query_BHLD[..., start:end, :],
+            key_BHKD[..., : before + end, :],
+            value_BHKD[..., : before + end, :],
+            **see,
+            **kwargs,
         )
         # The kernel's results lie as [B, L, H, D] in memory, and so they are wanted next.
         parts.append(part_BHlD.transpose(-3, -2))
     return torch.cat(parts, dim=-3).transpose(-3, -2)
 
 
-def _mask(start: int, end: int, like: Tensor) -> Tensor:
+def causal_mask(start: int, end: int, like: Tensor) -> Tensor:
     """What queries ``start..end`` add to their scores of keys ``0..end``: 0 up to themselves, -infinity after."""
-    return torch.full((end - start, end), -torch.inf, dtype=like.dtype).triu_(start + 1)
+    return torch.full((end - start, end), -torch.inf, dtype=like.dtype, device=like.device).triu_(start + 1)

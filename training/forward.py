@@ -101,10 +101,10 @@ def _token_scores(
     """(log-probability, entropy) of each target, in chunks that bound the memory of the logits."""
 
     def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, Tensor]:
-        logits_nV = head(hidden_nD).float() * scale
-        logprobs_nV = torch.log_softmax(logits_nV, dim=-1)
+        logits_nV = head(hidden_nD).float()
+        logprobs_nV = torch.log_softmax(logits_nV if scale == 1.0 else logits_nV * scale, dim=-1)
         with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-            entropy_n = -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
+            entropy_n = _entropy(logprobs_nV)
         return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), entropy_n
 
     vocabulary = int(head.weight.shape[0])  # type: ignore[index]
@@ -116,6 +116,16 @@ def _token_scores(
         for i in range(0, len(target_N), size)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _entropy(logprobs_nV: Tensor) -> Tensor:
+    """Entropy [n] in nats; a token of probability 0 adds nothing."""
+    if torch.is_grad_enabled():
+        return -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
+    # In place, and over all tokens: these tensors are the largest of an update.
+    terms_nV = logprobs_nV.exp().mul_(logprobs_nV)
+    entropy_n = -terms_nV.sum(-1)
+    return -terms_nV.nan_to_num_(0.0).sum(-1) if bool(entropy_n.isnan().any()) else entropy_n
 
 
 @torch.no_grad()

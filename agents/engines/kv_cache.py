@@ -85,11 +85,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._capacity = 0
         self._modules: list[torch.nn.Module] = []
-        rope = getattr(model.config, "rope_parameters", None) or {}
-        # These kinds of rotary embedding store frequencies that they compute in the forward pass; an inference tensor
-        # must not stay behind in the trainer's module.
-        stores = any(str(kind) in ("dynamic", "longrope") for kind in _rope_types(rope))
-        self._no_grad: Any = torch.no_grad if stores else torch.inference_mode
+        # Frequencies computed in the forward pass stay behind in the trainer's module: no inference tensors then.
+        self._no_grad: Any = torch.no_grad if rope_depends_on_length(model.config) else torch.inference_mode
         self.refresh()
 
     @property
@@ -352,6 +349,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         return self._buffers[layer]
 
 
-def _rope_types(rope: dict[str, Any]) -> list[Any]:
-    """The rotary types of a config, which may name one for all layers or one per layer type."""
-    return [rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))]
+def rope_depends_on_length(config: Any) -> bool:
+    """Whether rotary frequencies, which one config may have for all layers or per layer type, follow the length."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))]
+    return any(str(kind) in ("dynamic", "longrope") for kind in kinds)

@@ -15,13 +15,15 @@ from turnrl.training.narrow import hidden_before, narrows
 from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 
 
-def batch(rows: int, width: int, actions: int) -> tuple[Tensor, Tensor]:
-    """(tokens, mask): up to `actions` action tokens per row, none in the last row."""
+def batch(rows: int, width: int, actions: int, shared: int = 0) -> tuple[Tensor, Tensor]:
+    """(tokens, mask): up to `actions` action tokens per row, none in the last row; the first `shared` are the same."""
     generator = torch.Generator().manual_seed(rows)
     tokens_BL = torch.randint(0, VOCABULARY, (rows, width), generator=generator)
+    tokens_BL[:, :shared] = tokens_BL[0, :shared]
     mask_BL = torch.zeros(rows, width, dtype=torch.bool)
+    first = max(shared, 1)
     for b in range(rows - 1):
-        mask_BL[b, 1 + torch.randperm(width - 1, generator=generator)[: actions - b]] = True
+        mask_BL[b, first + torch.randperm(width - first, generator=generator)[: actions - b]] = True
     return tokens_BL, mask_BL
 
 
@@ -34,10 +36,12 @@ def values_and_gradients(model: Any, tokens_BL: Tensor, mask_BL: Tensor) -> tupl
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["sdpa", "eager"])
-def test_narrow_equals_full(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shared", [0, 15])
+def test_narrow_equals_full(family: str, kind: str, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", 8)
     model = build(family)
     model.set_attn_implementation(kind)
-    tokens_BL, mask_BL = batch(6, 40, 9)
+    tokens_BL, mask_BL = batch(6, 40, 9, shared)
     assert narrows(model.get_decoder())
     got_BL, got = values_and_gradients(model, tokens_BL, mask_BL)
     monkeypatch.setattr(narrow, "WORTH", 0.0)
@@ -56,6 +60,19 @@ def test_only_what_is_read_reaches_the_last_feed_forward_part() -> None:
     seen.clear()
     score(model, tokens_BL, mask_BL)
     assert [tuple(shape[:2]) for shape in seen] == [(4, 5)]
+
+
+def test_a_common_beginning_is_encoded_once() -> None:
+    model = build()
+    tokens_BL, mask_BL = batch(4, 40, 5, shared=12)
+    seen: list[tuple[int, ...]] = []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
+    narrows(model.get_decoder())
+    seen.clear()
+    score(model, tokens_BL, mask_BL)
+    before_first_action = int(mask_BL.any(0).nonzero().min()) - 1
+    shared = min(before_first_action, 12)
+    assert seen == [(1, shared), (4, 40 - shared)]
 
 
 def test_nothing_is_left_behind() -> None:
