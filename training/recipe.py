@@ -93,7 +93,7 @@ class SftStage(Config):
     until_loss: float | None = Field(
         None, gt=0, description="stop once the validation loss (nats per action token) is this low"
     )
-    token_budget: int = Field(16384, ge=1, description="tokens of a micro-batch, padding included")
+    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included")
     bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
 
 
@@ -115,7 +115,7 @@ class RlStage(Config):
     updates: int = Field(1, ge=1, description="passes over each batch")
     minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
     optim: OptimConfig = Field(default_factory=OptimConfig)
-    token_budget: int = Field(16384, ge=1, description="tokens of a micro-batch, padding included")
+    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included")
     merge: bool = Field(True, description="turns that extend each other become one sequence")
     bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
     save_episodes: int = Field(16, ge=0, description="episodes written per step that is logged with them")
