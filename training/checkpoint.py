@@ -13,7 +13,7 @@ from torch import nn
 
 from ..agents.checkpoint import AGENT_FILE
 from ..agents.config import AgentConfig
-from ..agents.models import ModelConfig, load, save
+from ..agents.models import ModelConfig, load, replace_folder, save
 from ..plugins import UserError
 
 STATE_FILE = "trainer.pt"
@@ -53,15 +53,6 @@ def write(
         payload["rng"] = torch.get_rng_state()
         torch.save(payload, beside / STATE_FILE)
     replace_folder(beside, folder)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put `new` where `target` is; at every moment one of them is whole."""
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(folder: Path, model: nn.Module) -> None:
