@@ -204,7 +204,7 @@ class CoinEnv(TextWorldEnv):
             return TaskList(self, split, TrainSeeds(length, SIZES[split]))
         seeds = held_out_seeds(length, split, SIZES[split])
         if not seeds:
-            raise UserError(f"textworld/coin: level={self.checked.level} has no {split} routes, use level 5 or more")
+            raise UserError(f"textworld/coin: level={self.checked.level} has no {split} routes, use level 4 or more")
         return TaskList(self, split, seeds)
 
 

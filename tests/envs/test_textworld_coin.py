@@ -26,7 +26,7 @@ def test_routes_of_splits_are_disjoint(level: int) -> None:
     assert len(train | set(valid) | set(test)) <= count_routes((level - 1) % 100 + 1)
 
 
-@pytest.mark.parametrize(("level", "valid", "test"), [(5, 8, 24), (6, 80, 68)])
+@pytest.mark.parametrize(("level", "valid", "test"), [(5, 8, 16), (6, 80, 80)])
 def test_no_image_of_a_held_out_route_is_in_training(level: int, valid: int, test: int) -> None:
     env = make("textworld/coin-v0", level=level)
     assert (len(env.tasks("valid")), len(env.tasks("test"))) == (valid, test)
@@ -79,10 +79,15 @@ def test_routes_are_those_textworld_draws() -> None:
 
 
 def test_a_level_without_held_out_routes_says_so() -> None:
-    with pytest.raises(UserError, match="use level 5 or more"):
-        make("textworld/coin-v0", level=1).tasks("test")
-    with pytest.raises(UserError, match="use level 5 or more"):
-        make("textworld/coin-v0", level=3).tasks("train")[0]
+    with pytest.raises(UserError, match="use level 4 or more"):
+        make("textworld/coin-v0", level=1).tasks("valid")
+    with pytest.raises(UserError, match="use level 4 or more"):
+        make("textworld/coin-v0", level=3).tasks("test")
+
+
+@pytest.mark.parametrize("level", range(1, 5))
+def test_short_routes_leave_some_for_training(level: int) -> None:
+    assert split_of_route(route(make("textworld/coin-v0", level=level).tasks("train")[0])) == "train"
 
 
 def test_only_coin_tasks_have_routes() -> None:
