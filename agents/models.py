@@ -167,6 +167,19 @@ def replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def settle_folder(folder: Path) -> None:
+    """Finish what a process that was killed in `replace_folder` or `save` left beside `folder`.
+
+    If `folder` is missing, its old content comes back; whatever else was left is removed. Nobody may be writing it.
+    """
+    left = sorted(folder.parent.glob(f".{folder.name}.*"), key=lambda path: path.stat().st_mtime)
+    old = [path for path in left if path.suffix == ".old"]
+    if old and not folder.exists():
+        os.rename(old[-1], folder)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress bars of transformers."""

@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,20 @@ class FaultyLightsEnv(LightsEnv):
         return super()._act(action)
 
 
+class SilentLightsEnv(LightsEnv):
+    """Does not say what can be done."""
+
+    def _look(self, valid: bool = True) -> Outcome:
+        return replace(super()._look(valid), admissible=None)
+
+
+class SecretLightsEnv(SilentLightsEnv):
+    """Does not say what to do either."""
+
+    def expert_action(self) -> str | None:
+        return None
+
+
 class LyingLightsEnv(LightsEnv):
     """Ends with a full score and full reward, but not with success."""
 
@@ -100,6 +115,8 @@ WORLDS: dict[str, type[TextEnv]] = {
     "toy/lights-v0": LightsEnv,
     "toy/slow_lights-v0": SlowLightsEnv,
     "toy/faulty_lights-v0": FaultyLightsEnv,
+    "toy/silent_lights-v0": SilentLightsEnv,
+    "toy/secret_lights-v0": SecretLightsEnv,
     "toy/lying_lights-v0": LyingLightsEnv,
 }
 for _name, _cls in WORLDS.items():

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..agents.baselines import RandomAgent
+from ..agents.agent import Agent
+from ..agents.baselines import ExpertAgent, RandomAgent
 from ..agents.engines.torch import TorchEngine
+from ..agents.episode import Episode
 from ..agents.evaluate import play_tasks
-from ..agents.models import Loaded, load
+from ..agents.models import Loaded, load, settle_folder
 from ..agents.symmetry import rename
-from ..envs import TextEnv, make
+from ..envs import Task, TextEnv, make
 from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..plugins import UserError
@@ -76,6 +78,9 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     last = log.folder / "checkpoints" / "last"
+    if resume:
+        for name in ("last", "best"):
+            settle_folder(last.with_name(name))
     going_on = resume and (last / checkpoint.STATE_FILE).is_file()
     pool = recipe.pool.build(_slots(recipe), _env_extras(recipe))
     try:
@@ -180,10 +185,30 @@ def _session(recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, 
 
 
 async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list[str]:
-    """What the world says in random play of training tasks, under each symmetry: text for a tokenizer."""
+    """What the world says in play of training tasks, under each symmetry: text for a tokenizer.
+
+    Play is random where the world lists what can be done, else the expert's. Raises UserError if it has neither.
+    """
     tasks = prototype.tasks("train")[:CORPUS_TASKS]
     prototype.prepare(tasks, progress=progress)
-    agent = RandomAgent()
+    try:
+        episodes = await _read(RandomAgent(), recipe, tasks, progress)
+    except UserError:
+        try:
+            episodes = await _read(ExpertAgent(), recipe, tasks, progress)
+        except UserError:
+            raise UserError(
+                f"a tiny model's tokenizer is trained on play, but {recipe.env_id} neither lists admissible actions "
+                "nor has an expert: use a saved or pretrained model"
+            ) from None
+    texts = [prototype.instructions]
+    for episode in episodes:
+        parts = [episode.opening, *(part for turn in episode.turns for part in (turn.text, turn.observation))]
+        texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
+    return texts
+
+
+async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: bool) -> list[Episode]:
     pool = recipe.pool.build(16, agent.extras)
     try:
         episodes, _ = await play_tasks(
@@ -192,11 +217,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
         )  # fmt: skip
     finally:
         await pool.aclose()
-    texts = [prototype.instructions]
-    for episode in episodes:
-        parts = [episode.opening, *(part for turn in episode.turns for part in (turn.text, turn.observation))]
-        texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
-    return texts
+    return episodes
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -210,6 +231,8 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     parameters = parameter_count(loaded.model)
     width = int(loaded.model.get_output_embeddings().weight.shape[1])
     layers = int(loaded.model.config.num_hidden_layers)
+    if config.name == "tiny":  # its tokenizer is trained on play, which a plan does not do: count it as full
+        parameters += (config.vocabulary - len(loaded.tokenizer)) * width
     stages = []
     for stage in recipe.stages:
         copies = 4  # weights, gradients and AdamW's two moments

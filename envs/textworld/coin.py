@@ -33,6 +33,8 @@ SHARES: tuple[tuple[Split, int], ...] = (("valid", 15), ("train", 60), ("test", 
 HELD_OUT: tuple[Split, ...] = ("valid", "test")
 SEEDS_PER_TASK = 64
 """Seeds among which a training task finds one whose route is for training."""
+ROUND = 16
+"""Consecutive training tasks that differ in the shape of their route, if there are that many shapes."""
 
 
 def route_of(length: int, seed: int) -> tuple[str, ...]:
@@ -50,13 +52,18 @@ def images(route: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(route), *(tuple(renaming[d] for d in route) for renaming in COMPASS)]
 
 
+def shape_of(route: Sequence[str]) -> tuple[str, ...]:
+    """What the images of a route have in common: the first of them in the order of the alphabet."""
+    return min(images(route))
+
+
 def split_of_route(route: Sequence[str]) -> Split:
     """The split that owns a route: fixed for all time, the same on every machine.
 
     A route and its images under turns and mirrors belong together, so that training which shows games turned or
     mirrored never shows a held-out route.
     """
-    shape = " ".join(min(images(route)))
+    shape = " ".join(shape_of(route))
     percent = int.from_bytes(hashlib.sha256(shape.encode()).digest()[:8], "big") % 100
     for split, share in SHARES:
         percent -= share
@@ -104,11 +111,23 @@ def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def train_seed(length: int, index: int) -> int:
-    """The seed of the training task with this index. Every length has routes for training."""
+    """The seed of the training task with this index. Every length has routes for training.
+
+    Tasks of a round of 16 have different shapes, so that a few demonstrations show as much as they can.
+    """
+    before = range(index - index % ROUND, index)
+    taken = {shape_of(route_of(length, train_seed(length, i))) for i in before}
+    fallback = None
     for seed in range(index * SEEDS_PER_TASK, (index + 1) * SEEDS_PER_TASK):
-        if split_of_route(route_of(length, seed)) == "train":
+        route = route_of(length, seed)
+        if split_of_route(route) != "train":
+            continue
+        if shape_of(route) not in taken:
             return seed
-    raise AssertionError("unreachable")
+        fallback = seed if fallback is None else fallback
+    if fallback is None:
+        raise AssertionError("unreachable")
+    return fallback
 
 
 class TrainSeeds(Sequence[int]):

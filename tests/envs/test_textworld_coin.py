@@ -8,7 +8,7 @@ from turnrl.plugins import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
-from turnrl.envs.textworld.coin import BACK, COMPASS, count_routes, images, route_of, split_of_route
+from turnrl.envs.textworld.coin import BACK, COMPASS, count_routes, images, route_of, shape_of, split_of_route
 from turnrl.envs.textworld.env import route
 
 
@@ -83,6 +83,13 @@ def test_a_level_without_held_out_routes_says_so() -> None:
         make("textworld/coin-v0", level=1).tasks("valid")
     with pytest.raises(UserError, match="use level 4 or more"):
         make("textworld/coin-v0", level=3).tasks("test")
+
+
+@pytest.mark.parametrize(("level", "shapes"), [(5, 11), (6, 16), (9, 16), (120, 16)])
+def test_a_round_of_training_tasks_shows_as_many_shapes_as_there_are(level: int, shapes: int) -> None:
+    tasks = make("textworld/coin-v0", level=level).tasks("train")
+    for first in (0, 32):
+        assert len({shape_of(route(task)) for task in tasks[first : first + 16]}) == shapes
 
 
 @pytest.mark.parametrize("level", range(1, 5))

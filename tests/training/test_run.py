@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def variant(name: str) -> dict[str, Any]:
     changes = VARIANTS[name]
-    rl = {"steps": 6, "checkpoint_every": 3, **changes.get("rl", {})}
+    rl = {"steps": 10, "checkpoint_every": 5, **changes.get("rl", {})}
     return recipe(**(changes | {"rl": rl, "sft": {"epochs": 6}}))
 
 
@@ -63,7 +63,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path, name: str) -> No
     run(whole, variant(name))
 
     def interrupt(record: Record) -> None:
-        if (record["stage"], record["step"], record["kind"]) == ("rl", 5, "train"):
+        if (record["stage"], record["step"], record["kind"]) == ("rl", 7, "train"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -208,4 +208,27 @@ def test_plan_says_what_train_would_do() -> None:
     assert made["tasks"] == {"train": 40, "valid": 12, "test": 12}
     assert [stage["stage"] for stage in made["stages"]] == ["sft", "rl"]
     assert made["stages"][1]["episodes_per_step"] == 16
-    assert made["parameters"] > 0
+    words = [f"{a}{b}" for a in "abcdefghijkl" for b in "mnopqrstuvwx"] * 2  # more pairs than a vocabulary of 320 holds
+    model = load(Recipe.parse(recipe()).model, corpus=lambda: words).model
+    assert made["parameters"] == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_tiny_model_reads_the_expert_where_nothing_is_listed(tmp_path: Path) -> None:
+    silent = recipe(env={"id": "toy/silent_lights-v0", "length": 2}, rl={"steps": 1})
+    run(tmp_path / "run", silent)
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoints" / "rl").encode("Now")
+    with pytest.raises(UserError, match="neither lists admissible actions nor has an expert"):
+        run(tmp_path / "other", silent | {"env": {"id": "toy/secret_lights-v0"}})
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    data = recipe(rl={"steps": 2}, sft={"epochs": 6})
+    run(folder, data)
+    points = folder / "checkpoints"
+    kept = weights(folder)
+    (points / "last").rename(points / ".last.77.old")
+    (points / ".last.77").mkdir()
+    run(folder, data, resume=True)
+    assert all(torch.equal(kept[key], value) for key, value in weights(folder).items())
+    assert not list(points.glob(".*"))

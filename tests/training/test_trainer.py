@@ -15,6 +15,7 @@ from turnrl import Recipe
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import episodes_of
 from turnrl.agents.models import LoraConfig, ModelConfig, load
+from turnrl.agents.symmetry import rename
 from turnrl.envs import make
 from turnrl.training.batch import TokenBatch
 from turnrl.training.log import Record, RunLog
@@ -112,6 +113,27 @@ def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:
     assert not any("reward/kl" in line for line in found["loss"])
     assert abs(found["loss"][-1]["loss/kl"]) > 1e-4
     assert found["loss"][-1]["return"] == pytest.approx(found["loss"][-1]["reward/outcome"])
+
+
+def test_members_of_a_group_play_under_different_symmetries(tmp_path: Path) -> None:
+    """The world's words stay its own in actions and observations; what the model reads and writes is renamed."""
+    with session_of(tmp_path / "run", recipe(rl={"symmetries": 2, "group_size": 4})) as session:
+        stage: Any = session.recipe.stages[1]
+        trainer = Trainer(session, stage, 1)
+        kept: list[Any] = []
+        packed = trainer.batch
+        trainer.batch = lambda groups: (kept.append(groups), packed(groups))[1]  # type: ignore
+        metrics = asyncio.run(trainer.step(0))
+        [groups] = kept
+        swap = session.prototype.symmetries[0]
+        for i, group in enumerate(groups):
+            for member, episode in enumerate(group):
+                renaming = swap if (i + member) % 2 else {}
+                for t, turn in enumerate(episode.turns):
+                    seen = episode.opening if t == 0 else episode.turns[t - 1].observation
+                    assert rename(seen, renaming) in session.tokenizer.decode(episode.prompt(t))
+                    assert turn.action is None or rename(turn.action, renaming) == turn.text.strip()
+    assert metrics["engine_gap"] < 1e-5
 
 
 def test_named_rewards_and_advantages_are_written_into_the_turns(tmp_path: Path) -> None:
