@@ -117,7 +117,7 @@ def plot(results: list[dict[str, Any]], target: Path) -> None:
 
 PAGE = """# Turn-level against episode-level credit
 
-`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level 6. Every estimator
+`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level {level}. Every estimator
 starts from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards (outcome and
 progress) and takes the same number of optimiser steps; only the credit differs. The `gae` rows also train a critic of
 the policy's size.
@@ -149,10 +149,13 @@ def main() -> None:
             for key in CREDITS
         ]
         results = [job.result() for job in jobs]
+    from turnrl.training.recipe import Recipe
+
     text = table(results, args.steps)
     plot(results, args.docs / "credit.svg")
     seeds = " ".join(map(str, args.seeds))
-    page = PAGE.format(seeds=seeds, steps=args.steps, table=text, count=len(args.seeds))
+    level = Recipe.load(RECIPE).env_params["level"]
+    page = PAGE.format(level=level, seeds=seeds, steps=args.steps, table=text, count=len(args.seeds))
     (args.docs / "credit.md").write_text(page)
     print(text)
 
