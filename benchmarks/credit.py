@@ -117,10 +117,10 @@ def plot(results: list[dict[str, Any]], target: Path) -> None:
 
 PAGE = """# Turn-level against episode-level credit
 
-`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level {level}. Every estimator
-starts from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards (outcome and
-progress) and takes the same number of optimiser steps; only the credit differs. The `gae` rows also train a critic of
-the policy's size.
+`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level {level}. Every
+estimator starts from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards
+(outcome and progress) and takes the same number of optimiser steps; only the credit differs. The `gae` rows also train
+a critic of the policy's size.
 
 {table}
 
