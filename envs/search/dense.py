@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from ...plugins import UserError
+from ..cache import cache_dir, kept_folder
 from .params import Dense
 from .retrieve import RetrieverError, best
-from .store import Corpus, Passage, build, cache_dir
+from .store import Corpus, Passage
 
 BATCH = 64
 LONGEST = 256
@@ -45,7 +46,7 @@ class DenseIndex:
         self._corpus, self._settings = corpus, settings
         self._encoder = Encoder(settings)
         key = hashlib.sha256(f"{settings!r} {self._encoder.digest()} {corpus.digest}".encode()).hexdigest()[:24]
-        self.folder = build(cache_dir("dense") / key, self._index)
+        self.folder = kept_folder(cache_dir("search", "dense", key), self._index)
         self._vectors: Vectors = np.load(self.folder / "vectors.npy", mmap_mode="r")
 
     def search(self, query: str, k: int) -> list[Passage]:

@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from ...plugins import UserError
+from ..cache import cache_dir, kept_folder
 from ..task import SPLITS, Split
 from . import names, prose, readers, score, store, world
 from .params import Params
 from .readers import read_passages, read_questions
 from .score import normalise
-from .store import Corpus, Lines, Passage, Question, build, cache_dir, write_corpus
+from .store import Corpus, Lines, Passage, Question, write_corpus
 
 _FILES: dict[Split, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 _TENTHS: dict[Split, int] = {"test": 0, "valid": 1}
@@ -73,14 +74,14 @@ def open_library(params: Params) -> Library:
 def _folder(params: Params) -> Path:
     if params.data is None:
         key = f"{params.pages}-{params.world}-{_code()}"
-        return build(cache_dir("generated") / key, lambda folder: _generate(folder, params))
+        return kept_folder(cache_dir("search", "generated", key), lambda folder: _generate(folder, params))
     sources = _sources(Path(params.data))
     corpus = Path(params.corpus) if params.corpus is not None else None
     remote = params.retriever.name == "http"
     files = [*sources.values(), *([corpus] if corpus else [])]
     parts = [f"{split}={_digest(path)}" for split, path in zip([*sources, "corpus"], files, strict=False)]
     key = hashlib.sha256(" ".join([_code(), str(remote), *parts]).encode()).hexdigest()[:24]
-    return build(cache_dir("read") / key, lambda folder: _convert(folder, sources, corpus, remote))
+    return kept_folder(cache_dir("search", "read", key), lambda folder: _convert(folder, sources, corpus, remote))
 
 
 def _generate(folder: Path, params: Params) -> None:

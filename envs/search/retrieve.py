@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..cache import cache_dir, kept_folder
 from .params import Bm25, Params
-from .store import Corpus, Passage, build, cache_dir
+from .store import Corpus, Passage
 
 _WORD = re.compile(r"\w+")
 _retrievers: dict[Any, Retriever] = {}
@@ -106,7 +107,7 @@ class Bm25Index:
 
         self._corpus, self._tokens = corpus, Tokens()
         name = f"{corpus.digest[:24]}-{settings.k1:g}-{settings.b:g}-{bm25s.__version__}"
-        self.folder = build(cache_dir("bm25") / name, lambda folder: self._index(folder, settings))
+        self.folder = kept_folder(cache_dir("search", "bm25", name), lambda folder: self._index(folder, settings))
         self._bm25 = bm25s.BM25.load(self.folder, mmap=True)
 
     def search(self, query: str, k: int) -> list[Passage]:

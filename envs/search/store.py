@@ -1,11 +1,8 @@
 """Passages on disk: one file, mapped into memory, so that all workers of a machine share one copy::
 
-    folder = build(cache_dir("worlds") / "key", lambda folder: write_corpus(folder, passages))
-    corpus = Corpus(folder)
-    corpus[corpus.find("Velmar")[0]].text
-
-Whatever is built is built elsewhere on the same file system and renamed: a folder that is there is complete. Processes
-that build the same thing at once both succeed, because both make the same bytes.
+folder = kept_folder(cache_dir("search", "key"), lambda folder: write_corpus(folder, passages))
+corpus = Corpus(folder)
+corpus[corpus.find("Velmar")[0]].text
 """
 
 from __future__ import annotations
@@ -13,22 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import shutil
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...plugins import UserError
-
-STALE_SECONDS = 24 * 3600
-"""Nothing here takes that long to build."""
-_building = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,47 +26,6 @@ class Passage:
     id: str
     title: str
     text: str
-
-
-def cache_dir(kind: str) -> Path:
-    """Where things of a kind are kept, under $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "turnrl" / "search" / kind
-
-
-def build(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made by `make` if it is not there yet. What `make` raises propagates and leaves nothing behind."""
-    with _building:  # Threads that start together would build it once each.
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(folder.parent)
-            draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix="tmp-"))
-            try:
-                make(draft)
-                _move(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    return folder
-
-
-def _move(draft: Path, folder: Path) -> None:
-    try:
-        os.rename(draft, folder)
-    except OSError:
-        # Another process was first; what it made is the same.
-        if not folder.exists():
-            raise
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what killed processes left behind."""
-    for draft in parent.glob("tmp-*"):
-        try:
-            stale = time.time() - draft.stat().st_mtime > STALE_SECONDS
-        except FileNotFoundError:
-            continue
-        if stale:
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 class Lines:

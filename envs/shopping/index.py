@@ -27,12 +27,11 @@ _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
 def build(folder: Path, products: Iterable[Product], advance: Callable[[int], None] = lambda made: None) -> None:
-    """Write the index of `products` into a new folder."""
+    """Write the index of `products` into an empty folder."""
     schema = tantivy.SchemaBuilder()
     schema.add_text_field("asin", stored=True, tokenizer_name="raw")
     schema.add_text_field("title", tokenizer_name="en_stem")
     schema.add_text_field("body", tokenizer_name="en_stem")
-    folder.mkdir()
     # One thread: equal scores are told apart by the order of documents, which must not depend on timing.
     writer = tantivy.Index(schema.build(), path=str(folder)).writer(_HEAP_BYTES, num_threads=1)
     for product in products:

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from ..cache import bar, cache_dir, kept, kept_folder
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate
 from .index import TANTIVY, Index, build
 from .params import ShopParams, WebShopParams
 from .plan import Plan
 from .product import Product
-from .store import bar, cache_dir, kept
 from .upstream import fingerprint, load
 
 TEST, VALID_GENERATED, VALID_UPSTREAM = 500, 200, 1000
@@ -69,7 +69,7 @@ class Shop:
                     with bar("indexing the shop", len(self.products), visible) as advance:
                         build(path, self.products.values(), advance)
 
-                self._index = Index(kept(self._folder, make))
+                self._index = Index(kept_folder(self._folder, make))
             return self._index
 
     def by_kind(self, split: Split) -> Mapping[str, Sequence[Product]]:
@@ -127,8 +127,8 @@ def _generated(params: ShopParams, visible: bool) -> Shop:
             generate(count, advance).save(path)
 
     name = f"generated-v{VERSION}-{count}"
-    catalogue = Catalogue.load(kept(cache_dir() / f"{name}.json", make))
-    return Shop(catalogue, VALID_GENERATED, cache_dir() / f"{name}-index-{TANTIVY}")
+    catalogue = Catalogue.load(kept(cache_dir("shopping") / f"{name}.json", make))
+    return Shop(catalogue, VALID_GENERATED, cache_dir("shopping") / f"{name}-index-{TANTIVY}")
 
 
 def _upstream(params: WebShopParams) -> Shop:
@@ -137,4 +137,4 @@ def _upstream(params: WebShopParams) -> Shop:
     catalogue = load(folder, goals=params.goals, limit=params.products)
     key = json.dumps([fingerprint(folder), params.products])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Shop(catalogue, VALID_UPSTREAM, cache_dir() / f"webshop-{digest}-index-{TANTIVY}")
+    return Shop(catalogue, VALID_UPSTREAM, cache_dir("shopping") / f"webshop-{digest}-index-{TANTIVY}")

@@ -3,9 +3,7 @@
     generate([GameKey("coin", {"level": 5}, seed=7)])[0]
     # ~/.cache/turnrl/textworld/1.7.0/coin-1f0c9a2b3d4e/7.z8, with 7.json beside it
 
-A file is written elsewhere on the same file system and renamed, the .json before the .z8: where there is a .z8 the
-game is complete. Two processes that make one game both succeed, because both make the same bytes. What a killed
-process left behind is removed when the next game is made.
+Of the two files of a game the .json is moved to its place first: where there is a .z8 the game is complete.
 """
 
 from __future__ import annotations
@@ -13,32 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import queue
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
-
 from ...plugins import UserError
+from ..cache import bar, cache_dir, private
 from .params import job_for
 
 TEXTWORLD = version("textworld")
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """TextWorld iterates over sets of strings while it writes a game, so its bytes depend on the hash seed."""
-STALE_SECONDS = 24 * 3600
-"""No game takes that long to make."""
 _generating = threading.Lock()
 
 
@@ -59,17 +48,16 @@ class GameKey:
         """Where the .z8 is, or will be."""
         text = json.dumps(self.params, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return cache_dir() / f"{self.family}-{digest}" / f"{self.seed}.z8"
+        return home() / f"{self.family}-{digest}" / f"{self.seed}.z8"
 
     def __str__(self) -> str:
         params = ", ".join(f"{key}={value}" for key, value in sorted(self.params.items()))
         return f"{self.family}({params}) with seed {self.seed}"
 
 
-def cache_dir() -> Path:
-    """The folder of this TextWorld version's games, under $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "turnrl" / "textworld" / TEXTWORLD
+def home() -> Path:
+    """The folder of this TextWorld version's games."""
+    return cache_dir("textworld", TEXTWORLD)
 
 
 def generate(keys: Sequence[GameKey], *, workers: int | None = None, progress: bool = True) -> list[Path]:
@@ -95,12 +83,11 @@ def generate(keys: Sequence[GameKey], *, workers: int | None = None, progress: b
 
 
 def _make(missing: Mapping[Path, GameKey], workers: int, progress: bool) -> None:
-    _sweep()
     jobs: queue.SimpleQueue[tuple[Path, GameKey]] = queue.SimpleQueue()
     for item in missing.items():
         jobs.put(item)
     failures: list[Exception] = []
-    with _bar(len(missing), progress) as advance:
+    with bar("making TextWorld games", len(missing), progress) as advance:
         threads = [
             threading.Thread(target=_work, args=(jobs, failures, advance), daemon=True)
             for _ in range(min(workers, len(missing)))
@@ -111,16 +98,6 @@ def _make(missing: Mapping[Path, GameKey], workers: int, progress: bool) -> None
             thread.join()
     if failures:
         raise failures[0]
-
-
-@contextmanager
-def _bar(total: int, visible: bool) -> Iterator[Any]:
-    if not visible:
-        yield lambda: None
-        return
-    with Progress(console=Console(stderr=True)) as bar:
-        task: TaskID = bar.add_task("making TextWorld games", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _work(jobs: queue.SimpleQueue[tuple[Path, GameKey]], failures: list[Exception], advance: Any) -> None:
@@ -138,7 +115,7 @@ def _work(jobs: queue.SimpleQueue[tuple[Path, GameKey]], failures: list[Exceptio
                 _one(worker, path, key)
             except Exception as error:
                 failures.append(error)
-            advance()
+            advance(1)
     finally:
         if worker is not None:
             worker.kill()
@@ -154,35 +131,11 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
-def _sweep() -> None:
-    """Remove the folders of generations that were killed."""
-    for folder in cache_dir().glob("tmp-*"):
-        node, _, pid = folder.name.removeprefix("tmp-").rpartition("-")[0].rpartition("-")
-        try:
-            stale = time.time() - folder.stat().st_mtime > STALE_SECONDS
-        except FileNotFoundError:
-            continue
-        # Another machine may share the cache, and its processes cannot be asked after.
-        if stale or (node == platform.node() and pid.isdecimal() and not _alive(int(pid))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _one(worker: subprocess.Popen[str], path: Path, key: GameKey) -> None:
     """Make one game and move it into the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"tmp-{platform.node()}-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=owner) as folder:
-        made = Path(folder) / "game.z8"
+    with private(home()) as folder:
+        made = folder / "game.z8"
         job = {**job_for(key.family, key.params, key.seed), "path": str(made)}
         assert worker.stdin is not None
         assert worker.stdout is not None

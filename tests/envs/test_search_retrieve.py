@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import mmap
-import os
 import subprocess
 import sys
 import threading
@@ -28,10 +27,11 @@ from turnrl.plugins import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
+from turnrl.envs.cache import kept_folder
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import Bm25, Http, check
 from turnrl.envs.search.retrieve import Bm25Index, Retriever, RetrieverError, Tokens, best
-from turnrl.envs.search.store import Corpus, Passage, build, write_corpus
+from turnrl.envs.search.store import Corpus, Passage, write_corpus
 
 ID = "search/qa-v0"
 PASSAGES = [
@@ -44,16 +44,14 @@ PASSAGES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
+def home(cache: Path) -> Path:
+    """A cache of its own."""
+    return cache
 
 
 @pytest.fixture(scope="module")
 def corpus(home: Path) -> Corpus:
-    return Corpus(build(home / "corpus", lambda folder: write_corpus(folder, PASSAGES)))
+    return Corpus(kept_folder(home / "corpus", lambda folder: write_corpus(folder, PASSAGES)))
 
 
 # -- passages and words ----------------------------------------------------------------------------------------------
@@ -152,13 +150,9 @@ def test_titles_are_found_where_names_are_alike() -> None:
     assert sum(found) / len(found) > 0.95
 
 
-def test_what_killed_builds_left_behind_is_swept_and_failures_leave_nothing(tmp_path: Path) -> None:
-    (tmp_path / "tmp-old").mkdir()
-    (tmp_path / "tmp-new").mkdir()
-    os.utime(tmp_path / "tmp-old", (0, 0))
+def test_a_corpus_without_a_passage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no passage"):
-        build(tmp_path / "made", lambda folder: write_corpus(folder, []))
-    assert [path.name for path in tmp_path.iterdir()] == ["tmp-new"]
+        write_corpus(tmp_path, [])
 
 
 # -- servers ---------------------------------------------------------------------------------------------------------

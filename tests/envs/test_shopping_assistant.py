@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "environments" / "shopping.md"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache that is not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _shops.clear()
-        yield
+def home(cache: Path) -> Path:
+    """A cache of its own, and no shop from another."""
+    _shops.clear()
+    return cache
 
 
 def started(split: str = "test", number: int = 0, **options: Any) -> tuple[TextEnv, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from turnrl.envs.shopping import shop
 from turnrl.envs.shopping.catalogue import Catalogue, generate
 from turnrl.envs.shopping.product import Goal
 from turnrl.envs.shopping.reward import alike, colour, score
-from turnrl.envs.shopping.store import cache_dir, kept
 from turnrl.envs.shopping.vocabulary import ASPECTS, AXES, KINDS
 
 ID = "shopping/webshop-v0"
@@ -28,12 +26,10 @@ SMALL = 300
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache that is not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        shop._shops.clear()
-        yield
+def home(cache: Path) -> Path:
+    """A cache of its own, and no shop from another."""
+    shop._shops.clear()
+    return cache
 
 
 def test_a_catalogue_has_its_size_and_unique_products() -> None:
@@ -127,31 +123,7 @@ def test_racing_processes_and_other_hash_seeds_make_the_same_shop(tmp_path: Path
     assert not list(tmp_path.rglob("tmp-*"))
 
 
-def test_what_is_kept_is_complete_and_the_second_to_finish_throws_its_own_away(tmp_path: Path) -> None:
-    def make_folder(path: Path, also: bool = False) -> None:
-        path.mkdir()
-        (path / "whole").write_text("x")
-        if also:
-            kept(tmp_path / "place", make_folder)
-
-    assert kept(tmp_path / "place", lambda path: make_folder(path, also=True)) == tmp_path / "place"
-    assert [path.name for path in tmp_path.iterdir()] == ["place"]
-
-    def fail(path: Path) -> None:
-        path.write_text("half")
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        kept(tmp_path / "other", fail)
-    old = tmp_path / "tmp-killed"
-    old.mkdir()
-    os.utime(old, (0, 0))
-    kept(tmp_path / "third", lambda path: path.mkdir())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["place", "third"]
-
-
 def test_many_shops_do_not_pile_up_in_memory() -> None:
     for count in (101, 102, 103, 104, 105):
         assert make(ID, products=count).tasks("test")
     assert len(shop._shops) == 4
-    assert cache_dir().is_dir()

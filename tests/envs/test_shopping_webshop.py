@@ -6,7 +6,6 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +30,10 @@ SMALL = 300
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache that is not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        shop._shops.clear()
-        yield folder
+def home(cache: Path) -> Path:
+    """A cache of its own, and no shop from another."""
+    shop._shops.clear()
+    return cache
 
 
 @pytest.fixture(scope="module")

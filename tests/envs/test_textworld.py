@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from turnrl.plugins import UserError
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
 from turnrl.envs.textworld.env import route
-from turnrl.envs.textworld.generate import GameKey, _sweep, cache_dir, generate
+from turnrl.envs.textworld.generate import GameKey, generate, home
 from turnrl.envs.textworld.world import World, tidy
 
 EVERYTHING = ("admissible_actions", "progress", "expert")
@@ -127,25 +126,7 @@ def test_a_game_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest
         generate([key])
     assert "\n" not in str(caught.value)
     assert not key.path.exists()
-    assert not list(cache_dir().glob("tmp-*"))
-
-
-def test_what_killed_generations_left_behind_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    node = platform.node()
-    names = {
-        "of a dead process": f"tmp-{node}-{ended.pid}-abc", "of a living one": f"tmp-{node}-{os.getpid()}-abc",
-        "of another machine": f"tmp-else-where-{ended.pid}-abc", "nobody's": "tmp-abc", "old": "tmp-old",
-        "a game": "coin-1",
-    }  # fmt: skip
-    for name in names.values():
-        (cache_dir() / name / "deeper").mkdir(parents=True)
-    os.utime(cache_dir() / names["old"], (0, 0))
-    _sweep()
-    left = {what for what, name in names.items() if (cache_dir() / name).exists()}
-    assert left == {"of a living one", "of another machine", "nobody's", "a game"}
+    assert not list(home().glob("tmp-*"))
 
 
 # -- parameters and splits -------------------------------------------------------------------------------------------
