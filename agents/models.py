@@ -11,7 +11,7 @@ import difflib
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +89,13 @@ class Loaded:
         return int(self.description["max_context"])
 
 
-def load(config: ModelConfig, corpus: Corpus | None = None) -> Loaded:
+def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str] = ()) -> Loaded:
     """The model of a config, on the CPU.
 
     Args:
         config: which model.
         corpus: texts for the tokenizer of a tiny model; not called for other models.
+        marks: what shall be single tokens of it.
 
     Raises UserError for a name that leads nowhere, an unusable checkpoint, sizes that do not fit, a missing extra.
     """
@@ -102,7 +103,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None) -> Loaded:
 
     dtype = getattr(torch, config.dtype)
     if config.name == "tiny":
-        model, tokenizer = _tiny(config, corpus)
+        model, tokenizer = _tiny(config, corpus, marks)
         model = model.to(dtype)
     elif config.name == "smollm2":
         from . import smollm2
@@ -194,15 +195,15 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tiny(config: ModelConfig, corpus: Corpus | None) -> tuple[Any, Any]:
+def _tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> tuple[Any, Any]:
     from . import tiny
 
     if corpus is None:
         raise UserError(
             "model 'tiny' needs texts to train its tokenizer on, or a folder with a saved tiny model as name"
         )
-    tokenizer = tiny.train_tokenizer(corpus(), config.vocabulary)
     try:
+        tokenizer = tiny.train_tokenizer(corpus(), config.vocabulary, marks)
         model = tiny.build(
             tokenizer,
             layers=config.layers,

@@ -11,7 +11,7 @@ Both save in Hugging Face format and load with `AutoModelForCausalLM` and `AutoT
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -23,34 +23,37 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-SMALLEST_VOCABULARY = 256 + 3 + len(HEADERS) + len(TAGS)
+_WITHOUT_TAGS = 256 + 3 + len(HEADERS)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ()) -> Any:
     """A `PreTrainedTokenizerFast` of at most `vocabulary` entries; fewer if the texts hold no more pairs to merge.
 
     Words carry their leading space and digits stand alone, so that a name is the same token wherever it stands in a
     sentence, and numbers are read digit by digit. Any text round-trips. Same texts, same tokenizer.
-    Raises ValueError if `vocabulary` is below `SMALLEST_VOCABULARY`.
+    Each of `marks` is a token as those in `TAGS` are. Raises ValueError if `vocabulary` is too small for the bytes and
+    them.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    if vocabulary < SMALLEST_VOCABULARY:
-        raise ValueError(f"a tokenizer needs at least {SMALLEST_VOCABULARY} entries, not {vocabulary}")
+    tags = tuple(dict.fromkeys((*TAGS, *marks)))
+    smallest = len(tags) + _WITHOUT_TAGS
+    if vocabulary < smallest:
+        raise ValueError(f"a tokenizer needs at least {smallest} entries, not {vocabulary}")
     backend = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(TAGS),
+        vocab_size=vocabulary - len(tags),
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[PAD, START, END, *HEADERS],
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    backend.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
             loaded = load(recipe.model.model_copy(update={"name": str(last)}))
         else:
             texts = await world_text(recipe, prototype, progress) if recipe.model.name == "tiny" else []
-            loaded = load(recipe.model, corpus=lambda: texts)
+            loaded = load(recipe.model, corpus=lambda: texts, marks=recipe.agent.build_parser().marks)
         session = _session(recipe, loaded, prototype, pool, log, progress)
         state = checkpoint.read(last, loaded.model) if going_on else None
         names = [stage.name for stage in recipe.stages]
@@ -203,9 +204,12 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
                 f"a tiny model's tokenizer is trained on play, but {recipe.env_id} neither lists admissible actions "
                 "nor has an expert: use a saved or pretrained model"
             ) from None
-    texts = [prototype.instructions]
+    parser = recipe.agent.build_parser()
+    # A format that is more than the action is text too: its answers, and what a player who misses it is told.
+    texts = [prototype.instructions, *([parser.expects] if parser.marks else [])]
     for episode in episodes:
-        parts = [episode.opening, *(part for turn in episode.turns for part in (turn.text, turn.observation))]
+        exchanges = ((parser.render(turn.text), turn.observation) for turn in episode.turns)
+        parts = [episode.opening, *itertools.chain.from_iterable(exchanges)]
         texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
     return texts
 
@@ -229,7 +233,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     prototype = make(recipe.env_id, **recipe.env_params)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
     prototype.close()
-    loaded = load(config, corpus=lambda: [prototype.instructions])
+    loaded = load(config, corpus=lambda: [prototype.instructions], marks=recipe.agent.build_parser().marks)
     parameters = parameter_count(loaded.model)
     width = int(loaded.model.get_output_embeddings().weight.shape[1])
     layers = int(loaded.model.config.num_hidden_layers)

@@ -42,6 +42,11 @@ class Parser(Plugin):
         """Stop strings that end a response in this format, beside the end-of-turn token of the template."""
         return ()
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Strings that hold the format together, such as tags: single tokens where a tokenizer is made for it."""
+        return ()
+
     @abstractmethod
     def parse(self, text: str) -> Parsed:
         """Never raises, for any text."""

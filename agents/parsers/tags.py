@@ -45,6 +45,11 @@ class Tags(Parser):
         """The end of the action block ends the response."""
         return ("</action>",)
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All tags, opening and closing."""
+        return tuple(f"<{end}{tag}>" for tag in (*self.thoughts, "action") for end in ("", "/"))
+
     def parse(self, text: str) -> Parsed:
         """Action, thought and its tag, stripped; an empty command is none."""
         names = "|".join(self.thoughts)

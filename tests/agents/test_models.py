@@ -20,6 +20,7 @@ from turnrl.agents import smollm2, tiny
 from turnrl.agents.chat import Chat
 from turnrl.agents.context.full_history import FullHistory
 from turnrl.agents.models import Loaded, LoraConfig, ModelConfig, load, save
+from turnrl.agents.parsers.tags import Tags
 
 
 def corpus() -> Iterator[str]:
@@ -55,6 +56,18 @@ def test_words_of_the_world_are_single_tokens_and_digits_stand_alone(small: Load
     assert tokenizer.tokenize("123") == ["1", "2", "3"]
     for header in tiny.HEADERS:
         assert len(small.tokenizer.encode(header)) == 1
+
+
+def test_the_marks_of_a_format_are_single_tokens_and_stay_in_the_text() -> None:
+    marks = Tags(thoughts=("planning", "explore")).marks
+    assert marks == ("<planning>", "</planning>", "<explore>", "</explore>", "<action>", "</action>")
+    tokenizer = load(ModelConfig(), corpus, marks).tokenizer
+    for mark in marks:
+        [token] = tokenizer.encode(mark)
+        assert tokenizer.decode([token], skip_special_tokens=True) == mark
+    assert len(tokenizer) == len(load(ModelConfig(), corpus).tokenizer), "they take their place in the vocabulary"
+    with pytest.raises(UserError, match="model: a tokenizer needs at least 328 entries, not 300"):
+        load(ModelConfig(vocabulary=300), corpus, [f"<{number}>" for number in range(60)])
 
 
 @given(text=st.text())
