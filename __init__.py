@@ -30,6 +30,7 @@ _LAZY = {
     "Recipe": "training.recipe",
     "probe": "training.probe",
     "train": "training.run",
+    "wrap": "envs.wrap",
     "UserError": "plugins",
 }
 __all__ = sorted(_LAZY)
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .envs.registry import make_for as make_for
     from .envs.registry import register as register
     from .envs.task import Task as Task
+    from .envs.wrap import wrap as wrap
     from .plugins import UserError as UserError
     from .training.probe import probe as probe
     from .training.recipe import Recipe as Recipe

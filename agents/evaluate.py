@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from ..envs import Task, make
+from ..envs.bar import bar
 from ..envs.pool import EnvPool
 from ..plugins import UserError, nearest
 from .agent import Agent
@@ -164,13 +165,10 @@ async def play_tasks(
     progress: bool,
 ) -> tuple[list[Episode], PlayStats]:
     """Every task once, with a progress bar."""
-    from rich.progress import Progress
-
     jobs = [Job(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
-    with Progress(disable=not progress, transient=True) as bar:
-        line = bar.add_task(label, total=len(jobs))
+    with bar(label, len(jobs), progress) as advance:
         return await play_many(
-            agent, jobs, pool, max_turns=max_turns, concurrency=concurrency, done=lambda _: bar.advance(line)
+            agent, jobs, pool, max_turns=max_turns, concurrency=concurrency, done=lambda _: advance(1)
         )
 
 

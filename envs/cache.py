@@ -19,9 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 STALE_SECONDS = 24 * 3600
 """Nothing takes that long to make."""
 _making = threading.RLock()
@@ -66,17 +63,6 @@ def private(parent: Path) -> Iterator[Path]:
     sweep(parent)
     with tempfile.TemporaryDirectory(dir=parent, prefix=f"tmp-{platform.node()}-{os.getpid()}-") as folder:
         yield Path(folder)
-
-
-@contextmanager
-def bar(what: str, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; the function it gives is told how many more are done."""
-    if not visible:
-        yield lambda done: None
-        return
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def sweep(parent: Path) -> None:

@@ -23,6 +23,7 @@ from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
 from ..agents.probes import PROBES, ProbeAgent, reword
 from ..envs import Task, make
+from ..envs.bar import bars
 from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..plugins import UserError
@@ -117,8 +118,6 @@ def probe(recipe: Recipe, *, tasks: int = 8, progress: bool = True) -> ProbeRepo
 
 
 async def _probe(recipe: Recipe, rewards: Sequence[TurnReward], count: int, progress: bool) -> ProbeReport:
-    from rich.progress import Progress
-
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     tasks = list(prototype.tasks("train")[:count])
@@ -127,7 +126,7 @@ async def _probe(recipe: Recipe, rewards: Sequence[TurnReward], count: int, prog
     needs = frozenset().union(*(reward.needs() for reward in rewards))
     pool = recipe.pool.build(SLOTS, needs & ENV_EXTRAS | ProbeAgent.extras)
     try:
-        with Progress(disable=not progress, transient=True) as bar:
+        with bars(progress) as bar:
             match = _Match(recipe, tasks, pool, bar, ask_expert="expert" in needs)
             await match.play_all()
     finally:

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ..cache import bar, cache_dir, kept, kept_folder
+from ..bar import bar
+from ..cache import cache_dir, kept, kept_folder
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate
 from .index import TANTIVY, Index, build

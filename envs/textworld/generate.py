@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ...plugins import UserError
-from ..cache import bar, cache_dir, private
+from ..bar import bar
+from ..cache import cache_dir, private
 from .params import job_for
 
 TEXTWORLD = version("textworld")
