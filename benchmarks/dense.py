@@ -17,12 +17,18 @@ TAGS = (
     "agent.parser={name: tags, thoughts: [planning, explore, reflection, monitor], require_think: true}",
     "agent.sampling.max_tokens=32",
     "sft.tagger={name: rules}",
-    "sft.until_loss=0.04",
-    "sft.epochs=40",
-    "sft.patience=20",
+    "model.max_context=2048",
+    "sft.demonstrations=60",
+    "sft.noise=0.1",
+    "sft.until_loss=0.03",
+    "sft.epochs=10",
+    "sft.patience=30",
 )
-"""Answers that name a kind of reasoning and give a thought, as `meta_reasoning` needs them. Most of their tokens follow
-from those before, so the same loss per token would be a model that cannot play yet."""
+"""Answers that name a kind of reasoning and give a thought, as `meta_reasoning` needs them.
+
+They are longer and harder to write: a model that saw ten demonstrations wins nothing. Those of these arms make mistakes
+on the way, so that there is something to reflect upon.
+"""
 OUTCOME = "rewards=[{name: outcome}]"
 GRPO = "rl.credit={name: grpo}"
 IGPO = "rl.credit={name: igpo}"
