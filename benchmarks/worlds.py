@@ -2,8 +2,8 @@
 
     python benchmarks/worlds.py --families coin webshop --workers 2
 
-Random play through the pool with worker processes, admissible actions listed at every step. Games, shops and indexes are
-made before the clock starts, and every instance has played an episode. Resets are timed one after the other; an
+Random play through the pool with worker processes, admissible actions listed at every step. Games, shops and indexes
+are made before the clock starts, and every instance has played an episode. Resets are timed one after the other; an
 instance that holds the game already is taken where there is one. Memory is what worker processes do not share. Prints
 the table of docs/environments/README.md.
 """
