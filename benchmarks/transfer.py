@@ -14,15 +14,17 @@ from arms import QUICKSTART, Arm, Result, compare, parse, rate
 COIN = "textworld/coin-v0"
 MIXED = f"{{id: turnrl/mixed-v0, parts: [{{id: {COIN}, level: 5}}, {{id: {COIN}, level: 8}}]}}"
 TRAINED = {"level 5": f"{{id: {COIN}, level: 5}}", "level 8": f"{{id: {COIN}, level: 8}}", "levels 5 and 8": MIXED}
+SMALL = ("evaluate.test_tasks=16", "evaluate.tasks=8", "sft.validation=8")
+"""Level 5 has no more routes that are kept from training: 8 valid games, 16 test games."""
 TESTED = {5: 16, 8: 60, 11: 60}
-"""Level -> test games; level 5 has no more routes that are kept from training."""
+"""Level -> test games."""
 
 
 def main() -> None:
     """Command line."""
     args = parse(__doc__)
     arms = [
-        Arm(name, (f"env={env}", "evaluate.test_tasks=16"), (f"rl.steps={args.steps}",))
+        Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",))
         for name, env in TRAINED.items()
     ]
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)
