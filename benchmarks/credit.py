@@ -1,8 +1,8 @@
 """Does turn-level credit learn faster? Four estimators, the same warm starts, tasks, seeds and budget.
 
-    python benchmarks/credit.py --seeds 0 1 2 --steps 15 --parallel 2
+    python benchmarks/credit.py --seeds 0 1 2 --parallel 2
 
-For each seed one warm start is trained (the quickstart's), and each estimator continues from it. Writes docs/credit.md
+For each seed one weak warm start is trained, and each estimator continues from it. Writes docs/credit.md
 (table) and docs/credit.svg (success of the sampled training episodes per step, mean and range over seeds).
 """
 
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from arms import QUICKSTART, ROOT, Arm, Result, compare, parse, table
+from arms import QUICKSTART, ROOT, WEAK, Arm, Result, compare, parse, table
 
 CREDITS = {
     "grpo": "{name: grpo}",
@@ -49,9 +49,9 @@ def plot(results: Sequence[Result], target: Path) -> None:
 PAGE = """# Turn-level against episode-level credit
 
 `python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level {level}. Every
-estimator starts from the same warm start per seed (the quickstart's), plays the same tasks with the same rewards
-(outcome and progress) and takes the same number of optimiser steps; only the credit differs. The `gae` rows also train
-a critic of the policy's size.
+estimator starts from the same weak warm start per seed (the quickstart's, stopped earlier), plays the same tasks with
+the same rewards (outcome and progress) and takes the same number of optimiser steps; only the credit differs. The `gae`
+rows also train a critic of the policy's size.
 
 {table}
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     args = parse(__doc__, parser)
-    arms = [Arm(key, rl=(f"rl.credit={credit}", f"rl.steps={args.steps}")) for key, credit in CREDITS.items()]
+    arms = [Arm(key, WEAK, (f"rl.credit={credit}", f"rl.steps={args.steps}")) for key, credit in CREDITS.items()]
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)
     from turnrl.training.recipe import Recipe
 
