@@ -23,10 +23,7 @@ TESTED = {5: 16, 8: 60, 11: 60}
 def main() -> None:
     """Command line."""
     args = parse(__doc__)
-    arms = [
-        Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",))
-        for name, env in TRAINED.items()
-    ]
+    arms = [Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",)) for name, env in TRAINED.items()]
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)
     places = [(result, level) for result in results for level in TESTED]
     with ProcessPoolExecutor(args.parallel) as pool:

@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from ..tools import tool
+
 Verb = Literal["search", "read", "answer"]
 ARGUMENTS: dict[Verb, str] = {"search": "query", "read": "title", "answer": "answer"}
 """The argument of each tool."""
@@ -25,11 +27,6 @@ LONGEST = 512
 """Characters of an action at most."""
 HELP = "write search[words], read[title] or answer[text]"
 
-_SAID: dict[Verb, str] = {
-    "search": "Look for pages that contain these words.",
-    "read": "Show a page by its title.",
-    "answer": "Give the final answer, as short as possible. This ends the episode.",
-}
 _VERBS = "search|read|answer"
 _BRACKETS = re.compile(rf"({_VERBS})\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
 _SPAN = re.compile(rf"<({_VERBS})>(.*?)</\1>", re.DOTALL)
@@ -47,16 +44,10 @@ class Action:
         return f"{self.verb}[{self.text}]"
 
 
-TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": verb,
-            "description": _SAID[verb],
-            "parameters": {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]},
-        },
-    }
-    for verb, name in ARGUMENTS.items()
+TOOLS = [
+    tool("search", "Look for pages that contain these words.", query="the words"),
+    tool("read", "Show a page by its title.", title="the title"),
+    tool("answer", "Give the final answer. This ends the episode.", answer="the answer, as short as possible"),
 ]
 
 

@@ -19,11 +19,11 @@ from ...plugins import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
 from ..task import SPLITS, Split, Task
+from ..tools import tool
 from .params import PRODUCTS, AssistantParams, check
 from .product import Product
 from .requests import CONSTRAINTS, Item, Pick, Request, facts, request
 from .shop import shop_for
-from .tools import tool
 
 SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
 SEEDS_PER_SPLIT = 1_000_000

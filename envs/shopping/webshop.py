@@ -17,13 +17,13 @@ from typing import Literal
 from ...plugins import UserError
 from ..core import Outcome, TextEnv
 from ..task import Split, Task
+from ..tools import tool
 from . import pages
 from .params import WebShopParams, check
 from .plan import DISCOUNT, Plan
 from .product import Goal, Product, typed
 from .reward import score
 from .shop import Shop, shop_for
-from .tools import tool
 
 _SPECIAL = frozenset({"<r>", "<a>", "<c>", "<q>"})
 """Words that upstream runs as commands: random products, or all of an attribute, a category or a query."""
