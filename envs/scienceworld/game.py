@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from .java import Argument, Java, Ref
 
 _INTERFACE = "scienceworld.runtime.pythonapi.PythonInterface"
+_SCRAMBLE = 0x5DEECE66D
+"""java.util.Random: setSeed makes this exclusive-or of its argument the state."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Game:
         self._play = self.java.new(_INTERFACE)
         self._oracle: Ref | None = None
         self._random = self.java.static("scala.util.Random$", "MODULE$")
+        self._generator = Ref(self.java.call(self._random, "self"))
         self._state = self._open_random()
         self._task: tuple[str, int, str] = ("", 0, "")
         self._moves = self._seen = 0
@@ -100,23 +103,26 @@ class Game:
     def _load(self, game: Ref, *, gold: bool) -> None:
         name, variation, simplification = self._task
         seed = zlib.crc32(f"{name} {variation} {simplification}".encode())
-        self.java.call(self._random, "setSeed", Argument(f"L{seed}\n"))
+        self._seed(seed)
         self.java.call(game, "load", name, variation, simplification, gold)
 
     def _clock(self) -> tuple[int, int]:
         """The simulator's count of moves, and where the random numbers are."""
-        return self.java.call(self._play, "getNumMoves"), self.java.call(self._state, "get")
+        seen: int = self.java.call(self._state, "get", Argument(f"r{self._generator}\n"))
+        return self.java.call(self._play, "getNumMoves"), seen
 
     def _put_back(self) -> None:
-        self.java.call(self._state, "set", Argument(f"L{self._seen}\n"))
+        self._seed(self._seen ^ _SCRAMBLE)
+
+    def _seed(self, seed: int) -> None:
+        self.java.call(self._random, "setSeed", Argument(f"L{seed}\n"))
 
     def _open_random(self) -> Ref:
-        """The number inside Java's generator, which can be read and set."""
+        """The field of Java's generator that holds its state."""
         java = self.java
-        generator = Ref(java.call(self._random, "self"))
-        field = Ref(java.call(Ref(java.call(generator, "getClass")), "getDeclaredField", "seed"))
+        field = Ref(java.call(Ref(java.call(self._generator, "getClass")), "getDeclaredField", "seed"))
         java.call(field, "setAccessible", True)
-        return Ref(java.call(field, "get", Argument(f"r{generator}\n")))
+        return field
 
 
 def variations(heap_mb: int) -> dict[str, dict[str, list[int]]]:
