@@ -95,7 +95,7 @@ class TextEnv(gymnasium.Env[str, str]):
     in_process: ClassVar[bool] = True
     """True if many instances may run in threads of one process."""
     any_params: ClassVar[bool] = False
-    """True if one instance plays Tasks of its id whatever their params are, so that a pool need not keep one for each."""
+    """True if one instance plays every Task of its id, whatever the params: a pool need not keep one for each."""
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Bounds of the reward of one step."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]

@@ -4,8 +4,8 @@
     text, info = env.reset(options={"task": env.tasks("test")[0]})
     text, reward, terminated, truncated, info = env.step("open door to kitchen")
 
-Every instance has a Java process of its own, from the first reset to `close`. An episode's rewards sum to its final
-score over 100, and to 0 after a failure; success is a score of 100.
+Every instance has a Java process of its own, from the first reset to `close`. Rewards are differences of
+the score: a won episode's sum to 1, a failed one's to 0. Success is a score of 100.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class ScienceWorldEnv(TextEnv):
         self._followed: int | None = 0
         """How many actions of the gold path have been played; None off the path."""
         self._reached: list[str] = []
+        self._given = 0
+        """The score before the first action."""
+        self._earned = 0.0
+        """The sum of the rewards so far."""
         self._played: list[tuple[str, bool]] = []
         """Actions so far, and whether nothing happened during them."""
         self._asked = False
@@ -112,13 +116,15 @@ class ScienceWorldEnv(TextEnv):
         game, self._game = self._game, None
         if game is None or game.java.process.poll() is not None:
             game = Game(self._heap_mb)
-        look = game.load(name, task.seed, simplification)
-        self._game = game
+        first = game.load(name, task.seed, simplification)
+        self._game, self._given, self._earned = game, first.score, 0.0
         self.instructions = _instructions(name, simplification)
-        self._followed, self._played, self._reached, self._asked = 0, [], [], False
+        self._followed, self._played, self._asked = 0, [], False
+        self._reached = reached(game.goals())
         return Outcome(
-            f"{game.description()}\n\n{look.strip()}", admissible=self._admissible(look), score=0.0, progress=0.0
-        )
+            f"{game.description()}\n\n{first.text.strip()}", admissible=self._admissible(first.text),
+            score=float(first.score), progress=first.score / _WON, milestones=self._reached,
+        )  # fmt: skip
 
     def _wanted(self, task: Task) -> tuple[str, str]:
         if not task.env.startswith("scienceworld/task-"):
@@ -137,15 +143,15 @@ class ScienceWorldEnv(TextEnv):
         self._follow(action, reply)
         won, lost = reply.score >= _WON, reply.score < 0
         over = won or lost or reply.completed
-        before = self._last.score or 0.0
         for name in reached(self._game.goals()):
             if name not in self._reached:
                 self._reached.append(name)
-        earned = max(reply.score, 0) / _WON
+        earned = 0.0 if lost else (reply.score - self._given) / (_WON - self._given)
+        reward, self._earned = earned - self._earned, earned
         return Outcome(
-            reply.text.strip(), reward=earned - max(before, 0.0) / _WON, ended=over, success=won,
+            reply.text.strip(), reward=reward, ended=over, success=won,
             valid=not reply.text.startswith(_UNMATCHED), admissible=[] if over else self._admissible(reply.text),
-            score=float(reply.score), progress=earned, milestones=self._reached,
+            score=float(reply.score), progress=max(reply.score, 0) / _WON, milestones=self._reached,
         )  # fmt: skip
 
     def _admissible(self, text: str) -> list[str] | None:

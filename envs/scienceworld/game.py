@@ -1,7 +1,7 @@
 """One game of ScienceWorld in a Java process of its own, with its randomness held still::
 
     game = Game(heap_mb=384)
-    text = game.load("boil", 0, "easy")          # the first look around
+    reply = game.load("boil", 0, "easy")         # the first look around
     reply = game.step("open door to kitchen")    # text, score from -100 to 100, completed, whether time passed
     game.possible(); game.goals(); game.gold()   # none of them changes what happens next
 
@@ -58,13 +58,11 @@ class Game:
         """End the process; the object is of no use afterwards."""
         self.java.close()
 
-    def load(self, name: str, variation: int, simplification: str) -> str:
-        """Start a task from its beginning and look around, which costs nothing."""
+    def load(self, name: str, variation: int, simplification: str) -> Reply:
+        """Start a task from its beginning and look around, as upstream's ``reset`` does. Some tasks give points for it."""
         self._task = (name, variation, simplification)
         self._load(self._play, gold=False)
-        text: str = self.java.call(self._play, "step", "look around")
-        self._moves, self._seen = self._clock()
-        return text
+        return self.step("look around")
 
     def step(self, action: str) -> Reply:
         """The call that upstream's ``step`` makes, without the five others that fill its info."""
@@ -100,10 +98,14 @@ class Game:
         self._put_back()
         return actions
 
+    @staticmethod
+    def seed_of(name: str, variation: int, simplification: str) -> int:
+        """What the simulator's generator is seeded with before the task is loaded."""
+        return zlib.crc32(f"{name} {variation} {simplification}".encode())
+
     def _load(self, game: Ref, *, gold: bool) -> None:
         name, variation, simplification = self._task
-        seed = zlib.crc32(f"{name} {variation} {simplification}".encode())
-        self._seed(seed)
+        self._seed(self.seed_of(name, variation, simplification))
         self.java.call(game, "load", name, variation, simplification, gold)
 
     def _clock(self) -> tuple[int, int]:
