@@ -112,12 +112,9 @@ class ScienceWorldEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         name, simplification = self._wanted(task)
-        # Until it is loaded there is no game: one that died or failed is not tried again.
-        game, self._game = self._game, None
-        if game is None or game.java.process.poll() is not None:
-            game = Game(self._heap_mb)
-        first = game.load(name, task.seed, simplification)
-        self._game, self._given, self._earned = game, first.score, 0.0
+        first = self._load(name, task.seed, simplification)
+        assert self._game is not None
+        game, self._given, self._earned = self._game, first.score, 0.0
         self.instructions = _instructions(name, simplification)
         self._followed, self._played, self._asked = 0, [], False
         self._reached = reached(game.goals())
@@ -125,6 +122,21 @@ class ScienceWorldEnv(TextEnv):
             f"{game.description()}\n\n{first.text.strip()}", admissible=self._admissible(first.text),
             score=float(first.score), progress=first.score / _WON, milestones=self._reached,
         )  # fmt: skip
+
+    def _load(self, *wanted: Any) -> Reply:
+        # Until it is loaded there is no game: one that died or failed is not tried again.
+        game, self._game = self._game, None
+        if game is not None:
+            try:
+                first = game.load(*wanted)
+            except RuntimeError:  # it died since the last episode, and this one can have a new process
+                game.close()
+            else:
+                self._game = game
+                return first
+        game = Game(self._heap_mb)
+        first, self._game = game.load(*wanted), game
+        return first
 
     def _wanted(self, task: Task) -> tuple[str, str]:
         if not task.env.startswith("scienceworld/task-"):

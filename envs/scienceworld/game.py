@@ -59,7 +59,7 @@ class Game:
         self.java.close()
 
     def load(self, name: str, variation: int, simplification: str) -> Reply:
-        """Start a task from its beginning and look around, as upstream's ``reset`` does. Some tasks give points for it."""
+        """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks pay for it."""
         self._task = (name, variation, simplification)
         self._load(self._play, gold=False)
         return self.step("look around")

@@ -23,11 +23,10 @@ import subprocess
 import threading
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import IO, Any, NewType
 
 from py4j.protocol import get_command_part, unescape_new_line
-from scienceworld.constants import JAR_PATH
+from scienceworld.constants import BASEPATH, JAR_PATH
 
 from ...plugins import UserError
 
@@ -94,6 +93,8 @@ class Java:
         self.process = subprocess.Popen(
             [*_IGNORE_INTERRUPT, *command, "py4j.GatewayServer", "--die-on-broken-pipe", "0"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            # It reads a table of its own there, and writes one where there is none.
+            cwd=BASEPATH,
         )  # fmt: skip
         assert self.process.stdout is not None
         self._said: deque[bytes] = deque(maxlen=_LAST_LINES)
@@ -196,10 +197,3 @@ def _end(process: subprocess.Popen[bytes], link: socket.socket, owner: int) -> N
         # Closing flushes, and nobody reads any more.
         with contextlib.suppress(OSError):
             pipe.close()
-
-
-def jar_name() -> str:
-    """Name of the installed simulator, version included: what facts kept about it are filed under."""
-    from scienceworld.version import __version__
-
-    return f"{Path(JAR_PATH).stem}-{__version__}"
