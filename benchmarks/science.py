@@ -1,11 +1,11 @@
 """What ScienceWorld costs: starting Java, resetting, steps per second against upstream's class, and memory.
 
-    python benchmarks/scienceworld.py
-    python benchmarks/scienceworld.py --tasks boil grow-plant --rounds 5
-    python benchmarks/scienceworld.py --gold 1          # how many gold paths win, one variation of each task
+    python benchmarks/science.py
+    python benchmarks/science.py --tasks boil grow-plant --rounds 5
+    python benchmarks/science.py --gold 1          # how many gold paths win, one variation of each task
 
 Both classes play the same gold path of the same variation in the same run, one after the other and with the same flags
-for Java, so that their ratio means something on a busy machine. Admissible actions are listed by upstream's class at
+for Java, so that their ratio means something on a busy machine. Upstream's class lists the valid actions at
 every step; ours is measured without them and with them. Memory is what is resident of one Java process at the end.
 """
 
@@ -52,18 +52,18 @@ def speeds(names: list[str], rounds: int) -> None:
     for _ in range(rounds):
         plain.close()
         starts.append(seconds(lambda: plain.reset(options={"task": task("find-plant", 0)})))
-    print(
-        f"first reset, Java's start included: {statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f})"
-    )
+    typical = f"{statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f})"
+    print(f"first reset, Java's start included: {typical}")
     print(f"{'task':22}{'actions':>8}{'reset ms':>10}{'plain /s':>10}{'listing /s':>12}{'stock /s':>10}{'ratio':>8}")
     for name in names:
-        plain.reset(options={"task": task(name, 0)})
+        options = {"task": task(name, 0)}
+        plain.reset(options=options)
         path = plain._game.gold()  # type: ignore[attr-defined]
         resets: list[float] = []
         rates: dict[str, list[float]] = {"plain": [], "full": [], "stock": []}
         for _ in range(rounds):
             for label, env in (("plain", plain), ("full", full)):
-                resets.append(seconds(lambda env=env: env.reset(options={"task": task(name, 0)})))
+                resets.append(seconds(lambda env=env, options=options: env.reset(options=options)))
                 rates[label].append(_play(path, lambda action, env=env: env.step(action)[2]))
             stock.load(name, 0, "easy", generateGoldPath=False)
             stock.reset()
