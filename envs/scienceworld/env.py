@@ -152,17 +152,19 @@ class ScienceWorldEnv(TextEnv):
     def _act(self, action: str) -> Outcome:
         assert self._game is not None
         reply = self._game.step(action)
-        self._follow(action, reply)
+        same = self._follow(action, reply)
         won, lost = reply.score >= _WON, reply.score < 0
         over = won or lost or reply.completed
         for name in reached(self._game.goals()):
             if name not in self._reached:
                 self._reached.append(name)
+        # Listing costs many steps' time, and where nothing happened it would list the same.
+        possible = [] if over else self._last.admissible if same else self._admissible(reply.text)
         earned = 0.0 if lost else (reply.score - self._given) / (_WON - self._given)
         reward, self._earned = earned - self._earned, earned
         return Outcome(
             reply.text.strip(), reward=reward, ended=over, success=won,
-            valid=not reply.text.startswith(_UNMATCHED), admissible=[] if over else self._admissible(reply.text),
+            valid=not reply.text.startswith(_UNMATCHED), admissible=possible,
             score=float(reply.score), progress=max(reply.score, 0) / _WON, milestones=self._reached,
         )  # fmt: skip
 
@@ -172,13 +174,16 @@ class ScienceWorldEnv(TextEnv):
         assert self._game is not None
         return _CHOICE.findall(text) if text.startswith(_QUESTION) else self._game.possible()
 
-    def _follow(self, action: str, reply: Reply) -> None:
+    def _follow(self, action: str, reply: Reply) -> bool:
+        """Keep account of the gold path; True if the world is as it was before."""
         # A question is something happening: what is said next means something else.
         asks = reply.text.startswith(_QUESTION)
-        self._played.append((action, reply.idle and not asks and not self._asked))
+        same = reply.idle and not asks and not self._asked
+        self._played.append((action, same))
         self._asked = asks
         if self._gold is not None and self._gold[0] == self.current and self._followed is not None:
             self._followed = self._along(self._played[-1:], self._followed)
+        return same
 
     def _along(self, played: Sequence[tuple[str, bool]], done: int = 0) -> int | None:
         """How far along the gold path these actions lead from its action number `done`."""
