@@ -34,7 +34,7 @@ from turnrl.plugins import UserError
 
 ID = "scienceworld/task-v0"
 EVERYTHING = ("admissible_actions", "progress", "expert")
-SHORT = ("find-living-thing", "find-plant", "power-component", "find-animal", "identify-life-stages-2")
+SHORT = ("find-plant", "power-component", "chemistry-mix", "lifespan-shortest-lived", "identify-life-stages-2")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,7 +295,6 @@ def test_asking_changes_nothing_and_words_repeat(env: ScienceWorldEnv) -> None:
     for name, variation in (
         ("grow-fruit", 5),
         ("power-component-renewable-vs-nonrenewable-energy", 3),
-        ("mendelian-genetics-unknown-plant", 7),
     ):
         actions = [
             "teleport to greenhouse",
@@ -319,7 +318,7 @@ def test_asking_changes_nothing_and_words_repeat(env: ScienceWorldEnv) -> None:
     other.close()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     action=st.one_of(
         st.text(),
