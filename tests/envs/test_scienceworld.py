@@ -420,7 +420,9 @@ def test_a_pool_survives_dead_and_hung_processes_and_keeps_one_for_all_tasks() -
         async with EnvPool(backend="process", workers=1, slots=1, step_timeout=3, options={"extras": ()}) as pool:
             async with pool.episode(task("boil")) as session:
                 await session.reset()
-                mine()[0].kill()
+                victim = mine()[0]
+                victim.kill()
+                assert gone(victim.pid)
                 with pytest.raises(EnvFailure) as caught:
                     await session.step("look around")
                 assert caught.value.kind == "error"
@@ -431,7 +433,10 @@ def test_a_pool_survives_dead_and_hung_processes_and_keeps_one_for_all_tasks() -
             assert len(mine()) == 1
             async with pool.episode(task("boil")) as session:
                 await session.reset()
-                mine()[0].suspend()
+                sleeper = mine()[0]
+                sleeper.suspend()
+                while sleeper.status() != psutil.STATUS_STOPPED:
+                    time.sleep(0.01)
                 with pytest.raises(EnvFailure) as caught:
                     await session.step("look around")
                 assert caught.value.kind == "timeout"
