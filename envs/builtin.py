@@ -10,6 +10,7 @@ def register_all() -> None:
     register("turnrl/mixed-v0", "turnrl.envs.mixed:MixedEnv")
     for name in ("quest", "coin", "treasure", "simple", "cooking"):
         register(f"textworld/{name}-v0", f"turnrl.envs.textworld.env:{name.title()}Env", extra="textworld")
+    register("scienceworld/task-v0", "turnrl.envs.scienceworld.env:ScienceWorldEnv", extra="scienceworld")
     register("search/qa-v0", "turnrl.envs.search.env:SearchEnv", extra="search")
     for name, world in (("webshop", "WebShopEnv"), ("assistant", "AssistantEnv")):
         register(f"shopping/{name}-v0", f"turnrl.envs.shopping.{name}:{world}", extra="shopping")

@@ -94,6 +94,8 @@ class TextEnv(gymnasium.Env[str, str]):
     """Renamings of words (lower case) under which the world is still itself, such as turning a map by 90 degrees."""
     in_process: ClassVar[bool] = True
     """True if many instances may run in threads of one process."""
+    any_params: ClassVar[bool] = False
+    """True if one instance plays every Task of its id, whatever the params: a pool need not keep one for each."""
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Bounds of the reward of one step."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]

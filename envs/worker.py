@@ -62,7 +62,7 @@ class Stage:
         """Start the task. Raises UserError for an unknown world, else whatever the world raises."""
         key = json.dumps([task.env, task.params], sort_keys=True)
         held = self._held.get(session)
-        if held is not None and held[0] != key:
+        if held is not None and not _plays(*held, key, task):
             self.release(session)
             held = None
         env = held[1] if held is not None else self._take(key, task)
@@ -103,7 +103,7 @@ class Stage:
     def _take(self, key: str, task: Task) -> TextEnv:
         with self._lock:
             # Newest first: its files and caches are warm. Best is one that has this very task loaded.
-            fits = [index for index in range(len(self._idle) - 1, -1, -1) if self._idle[index][0] == key]
+            fits = [i for i in range(len(self._idle) - 1, -1, -1) if _plays(*self._idle[i], key, task)]
             if fits:
                 same = (index for index in fits if self._idle[index][1].current == task)
                 return self._idle.pop(next(same, fits[0]))[1]
@@ -117,6 +117,11 @@ class Stage:
             env.close()
             raise UserError(f"{task.env} cannot run in threads: use EnvPool(backend='process')")
         return env
+
+
+def _plays(key: str, env: TextEnv, wanted: str, task: Task) -> bool:
+    """Whether an instance that was made for one key serves a task with another."""
+    return key == wanted or (env.any_params and env.id == task.env)
 
 
 def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:

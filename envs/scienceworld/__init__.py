@@ -1,0 +1,1 @@
+"""ScienceWorld: elementary science as text, on the original simulator."""

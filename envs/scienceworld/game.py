@@ -1,0 +1,146 @@
+"""One game of ScienceWorld in a Java process of its own, with its randomness held still::
+
+    game = Game(heap_mb=384)
+    reply = game.load("boil", 0, "easy")         # the first look around
+    reply = game.step("open door to kitchen")    # text, score from -100 to 100, completed, whether time passed
+    game.possible(); game.goals(); game.gold()   # none of them changes what happens next
+
+The simulator draws from one unseeded generator, at loading (books, pictures, the order of things) and while playing
+(bees and other animals). It is seeded here from the task, and whatever is only asked puts the generator back. With the
+hash codes that `java` fixes, a task and a list of actions then give the same words in every process.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+
+from .java import Argument, Java, Ref
+
+_INTERFACE = "scienceworld.runtime.pythonapi.PythonInterface"
+_SCRAMBLE = 0x5DEECE66D
+"""java.util.Random: setSeed makes this exclusive-or of its argument the state."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an action did."""
+
+    text: str
+    score: int
+    """The simulator's, rounded as its own Python class does; below zero after a failure."""
+    completed: bool
+    idle: bool
+    """True if nothing happened: no time passed and no random number was drawn."""
+
+
+class Game:
+    """A Java process and the game in it. `load` before anything else; `close` ends the process.
+
+    Args:
+        heap_mb: most MiB that the process may use for its objects.
+
+    Raises RuntimeError from every call once the process has died.
+    """
+
+    def __init__(self, heap_mb: int) -> None:
+        self.java = Java(heap_mb)
+        self._play = self.java.new(_INTERFACE)
+        self._oracle: Ref | None = None
+        self._random = self.java.static("scala.util.Random$", "MODULE$")
+        self._generator = Ref(self.java.call(self._random, "self"))
+        self._state = self._open_random()
+        self._task: tuple[str, int, str] = ("", 0, "")
+        self._moves = self._seen = 0
+
+    def close(self) -> None:
+        """End the process; the object is of no use afterwards."""
+        self.java.close()
+
+    def load(self, name: str, variation: int, simplification: str) -> Reply:
+        """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks pay for it."""
+        self._task = (name, variation, simplification)
+        self._load(self._play, gold=False)
+        return self.step("look around")
+
+    def step(self, action: str) -> Reply:
+        """The call that upstream's ``step`` makes, without the five others that fill its info."""
+        text: str = self.java.call(self._play, "step", action)
+        score = round(100 * self.java.call(self._play, "getScore"))
+        completed: bool = self.java.call(self._play, "getCompleted")
+        before = self._moves, self._seen
+        self._moves, self._seen = self._clock()
+        return Reply(text, score, completed, idle=before == (self._moves, self._seen))
+
+    def description(self) -> str:
+        """What the task is."""
+        text: str = self.java.call(self._play, "getTaskDescription")
+        return text.strip()
+
+    def possible(self) -> list[str]:
+        """Every action with objects that the simulator calls valid now, each once."""
+        text: str = self.java.call(self._play, "getValidActionObjectCombinationsJSON")
+        self._put_back()
+        return list(dict.fromkeys(item["action"] for item in json.loads(text)["validActions"]))
+
+    def goals(self) -> str:
+        """The table of sub-goals."""
+        text: str = self.java.call(self._play, "getGoalProgressStr")
+        return text
+
+    def gold(self) -> list[str]:
+        """Actions that win from the beginning of this task, as upstream's agent played them in this very game."""
+        if self._oracle is None:
+            self._oracle = self.java.new(_INTERFACE)
+        self._load(self._oracle, gold=True)
+        actions = self.java.lines(self._oracle, "getGoldActionSequence")
+        self._put_back()
+        return actions
+
+    @staticmethod
+    def seed_of(name: str, variation: int, simplification: str) -> int:
+        """What the simulator's generator is seeded with before the task is loaded."""
+        return zlib.crc32(f"{name} {variation} {simplification}".encode())
+
+    def _load(self, game: Ref, *, gold: bool) -> None:
+        name, variation, simplification = self._task
+        self._seed(self.seed_of(name, variation, simplification))
+        self.java.call(game, "load", name, variation, simplification, gold)
+
+    def _clock(self) -> tuple[int, int]:
+        """The simulator's count of moves, and where the random numbers are."""
+        seen: int = self.java.call(self._state, "get", Argument(f"r{self._generator}\n"))
+        return self.java.call(self._play, "getNumMoves"), seen
+
+    def _put_back(self) -> None:
+        self._seed(self._seen ^ _SCRAMBLE)
+
+    def _seed(self, seed: int) -> None:
+        self.java.call(self._random, "setSeed", Argument(f"L{seed}\n"))
+
+    def _open_random(self) -> Ref:
+        """The field of Java's generator that holds its state."""
+        java = self.java
+        field = Ref(java.call(Ref(java.call(self._generator, "getClass")), "getDeclaredField", "seed"))
+        java.call(field, "setAccessible", True)
+        return field
+
+
+def variations(heap_mb: int) -> dict[str, dict[str, list[int]]]:
+    """Upstream's variations by task name and split, asked in a process of its own. About two seconds."""
+    java = Java(heap_mb)
+    try:
+        game = java.new(_INTERFACE)
+        found = {}
+        for name in java.lines(game, "getTaskNames"):
+            # What loading the task does first; the rest of loading is not needed to know its splits.
+            java.call(game, "taskStr_$eq", name)
+            lists = [
+                json.loads(java.call(Ref(java.call(game, f"getVariations{split}")), "toString"))
+                for split in ("Train", "Dev", "Test")
+            ]
+            found[name] = dict(zip(("train", "valid", "test"), lists, strict=True))
+    finally:
+        java.close()
+    return found
