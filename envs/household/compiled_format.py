@@ -1,7 +1,7 @@
 """A compiled game in memory, ready to be played; `compiled.py` writes what this reads.
 
-    game = Compiled.read(path)
-    game.actions["putobject"].said        # 'move {o} to {r}'
+game = Compiled.read(path)
+game.actions["putobject"].said        # 'move {o} to {r}'
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Compiled:
             for name, a in data["actions"].items()
         }
         self.queries = {
-            text: [(names, [" ".join([predicate, *types]) for types in signatures]) for predicate, names, signatures in q]
+            text: [
+                (names, [" ".join([predicate, *types]) for types in signatures]) for predicate, names, signatures in q
+            ]
             for text, q in data["queries"].items()
         }
         self.facts: dict[str, list[tuple[str, ...]]] = {}

@@ -57,12 +57,12 @@ class _Library:
         self.game, self.first = game, self.calls.get_state_id()
 
     def operators(self) -> list[Any]:
-        """(id, structure) of the operators that apply now, in the library's order. Valid until the next call."""
+        """The operators that apply now, in the library's order. Valid until the next call."""
         count = self.calls.get_applicable_operators_count()
         if count > len(self.buffer):
             self.buffer = (fast_downward.Operator * (2 * count))()
         self.calls.get_applicable_operators(self.buffer)
-        return self.buffer[:count]
+        return list(self.buffer[:count])
 
 
 def _load() -> Any:

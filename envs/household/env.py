@@ -54,9 +54,7 @@ def explained(said: Mapping[str, str]) -> str:
 
 def grammar_commands(grammar: str) -> dict[str, str]:
     """Action of the domain (lower case) -> its command, of a .twl2 grammar."""
-    return {
-        name.lower(): said for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)
-    }
+    return {name.lower(): said for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)}
 
 
 class HouseEnv(TextEnv):

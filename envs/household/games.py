@@ -103,9 +103,7 @@ def _make(jobs: list[_Job], home: Path, what: str, workers: int, progress: bool)
         raise failures[0]
 
 
-def _work(
-    todo: queue.SimpleQueue[_Job], home: Path, failures: list[Exception], advance: Callable[[int], None]
-) -> None:
+def _work(todo: queue.SimpleQueue[_Job], home: Path, failures: list[Exception], advance: Callable[[int], None]) -> None:
     """Feed one worker until no job is left; one that dies is replaced."""
     try:
         worker = _idle.pop()

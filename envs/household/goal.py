@@ -1,7 +1,7 @@
 """What a game asks for, how far it is, and the next good action: rules over facts, never the planner::
 
     goal = Goal(game)                          # a Compiled game
-    goal.moves(facts)                          # the rest of a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
+    goal.moves(facts)                          # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
     goal.milestones(facts, won=False)          # {'held', 'cooled'}
 
 All six task types are: put down what is in the way, fetch a thing, perhaps treat it, bring it somewhere. The rules try
@@ -89,7 +89,7 @@ class Goal:
         self.kind, target, parent = game.goal["kind"], game.goal["target"], game.goal["parent"]
         self.places: dict[str, str] = dict(facts("receptacleatlocation receptacle location"))  # type: ignore[arg-type]
         self.openable = {receptacle for (receptacle,) in facts("openable receptacle")}
-        kinds = dict(facts("receptacletype receptacle rtype"))  # type: ignore[arg-type]
+        kinds: dict[str, str] = dict(facts("receptacletype receptacle rtype"))  # type: ignore[arg-type]
         self._type: dict[str, str] = dict(facts("objecttype object otype"))  # type: ignore[arg-type]
         self.targets = [thing for thing, kind in self._type.items() if kind == f"{target}type"]
         self.lamps = [thing for thing, kind in self._type.items() if kind == f"{parent}type"]

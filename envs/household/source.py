@@ -80,7 +80,7 @@ class Package:
         spec.loader.exec_module(module)
         return module
 
-    @lru_cache(maxsize=None)  # noqa: B019 - there is one package per process
+    @lru_cache(maxsize=256)  # noqa: B019 - there is one package per process
     def plan(self, number: int) -> FloorPlan:
         """A floor plan by its number."""
         layouts = self.home / "gen" / "layouts"

@@ -1,6 +1,6 @@
 """A process that makes and compiles games: one JSON job per line in, one JSON answer per line out::
 
-    {"make": {"kind": "heat", "seed": 7}, "folder": "/cache/tmp/7"}      # game.tw-pddl, traj_data.json, compiled.json.gz
+    {"make": {"kind": "heat", "seed": 7}, "folder": "/cache/tmp/7"}
     {"compile": "/data/game.tw-pddl", "out": "/cache/tmp/compiled.json.gz"}
     {"ok": true, "seconds": 0.41}            or            {"ok": false, "error": "..."}
 
