@@ -8,6 +8,7 @@ Where a path exists it is complete. One idle worker is kept for the next call; i
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -183,3 +184,9 @@ def _start() -> subprocess.Popen[str]:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, env={**os.environ, **_ENVIRONMENT},
     )  # fmt: skip
+
+
+@atexit.register
+def _rest() -> None:
+    while _idle:
+        _idle.pop().stop()

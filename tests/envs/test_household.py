@@ -303,7 +303,7 @@ def test_progress_falls_on_a_step_back_and_never_pays_a_circle() -> None:
 def test_commands_are_matched_after_trimming_and_lower_casing() -> None:
     env = started("place")
     action = next(a for a in env.step("look")[4]["admissible_actions"] or [] if a.startswith("go to"))
-    for spelled in (action.upper(), f"  {action.replace(' ', '   ')}. ", action):
+    for spelled in (action.upper(), "  Look. ", "EXAMINE   " + action.removeprefix("go to "), "inventory"):
         assert env.step(spelled)[4]["valid_action"], spelled
     for spelled in (f"{action}. look", "go", f"please {action}", "go to moon 1", "put it away"):
         text, reward, ended, _, info = env.step(spelled)
@@ -327,4 +327,4 @@ def test_any_text_gets_an_observation(lent: TextEnv, text: str) -> None:
 
 
 def test_the_contract() -> None:
-    check_env("household/home-v0", params={"types": ["light", "two"]})
+    check_env("household/home-v0", params={"types": ["light"]})
