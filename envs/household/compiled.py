@@ -28,35 +28,7 @@ def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str,
     """
     env.load(game)
     state, logic = env._pddl_state, env._logic
-    queries: dict[str, Any] = {}
-
-    def query(expression: str) -> str:
-        if expression and expression not in queries:
-            queries[expression] = [
-                [
-                    predicate.name,
-                    [placeholder.name for placeholder in predicate.parameters],
-                    _signatures(state, predicate),
-                ]
-                for predicate in Rule.parse_conjunctive_query(expression).preconditions
-            ]
-        return expression or ""
-
-    def symbol(parsed: Any) -> list[Any]:
-        if isinstance(parsed, textgen.TerminalSymbol):
-            return ["text", parsed.symbol]
-        if isinstance(parsed, textgen.NonterminalSymbol):
-            return ["rule", str(parsed)]
-        if isinstance(parsed, textgen.EvalSymbol):
-            return ["value", parsed.expression]
-        if isinstance(parsed, textgen.ConditionalSymbol):
-            return ["each", symbol(parsed.expression), query(parsed.given)]
-        assert isinstance(parsed, textgen.ListSymbol), type(parsed)
-        return ["list", symbol(parsed.symbol)]
-
-    def symbols(text: str) -> list[Any]:
-        return [symbol(parsed) for parsed in textgen._parse_and_convert(text, rule_name="symbols")]
-
+    reader = _Reader(state)
     names = names_of(env._entity_infos)
     for id, info in env._entity_infos.items():
         info.name = names[id]
@@ -68,22 +40,56 @@ def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str,
         "names": {id: [names[id], info.type] for id, info in sorted(env._entity_infos.items())},
         "facts": sorted([fact.name, [argument.name for argument in fact.arguments]] for fact in state.facts),
         "rules": {
-            name: [[query(rule.condition), [symbol(parsed) for parsed in rule.rhs]] for rule in rules]
+            name: [[reader.query(rule.condition), [reader.symbol(parsed) for parsed in rule.rhs]] for rule in rules]
             for name, rules in logic.grammar._rules.items()
         },
         "actions": {
             name: {
                 "parameters": [parameter.name.strip("?") for parameter in state._actions[name].parameters],
-                "template": symbols(action.template),
+                "template": reader.symbols(action.template),
                 "said": action.template,
-                "feedback": symbols(action.feedback_rule),
+                "feedback": reader.symbols(action.feedback_rule),
             }
             for name, action in logic.actions.items()
             if name in state._actions
         },
-        "queries": queries,
+        "queries": reader.queries,
         "walkthrough": list(state.replan(env._entity_infos)) if plan else game.get("walkthrough"),
     }
+
+
+class _Reader:
+    """Turns what TextWorld parsed into plain lists, and collects the queries in it."""
+
+    def __init__(self, state: Any) -> None:
+        self.queries: dict[str, Any] = {}
+        self._state = state
+
+    def query(self, expression: str) -> str:
+        """The text of a query, which is then in `queries`; '' for none."""
+        if expression and expression not in self.queries:
+            predicates = Rule.parse_conjunctive_query(expression).preconditions
+            self.queries[expression] = [
+                [one.name, [name.name for name in one.parameters], _signatures(self._state, one)] for one in predicates
+            ]
+        return expression or ""
+
+    def symbol(self, parsed: Any) -> list[Any]:
+        """A symbol of the grammar, in the form that the module's docstring gives."""
+        if isinstance(parsed, textgen.TerminalSymbol):
+            return ["text", parsed.symbol]
+        if isinstance(parsed, textgen.NonterminalSymbol):
+            return ["rule", str(parsed)]
+        if isinstance(parsed, textgen.EvalSymbol):
+            return ["value", parsed.expression]
+        if isinstance(parsed, textgen.ConditionalSymbol):
+            return ["each", self.symbol(parsed.expression), self.query(parsed.given)]
+        assert isinstance(parsed, textgen.ListSymbol), type(parsed)
+        return ["list", self.symbol(parsed.symbol)]
+
+    def symbols(self, text: str) -> list[Any]:
+        """Those of a command or of a feedback."""
+        return [self.symbol(parsed) for parsed in textgen._parse_and_convert(text, rule_name="symbols")]
 
 
 def _signatures(state: Any, predicate: Any) -> list[list[str]]:
