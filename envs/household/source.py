@@ -95,6 +95,7 @@ def package() -> Package:
     return Package()
 
 
+@lru_cache(maxsize=1)
 def versions() -> str:
     """Versions that decide what a game is and how it is played, as a folder name. Raises ImportError."""
     try:
