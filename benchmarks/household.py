@@ -4,10 +4,10 @@
     python benchmarks/household.py --games 2 --json
     python benchmarks/household.py --expert --tasks 20
 
-Each type's first training games are made in a temporary cache with one worker. Both engines then play the same random
+Each type's first training games are made in a temporary cache, one after the other. Both engines then play the same random
 admissible commands: stock is TextWorld's PddlEnv with alfworld's wrappers, ours is the world itself with admissible
 actions listed. Cold is the first time through a game, warm the later ones. ``--expert`` counts instead how the expert
-does on the first tasks of each type and split, and how its length compares with the planner's.
+does on the first tasks of each type and split, and how its length compares with the planner's; its games stay in the cache.
 """
 
 from __future__ import annotations
@@ -172,11 +172,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10, help="with --expert: tasks per type and split")
     args = parser.parse_args()
     load = os.getloadavg()[0]
+    if args.expert:
+        experts(args.tasks)
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        if args.expert:
-            experts(args.tasks)
-            return
         rows = measure(args.games, args.steps, args.rounds)
         memory = per_env(8)
     where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f} before"
