@@ -4,10 +4,11 @@
     python benchmarks/household.py --games 2 --json
     python benchmarks/household.py --expert --tasks 20
 
-Each type's first training games are made in a temporary cache, one after the other. Both engines then play the same random
-admissible commands: stock is TextWorld's PddlEnv with alfworld's wrappers, ours is the world itself with admissible
-actions listed. Cold is the first time through a game, warm the later ones. ``--expert`` counts instead how the expert
-does on the first tasks of each type and split, and how its length compares with the planner's; its games stay in the cache.
+Each type's first training games are made in a temporary cache, one after the other. Both engines then play the same
+random admissible commands: stock is TextWorld's PddlEnv with alfworld's wrappers, ours is the world itself with
+admissible actions listed. Cold is the first time through a game, warm the later ones. ``--expert`` counts instead how
+the expert does on the first tasks of each type and split, and how its length compares with the planner's; its games
+stay in the cache.
 """
 
 from __future__ import annotations

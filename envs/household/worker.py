@@ -1,7 +1,7 @@
 """A process that makes and compiles games: one JSON job per line in, one JSON answer per line out::
 
-    {"make": {"kind": "heat", "seed": 7}, "folder": "/cache/tmp/7"}
-    {"compile": "/data/game.tw-pddl", "out": "/cache/tmp/compiled.json.gz"}
+    {"make": {"kind": "heat", "seed": 7}, "folder": "7"}
+    {"compile": "game.tw-pddl", "out": "compiled.json.gz"}
     {"ok": true, "seconds": 0.41}            or            {"ok": false, "error": "..."}
 
 Everything that must not happen in a process that plays happens here: the translator's changes to ``sys.argv`` and
