@@ -14,3 +14,6 @@ def register_all() -> None:
     register("search/qa-v0", "turnrl.envs.search.env:SearchEnv", extra="search")
     for name, world in (("webshop", "WebShopEnv"), ("assistant", "AssistantEnv")):
         register(f"shopping/{name}-v0", f"turnrl.envs.shopping.{name}:{world}", extra="shopping")
+    for name in ("home", "place", "light", "clean", "heat", "cool", "two"):
+        register(f"household/{name}-v0", f"turnrl.envs.household.env:{name.title()}Env", extra="alfworld")
+    register("alfworld/text-v0", "turnrl.envs.household.official:AlfworldEnv", extra="alfworld")

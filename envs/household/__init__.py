@@ -1,0 +1,1 @@
+"""Household: the ALFWorld text engine, on generated rooms or on the official games."""

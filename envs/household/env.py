@@ -1,0 +1,272 @@
+"""Household: find things in a room, clean, heat or cool them, and put them where the task says::
+
+    env = turnrl.make("household/home-v0")
+    text, info = env.reset(options={"task": env.tasks("test")[0]})      # ... Your task is to: put a hot mug in cabinet.
+    text, reward, terminated, truncated, info = env.step("go to cabinet 3")
+
+ALFWorld's engine, domain and grammar, on games generated here in the 120 floor plans that come with it. Results on them
+are household results and never ALFWorld's: those are played with alfworld/text-v0 (`official.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ...plugins import UserError
+from ..core import Outcome, TextEnv
+from ..sanitise import Grammar
+from ..task import SPLITS, SeededTasks, Split, Task
+from .compiled_format import Compiled
+from .engine import Engine
+from .games import generated, opened
+from .goal import Goal, Move
+from .params import HomeParams, NoParams, check
+from .problem import SEEDS_PER_SPLIT
+from .source import TYPES, package
+
+SIZES: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
+"""Tasks per split, as many as the official ones have."""
+_ORDER = (
+    "gotolocation", "openobject", "closeobject", "pickupobject", "putobject", "cleanobject", "heatobject",
+    "coolobject", "toggleobject", "examinereceptacle", "examineobject", "look", "inventory",
+)  # fmt: skip
+_WORDS = {"o": "OBJECT", "r": "RECEPTACLE"}
+
+
+def explained(said: Mapping[str, str]) -> str:
+    """What a player must know, with the commands as this grammar writes them (action of the domain -> template)."""
+    forms = [
+        re.sub(r"\[?\{(\w+)[^}]*\}\]?", lambda found: _WORDS.get(found[1], "OBJECT"), said[name])
+        for name in _ORDER
+        if name in said
+    ]
+    return (
+        "You are in a room and have a task to do. Answer with one command per turn, with names as they are shown, such "
+        f"as 'cabinet 3'.\nCommands: {', '.join(dict.fromkeys(forms))}, help.\n"
+        "You can hold one thing at a time. What is closed must be opened before you can see, take or put something "
+        "in it. Hold a thing and go to a sinkbasin to clean it, to a microwave to heat it, to a fridge to cool it. "
+        "'Nothing happens.' means that the command is not possible here."
+    )
+
+
+def grammar_commands(grammar: str) -> dict[str, str]:
+    """Action of the domain (lower case) -> its command, of a .twl2 grammar."""
+    return {name.lower(): said for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)}
+
+
+class HouseEnv(TextEnv):
+    """What all household worlds share: playing a compiled game."""
+
+    name: ClassVar[str]
+    # No command of the game does more than one thing or anything outside it, and each must match to the letter.
+    grammar = Grammar(chaining=True, deny=frozenset(), max_chars=128)
+
+    def __init__(self, *, max_turns: int | None, extras: Collection[str], **params: Any) -> None:
+        super().__init__(max_turns=max_turns, extras=extras, **params)
+        self._engine = Engine()
+        self._goal: Goal | None = None
+        self._reached: dict[str, None] = {}
+        self._way: list[Move] | None = None
+        self._planned = False
+        self._length = 1
+
+    @abstractmethod
+    def _game(self, task: Task) -> Compiled:
+        """The game of a task."""
+
+    def expert_action(self) -> str | None:
+        """The next command of the shortest way that the rules of `goal` find; None at the end."""
+        if self.current is None or self._over or self._goal is None:
+            return None
+        moves = self._moves()
+        return self._command(moves[0]) if moves else None
+
+    def close(self) -> None:
+        """Give the engine's memory back. The instance may be reset again."""
+        self._engine.close()
+
+    def _begin(self, task: Task) -> Outcome:
+        if task.env.rpartition("-v")[0] != self.name:
+            raise UserError(f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)")
+        game = self._game(task)
+        self._goal = None
+        self._engine.load(game)
+        text = self._engine.start()
+        self._goal, self._reached, self._planned = Goal(game), {}, False
+        self.instructions = explained({name: action.said for name, action in game.actions.items()})
+        self._length = len(self._moves() or [None]) if "progress" in self.extras else 1
+        return self._outcome(text)
+
+    def _act(self, action: str) -> Outcome:
+        # The engine wants its own words to the letter. They are all lower case, with single blanks.
+        command = " ".join(action.lower().split())
+        if command not in self._engine.operators:
+            command = command.removesuffix(".").rstrip()
+        reply = self._engine.send(command)
+        self._planned = self._planned and not reply.done
+        return self._outcome(reply.text, valid=reply.done)
+
+    def _outcome(self, text: str, *, valid: bool = True) -> Outcome:
+        assert self._goal is not None
+        won = self._engine.won
+        self._reached.update(dict.fromkeys(self._goal.milestones(self._engine.facts, won)))
+        listed = "admissible_actions" in self.extras
+        outcome = Outcome(
+            text, reward=float(won), ended=won, success=won, valid=valid, score=float(won),
+            admissible=(([] if won else self._engine.commands()) if listed else None),
+            progress=self._progress(won), milestones=list(self._reached),
+        )  # fmt: skip
+        if won:
+            self._engine.close()
+        return outcome
+
+    def _progress(self, won: bool) -> float | None:
+        """Share of the way from the start that is behind: 1 when won, 0 where it is no shorter, or none is known."""
+        if "progress" not in self.extras:
+            return None
+        if won:
+            return 1.0
+        moves = self._moves()
+        return max(0.0, 1 - len(moves) / self._length) if moves else 0.0
+
+    def _moves(self) -> list[Move] | None:
+        if not self._planned:
+            assert self._goal is not None
+            self._way, self._planned = self._goal.moves(self._engine.facts), True
+        return self._way
+
+    def _command(self, move: Move) -> str | None:
+        """The words for a move, as the grammar of this game has them."""
+        for command, (_, _, operator) in self._engine.operators.items():
+            if operator.name == move.name:
+                named = dict(zip(self._parameters(move.name), operator.arguments, strict=False))
+                if named.get("r", move.r) == move.r and named.get("o", move.o) == move.o:
+                    return command
+        return None
+
+    def _parameters(self, name: str) -> tuple[str, ...]:
+        assert self._engine.game is not None
+        return self._engine.game.actions[name].parameters
+
+
+class _ByType(SeededTasks):
+    """Tasks whose parameters name the one task type that each is of, so that success can be counted by type."""
+
+    def __init__(self, env: str, types: Sequence[str], split: Split, seeds: Sequence[int]) -> None:
+        super().__init__(env, {}, split, seeds)
+        self._types = types
+
+    def _at(self, index: int) -> Task:
+        task = super()._at(index)
+        return task.model_copy(update={"params": {"types": [self._types[task.seed % len(self._types)]]}})
+
+
+class HomeEnv(HouseEnv):
+    """Generated games of several task types, evenly mixed.
+
+    Args:
+        types: which of place, light, clean, heat, cool, two (default all). Each Task names the one it is of.
+
+    Raises UserError for an unknown task type.
+    """
+
+    name = "household/home"
+    kind: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        types: list[str] | None = None,
+        max_turns: int | None = None,
+        extras: Collection[str] = ("admissible_actions",),
+    ) -> None:
+        self._types = check(HomeParams, self.name, {"types": types})
+        super().__init__(max_turns=max_turns, extras=extras, **self._types.model_dump(exclude_none=True))
+        self.instructions = explained(grammar_commands(package().grammar))
+
+    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+        """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
+        generated([self._key(task) for task in tasks], workers=workers, progress=progress)
+
+    def task(self, seed: int, split: Split = "train") -> Task:
+        """The Task of a seed; its parameters name its task type."""
+        return self.seeded([seed], split)[0]
+
+    def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
+        """The tasks with these seeds, made when they are asked for. Types follow each other by seed."""
+        return _ByType(self.id, self._types.chosen, split, seeds)
+
+    def _tasks(self, split: Split) -> Sequence[Task]:
+        first = SEEDS_PER_SPLIT * SPLITS.index(split)
+        return self.seeded(range(first, first + SIZES[split]), split)
+
+    def _game(self, task: Task) -> Compiled:
+        return opened(generated([self._key(task)])[0] / "compiled.json.gz")
+
+    def _key(self, task: Task) -> tuple[str, int]:
+        types = check(HomeParams, self.name, task.params).chosen
+        return types[task.seed % len(types)], task.seed
+
+
+class TypeEnv(HomeEnv):
+    """Generated games of one task type. Subclasses name it."""
+
+    def __init__(
+        self,
+        *,
+        max_turns: int | None = None,
+        extras: Collection[str] = ("admissible_actions",),
+        **unknown: Any,
+    ) -> None:
+        check(NoParams, self.name, unknown)
+        super().__init__(max_turns=max_turns, extras=extras)
+
+    def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
+        """The tasks with these seeds, made when they are asked for."""
+        return SeededTasks(self.id, {}, split, seeds)
+
+    def _key(self, task: Task) -> tuple[str, int]:
+        check(NoParams, self.name, task.params)
+        return self.kind, task.seed
+
+
+class PlaceEnv(TypeEnv):
+    """Put a thing somewhere."""
+
+    name, kind = "household/place", "place"
+
+
+class LightEnv(TypeEnv):
+    """Look at a thing under a lamp."""
+
+    name, kind = "household/light", "light"
+
+
+class CleanEnv(TypeEnv):
+    """Clean a thing and put it somewhere."""
+
+    name, kind = "household/clean", "clean"
+
+
+class HeatEnv(TypeEnv):
+    """Heat a thing and put it somewhere."""
+
+    name, kind = "household/heat", "heat"
+
+
+class CoolEnv(TypeEnv):
+    """Cool a thing and put it somewhere."""
+
+    name, kind = "household/cool", "cool"
+
+
+class TwoEnv(TypeEnv):
+    """Put two things of a kind in the same place."""
+
+    name, kind = "household/two", "two"
+
+
+assert set(TYPES) == {env.kind for env in TypeEnv.__subclasses__()}

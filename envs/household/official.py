@@ -1,0 +1,177 @@
+"""alfworld/text-v0: the official ALFWorld games, read from where `alfworld-download` puts them::
+
+    env = turnrl.make("alfworld/text-v0", data="~/alfworld")     # default: $ALFWORLD_DATA, else ~/.cache/alfworld
+    env.counts()                                                 # {'train': 3553, 'valid': 140, 'test': 134}
+    text, info = env.reset(options={"task": env.tasks("test")[0]})
+
+valid is valid_seen and test is valid_unseen. Each game is one Task, whose parameters name its task type and whose seed
+follows from its path, so the tasks of a part of the data are the same tasks. A split with fewer games than the official
+one is played with a warning: only the whole split gives an ALFWorld result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...plugins import UserError
+from ..task import LazyTasks, Split, Task
+from .compiled_format import Compiled
+from .env import HouseEnv, explained, grammar_commands
+from .games import compiled_official, opened
+from .params import OfficialParams, check
+from .source import TYPES, package
+
+FULL: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
+"""Games of the official splits after the official filter."""
+FOLDERS: dict[Split, str] = {"train": "train", "valid": "valid_seen", "test": "valid_unseen"}
+_TREE = "json_2.1.1"
+_KINDS = {task_type: kind for kind, task_type in TYPES.items()}
+
+
+@dataclass(frozen=True)
+class _Game:
+    """A game that the official loader would play."""
+
+    path: Path
+    kind: str
+
+    @property
+    def seed(self) -> int:
+        return _seed(self.path)
+
+
+class _Games(LazyTasks):
+    """One Task per game, in the order of the paths."""
+
+    def __init__(self, env: AlfworldEnv, split: Split, games: Sequence[_Game]) -> None:
+        self._id, self._split, self._games = env.id, split, games
+        self._data = {key: value for key, value in env.params.items() if key == "data"}
+
+    def __len__(self) -> int:
+        return len(self._games)
+
+    def _at(self, index: int) -> Task:
+        game = self._games[index]
+        return Task(env=self._id, params={"types": [game.kind], **self._data}, seed=game.seed, split=self._split)
+
+
+class AlfworldEnv(HouseEnv):
+    """The games of an ALFWorld data folder.
+
+    Args:
+        data: the folder that holds json_2.1.1 (default: $ALFWORLD_DATA, else ~/.cache/alfworld).
+        types: which of place, light, clean, heat, cool, two (default all).
+
+    Raises UserError where there are no games, for files that are broken, and for an unknown task type.
+    """
+
+    name = "alfworld/text"
+
+    def __init__(
+        self,
+        *,
+        data: str | None = None,
+        types: list[str] | None = None,
+        max_turns: int | None = None,
+        extras: Collection[str] = ("admissible_actions",),
+    ) -> None:
+        self._checked = check(OfficialParams, self.name, {"data": data, "types": types})
+        super().__init__(max_turns=max_turns, extras=extras, **self._checked.model_dump(exclude_none=True))
+        # How a thing is put down depends on the release of the data: a reset takes it from the game.
+        commands = grammar_commands(package().grammar)
+        self.instructions = explained({name: said for name, said in commands.items() if name != "putobject"})
+
+    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+        """Compile the games of these tasks that were not played before, with `workers` processes."""
+        compiled_official([self._path(task) for task in tasks], workers=workers, progress=progress)
+
+    def counts(self) -> dict[Split, int]:
+        """Games found per split, whatever `types` says; `FULL` has the official numbers."""
+        return {split: len(_playable(self._root(), split)) for split in FULL}
+
+    def fingerprint(self, split: Split) -> str:
+        """SHA-256 over paths and bytes of the game files of a split, to report with a result."""
+        digest, root = hashlib.sha256(), self._root()
+        for game in _playable(root, split):
+            digest.update(f"{game.path.relative_to(root)}\0".encode())
+            digest.update(hashlib.sha256(game.path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def _tasks(self, split: Split) -> Sequence[Task]:
+        games = _playable(self._root(), split)
+        if len(games) != FULL[split]:
+            warnings.warn(
+                f"alfworld/text: {FOLDERS[split]} has {len(games)} of {FULL[split]} official games under "
+                f"{self._root()}: what is measured on it is no ALFWorld result",
+                stacklevel=3,
+            )
+        return _Games(self, split, [game for game in games if game.kind in self._checked.chosen])
+
+    def _game(self, task: Task) -> Compiled:
+        return opened(compiled_official([self._path(task)])[0])
+
+    def _path(self, task: Task) -> Path:
+        root = _root(check(OfficialParams, self.name, task.params))
+        path = _by_seed(root).get(task.seed)
+        if path is None:
+            raise UserError(f"task '{task.id}': no game under {root} has this seed: take tasks from env.tasks(split)")
+        return path
+
+    def _root(self) -> Path:
+        return _root(self._checked)
+
+
+def _root(params: OfficialParams) -> Path:
+    """The json_2.1.1 folder. Raises UserError where there is none."""
+    named = params.data or os.environ.get("ALFWORLD_DATA")
+    place = Path(named).expanduser() if named else Path.home() / ".cache" / "alfworld"
+    if not (place / _TREE).is_dir():
+        where = "data" if params.data else "$ALFWORLD_DATA" if named else "ALFWORLD_DATA is not set"
+        raise UserError(
+            f"alfworld/text: there is no folder {_TREE} in {place} ({where}): run alfworld-download to get the games, "
+            "and name its folder in data=... or ALFWORLD_DATA"
+        )
+    return place / _TREE
+
+
+def _seed(path: Path) -> int:
+    """The seed of a game: from split, task and trial in its path, so the same on every machine."""
+    return int(hashlib.sha256("/".join(path.parts[-4:-1]).encode()).hexdigest()[:12], 16)
+
+
+@lru_cache(maxsize=16)
+def _by_seed(root: Path) -> dict[int, Path]:
+    return {_seed(path): path for folder in FOLDERS.values() for path in (root / folder).glob("*/*/game.tw-pddl")}
+
+
+@lru_cache(maxsize=64)
+def _playable(root: Path, split: Split) -> list[_Game]:
+    """The games that the official loader plays: a known task type, nothing sliced or movable, marked solvable."""
+    found = []
+    for path in sorted((root / FOLDERS[split]).glob("*/*/game.tw-pddl")):
+        inside = str(path.relative_to(root))
+        beside = path.with_name("traj_data.json")
+        if "movable" in inside or "Sliced" in inside or not beside.exists():
+            continue
+        kind = _KINDS.get(_json(beside).get("task_type", ""))
+        if kind is not None and _json(path).get("solvable"):
+            found.append(_Game(path, kind))
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"alfworld/text: {path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"alfworld/text: {path} holds no JSON object")
+    return found
