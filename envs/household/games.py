@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ...plugins import UserError
-from ..cache import bar, cache_dir, private
+from ..bar import bar
+from ..cache import cache_dir, private
 from .compiled_format import FORMAT, Compiled
 from .problem import GENERATOR
 from .source import versions

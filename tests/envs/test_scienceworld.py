@@ -1,39 +1,30 @@
-"""scienceworld/task: against upstream's own class, gold paths, words that repeat, and Java processes that die."""
+"""scienceworld/task: against upstream's own class, gold paths, and words that repeat."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import os
-import signal
-import subprocess
-import sys
-import time
+import runpy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 pytest.importorskip("scienceworld", reason="needs the extra: pip install 'turnrl[scienceworld]'")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scienceworld.constants import BASEPATH
 from turnrl.envs import SPLITS, Task, make
-from turnrl.envs.pool import EnvFailure, EnvPool
-from turnrl.envs.scienceworld import java as java_module
 from turnrl.envs.scienceworld.env import ScienceWorldEnv
 from turnrl.envs.scienceworld.goals import reached
 from turnrl.envs.scienceworld.params import HELD_OUT, SIMPLIFICATIONS, TASKS, check, electrical
 from turnrl.envs.scienceworld.splits import pairs, table
 from turnrl.plugins import UserError
 
-ID = "scienceworld/task-v0"
-EVERYTHING = ("admissible_actions", "progress", "expert")
+games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("science_games.py"))))
+ID, new, task, start = games.ID, games.new, games.task, games.start
 SHORT = ("find-plant", "power-component", "chemistry-mix", "lifespan-shortest-lived", "identify-life-stages-2")
 
 
@@ -49,35 +40,6 @@ def env() -> Iterator[ScienceWorldEnv]:
     made = new()
     yield made
     made.close()
-
-
-def new(**options: Any) -> ScienceWorldEnv:
-    made = make(ID, **{"extras": EVERYTHING, **options})
-    assert isinstance(made, ScienceWorldEnv)
-    return made
-
-
-def task(name: str, variation: int = 0, simplification: str = "easy") -> Task:
-    return Task(env=ID, params={"task": name, "simplification": simplification}, seed=variation)
-
-
-def start(env: ScienceWorldEnv, name: str, variation: int = 0) -> str:
-    return env.reset(options={"task": task(name, variation)})[0]
-
-
-def pid(env: ScienceWorldEnv) -> int:
-    assert env._game is not None
-    return env._game.java.process.pid
-
-
-def gone(number: int, seconds: float = 20) -> bool:
-    """Whether the process has ended, or does soon."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def play_gold(env: ScienceWorldEnv) -> list[tuple[str, float, bool, Any]]:
@@ -347,158 +309,3 @@ def test_goals_of_equal_words_are_told_apart() -> None:
         "2\ttrue\tX\ta",
     ]
     assert reached("\n".join(lines)) == ["goal:go", "subgoal:go", "subgoal:a (2)"]
-
-
-# -- the Java process -------------------------------------------------------------------------------------------------
-
-
-def test_the_process_ends_with_close_and_with_the_garbage(env: ScienceWorldEnv) -> None:
-    one = new()
-    start(one, "boil")
-    number = pid(one)
-    start(one, "find-plant")
-    assert pid(one) == number
-    one.close()
-    assert gone(number, 0.1)
-    start(one, "boil")
-    number = pid(one)
-    del one
-    gc.collect()
-    assert gone(number)
-
-
-@pytest.mark.parametrize("how", ["exit", "killed", "crashed"])
-def test_no_process_and_no_file_outlives_this_one(how: str, tmp_path: Path, home: Path) -> None:
-    last = {"exit": "", "killed": "os.kill(os.getpid(), 9)", "crashed": "raise SystemError"}[how]
-    code = f"""
-import os, turnrl
-env = turnrl.make("{ID}", task="boil")
-env.reset(seed=0)
-print(env._game.java.process.pid, flush=True)
-{last}
-"""
-    package = {path: path.stat().st_mtime_ns for path in Path(BASEPATH).iterdir() if path.is_file()}
-    files = {path.name for path in Path("/tmp").glob("hsperfdata_*/*")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    number = int(done.stdout)
-    assert gone(number)
-    assert how == "crashed" or not done.stderr
-    assert not list(tmp_path.iterdir())
-    assert package == {path: path.stat().st_mtime_ns for path in Path(BASEPATH).iterdir() if path.is_file()}
-    assert str(number) not in {path.name for path in Path("/tmp").glob("hsperfdata_*/*")} - files
-
-
-def test_a_dead_process_raises_and_the_next_episode_has_a_new_one() -> None:
-    env = new(extras=())
-    start(env, "boil")
-    os.kill(pid(env), signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="the ScienceWorld simulator died: exit code -9"):
-        env.step("look around")
-    with pytest.raises(RuntimeError):
-        env.step("look around")
-    start(env, "boil")
-    os.kill(pid(env), signal.SIGKILL)
-    assert start(env, "find-plant").startswith("Your task is to find a(n) plant.")
-    env.close()
-
-
-def java_under(root: psutil.Process) -> list[psutil.Process]:
-    return [p for p in root.children(recursive=True) if "java" in p.name()]
-
-
-def test_a_pool_survives_dead_and_hung_processes_and_keeps_one_for_all_tasks() -> None:
-    me = psutil.Process()
-    others = {p.pid for p in java_under(me)}
-
-    def mine() -> list[psutil.Process]:
-        return [p for p in java_under(me) if p.pid not in others]
-
-    async def play() -> None:
-        async with EnvPool(backend="process", workers=1, slots=1, step_timeout=3, options={"extras": ()}) as pool:
-            async with pool.episode(task("boil")) as session:
-                await session.reset()
-                victim = mine()[0]
-                victim.kill()
-                assert gone(victim.pid)
-                with pytest.raises(EnvFailure) as caught:
-                    await session.step("look around")
-                assert caught.value.kind == "error"
-            for name in ("find-plant", "find-animal"):
-                async with pool.episode(task(name)) as session:
-                    await session.reset()
-                    assert (await session.step("inventory"))[0].startswith("In your inventory")
-            assert len(mine()) == 1
-            async with pool.episode(task("boil")) as session:
-                await session.reset()
-                sleeper = mine()[0]
-                sleeper.suspend()
-                while sleeper.status() != psutil.STATUS_STOPPED:
-                    time.sleep(0.01)
-                with pytest.raises(EnvFailure) as caught:
-                    await session.step("look around")
-                assert caught.value.kind == "timeout"
-            async with pool.episode(task("boil")) as session:
-                await session.reset()
-                assert (await session.step("inventory"))[4]["valid_action"]
-            assert len(mine()) == 1
-
-    asyncio.run(play())
-    assert not mine()
-
-
-@pytest.mark.parametrize(
-    ("says", "words"),
-    [
-        (None, "there is no 'java' on the PATH: install a Java runtime"),
-        ('java version "1.7.0_80"', "is Java 7: install a Java runtime"),
-        ("no", "does not say its version"),
-    ],
-)
-def test_a_missing_or_old_java_is_said(
-    says: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if says is not None:
-        (tmp_path / "java").write_text(f"#!/bin/sh\necho '{says}' >&2\n")
-        (tmp_path / "java").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=words) as caught:
-        start(new(), "boil")
-    assert "\n" not in str(caught.value)
-
-
-def test_versions_of_java_are_read(tmp_path: Path) -> None:
-    for number, (says, version) in enumerate(
-        [
-            ('java version "1.8.0_442"', 8),
-            ('openjdk version "17.0.15" 2025-04-15', 17),
-            ('openjdk version "25" 2025', 25),
-        ]
-    ):
-        fake = tmp_path / f"java{number}"
-        fake.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
-        fake.chmod(0o755)
-        assert java_module._version(str(fake)) == version
-
-
-def test_a_java_that_does_not_start_says_why() -> None:
-    with pytest.raises(RuntimeError, match=r"does not start: exit code 1, last output: Error[^$]*heap"):
-        java_module.Java(1)
-
-
-def test_nothing_is_imported_before_it_is_needed() -> None:
-    code = """
-import sys
-import turnrl, turnrl.envs
-assert not {"scienceworld", "py4j", "turnrl.envs.scienceworld"} & set(sys.modules)
-sys.modules["scienceworld"] = None
-try:
-    turnrl.make("scienceworld/task-v0")
-except turnrl.UserError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'turnrl[scienceworld]'" in done.stdout
-    assert done.stdout.count("\n") == 1
