@@ -42,7 +42,7 @@ def kept(path: Path, make: Callable[[Path], None]) -> Path:
             with private(path.parent) as folder:
                 made = folder / path.name
                 make(made)
-                _move(made, path)
+                settle(made, path)
     return path
 
 
@@ -54,6 +54,16 @@ def kept_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         fill(folder)
 
     return kept(path, make)
+
+
+def settle(made: Path, path: Path) -> None:
+    """Move what was made to its place, unless another process was first: what it made is the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
 
 
 @contextmanager
@@ -86,12 +96,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _move(made: Path, path: Path) -> None:
-    try:
-        made.rename(path)
-    except OSError:
-        # Another process was first; what it made is the same.
-        if not path.exists():
-            raise

@@ -10,30 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import queue
-import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...plugins import UserError
-from ..bar import bar
-from ..cache import cache_dir, private
+from ..cache import cache_dir
+from ..makers import Job, Makers
 from .params import job_for
 
 TEXTWORLD = version("textworld")
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-"""TextWorld iterates over sets of strings while it writes a game, so its bytes depend on the hash seed."""
-_generating = threading.Lock()
-
-
-class GameError(RuntimeError):
-    """A game could not be made for a reason that is not the user's: a compiler or a worker failed."""
+# -P and a path instead of -m: the worker imports TextWorld only, not turnrl and what that imports.
+_makers = Makers("making TextWorld games", [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))])
 
 
 @dataclass(frozen=True)
@@ -73,84 +63,11 @@ def generate(keys: Sequence[GameKey], *, workers: int | None = None, progress: b
         UserError: if TextWorld finds no game with these parameters.
         GameError: if a compiler or a worker process failed. The other games are made nevertheless.
     """
-    paths = [key.path for key in keys]
-    if all(path.exists() for path in paths):
-        return paths
-    with _generating:  # Threads of one process that start the same task would make it once each.
-        missing = {path: key for path, key in zip(paths, keys, strict=True) if not path.exists()}
-        if missing:
-            _make(missing, workers or os.cpu_count() or 1, progress and len(missing) > 1)
-    return paths
+    return _makers.ensure([_job(key) for key in keys], home(), workers=workers, progress=progress)
 
 
-def _make(missing: Mapping[Path, GameKey], workers: int, progress: bool) -> None:
-    jobs: queue.SimpleQueue[tuple[Path, GameKey]] = queue.SimpleQueue()
-    for item in missing.items():
-        jobs.put(item)
-    failures: list[Exception] = []
-    with bar("making TextWorld games", len(missing), progress) as advance:
-        threads = [
-            threading.Thread(target=_work, args=(jobs, failures, advance), daemon=True)
-            for _ in range(min(workers, len(missing)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
+def _job(key: GameKey) -> Job:
+    def order(made: Path) -> dict[str, Any]:
+        return {**job_for(key.family, key.params, key.seed), "path": str(made)}
 
-
-def _work(jobs: queue.SimpleQueue[tuple[Path, GameKey]], failures: list[Exception], advance: Any) -> None:
-    """Feed one worker process until no job is left; a worker that dies is replaced."""
-    worker: subprocess.Popen[str] | None = None
-    try:
-        while True:
-            try:
-                path, key = jobs.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                if worker is None or worker.poll() is not None:
-                    worker = _start()
-                _one(worker, path, key)
-            except Exception as error:
-                failures.append(error)
-            advance(1)
-    finally:
-        if worker is not None:
-            worker.kill()
-            worker.communicate()
-
-
-def _start() -> subprocess.Popen[str]:
-    # -P and a path instead of -m: the worker imports TextWorld only, not turnrl and what that imports.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
-    environment = {**os.environ, **WORKER_ENVIRONMENT}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    )
-
-
-def _one(worker: subprocess.Popen[str], path: Path, key: GameKey) -> None:
-    """Make one game and move it into the cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with private(home()) as folder:
-        made = folder / "game.z8"
-        job = {**job_for(key.family, key.params, key.seed), "path": str(made)}
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            worker.stdin.write(json.dumps(job) + "\n")
-            worker.stdin.flush()
-            line = worker.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise GameError(f"cannot make the game {key}: its worker process ended with code {worker.wait()}")
-        answer = json.loads(line)
-        if not answer["ok"]:
-            kind = UserError if answer["impossible"] else GameError
-            raise kind(f"cannot make the game {key}: {answer['error']}")
-        os.replace(made.with_suffix(".json"), path.with_suffix(".json"))
-        os.replace(made, path)
+    return Job(key.path, str(key), order, beside=(".json",))

@@ -19,6 +19,7 @@ from turnrl.plugins import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
+from turnrl.envs.makers import ENVIRONMENT
 from turnrl.envs.textworld.env import route
 from turnrl.envs.textworld.generate import GameKey, generate, home
 from turnrl.envs.textworld.world import World, tidy
@@ -111,7 +112,7 @@ def test_shortcuts_change_nothing(tmp_path: Path) -> None:
     env = make("textworld/simple-v0", **GAMES["textworld/simple-v0"])
     task = env.tasks("test")[0]
     command = [sys.executable, "-c", UNHURRIED, worker, str(task.seed), str(tmp_path / "slow.z8")]
-    subprocess.run(command, check=True, env={**os.environ, **module.WORKER_ENVIRONMENT})
+    subprocess.run(command, check=True, env={**os.environ, **ENVIRONMENT})
     quick = GameKey("simple", task.params, task.seed).path
     assert (tmp_path / "slow.z8").read_bytes() == quick.read_bytes()
     assert (tmp_path / "slow.json").read_bytes() == quick.with_suffix(".json").read_bytes()
