@@ -164,7 +164,30 @@ class _ByType(SeededTasks):
         return task.model_copy(update={"params": {"types": [self._types[task.seed % len(self._types)]]}})
 
 
-class HomeEnv(HouseEnv):
+class GeneratedEnv(HouseEnv):
+    """What worlds of generated games share."""
+
+    def __init__(self, *, max_turns: int | None, extras: Collection[str], **params: Any) -> None:
+        super().__init__(max_turns=max_turns, extras=extras, **params)
+        self.instructions = explained(grammar_commands(package().grammar))
+
+    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+        """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
+        generated([self._key(task) for task in tasks], workers=workers, progress=progress)
+
+    def _tasks(self, split: Split) -> Sequence[Task]:
+        first = SEEDS_PER_SPLIT * SPLITS.index(split)
+        return self.seeded(range(first, first + SIZES[split]), split)
+
+    def _game(self, task: Task) -> Compiled:
+        return opened(generated([self._key(task)])[0] / "compiled.json.gz")
+
+    @abstractmethod
+    def _key(self, task: Task) -> tuple[str, int]:
+        """Task type and seed."""
+
+
+class HomeEnv(GeneratedEnv):
     """Generated games of several task types, evenly mixed.
 
     Args:
@@ -174,7 +197,6 @@ class HomeEnv(HouseEnv):
     """
 
     name = "household/home"
-    kind: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -185,11 +207,6 @@ class HomeEnv(HouseEnv):
     ) -> None:
         self._types = check(HomeParams, self.name, {"types": types})
         super().__init__(max_turns=max_turns, extras=extras, **self._types.model_dump(exclude_none=True))
-        self.instructions = explained(grammar_commands(package().grammar))
-
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
-        """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
-        generated([self._key(task) for task in tasks], workers=workers, progress=progress)
 
     def task(self, seed: int, split: Split = "train") -> Task:
         """The Task of a seed; its parameters name its task type."""
@@ -199,20 +216,15 @@ class HomeEnv(HouseEnv):
         """The tasks with these seeds, made when they are asked for. Types follow each other by seed."""
         return _ByType(self.id, self._types.chosen, split, seeds)
 
-    def _tasks(self, split: Split) -> Sequence[Task]:
-        first = SEEDS_PER_SPLIT * SPLITS.index(split)
-        return self.seeded(range(first, first + SIZES[split]), split)
-
-    def _game(self, task: Task) -> Compiled:
-        return opened(generated([self._key(task)])[0] / "compiled.json.gz")
-
     def _key(self, task: Task) -> tuple[str, int]:
         types = check(HomeParams, self.name, task.params).chosen
         return types[task.seed % len(types)], task.seed
 
 
-class TypeEnv(HomeEnv):
+class TypeEnv(GeneratedEnv):
     """Generated games of one task type. Subclasses name it."""
+
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -223,10 +235,6 @@ class TypeEnv(HomeEnv):
     ) -> None:
         check(NoParams, self.name, unknown)
         super().__init__(max_turns=max_turns, extras=extras)
-
-    def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
-        """The tasks with these seeds, made when they are asked for."""
-        return SeededTasks(self.id, {}, split, seeds)
 
     def _key(self, task: Task) -> tuple[str, int]:
         check(NoParams, self.name, task.params)
