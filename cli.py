@@ -212,7 +212,7 @@ def play(
     console = Console(highlight=False)
     episode = play_in_terminal(
         id, agent, params=parse_params(params), split=split, seed=seed, max_turns=max_turns,
-        temperature=temperature, console=console,
+        temperature=temperature, console=console, imports=imports or (),
     )  # fmt: skip
     if episode is None:
         return console.print("\nGoodbye.")
@@ -260,6 +260,7 @@ def evaluate(
         result = measure(
             env, agent or "random", params=values, split=split, tasks=tasks, seed=seed, temperature=temperature,
             concurrency=concurrency, max_turns=max_turns, progress=sys.stderr.isatty(),
+            imports=imports or (),
         )  # fmt: skip
     data = result.model_dump(mode="json")
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from .agents.baselines import BASELINES
 from .agents.chat import Prompt
 from .agents.episode import Episode, Turn
 from .agents.play import play
-from .envs import Task, TurnInfo, make
-from .envs.pool import EnvPool, EnvSession
+from .envs import Task, TextEnv, TurnInfo, make
+from .envs.pool import EnvSession, pool_for
 from .plugins import UserError, nearest
 
 
@@ -128,17 +129,13 @@ def choose_agent(name: str, console: Console, temperature: float, max_turns: int
     return loaded.agent, loaded.max_turns
 
 
-def choose_task(env: str, params: dict[str, Any], split: str, seed: int) -> Task:
+def choose_task(env: TextEnv, split: str, seed: int) -> Task:
     """The task number `seed` of a split, made ready to play. Raises UserError."""
-    prototype = make(env, **params)
-    try:
-        pool = prototype.tasks(split)
-        if seed >= len(pool):
-            raise UserError(f"the {split} split of {env} has {len(pool)} tasks: choose --seed below {len(pool)}")
-        prototype.prepare([pool[seed]])
-        return pool[seed]
-    finally:
-        prototype.close()
+    tasks = env.tasks(split)
+    if seed >= len(tasks):
+        raise UserError(f"the {split} split of {env.id} has {len(tasks)} tasks: choose --seed below {len(tasks)}")
+    env.prepare([tasks[seed]])
+    return tasks[seed]
 
 
 def play_in_terminal(
@@ -151,18 +148,24 @@ def play_in_terminal(
     max_turns: int,
     temperature: float,
     console: Console,
+    imports: Sequence[str] = (),
 ) -> Episode | None:
     """One episode, printed as it happens; None if the human left before its end.
 
     Args:
         seed: which task of the split, and the random choices of the player.
+        imports: modules or ``.py`` files that register worlds, for those that cannot run in threads.
 
     Raises:
         UserError: unknown environment, agent, split or checkpoint.
     """
     player, limit = choose_agent(agent, console, temperature, max_turns)
-    task = choose_task(env, params, split, seed)
-    pool = EnvPool(slots=1, options={"extras": tuple(player.extras)})
+    prototype = make(env, **params)
+    try:
+        task = choose_task(prototype, split, seed)
+    finally:
+        prototype.close()
+    pool = pool_for(prototype, 1, extras=player.extras, imports=imports)
     narrator = Narrator(player.player(f"terminal:{task.id}", seed), console, echo=agent != "human")
     try:
         episode = asyncio.run(play(narrator, task, pool, max_turns=limit))

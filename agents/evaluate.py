@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from ..envs import Task, make
 from ..envs.bar import bar
-from ..envs.pool import EnvPool
+from ..envs.pool import EnvPool, pool_for
 from ..plugins import UserError, nearest
 from .agent import Agent
 from .baselines import BASELINES
@@ -184,6 +184,7 @@ def evaluate(
     concurrency: int = 64,
     max_turns: int = 50,
     progress: bool = True,
+    imports: Sequence[str] = (),
     episodes: list[Episode] | None = None,
 ) -> Evaluation:
     """Success rate of an agent on a split of an environment.
@@ -194,6 +195,8 @@ def evaluate(
         params: parameters of the environment.
         tasks: how many tasks of the split, each exactly once; None is all, at most 100.
         temperature: of a language model's sampling; 0 is greedy.
+        concurrency: episodes at once; fewer for worlds that cannot run in threads.
+        imports: modules or ``.py`` files that register worlds, for those that cannot.
         episodes: a list to append what was played to.
 
     Raises:
@@ -204,7 +207,7 @@ def evaluate(
     player, name, limit = _resolve(agent, temperature, max_turns)
     prototype.prepare(chosen, progress=progress)
     prototype.close()
-    pool = EnvPool(slots=concurrency, options={"extras": tuple(player.extras)})
+    pool = pool_for(prototype, concurrency, extras=player.extras, imports=imports)
     try:
         played, stats = asyncio.run(
             play_tasks(

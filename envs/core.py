@@ -92,7 +92,7 @@ class TextEnv(gymnasium.Env[str, str]):
     """JSON schemas of the same actions, for models that call tools."""
     symmetries: tuple[Mapping[str, str], ...] = ()
     """Renamings of words (lower case) under which the world is still itself, such as turning a map by 90 degrees."""
-    in_process: ClassVar[bool] = True
+    in_process: bool = True
     """True if many instances may run in threads of one process."""
     any_params: ClassVar[bool] = False
     """True if one instance plays every Task of its id, whatever the params: a pool need not keep one for each."""

@@ -71,6 +71,7 @@ class MixedEnv(TextEnv):
         if len(set(self._families)) < len(self.parts):
             raise UserError(f"{self.name}: a part is listed twice; give it more weight instead")
         self.instructions = "\n\n".join(dict.fromkeys(part.instructions for part in self.parts))
+        self.in_process = all(part.in_process for part in self.parts)
         first, *others = self.parts
         self.symmetries = tuple(s for s in first.symmetries if all(s in other.symmetries for other in others))
         lows, highs = zip(*(part.reward_range for part in self.parts), strict=True)

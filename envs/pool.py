@@ -22,19 +22,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from ..plugins import UserError
-from .core import TurnInfo
-from .processes import Processes, WorkerStartError
+from .core import TextEnv, TurnInfo
+from .processes import Processes, WorkerStartError, cores
 from .task import Task
 from .threads import Threads
 from .worker import Started, Stepped
 
-__all__ = ["EnvFailure", "EnvPool", "EnvSession", "WorkerStartError"]
+__all__ = ["EnvFailure", "EnvPool", "EnvSession", "WorkerStartError", "pool_for"]
 
 
 class EnvFailure(Exception):
@@ -202,3 +202,14 @@ class EnvPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def pool_for(env: TextEnv, slots: int, *, extras: Collection[str] = (), imports: Sequence[str] = ()) -> EnvPool:
+    """A pool for the tasks of an environment: threads where it may run in them, else worker processes.
+
+    Instances of what needs a process are heavy, each with a Java of its own, say: no more than two per core are open.
+    """
+    options = {"extras": tuple(extras)}
+    if env.in_process:
+        return EnvPool(slots=slots, options=options)
+    return EnvPool(backend="process", slots=min(slots, 2 * cores()), options=options, imports=imports)

@@ -38,6 +38,11 @@ _BOOT = (
 _START_ATTEMPTS = 3
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerStartError(RuntimeError):
     """Worker processes die while they start, again and again; the message has the end of their stderr."""
 
@@ -187,8 +192,7 @@ class Processes:
     ) -> None:  # fmt: skip
         if sys.platform == "win32":
             raise UserError("EnvPool(backend='process') needs Linux or macOS: use backend='thread'")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.size = min(workers or cores, slots)
+        self.size = min(workers or cores(), slots)
         self.start_limit, self.recycle_episodes, self.max_memory_mb = start_limit, recycle_episodes, max_memory_mb
         names = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
         self.setup = {"imports": names, "options": dict(options), "idle": math.ceil(slots / self.size)}

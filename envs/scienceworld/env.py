@@ -54,7 +54,7 @@ class ScienceWorldEnv(TextEnv):
     instructions = _RULES
     grammar = Grammar(chaining=True, deny=frozenset())
     reward_range = (-1.0, 1.0)
-    in_process: ClassVar[bool] = False
+    in_process = False
     any_params: ClassVar[bool] = True
 
     def __init__(

@@ -16,9 +16,19 @@ from turnrl.agents.evaluate import Evaluation, choose_tasks, summarise, wilson
 from turnrl.agents.models import save
 from turnrl.agents.play import PlayStats
 from turnrl.envs import Task
+from turnrl.envs.registry import import_worlds
 
 from ..toy_world import SEEDS
 from .fake_engine import FakeEngine, agent, light, tokenizer
+
+TOYS = str(Path(__file__).parents[1] / "envs" / "toy_envs.py")
+
+
+def test_a_world_that_cannot_run_in_threads_is_played_in_processes() -> None:
+    import_worlds(TOYS)
+    assert evaluate("toy/outside-v0", "random", tasks=2, imports=[TOYS], progress=False).n == 2
+    mixed = {"parts": [{"id": "toy/corridor-v0"}, {"id": "toy/outside-v0"}]}
+    assert evaluate("turnrl/mixed-v0", "random", params=mixed, tasks=2, imports=[TOYS], progress=False).n == 2
 
 
 def test_wilson_against_known_values() -> None:
