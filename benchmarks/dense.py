@@ -9,6 +9,7 @@ streams. Prints the table of docs/results.md.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from arms import QUICKSTART, ROOT, WEAK, Arm, compare, parse, table
@@ -44,14 +45,31 @@ ARMS = [
     Arm("tagged answers: outcome, grpo", start=TAGS, rl=(OUTCOME, GRPO)),
     Arm("tagged answers: meta_reasoning, tag_group", start=TAGS, rl=(META, "rl.credit={name: tag_group}")),
 ]
-WORLDS: dict[str, tuple[Path, tuple[str, ...], int | None]] = {
-    "coin": (QUICKSTART, WEAK, None),
-    "quest": (ROOT / "recipes" / "quest.yaml", (), 0),
-}
-"""World -> (recipe, changes, seed of the warm start that all share).
 
-That on quest games takes a quarter of an hour, so there is one.
-"""
+
+@dataclass(frozen=True)
+class World:
+    """Where the arms are compared."""
+
+    recipe: Path
+    changes: tuple[str, ...] = ()
+    tagged: tuple[str, ...] = ()
+    """Further changes for tagged answers."""
+    start_seed: int | None = None
+    """Seed of a warm start that all share; None: each has its own."""
+
+
+CORRIDOR = ROOT / "examples" / "custom_env.py"
+WORLDS = {
+    "coin": World(QUICKSTART, WEAK),
+    "quest": World(ROOT / "recipes" / "quest.yaml", start_seed=0),  # a quarter of an hour each
+    "corridor": World(
+        CORRIDOR.with_suffix(".yaml"),
+        ("model.max_context=1024", f"pool.imports=[{CORRIDOR}]"),
+        # A mistake ends this game, so there is nothing to learn from one.
+        ("sft.demonstrations=200", "sft.noise=0", "sft.epochs=20", "sft.until_loss=0.1"),
+    ),
+}
 
 
 def main() -> None:
@@ -60,13 +78,17 @@ def main() -> None:
     parser.add_argument("--world", choices=sorted(WORLDS), default="coin")
     parser.add_argument("--arms", nargs="*", default=[], help="beginnings of the names of those to run (default: all)")
     args = parse(__doc__, parser)
-    recipe, changes, start_seed = WORLDS[args.world]
+    world = WORLDS[args.world]
     arms = [
-        Arm(arm.name, (*changes, *arm.start), (*arm.rl, f"rl.steps={args.steps}"))
+        Arm(
+            arm.name,
+            (*world.changes, *arm.start, *(world.tagged if arm.start else ())),
+            (*arm.rl, f"rl.steps={args.steps}"),
+        )
         for arm in ARMS
         if not args.arms or any(arm.name.startswith(part) for part in args.arms)
     ]
-    results = compare(recipe, arms, args.seeds, args.runs, args.parallel, start_seed)
+    results = compare(world.recipe, arms, args.seeds, args.runs, args.parallel, world.start_seed)
     print(table(results, arms))
 
 
