@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -31,6 +32,8 @@ GROWTH = 1.3
 """Memory at the end, against that after a quarter of the episodes: more is no longer flat."""
 SLACK_MB = 100
 """Growth below that is noise."""
+SETTLED = 1000
+"""With fewer episodes than this, memory is what workers are still loading, and is not judged."""
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Soak:
     lost: int = 0
     """As the player of many counted them."""
     memory_mb: list[float] = field(default_factory=list)
-    """Of this process and the worker processes, after each quarter."""
+    """Of this process and the worker processes, the median of each quarter: after a kill there is one worker less."""
     seconds: float = 0.0
     processes_left: int = 0
     files_left: int = 0
@@ -60,7 +63,8 @@ class Soak:
             found.append(f"{failed} episodes failed and {self.lost} are counted as lost")
         if self.kills and not failed:
             found.append("workers were killed and no episode was lost")
-        if self.memory_mb[-1] > max(GROWTH * self.memory_mb[0], self.memory_mb[0] + SLACK_MB):
+        first, last = self.memory_mb[0], self.memory_mb[-1]
+        if self.episodes >= SETTLED and last > max(GROWTH * first, first + SLACK_MB):
             found.append("memory grows")
         if self.processes_left or self.files_left:
             found.append(f"{self.processes_left} processes and {self.files_left} files remain")
@@ -71,14 +75,17 @@ def soak(family: str, tasks: list[Task], *, episodes: int, workers: int, slots: 
     """Play and kill."""
     result, rng = Soak(family, episodes), random.Random(seed)
     me = psutil.Process()
+    samples: list[float] = []
 
     def done(episode: Episode) -> None:
         result.stops[episode.stop.value] += 1
         played = sum(result.stops.values())
         workers_now = me.children()
+        family_tree = [me, *me.children(recursive=True)]
+        samples.append(sum(_memory(process) for process in family_tree) / 2**20)
         if played % max(episodes // 4, 1) == 0:
-            family_tree = [me, *me.children(recursive=True)]
-            result.memory_mb.append(sum(_memory(process) for process in family_tree) / 2**20)
+            result.memory_mb.append(statistics.median(samples))
+            samples.clear()
         # Nobody is left to be killed near the end.
         if rng.random() < 0.01 and workers_now and played < episodes - slots:
             rng.choice(workers_now).kill()
@@ -133,7 +140,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print("| family | episodes | workers killed | ends | MiB after each quarter | left behind | s |")
+    print("| family | episodes | workers killed | ends | MiB in each quarter | left behind | s |")
     print("|---|---|---|---|---|---|---|")
     faults = []
     for family in args.families:
