@@ -62,6 +62,9 @@ class ModelConfig(BaseModel):
     intermediate: int | None = Field(default=None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
     vocabulary: int = Field(default=1024, ge=300, description="tiny: entries of the tokenizer, at most")
     init_std: float = Field(default=0.02, gt=0, description="tiny: standard deviation of the initial weights")
+    copying: bool = Field(
+        default=False, description="tiny: start from attention that copies what was read, names and ids for example"
+    )
     max_context: int = Field(
         default=1024,
         ge=16,
@@ -213,6 +216,7 @@ def _tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> t
             intermediate=config.intermediate,
             max_context=config.max_context,
             init_std=config.init_std,
+            copying=config.copying,
             seed=config.seed,
         )
     except ValueError as error:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .induction import ROPE_BASE, write_copying
+
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 HEADERS = tuple(f"{START}{role}\n" for role in ("system", "user", "assistant"))
 """Message headers: plain ChatML as text, one token each."""
@@ -75,9 +77,12 @@ def build(
     intermediate: int | None = None,
     max_context: int = 1024,
     init_std: float = 0.02,
+    copying: bool = False,
     seed: int = 0,
 ) -> Any:
     """A `Qwen2ForCausalLM` with tied embeddings and random weights, in evaluation mode.
+
+    With `copying` it repeats what it has read from the start (see `turnrl.agents.induction`).
 
     The vocabulary is exactly the tokenizer's: a random model never samples an id without a token. The global random
     state is left as it was. Raises ValueError for sizes that do not divide.
@@ -100,6 +105,7 @@ def build(
         max_position_embeddings=max_context,
         initializer_range=init_std,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE if copying else 10_000.0},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -107,6 +113,8 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
+    if copying:
+        write_copying(model, seed)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_length=max_context
     )

@@ -50,16 +50,19 @@ class PoolConfig(Config):
 
     backend: Literal["thread", "process"] = Field("thread", description="threads, or spawned worker processes")
     workers: int | None = Field(None, ge=1, description="threads or processes (default: the machine's cores)")
+    slots: int | None = Field(
+        None, ge=1, description="worlds alive at once, at most; episodes wait for a free one (default: a whole step's)"
+    )
     step_timeout: float = Field(30.0, gt=0, description="seconds after which a step is lost")
     reset_timeout: float = Field(120.0, gt=0, description="seconds after which a reset is lost")
     imports: tuple[str, ...] = Field((), description="modules or .py files that register worlds of your own")
 
     def build(self, slots: int, extras: Iterable[str]) -> EnvPool:
-        """A pool for so many episodes at once, whose worlds tell these extras."""
+        """A pool for so many episodes at once, or fewer if `slots` is, whose worlds tell these extras."""
         return EnvPool(
             backend=self.backend,
             workers=self.workers,
-            slots=slots,
+            slots=min(slots, self.slots or slots),
             step_timeout=self.step_timeout,
             reset_timeout=self.reset_timeout,
             options={"extras": tuple(extras)},

@@ -23,7 +23,7 @@ from .compiled_format import Compiled
 from .engine import Engine
 from .games import generated, opened
 from .goal import Goal, Move
-from .params import HomeParams, NoParams, check
+from .params import HomeParams, HouseParams, check
 from .problem import SEEDS_PER_SPLIT
 from .source import TYPES, package
 
@@ -64,9 +64,11 @@ class HouseEnv(TextEnv):
     # No command of the game does more than one thing or anything outside it, and each must match to the letter.
     grammar = Grammar(chaining=True, deny=frozenset(), max_chars=128)
 
-    def __init__(self, *, max_turns: int | None, extras: Collection[str], **params: Any) -> None:
-        super().__init__(max_turns=max_turns, extras=extras, **params)
+    def __init__(self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]) -> None:
+        super().__init__(max_turns=max_turns, extras=extras, **params.model_dump(exclude_defaults=True))
+        self._searches = params.expert == "search"
         self._engine = Engine()
+        self._seen: set[str] = set()
         self._goal: Goal | None = None
         self._reached: dict[str, None] = {}
         self._way: list[Move] | None = None
@@ -78,10 +80,17 @@ class HouseEnv(TextEnv):
         """The game of a task."""
 
     def expert_action(self) -> str | None:
-        """The next command of the shortest way that the rules of `goal` find; None at the end."""
+        """The next command of the shortest way that the rules of `goal` find; None at the end.
+
+        With `expert="search"`, of the shortest way with what was seen, or of the search for what was not.
+        """
         if self.current is None or self._over or self._goal is None:
             return None
-        moves = self._moves()
+        if self._searches:
+            facts = self._engine.facts
+            moves = self._goal.moves(facts, self._seen) or self._goal.search(facts, self._seen)
+        else:
+            moves = self._moves()
         return self._command(moves[0]) if moves else None
 
     def close(self) -> None:
@@ -95,7 +104,7 @@ class HouseEnv(TextEnv):
         self._goal = None
         self._engine.load(game)
         text = self._engine.start()
-        self._goal, self._reached, self._planned = Goal(game), {}, False
+        self._goal, self._reached, self._planned, self._seen = Goal(game), {}, False, set()
         self.instructions = explained({name: action.said for name, action in game.actions.items()})
         self._length = len(self._moves() or [None]) if "progress" in self.extras else 1
         return self._outcome(text)
@@ -113,6 +122,7 @@ class HouseEnv(TextEnv):
         assert self._goal is not None
         won = self._engine.won
         self._reached.update(dict.fromkeys(self._goal.milestones(self._engine.facts, won)))
+        self._seen |= self._goal.in_sight(self._engine.facts)
         listed = "admissible_actions" in self.extras
         outcome = Outcome(
             text, reward=float(won), ended=won, success=won, valid=valid, score=float(won),
@@ -155,20 +165,24 @@ class HouseEnv(TextEnv):
 class _ByType(SeededTasks):
     """Tasks whose parameters name the one task type that each is of, so that success can be counted by type."""
 
-    def __init__(self, env: str, types: Sequence[str], split: Split, seeds: Sequence[int]) -> None:
-        super().__init__(env, {}, split, seeds)
+    def __init__(
+        self, env: str, params: Mapping[str, Any], types: Sequence[str], split: Split, seeds: Sequence[int]
+    ) -> None:
+        super().__init__(env, dict(params), split, seeds)
         self._types = types
 
     def _at(self, index: int) -> Task:
         task = super()._at(index)
-        return task.model_copy(update={"params": {"types": [self._types[task.seed % len(self._types)]]}})
+        return task.model_copy(
+            update={"params": {**task.params, "types": [self._types[task.seed % len(self._types)]]}}
+        )
 
 
 class GeneratedEnv(HouseEnv):
     """What worlds of generated games share."""
 
-    def __init__(self, *, max_turns: int | None, extras: Collection[str], **params: Any) -> None:
-        super().__init__(max_turns=max_turns, extras=extras, **params)
+    def __init__(self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]) -> None:
+        super().__init__(params, max_turns=max_turns, extras=extras)
         self.instructions = explained(grammar_commands(package().grammar))
 
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
@@ -192,8 +206,9 @@ class HomeEnv(GeneratedEnv):
 
     Args:
         types: which of place, light, clean, heat, cool, two (default all). Each Task names the one it is of.
+        expert: shortest knows where everything is, search only what it has seen.
 
-    Raises UserError for an unknown task type.
+    Raises UserError for an unknown task type or expert.
     """
 
     name = "household/home"
@@ -202,11 +217,12 @@ class HomeEnv(GeneratedEnv):
         self,
         *,
         types: list[str] | None = None,
+        expert: str = "shortest",
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        self._types = check(HomeParams, self.name, {"types": types})
-        super().__init__(max_turns=max_turns, extras=extras, **self._types.model_dump(exclude_none=True))
+        self._types = check(HomeParams, self.name, {"types": types, "expert": expert})
+        super().__init__(self._types, max_turns=max_turns, extras=extras)
 
     def task(self, seed: int, split: Split = "train") -> Task:
         """The Task of a seed; its parameters name its task type."""
@@ -214,7 +230,7 @@ class HomeEnv(GeneratedEnv):
 
     def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
         """The tasks with these seeds, made when they are asked for. Types follow each other by seed."""
-        return _ByType(self.id, self._types.chosen, split, seeds)
+        return _ByType(self.id, self.params, self._types.chosen, split, seeds)
 
     def _key(self, task: Task) -> tuple[str, int]:
         types = check(HomeParams, self.name, task.params).chosen
@@ -222,22 +238,27 @@ class HomeEnv(GeneratedEnv):
 
 
 class TypeEnv(GeneratedEnv):
-    """Generated games of one task type. Subclasses name it."""
+    """Generated games of one task type. Subclasses name it.
+
+    Args:
+        expert: shortest knows where everything is, search only what it has seen.
+    """
 
     kind: ClassVar[str]
 
     def __init__(
         self,
         *,
+        expert: str = "shortest",
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
         **unknown: Any,
     ) -> None:
-        check(NoParams, self.name, unknown)
-        super().__init__(max_turns=max_turns, extras=extras)
+        params = check(HouseParams, self.name, {"expert": expert, **unknown})
+        super().__init__(params, max_turns=max_turns, extras=extras)
 
     def _key(self, task: Task) -> tuple[str, int]:
-        check(NoParams, self.name, task.params)
+        check(HouseParams, self.name, task.params)
         return self.kind, task.seed
 
 

@@ -2,6 +2,7 @@
 
     goal = Goal(game)                          # a Compiled game
     goal.moves(facts)                          # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
+    goal.search(facts, seen)                   # or the way to where it may be, for who does not know
     goal.milestones(facts, won=False)          # {'held', 'cooled'}
 
 All six task types are: put down what is in the way, fetch a thing, perhaps treat it, bring it somewhere. The rules try
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,12 @@ def read_goal(problem: str) -> dict[str, str]:
     if not target or not place or "issliced" in goal or "inreceptacleobject" in goal:
         raise ValueError("its goal is none of the six task types")
     return {"kind": kind, "target": target, "parent": place}
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    """Puts 'cabinet 2' before 'cabinet 10'."""
+    kind, _, number = name.strip().rpartition(" ")
+    return kind, int(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Goal:
 
         self.kind, target, parent = game.goal["kind"], game.goal["target"], game.goal["parent"]
         self.places: dict[str, str] = dict(facts("receptacleatlocation receptacle location"))  # type: ignore[arg-type]
+        self._order = {place: _by_number(game.entities[place].name) for place in self.places}
         self.openable = {receptacle for (receptacle,) in facts("openable receptacle")}
         kinds: dict[str, str] = dict(facts("receptacletype receptacle rtype"))  # type: ignore[arg-type]
         self._type: dict[str, str] = dict(facts("objecttype object otype"))  # type: ignore[arg-type]
@@ -121,30 +129,59 @@ class Goal:
         if won:
             yield "done"
 
-    def moves(self, facts: Facts) -> list[Move] | None:
-        """The shortest way to win that the rules find; None if they find none (or the game is won)."""
+    def moves(self, facts: Facts, seen: Collection[str] | None = None) -> list[Move] | None:
+        """The shortest way to win that the rules find; None if they find none (or the game is won).
+
+        With `seen` only what is in those receptacles is known.
+        """
         opened = {receptacle for (receptacle,) in facts.of("opened receptacle")}
         start, held = _Walk(self, self._at(facts), opened), self._held(facts)
         starts: Iterable[_Walk] = [start]
         if held and held not in self.targets:
-            starts = [start.copy().act("putobject", held, place, inside=True) for place in self._drops(facts, held)]
+            drops = self._drops(self._inside(facts, seen), facts, held)
+            starts = [start.copy().act("putobject", held, place, inside=True) for place in drops]
             held = ""
         best: list[Move] | None = None
         for walk in starts:
-            for way in self._ways(walk, facts, held):
+            for way in self._ways(walk, facts, self._inside(facts, seen), held):
                 if best is None or len(way.moves) < len(best):
                     best = way.moves
         return best or None
 
-    def _drops(self, facts: Facts, held: str) -> list[str]:
+    def search(self, facts: Facts, seen: Collection[str]) -> list[Move] | None:
+        """The way into the next receptacle that was not seen; None if all were.
+
+        First those that may hold what is missing; of these, those that need not be opened; then by type and number.
+        """
+        found = {*self._inside(facts, seen), self._held(facts)}
+        wanted = self.targets if self.kind == "two" or not found & set(self.targets) else self.lamps
+        likely = {place for thing in wanted if thing not in found for place in self._accept[thing]}
+        places = likely.difference(seen) or set(self.places).difference(seen)
+        if not places:
+            return None
+        place = min(places, key=lambda place: (place in self.openable, self._order[place]))
+        walk = _Walk(self, self._at(facts), set()).to(place)
+        if place in self.openable:
+            walk.moves.append(Move("openobject", r=place))
+        return walk.moves
+
+    def in_sight(self, facts: Facts) -> set[str]:
+        """The receptacles here whose content shows."""
+        here, opened = self._at(facts), {receptacle for (receptacle,) in facts.of("opened receptacle")}
+        return {
+            place
+            for place, location in self.places.items()
+            if location == here and (place not in self.openable or place in opened)
+        }
+
+    def _drops(self, inside: Mapping[str, str], facts: Facts, held: str) -> list[str]:
         """Where to put down a thing that is in the way: here, where a target is, or else anywhere."""
-        fits, inside = self._accept[held], self._inside(facts)
+        fits = self._accept[held]
         near = {self._at(facts), *(self.places[inside[thing]] for thing in self.targets if thing in inside)}
         free = [place for place in fits if place not in self.openable] or fits
         return [place for place in fits if self.places[place] in near] + free[:1]
 
-    def _ways(self, walk: _Walk, facts: Facts, held: str) -> Iterator[_Walk]:
-        inside = self._inside(facts)
+    def _ways(self, walk: _Walk, facts: Facts, inside: Mapping[str, str], held: str) -> Iterator[_Walk]:
         fetched = [held] if held else [thing for thing in self.targets if thing in inside]
         if self.kind == "two":
             yield from self._pairs(walk, inside, held)
@@ -192,5 +229,7 @@ class Goal:
     def _at(self, facts: Facts) -> str:
         return next((place for _, place in facts.of("atlocation agent location")), "")
 
-    def _inside(self, facts: Facts) -> dict[str, str]:
-        return dict(facts.of("inreceptacle object receptacle"))  # type: ignore[arg-type]
+    def _inside(self, facts: Facts, seen: Collection[str] | None = None) -> dict[str, str]:
+        """Thing -> the receptacle that it is in, of those that were seen."""
+        inside: dict[str, str] = dict(facts.of("inreceptacle object receptacle"))  # type: ignore[arg-type]
+        return {thing: place for thing, place in inside.items() if seen is None or place in seen}

@@ -53,14 +53,14 @@ class _Games(LazyTasks):
 
     def __init__(self, env: AlfworldEnv, split: Split, games: Sequence[_Game]) -> None:
         self._id, self._split, self._games = env.id, split, games
-        self._data = {key: value for key, value in env.params.items() if key == "data"}
+        self._shared = {key: value for key, value in env.params.items() if key != "types"}
 
     def __len__(self) -> int:
         return len(self._games)
 
     def _at(self, index: int) -> Task:
         game = self._games[index]
-        return Task(env=self._id, params={"types": [game.kind], **self._data}, seed=game.seed, split=self._split)
+        return Task(env=self._id, params={"types": [game.kind], **self._shared}, seed=game.seed, split=self._split)
 
 
 class AlfworldEnv(HouseEnv):
@@ -69,6 +69,7 @@ class AlfworldEnv(HouseEnv):
     Args:
         data: the folder that holds json_2.1.1 (default: $ALFWORLD_DATA, else ~/.cache/alfworld).
         types: which of place, light, clean, heat, cool, two (default all).
+        expert: shortest knows where everything is, search only what it has seen.
 
     Raises UserError where there are no games, for files that are broken, and for an unknown task type.
     """
@@ -80,11 +81,12 @@ class AlfworldEnv(HouseEnv):
         *,
         data: str | None = None,
         types: list[str] | None = None,
+        expert: str = "shortest",
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        self._checked = check(OfficialParams, self.name, {"data": data, "types": types})
-        super().__init__(max_turns=max_turns, extras=extras, **self._checked.model_dump(exclude_none=True))
+        self._checked = check(OfficialParams, self.name, {"data": data, "types": types, "expert": expert})
+        super().__init__(self._checked, max_turns=max_turns, extras=extras)
         # How a thing is put down depends on the release of the data: a reset takes it from the game.
         commands = grammar_commands(package().grammar)
         self.instructions = explained({name: said for name, said in commands.items() if name != "putobject"})

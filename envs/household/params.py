@@ -1,10 +1,10 @@
-"""Parameters of the household worlds, checked; complete after validation, as they stand in Tasks."""
+"""Parameters of the household worlds, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -12,13 +12,15 @@ from ...plugins import UserError, explain, nearest
 from .source import TYPES
 
 
-class NoParams(BaseModel):
-    """Of the worlds of one task type."""
+class HouseParams(BaseModel):
+    """Of all household worlds. What is left at its default does not appear in Tasks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    expert: Literal["shortest", "search"] = "shortest"
 
-class HomeParams(NoParams):
+
+class HomeParams(HouseParams):
     """Of household/home. `types` None means all six."""
 
     types: list[str] | None = None
@@ -54,7 +56,7 @@ class OfficialParams(HomeParams):
         return None if data is None else str(Path(data).expanduser().resolve())
 
 
-P = TypeVar("P", bound=NoParams)
+P = TypeVar("P", bound=HouseParams)
 
 
 def check(model: type[P], name: str, params: Mapping[str, Any]) -> P:

@@ -1,0 +1,103 @@
+"""Weights that copy: a tiny model that repeats what it has read, before it has learnt anything.
+
+Names, ids and numbers of a world can only be copied from what was read, and a small model takes hundreds of updates
+to find that out, if it does at all. The circuit is known (an attention head that looks at the previous token, and one
+in the next layer that looks for tokens that came after the current one: https://arxiv.org/abs/2209.11895), and here it
+is written into the first two layers. Training goes on from there as from any other weights.
+
+Half of the residual stream holds the token itself, the other half the token before it::
+
+    layer 0   position t looks at t - 1 and writes its token into the second half
+    layer 1   position t looks for positions whose second half is its own token, and adds their token to the first
+
+Previous tokens are found by rotary frequencies of few positions a turn and no content, equal tokens by content in
+frequencies so low that distance does not matter. Both need their share of a head, so the base is `ROPE_BASE`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+ROPE_BASE = 1e8
+"""With heads of 24 dimensions, 4 of 12 frequencies turn fast and 8 hardly turn over a thousand tokens."""
+_FAST, _SLOW = 0.09, 0.004
+"""Radians per position: at least, for frequencies that tell neighbours apart; at most, for those that ignore distance."""
+_TOKEN = 0.15
+"""Standard deviation of embeddings: a copied token gets a logit of about ten."""
+_NEIGHBOUR, _MATCH, _COPY = 12.0, 4.0, 4.0
+"""Sharpness of both attentions, and the weight of what is copied beside the token that stands there."""
+
+
+def write_copying(model: Any, seed: int = 0) -> None:
+    """Write embeddings and the attention of the first two layers of a `Qwen2ForCausalLM`; the rest stays as it is.
+
+    Args:
+        model: with tied embeddings and as many key heads as heads.
+        seed: of the embeddings and of what each head compares.
+
+    Raises ValueError if there are fewer than two layers, or heads do not fill half of the width evenly.
+    """
+    import torch
+
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    if config.num_hidden_layers < 2:
+        raise ValueError(f"copying takes two layers, not {config.num_hidden_layers}")
+    if heads % 2 or config.num_key_value_heads != heads:
+        raise ValueError(f"copying takes an even number of heads, and kv_heads the same, not {heads}")
+    head, half = width // heads, width // 2
+    frequencies_F = ROPE_BASE ** (-torch.arange(head // 2) / (head // 2))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        embedding_VW = model.model.embed_tokens.weight
+        embedding_VW.zero_()
+        embedding_VW[:, :half] = torch.randn(embedding_VW.shape[0], half, generator=generator) * _TOKEN
+        first, second = (layer.self_attn for layer in model.model.layers[:2])
+        _look_back(first, frequencies_F, head, half)
+        _look_for_equals(second, frequencies_F, head, half, generator)
+
+
+def _look_back(attention: Any, frequencies_F: Any, head: int, half: int) -> None:
+    """Half of the heads attend to the previous position, by their biases alone, and move the whole token."""
+    import torch
+
+    fast_F = (frequencies_F >= _FAST).float() * math.sqrt(_NEIGHBOUR * math.sqrt(head))
+    key = torch.cat([fast_F, torch.zeros_like(fast_F)])
+    query = torch.cat([fast_F * torch.cos(frequencies_F), -fast_F * torch.sin(frequencies_F)])  # one position behind
+    for start in range(0, half, head):
+        rows = slice(start, start + head)
+        for projection, bias in ((attention.q_proj, query), (attention.k_proj, key)):
+            projection.weight[rows] = 0.0
+            projection.bias[rows] = bias
+        _move(attention, rows, rows, slice(half + start, half + start + head), _TOKEN / math.sqrt(2))
+
+
+def _look_for_equals(attention: Any, frequencies_F: Any, head: int, half: int, generator: Any) -> None:
+    """Each head attends to positions after the current token, told by a few random directions, and copies its part."""
+    import torch
+
+    slow = torch.nonzero(frequencies_F < _SLOW).flatten()
+    dims = torch.cat([slow, slow + head // 2])[:half]
+    for start in range(0, 2 * half, head):
+        rows = slice(start, start + head)
+        directions = torch.linalg.qr(torch.randn(half, len(dims), generator=generator))[0].T * math.sqrt(_MATCH)
+        for projection, part in ((attention.q_proj, slice(0, half)), (attention.k_proj, slice(half, 2 * half))):
+            weight = torch.zeros(head, 2 * half)
+            weight[dims, part] = directions
+            projection.weight[rows] = weight
+            projection.bias[rows] = 0.0
+        part = slice(start % half, start % half + head)
+        _move(attention, rows, part, part, _TOKEN * _COPY)
+
+
+def _move(attention: Any, rows: slice, read: slice, write: slice, weight: float) -> None:
+    """Let the head at `rows` carry dimensions `read` of what it attends to into dimensions `write`."""
+    import torch
+
+    eye = torch.eye(rows.stop - rows.start)
+    attention.v_proj.weight[rows] = 0.0
+    attention.v_proj.weight[rows, read] = eye
+    attention.v_proj.bias[rows] = 0.0
+    attention.o_proj.weight[:, rows] = 0.0
+    attention.o_proj.weight[write, rows] = eye * weight
