@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import runpy
 import subprocess
 import sys
@@ -246,6 +247,49 @@ def test_the_expert_wins_from_the_start_and_from_anywhere(kind: str) -> None:
                 *_, info = env.step(rng.choice(taking) if taking and rng.random() < 0.5 else rng.choice(listed))
             if not info["success"]:
                 win(env)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_searching_expert_wins_and_names_only_what_it_has_read(kind: str) -> None:
+    for seed in (games.small(kind), games.small(kind, 2_000_000)):
+        env = make(f"household/{kind}-v0", expert="search")
+        text, info = env.reset(options={"task": env.task(seed)})
+        turns = 0
+        while (action := env.expert_action()) is not None:
+            for name in re.findall(r"[a-z]+ \d+", action):
+                assert name in text, f"{action} after {text}"
+            said, *_, info = env.step(action)
+            assert info["valid_action"], action
+            text, turns = text + said, turns + 1
+            assert turns < 60, text
+        assert info["success"]
+        assert turns >= len(win(started(kind, seed)))
+
+
+def test_the_searching_expert_wins_from_anywhere() -> None:
+    env = make("household/home-v0", expert="search")
+    for task in env.seeded([games.small(kind) // 6 * 6 + KINDS.index(kind) for kind in KINDS], "train"):
+        for attempt in range(3):
+            rng = random.Random(attempt)
+            _, info = env.reset(options={"task": task})
+            for _ in range(15):
+                if not info["success"]:
+                    *_, info = env.step(rng.choice(info["admissible_actions"] or [""]))
+            turns = 0
+            while (action := env.expert_action()) is not None:
+                *_, info = env.step(action)
+                turns += 1
+                assert turns < 120, (task.id, action)
+            assert info["success"]
+
+
+def test_which_expert_plays_stands_in_the_task() -> None:
+    env = make("household/home-v0", types=["heat"], expert="search")
+    task = env.tasks("test")[0]
+    assert task.params == {"expert": "search", "types": ["heat"]}
+    assert make("household/heat-v0", expert="shortest").tasks("test")[0].params == {}
+    with pytest.raises(UserError, match="expert"):
+        make("household/heat-v0", expert="longest")
 
 
 def test_the_expert_puts_down_what_is_in_the_way() -> None:
