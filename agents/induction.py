@@ -22,7 +22,7 @@ from typing import Any
 ROPE_BASE = 1e8
 """With heads of 24 dimensions, 4 of 12 frequencies turn fast and 8 hardly turn over a thousand tokens."""
 _FAST, _SLOW = 0.09, 0.004
-"""Radians per position: at least, for frequencies that tell neighbours apart; at most, for those that ignore distance."""
+"""Radians per position: at least, to tell neighbours apart; at most, to ignore distance."""
 _TOKEN = 0.15
 """Standard deviation of embeddings: a copied token gets a logit of about ten."""
 _NEIGHBOUR, _MATCH, _COPY = 12.0, 4.0, 4.0

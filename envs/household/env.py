@@ -173,9 +173,7 @@ class _ByType(SeededTasks):
 
     def _at(self, index: int) -> Task:
         task = super()._at(index)
-        return task.model_copy(
-            update={"params": {**task.params, "types": [self._types[task.seed % len(self._types)]]}}
-        )
+        return task.model_copy(update={"params": {**task.params, "types": [self._types[task.seed % len(self._types)]]}})
 
 
 class GeneratedEnv(HouseEnv):
