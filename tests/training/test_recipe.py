@@ -184,3 +184,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_a_dumped_recipe_is_the_same_recipe() -> None:
     recipe = Recipe.parse(changed("model/lora", {"rank": 4}))
     assert Recipe.parse(yaml.safe_load(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize(("slots", "alive"), [(None, 16), (2, 2), (64, 16)])
+def test_a_pool_has_fewer_worlds_than_episodes_if_asked_to(slots: int | None, alive: int) -> None:
+    assert Recipe.parse(changed("pool", {"slots": slots})).pool.build(16, ()).slots == alive
