@@ -43,10 +43,10 @@ def read_goal(problem: str) -> dict[str, str]:
     return {"kind": kind, "target": target, "parent": place}
 
 
-def _by_number(name: str) -> tuple[str, int]:
-    """Puts 'cabinet 2' before 'cabinet 10'."""
+def _listed(name: str) -> tuple[str, int]:
+    """Sorts as the opening lists receptacles: 'cabinet 10' before 'cabinet 2', and both before 'drawer 3'."""
     kind, _, number = name.strip().rpartition(" ")
-    return kind, int(number)
+    return kind, -int(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Goal:
 
         self.kind, target, parent = game.goal["kind"], game.goal["target"], game.goal["parent"]
         self.places: dict[str, str] = dict(facts("receptacleatlocation receptacle location"))  # type: ignore[arg-type]
-        self._order = {place: _by_number(game.entities[place].name) for place in self.places}
+        self._order = {place: _listed(game.entities[place].name) for place in self.places}
         self.openable = {receptacle for (receptacle,) in facts("openable receptacle")}
         kinds: dict[str, str] = dict(facts("receptacletype receptacle rtype"))  # type: ignore[arg-type]
         self._type: dict[str, str] = dict(facts("objecttype object otype"))  # type: ignore[arg-type]
@@ -149,18 +149,22 @@ class Goal:
         return best or None
 
     def search(self, facts: Facts, seen: Collection[str]) -> list[Move] | None:
-        """The way into the next receptacle that was not seen; None if all were.
+        """The way into the next receptacle that was not seen, or first to a target that was; None if all were seen.
 
-        First those that may hold what is missing; of these, those that need not be opened; then by type and number.
+        First those that may hold what is missing; of these, those that need not be opened; in the order of the text.
         """
-        found = {*self._inside(facts, seen), self._held(facts)}
-        wanted = self.targets if self.kind == "two" or not found & set(self.targets) else self.lamps
-        likely = {place for thing in wanted if thing not in found for place in self._accept[thing]}
+        opened = {receptacle for (receptacle,) in facts.of("opened receptacle")}
+        walk, held, inside = _Walk(self, self._at(facts), opened), self._held(facts), self._inside(facts, seen)
+        known = [thing for thing in self.targets if thing in inside]
+        if known and not held and self.kind == "light":
+            return walk.act("pickupobject", known[0], inside[known[0]], inside=True).moves
+        wanted = self.lamps if held in self.targets and self.kind == "light" else self.targets
+        likely = {place for thing in wanted if thing not in (*inside, held) for place in self._accept[thing]}
         places = likely.difference(seen) or set(self.places).difference(seen)
         if not places:
             return None
         place = min(places, key=lambda place: (place in self.openable, self._order[place]))
-        walk = _Walk(self, self._at(facts), set()).to(place)
+        walk.to(place)
         if place in self.openable:
             walk.moves.append(Move("openobject", r=place))
         return walk.moves
