@@ -189,3 +189,10 @@ def test_a_dumped_recipe_is_the_same_recipe() -> None:
 @pytest.mark.parametrize(("slots", "alive"), [(None, 16), (2, 2), (64, 16)])
 def test_a_pool_has_fewer_worlds_than_episodes_if_asked_to(slots: int | None, alive: int) -> None:
     assert Recipe.parse(changed("pool", {"slots": slots})).pool.build(16, ()).slots == alive
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_one(path: Path) -> None:
+    recipe = Recipe.load(path)
+    assert recipe.name == path.stem
+    assert recipe.evaluate.test_tasks, "there is a result on held-out tasks"
