@@ -20,7 +20,7 @@ import math
 from typing import Any
 
 ROPE_BASE = 1e8
-"""With heads of 24 dimensions, 4 of 12 frequencies turn fast and 8 hardly turn over a thousand tokens."""
+"""With heads of 24 dimensions, 2 of 12 frequencies turn fast and 8 hardly turn over a thousand tokens."""
 _FAST, _SLOW = 0.09, 0.004
 """Radians per position: at least, to tell neighbours apart; at most, to ignore distance."""
 _TOKEN = 0.15
@@ -36,7 +36,7 @@ def write_copying(model: Any, seed: int = 0) -> None:
         model: with tied embeddings and as many key heads as heads.
         seed: of the embeddings and of what each head compares.
 
-    Raises ValueError if there are fewer than two layers, or heads do not fill half of the width evenly.
+    Raises ValueError if there are fewer than two layers, heads do not fill half of the width evenly, or are too narrow.
     """
     import torch
 
@@ -47,6 +47,8 @@ def write_copying(model: Any, seed: int = 0) -> None:
     if heads % 2 or config.num_key_value_heads != heads:
         raise ValueError(f"copying takes an even number of heads, and kv_heads the same, not {heads}")
     head, half = width // heads, width // 2
+    if head < 4:
+        raise ValueError(f"copying takes heads of at least 4 dimensions, not {head}")
     frequencies_F = ROPE_BASE ** (-torch.arange(head // 2) / (head // 2))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -29,7 +29,7 @@ from turnrl.agents.play import Job, play_many
 from turnrl.envs.pool import EnvPool
 
 GROWTH = 1.3
-"""Memory at the end, against that after a quarter of the episodes: more is no longer flat."""
+"""Memory in the last quarter of the episodes, against that in the first: more is no longer flat."""
 SLACK_MB = 100
 """Growth below that is noise."""
 SETTLED = 1000

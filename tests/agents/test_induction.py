@@ -54,6 +54,7 @@ def test_seeds_differ_and_repeat() -> None:
         ({"layers": 1}, "copying takes two layers"),
         ({"width": 96, "heads": 3}, "an even number of heads"),
         ({"kv_heads": 2}, "kv_heads the same"),
+        ({"width": 8, "heads": 4}, "at least 4 dimensions"),
     ],
 )
 def test_sizes_that_leave_no_room_for_it(sizes: dict[str, int], sentence: str) -> None:
