@@ -65,6 +65,9 @@ class ModelConfig(BaseModel):
     copying: bool = Field(
         default=False, description="tiny: start from attention that copies what was read, names and ids for example"
     )
+    codes: bool = Field(
+        default=False, description="tiny: each code of the world, a product id for example, is a single token"
+    )
     max_context: int = Field(
         default=1024,
         ge=16,

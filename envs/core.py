@@ -135,6 +135,11 @@ class TextEnv(gymnasium.Env[str, str]):
         """The next action of a known good plan from the current state, or None where there is no expert."""
         return None
 
+    @property
+    def codes(self) -> Sequence[str]:
+        """Names that are copied whole and mean nothing in themselves, such as product ids."""
+        return ()
+
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
         """Make whatever these tasks need ahead of time (game files, indexes), in parallel, with a progress bar."""
 

@@ -85,6 +85,11 @@ class MixedEnv(TextEnv):
             if mine:
                 part.prepare(mine, workers=workers, progress=progress)
 
+    @property
+    def codes(self) -> Sequence[str]:
+        """Those of all parts."""
+        return tuple(dict.fromkeys(code for part in self.parts for code in part.codes))
+
     def expert_action(self) -> str | None:
         """The expert of the environment being played."""
         return self._part.expert_action()

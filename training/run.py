@@ -90,7 +90,7 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
             loaded = load(recipe.model.model_copy(update={"name": str(last)}))
         else:
             texts = await world_text(recipe, prototype, progress) if recipe.model.name == "tiny" else []
-            loaded = load(recipe.model, corpus=lambda: texts, marks=recipe.agent.build_parser().marks)
+            loaded = load(recipe.model, corpus=lambda: texts, marks=_marks(recipe, prototype))
         session = _session(recipe, loaded, prototype, pool, log, progress)
         state = checkpoint.read(last, loaded.model) if going_on else None
         names = [stage.name for stage in recipe.stages]
@@ -226,6 +226,13 @@ async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: b
     return episodes
 
 
+def _marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
+    """What shall be single tokens of a tiny model: the marks of its format, and the world's codes if it asks for them."""
+    if recipe.model.codes and not prototype.codes:
+        raise UserError(f"model.codes: {recipe.env_id} has no codes")
+    return (*recipe.agent.build_parser().marks, *(prototype.codes if recipe.model.codes else ()))
+
+
 def plan(recipe: Recipe) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate (MiB)."""
     config = recipe.model
@@ -233,7 +240,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     prototype = make(recipe.env_id, **recipe.env_params)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
     prototype.close()
-    loaded = load(config, corpus=lambda: [prototype.instructions], marks=recipe.agent.build_parser().marks)
+    loaded = load(config, corpus=lambda: [prototype.instructions], marks=_marks(recipe, prototype))
     parameters = parameter_count(loaded.model)
     width = int(loaded.model.get_output_embeddings().weight.shape[1])
     layers = int(loaded.model.config.num_hidden_layers)

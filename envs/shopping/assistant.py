@@ -80,6 +80,11 @@ class AssistantEnv(TextEnv):
         """Make the catalogue and the index, if they are not there."""
         shop_for(self.checked, progress).index(progress)
 
+    @property
+    def codes(self) -> Sequence[str]:
+        """The ids of all products."""
+        return tuple(shop_for(self.checked).products)
+
     def _tasks(self, split: Split) -> Sequence[Task]:
         first = SEEDS_PER_SPLIT * SPLITS.index(split)
         return self.seeded(range(first, first + SIZES[split]), split)

@@ -91,6 +91,11 @@ class WebShopEnv(TextEnv):
         """Make the catalogue and the index, if they are not there."""
         shop_for(self.checked, progress).index(progress)
 
+    @property
+    def codes(self) -> Sequence[str]:
+        """The ids of all products."""
+        return tuple(shop_for(self.checked).products)
+
     def _tasks(self, split: Split) -> Sequence[Task]:
         return self.seeded(shop_for(self.checked).splits[split], split)
 
@@ -223,7 +228,7 @@ class WebShopEnv(TextEnv):
             return f"click[{pages.BACK.lower()}]"
         wanted = page.hits.index(good) // pages.PER_PAGE + 1
         turn = pages.NEXT if wanted > page.number else pages.PREVIOUS
-        return f"click[{(good if wanted == page.number else turn).lower()}]"
+        return f"click[{good if wanted == page.number else turn.lower()}]"
 
     def _good(self, hits: Sequence[str]) -> str | None:
         return next((asin for asin in hits if self._plan.pleases(self._shop.products[asin])), None)

@@ -9,9 +9,11 @@ from turnrl.agents.parsers.base import PARSERS, Parsed, Parser
 from turnrl.agents.parsers.line import Line
 from turnrl.agents.parsers.tags import Tags
 from turnrl.agents.parsers.tool_call import ToolCall
+from turnrl.agents.parsers.verbs import Verbs
 
 KINDS = Tags(thoughts=("planning", "explore", "reflection", "monitor"), require_think=True)
-ALL = [Line(), Tags(), Tags(require_think=True), KINDS, ToolCall(), ToolCall(tool="step")]
+VERBS = Verbs(verbs=("search", "click"))
+ALL = [Line(), VERBS, Tags(), Tags(require_think=True), KINDS, ToolCall(), ToolCall(tool="step")]
 FRAGMENTS = [
     "<think>", "</think>", "<action>", "</action>", "<tool_call>", "</tool_call>", '{"name": "act", "arguments":',
     '{"action": "go north"}', "}", "{", "[" * 50, "go north", "\n", "\r", "\u2028", "\x00", "\ufffd", " ", "9" * 5000,
@@ -34,7 +36,7 @@ def test_parse_reads_what_render_wrote(parser: Parser, words: list[str], thought
     action = " ".join(words)
     parsed = parser.parse(parser.render(action, thought))
     assert parsed.action == action
-    if thought and not isinstance(parser, Line):
+    if thought and not isinstance(parser, Line | Verbs):
         assert parsed.thought == thought
 
 
@@ -51,6 +53,36 @@ def test_expects_is_one_sentence_and_rendering_ends_with_the_stop_string(parser:
 )
 def test_line(text: str, action: str | None) -> None:
     assert Line().parse(text) == Parsed(action)
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("click buy now", "click[buy now]"),
+        (" search  red shoes \n", "search[red shoes]"),
+        ("click[buy now]", "click[buy now]"),
+        ("click", "click"),
+        ("look around", "look around"),
+        ("clicks buy now", "clicks buy now"),
+        ("click a\nclick b", None),
+        ("", None),
+    ],
+)
+def test_verbs(text: str, action: str | None) -> None:
+    assert VERBS.parse(text) == Parsed(action)
+
+
+@given(verb=st.sampled_from(["search", "click"]), argument=st.text(st.characters(codec="ascii", exclude_categories=["C"])))
+def test_verbs_read_back_every_argument(verb: str, argument: str) -> None:
+    action = f"{verb}[{argument}]"
+    assert VERBS.parse(VERBS.render(action)).action == action
+
+
+def test_verbs_leave_the_brackets_out_and_must_be_given() -> None:
+    assert VERBS.render("click[buy now]") == "click buy now"
+    assert VERBS.render("open[door]") == "open[door]"
+    with pytest.raises(ValueError, match="verbs"):
+        Verbs(verbs=())
 
 
 @pytest.mark.parametrize(

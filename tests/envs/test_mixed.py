@@ -50,6 +50,14 @@ def test_a_split_ends_with_the_first_part_that_is_exhausted(parts: list[tuple[in
     assert list(tasks[:5]) == [tasks[i] for i in range(min(5, len(tasks)))]
 
 
+def test_codes_are_those_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mix().codes == ()
+    env = mix()
+    for part, codes in zip(env.parts, (("A1", "B2"), ("B2", "C3")), strict=True):
+        monkeypatch.setattr(type(part), "codes", codes)
+    assert env.codes == ("A1", "B2", "C3")
+
+
 def test_it_passes_the_checker() -> None:
     report = check_env(ID, params={"parts": PARTS}, imports=WORLDS)
     assert {result.status for result in report.results} == {"ok"}, str(report)

@@ -309,6 +309,17 @@ def test_the_expert_is_worth_one_on_every_split() -> None:
             assert sum(rewards) == 1.0
 
 
+def test_a_code_is_said_as_the_page_shows_it() -> None:
+    env = small()
+    text, _ = env.reset(options={"task": env.tasks("test")[0]})
+    while "search" in (action := str(env.expert_action())):
+        text = env.step(action)[0]
+    code = action.removeprefix("click[").removesuffix("]")
+    assert code in text
+    assert code in env.codes
+    assert f"{code} [SEP]" in text
+
+
 # -- the contract ---------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from turnrl.agents.models import load, save
 from turnrl.training.log import Record
 from turnrl.training.run import plan, train
 
-from ..toy_world import TEXTS, recipe, records
+from ..toy_world import TEXTS, LightsEnv, recipe, records
 
 WORLD = str(Path(__file__).parents[1] / "toy_world.py")
 
@@ -237,6 +237,20 @@ def test_a_tiny_model_reads_the_expert_where_nothing_is_listed(tmp_path: Path) -
     assert AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoints" / "rl").encode("Now")
     with pytest.raises(UserError, match="neither lists admissible actions nor has an expert"):
         run(tmp_path / "other", silent | {"env": {"id": "toy/secret_lights-v0"}})
+
+
+def test_codes_of_the_world_are_single_tokens_if_the_model_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = recipe(rl={"steps": 1}, model=recipe()["model"] | {"codes": True})
+    with pytest.raises(UserError, match="model.codes: toy/lights-v0 has no codes"):
+        run(tmp_path / "none", asks)
+    monkeypatch.setattr(LightsEnv, "codes", ("B0Q7", "B0Q8"))
+    for name, data, pieces in (("whole", asks, 1), ("spelled", asks | {"model": recipe()["model"]}, 4)):
+        run(tmp_path / name, data)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name / "checkpoints" / "rl")
+        assert len(tokenizer.encode("B0Q7")) == pieces
+        assert tokenizer.decode(tokenizer.encode("click B0Q7, B0Q8!")) == "click B0Q7, B0Q8!"
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
