@@ -227,7 +227,7 @@ async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: b
 
 
 def _marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
-    """What shall be single tokens of a tiny model: the marks of its format, and the world's codes if it asks for them."""
+    """Single tokens of a tiny model: what holds its format together, and the world's codes if it asks for them."""
     if recipe.model.codes and not prototype.codes:
         raise UserError(f"model.codes: {recipe.env_id} has no codes")
     return (*recipe.agent.build_parser().marks, *(prototype.codes if recipe.model.codes else ()))

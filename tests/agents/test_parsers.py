@@ -72,7 +72,10 @@ def test_verbs(text: str, action: str | None) -> None:
     assert VERBS.parse(text) == Parsed(action)
 
 
-@given(verb=st.sampled_from(["search", "click"]), argument=st.text(st.characters(codec="ascii", exclude_categories=["C"])))
+@given(
+    verb=st.sampled_from(["search", "click"]),
+    argument=st.text(st.characters(codec="ascii", exclude_categories=["C"])),
+)
 def test_verbs_read_back_every_argument(verb: str, argument: str) -> None:
     action = f"{verb}[{argument}]"
     assert VERBS.parse(VERBS.render(action)).action == action
