@@ -61,6 +61,7 @@ class ModelConfig(BaseModel):
     )
     intermediate: int | None = Field(default=None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
     vocabulary: int = Field(default=1024, ge=300, description="tiny: entries of the tokenizer, at most")
+    corpus: int = Field(default=20, ge=1, description="tiny: training tasks whose play the tokenizer is trained on")
     init_std: float = Field(default=0.02, gt=0, description="tiny: standard deviation of the initial weights")
     copying: bool = Field(
         default=False, description="tiny: start from attention that copies what was read, names and ids for example"

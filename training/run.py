@@ -33,8 +33,6 @@ from .trainer import Trainer
 
 OnRecord = Callable[[Record], None]
 ENV_EXTRAS = frozenset({"progress", "admissible_actions", "expert"})
-CORPUS_TASKS = 20
-"""Training tasks whose text a tokenizer is trained on."""
 
 
 def train(
@@ -192,7 +190,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
 
     Play is random where the world lists what can be done, else the expert's. Raises UserError if it has neither.
     """
-    tasks = prototype.tasks("train")[:CORPUS_TASKS]
+    tasks = prototype.tasks("train")[: recipe.model.corpus]
     prototype.prepare(tasks, progress=progress)
     try:
         episodes = await _read(RandomAgent(), recipe, tasks, progress)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from .java import Argument, Java, Ref
 
 _INTERFACE = "scienceworld.runtime.pythonapi.PythonInterface"
+_ANYWHERE = "teleport to "
+"""The action whose object may be anywhere."""
 _SCRAMBLE = 0x5DEECE66D
 """java.util.Random: setSeed makes this exclusive-or of its argument the state."""
 
@@ -79,10 +81,19 @@ class Game:
         return text.strip()
 
     def possible(self) -> list[str]:
-        """Every action with objects that the simulator calls valid now, each once."""
+        """Every action with objects that the simulator calls valid now and would understand, each once.
+
+        Its own list (https://github.com/allenai/ScienceWorld, `AgentInterface.scala`) has things in closed containers
+        too, and its parser knows none of them: in a kitchen half of the list is refused.
+        """
         text: str = self.java.call(self._play, "getValidActionObjectCombinationsJSON")
+        near = self._within_reach()
         self._put_back()
-        return list(dict.fromkeys(item["action"] for item in json.loads(text)["validActions"]))
+        items = json.loads(text)["validActions"]
+        return list(dict.fromkeys(
+            item["action"] for item in items
+            if near.issuperset(item["obj_ids"]) or item["action"].startswith(_ANYWHERE)
+        ))  # fmt: skip
 
     def goals(self) -> str:
         """The table of sub-goals."""
@@ -102,6 +113,19 @@ class Game:
     def seed_of(name: str, variation: int, simplification: str) -> int:
         """What the simulator's generator is seeded with before the task is loaded."""
         return zlib.crc32(f"{name} {variation} {simplification}".encode())
+
+    def _within_reach(self) -> set[int]:
+        """Numbers of the things that the parser looks among: those in the room and with the agent, unless shut away."""
+        java = self.java
+        interface = Ref(java.call(Ref(java.call(self._play, "agentInterface")), "get"))
+        parser, agent = Ref(java.call(interface, "inputParser")), Ref(java.call(interface, "agent"))
+        room = Ref(java.call(Ref(java.call(agent, "getContainer")), "get"))
+        numbers: set[int] = set()
+        for root in (room, agent):
+            names = Ref(java.call(parser, "getAllUniqueReferentsLUT", Argument(f"r{root}\n"), True, False))
+            text: str = java.call(Ref(java.call(names, "keys")), "mkString", ",")
+            numbers.update(int(number) for number in text.split(",") if number)
+        return numbers
 
     def _load(self, game: Ref, *, gold: bool) -> None:
         name, variation, simplification = self._task
