@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 def rename(text: str, renaming: Mapping[str, str]) -> str:
-    """Exchange whole words of `text`, keeping a capital first letter.
+    """Exchange whole words of `text`, keeping a capital first letter, and capitals throughout.
 
     >>> rename("Go east. East is east.", {"east": "west", "west": "east"})
     'Go west. West is west.'
+    >>> rename("view B0X7", {"b0x7": "b0q9"})
+    'view B0Q9'
     """
     if not renaming:
         return text
@@ -33,6 +35,8 @@ def rename(text: str, renaming: Mapping[str, str]) -> str:
         new = renaming.get(old.lower())
         if new is None:
             return old
+        if len(old) > 1 and old.isupper():
+            return new.upper()
         return new.capitalize() if old[0].isupper() else new
 
     return re.sub(r"\w+", swap, text)

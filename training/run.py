@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -209,7 +210,11 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
         exchanges = ((parser.render(turn.text), turn.observation) for turn in episode.turns)
         parts = [episode.opening, *itertools.chain.from_iterable(exchanges)]
         texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
-    return texts
+    if not recipe.model.codes:
+        return texts
+    # Nothing is to be learnt from the spelling of what will be single tokens.
+    codes = set(prototype.codes)
+    return list(dict.fromkeys(re.sub(r"\w+", lambda word: "" if word[0] in codes else word[0], text) for text in texts))
 
 
 async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: bool) -> list[Episode]:

@@ -12,6 +12,7 @@ done and said to the customer, never of thoughts.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
 
@@ -23,12 +24,14 @@ from ..tools import tool
 from .params import PRODUCTS, AssistantParams, check
 from .product import Product
 from .requests import CONSTRAINTS, Item, Pick, Request, facts, request
-from .shop import shop_for
+from .shop import NewCodes, shop_for
 
 SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
 SEEDS_PER_SPLIT = 1_000_000
 """The range a seed lies in says from which products its request is made: train, valid, test."""
 LISTED, COMPARED = 10, 4
+RENAMINGS = 15
+"""Symmetries: how many ways of giving products each other's codes."""
 _ACTION = re.compile(r"(search|view|compare|recommend)\[(.*)\]")
 _FOUND, _SEEN = 0.3, 0.6
 _RECOMMEND = "recommend[ID option=value, option=value; ID option=value | reasons]"
@@ -40,6 +43,7 @@ class AssistantEnv(TextEnv):
     Args:
         products: size of the generated catalogue (100 to 50,000; default 10,000).
         items: how many different things a customer wants (1 to 3), within one budget.
+        expert: shortest knows what every product is, search only what it has seen.
 
     Raises UserError for parameters out of range.
     """
@@ -70,11 +74,15 @@ class AssistantEnv(TextEnv):
         *,
         products: int = PRODUCTS,
         items: int = 2,
+        expert: str = "shortest",
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        self.checked = check(AssistantParams, self.name, {"products": products, "items": items})
-        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump())
+        self.checked = check(AssistantParams, self.name, {"products": products, "items": items, "expert": expert})
+        usual = {"expert"} if self.checked.expert == "shortest" else None
+        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude=usual))
+        shop = functools.partial(shop_for, self.checked)
+        self.symmetries = tuple(NewCodes(shop, number) for number in range(RENAMINGS))
 
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
         """Make the catalogue and the index, if they are not there."""
@@ -98,6 +106,7 @@ class AssistantEnv(TextEnv):
         self._wish: Request = request(self._shop, split, task.seed, params.items)
         self._reached: list[str] = []
         self._listed: tuple[str, ...] = ()
+        self._asked: list[str] = []
         # Insertion order, so that nothing depends on the hashes of strings.
         self._shown: dict[str, Product] = {}
         self._seen: dict[str, Product] = {}
@@ -113,6 +122,7 @@ class AssistantEnv(TextEnv):
     # -- the tools -----------------------------------------------------------------------------------------------
 
     def _search(self, words: str) -> Outcome:
+        self._asked.append(words)
         self._listed = self._shop.search(words)[:LISTED]
         hits = [self._shop.products[asin] for asin in self._listed]
         self._shown.update((product.asin, product) for product in hits)
@@ -186,9 +196,33 @@ class AssistantEnv(TextEnv):
         return sum(worth) / len(worth)
 
     def expert_action(self) -> str | None:
-        """Search until everything is found, look at it, recommend it."""
+        """Search until everything is found, look at it, recommend it.
+
+        With `expert="search"` only what was seen is known: whatever is of the right kind and affordable is looked at
+        until everything that was asked for is there, and searches follow each other until something new is listed.
+        """
         if self.current is None or self._over:
             return None
+        return self._next_look() if self.checked.expert == "search" else self._straight()
+
+    def _next_look(self) -> str | None:
+        """The next action of an expert that knows what it has seen."""
+        wish = self._wish
+        found = [(item, _cheapest(item, self._seen.values())) for item in wish.items]
+        picks = [(item, product) for item, product in found if product is not None]
+        if len(picks) == len(found) and sum(product.price for _, product in picks) <= wish.budget:
+            return self._recommendation(picks)
+        for item, _ in sorted(found, key=lambda pair: pair[1] is not None):
+            for product in self._shown.values():
+                if product.query == item.kind and product.price <= wish.budget and product.asin not in self._seen:
+                    return f"view[{product.asin}]"
+            for words in _searches(item):
+                if words not in self._asked:
+                    return f"search[{words}]"
+        return None
+
+    def _straight(self) -> str:
+        """The next action of the shortest way, which takes knowing what is on pages that were not looked at."""
         picks: list[tuple[Item, Product]] = []
         for item in self._wish.items:
             product = _choice(item, self._shown.values())
@@ -198,6 +232,9 @@ class AssistantEnv(TextEnv):
         unseen = [product.asin for _, product in picks if product.asin not in self._seen]
         if unseen:
             return f"view[{unseen[0]}]" if len(unseen) == 1 else f"compare[{', '.join(unseen)}]"
+        return self._recommendation(picks)
+
+    def _recommendation(self, picks: Sequence[tuple[Item, Product]]) -> str:
         products = "; ".join(
             f"{product.asin} {', '.join(f'{axis}={value}' for axis, value in item.options.items())}".strip()
             for item, product in picks
@@ -227,8 +264,11 @@ def _searches(item: Item) -> list[str]:
 
 def _choice(item: Item, products: Collection[Product]) -> Product | None:
     """The cheapest product that fits and costs no more than the item's share, so that the budget holds."""
-    good = [p for p in products if p.price <= item.share and item.fits(p)]
-    return min(good, key=lambda p: (p.price, p.asin), default=None)
+    return _cheapest(item, [p for p in products if p.price <= item.share])
+
+
+def _cheapest(item: Item, products: Collection[Product]) -> Product | None:
+    return min((p for p in products if item.fits(p)), key=lambda p: (p.price, p.asin), default=None)
 
 
 def _pick(text: str) -> tuple[str, dict[str, str]] | None:

@@ -67,6 +67,7 @@ class AssistantParams(ShopParams):
     """Of shopping/assistant: see `AssistantEnv`."""
 
     items: int = Field(2, ge=1, le=3)
+    expert: Literal["shortest", "search"] = "shortest"
 
 
 P = TypeVar("P", bound=ShopParams)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from ..bar import bar
@@ -92,6 +93,32 @@ def _splits(goals: int, valid: int) -> dict[Split, range]:
     test = max(1, min(TEST, goals // 6))
     end = test + max(1, min(valid, goals // 10))
     return {"train": range(end, goals), "valid": range(test, end), "test": range(test)}
+
+
+class NewCodes(Mapping[str, str]):
+    """Products under each other's codes, in lower case: the same shop, whose codes say nothing.
+
+    Args:
+        shop: opens the shop; not called before the first code is looked up.
+        number: another one for every number.
+    """
+
+    def __init__(self, shop: Callable[[], Shop], number: int) -> None:
+        self._shop, self._number = shop, number
+
+    @cached_property
+    def _codes(self) -> dict[str, str]:
+        codes = [asin.lower() for asin in self._shop().products]
+        return dict(zip(codes, random.Random(self._number).sample(codes, len(codes)), strict=True))
+
+    def __getitem__(self, code: str) -> str:
+        return self._codes[code]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._codes)
+
+    def __len__(self) -> int:
+        return len(self._codes)
 
 
 _shops: OrderedDict[tuple[object, ...], Shop] = OrderedDict()

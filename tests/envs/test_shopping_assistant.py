@@ -17,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, Turn
+from turnrl.agents.symmetry import rename
 from turnrl.envs import SPLITS, Task, TextEnv, make
 from turnrl.envs.check import check_env
 from turnrl.envs.shopping.product import Product
@@ -50,6 +51,47 @@ def to_the_end(env: TextEnv) -> list[tuple[str, str, float, dict[str, Any]]]:
         text, reward, _, _, info = env.step(action)
         turns.append((action, text, reward, dict(info)))
     return turns
+
+
+@pytest.mark.parametrize("items", [1, 3])
+def test_an_expert_that_searches_wins_and_names_only_what_it_has_read(items: int) -> None:
+    env = make(ID, products=SMALL, items=items, expert="search", extras=EVERYTHING)
+    longer = 0
+    for task in [task for split in SPLITS for task in env.tasks(split)[:20]]:
+        read = env.reset(options={"task": task})[0]
+        turns = []
+        while (action := env.expert_action()) is not None:
+            assert all(code in read for code in re.findall(r"B0\w{8}", action)), task.id
+            text, *_, info = env.step(action)
+            turns.append(action)
+            read += text
+        assert info["success"], task.id
+        seen = [action for action in turns if action.startswith("view[")]
+        assert len(set(seen)) == len(seen) >= items
+        longer += len(seen) > items
+    assert longer, "sometimes the first that is affordable is not what was asked for"
+
+
+def test_the_searching_expert_is_part_of_a_task_and_the_usual_one_is_not() -> None:
+    searching = make(ID, products=SMALL, expert="search").tasks("train")[0]
+    assert searching.params["expert"] == "search"
+    assert "expert" not in make(ID, products=SMALL).tasks("train")[0].params
+    with pytest.raises(UserError, match="expert"):
+        make(ID, products=SMALL, expert="best")
+
+
+def test_products_under_each_others_codes_are_the_same_shop() -> None:
+    env, _ = started(items=1)
+    first, second = env.symmetries[:2]
+    codes = {code.lower() for code in env.codes}
+    assert set(first) == set(first.values()) == codes
+    assert len(first) == SMALL
+    assert dict(first) != dict(second)
+    listed = env.step(str(env.expert_action()))[0]
+    renamed = rename(listed, first)
+    assert renamed != listed
+    assert set(re.findall(r"\bB0\w{8}\b", renamed)) <= set(env.codes)
+    assert rename(renamed, {new: old for old, new in first.items()}) == listed
 
 
 def last_words(env: TextEnv) -> str:
@@ -155,7 +197,7 @@ def test_the_expert_recommends_what_was_asked_for_and_says_why(items: int) -> No
 
 
 def test_the_tools_answer_in_lines() -> None:
-    env, text = started(items=1)
+    env, _ = started(items=1)
     assert re.fullmatch(r"Customer: .*\$\d+.*", text)
     listing = env.step(str(env.expert_action()))[0].splitlines()
     assert 0 < len(listing) <= 10
