@@ -197,7 +197,7 @@ def test_the_expert_recommends_what_was_asked_for_and_says_why(items: int) -> No
 
 
 def test_the_tools_answer_in_lines() -> None:
-    env, _ = started(items=1)
+    env, text = started(items=1)
     assert re.fullmatch(r"Customer: .*\$\d+.*", text)
     listing = env.step(str(env.expert_action()))[0].splitlines()
     assert 0 < len(listing) <= 10
