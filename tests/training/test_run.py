@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import turnrl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from turnrl import Episode, Recipe, UserError, evaluate
 from turnrl.agents.checkpoint import load_agent
 from turnrl.agents.models import load, save
 from turnrl.training.log import Record
-from turnrl.training.run import plan, train
+from turnrl.training.run import plan, train, world_text
 
 from ..toy_world import TEXTS, LightsEnv, recipe, records
 
@@ -251,6 +254,21 @@ def test_codes_of_the_world_are_single_tokens_if_the_model_asks_for_them(
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name / "checkpoints" / "rl")
         assert len(tokenizer.encode("B0Q7")) == pieces
         assert tokenizer.decode(tokenizer.encode("click B0Q7, B0Q8!")) == "click B0Q7, B0Q8!"
+
+
+def test_the_spelling_of_codes_is_no_text_for_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LightsEnv, "codes", ("red",))
+
+    def read(**model: Any) -> list[str]:
+        asked = Recipe.parse(recipe(model=recipe()["model"] | model))
+        return asyncio.run(world_text(asked, turnrl.make("toy/lights-v0"), progress=False))
+
+    spelled, whole = read(corpus=8), read(corpus=8, codes=True)
+    assert any("Now red" in text for text in spelled)
+    assert not any(re.search(r"\bred\b", text) for text in whole)
+    assert any("Now blue" in text for text in whole)
+    assert len(whole) == len(set(whole)) <= len(spelled), "what differed by a code is the same text now"
+    assert len(read(corpus=2)) < len(spelled)
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
