@@ -11,6 +11,7 @@ belongs into worker processes (`worker.py`), never into a process that plays.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from textworld.envs.pddl import PddlEnv, textgen
@@ -19,6 +20,9 @@ from textworld.logic import Rule
 from .compiled_format import FORMAT
 from .goal import read_goal
 from .names import names_of
+
+# The grammars of two games differ in one sentence; TextWorld parses all of it for each.
+textgen._parse_and_convert = functools.lru_cache(maxsize=4096)(textgen._parse_and_convert)
 
 
 def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str, Any]:
