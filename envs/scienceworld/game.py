@@ -84,7 +84,7 @@ class Game:
         """Every action with objects that the simulator calls valid now and would understand, each once.
 
         Its own list (https://github.com/allenai/ScienceWorld, `AgentInterface.scala`) has things in closed containers
-        too, and its parser knows none of them: in a kitchen half of the list is refused.
+        too, and its parser knows none of them: in a kitchen nearly half of the list is refused.
         """
         text: str = self.java.call(self._play, "getValidActionObjectCombinationsJSON")
         near = self._within_reach()
