@@ -137,7 +137,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def codes(self) -> Sequence[str]:
-        """Names that are copied whole and mean nothing in themselves, such as product ids."""
+        """Names that are copied whole and whose spelling says nothing, such as product ids."""
         return ()
 
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:

@@ -25,6 +25,7 @@ from .games import generated, opened
 from .goal import Goal, Move
 from .params import HomeParams, HouseParams, check
 from .problem import SEEDS_PER_SPLIT
+from .renamings import names, renamings
 from .source import TYPES, package
 
 SIZES: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
@@ -182,6 +183,12 @@ class GeneratedEnv(HouseEnv):
     def __init__(self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]) -> None:
         super().__init__(params, max_turns=max_turns, extras=extras)
         self.instructions = explained(grammar_commands(package().grammar))
+        self.symmetries = renamings()
+
+    @property
+    def codes(self) -> Sequence[str]:
+        """The names of all kinds of things and receptacles, without their numbers."""
+        return names()
 
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
         """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""

@@ -24,7 +24,7 @@ GENERATOR = 1
 SEEDS_PER_SPLIT = 1_000_000
 _VALID_SHARE = 10
 """One in so many combinations is kept for validation."""
-_LAMP, _LAMP_PLACES = "DeskLamp", frozenset({"Desk", "SideTable", "Dresser", "Shelf"})
+LAMP, _LAMP_PLACES = "DeskLamp", frozenset({"Desk", "SideTable", "Dresser", "Shelf"})
 _LAST_RESORT = frozenset({"Microwave", "Fridge", "SinkBasin"})
 _DISTRACTORS = 12
 _ABLE = {"clean": "Cleanable", "heat": "Heatable", "cool": "Coolable"}
@@ -127,7 +127,7 @@ def _draw(kind: str, seed: int, plan: FloorPlan, rng: random.Random) -> Problem 
         lamps = [key for place in sorted(_LAMP_PLACES & set(places)) for key in places[place]]
         if not lamps:
             return None
-        parent, starts = _LAMP, fits
+        parent, starts = LAMP, fits
     else:
         parent = rng.choice([place for place in fits if place not in _LAST_RESORT] or fits)
         starts = [place for place in fits if place not in (parent, APPLIANCES.get(kind))]
@@ -138,7 +138,7 @@ def _draw(kind: str, seed: int, plan: FloorPlan, rng: random.Random) -> Problem 
     for _ in range(count):
         _put(things, target, rng.choice([key for place in starts for key in places[place]]), rng)
     if kind == "light":
-        _put(things, _LAMP, rng.choice(lamps), rng)
+        _put(things, LAMP, rng.choice(lamps), rng)
     others = [thing for thing in movable if thing != target]
     for thing in rng.sample(others, min(_DISTRACTORS, len(others))):
         spots = [key for place in sorted(places) if thing in holds[place] for key in places[place]]

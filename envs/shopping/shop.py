@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import sys
 import threading
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from ..bar import bar
 from ..cache import cache_dir, kept, kept_folder
+from ..renaming import exchanged
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate
 from .index import TANTIVY, Index, build
@@ -108,8 +108,7 @@ class NewCodes(Mapping[str, str]):
 
     @cached_property
     def _codes(self) -> dict[str, str]:
-        codes = [asin.lower() for asin in self._shop().products]
-        return dict(zip(codes, random.Random(self._number).sample(codes, len(codes)), strict=True))
+        return exchanged([[asin.lower() for asin in self._shop().products]], self._number)
 
     def __getitem__(self, code: str) -> str:
         return self._codes[code]

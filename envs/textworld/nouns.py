@@ -7,9 +7,9 @@ Words change places only within their kind, so a key stays a key and a box somet
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 
+from ..renaming import exchanged
 from .coin import COMPASS
 
 KINDS: tuple[tuple[str, ...], ...] = (
@@ -48,12 +48,4 @@ the words that tell a key and its lock from others: colours, shapes and scents, 
 def renamings(count: int) -> tuple[Mapping[str, str], ...]:
     """The first `count` renamings: every name becomes another of its kind, and the map is turned or mirrored too."""
     turns: tuple[Mapping[str, str], ...] = ({}, *COMPASS)
-    return tuple({**_shuffled(i), **turns[i % len(turns)]} for i in range(count))
-
-
-def _shuffled(number: int) -> dict[str, str]:
-    rng = random.Random(number)
-    renaming: dict[str, str] = {}
-    for nouns in KINDS:
-        renaming |= zip(nouns, rng.sample(nouns, len(nouns)), strict=True)
-    return renaming
+    return tuple({**exchanged(KINDS, i), **turns[i % len(turns)]} for i in range(count))
