@@ -8,10 +8,11 @@ is written into the first two layers. Training goes on from there as from any ot
 Half of the residual stream holds the token itself, the other half the token before it::
 
     layer 0   position t looks at t - 1 and writes its token into the second half
-    layer 1   position t looks for positions whose second half is its own token, and adds their token to the first
+    layer 1   position t looks for positions whose second half is its own token, and adds their token to the first;
+              half of the heads prefer the latest of them, the others take them alike
 
-Previous tokens are found by rotary frequencies of few positions a turn and no content, equal tokens by content in
-frequencies so low that distance does not matter. Both need their share of a head, so the base is `ROPE_BASE`.
+Previous tokens are found by all rotary frequencies and no content, equal tokens by content in frequencies so low that
+distance does not matter, the latest by those between. Each needs its share of a head, so the base is `ROPE_BASE`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import math
 from typing import Any
 
 ROPE_BASE = 1e8
-"""With heads of 24 dimensions, 2 of 12 frequencies turn fast and 8 hardly turn over a thousand tokens."""
-_FAST, _SLOW = 0.09, 0.004
-"""Radians per position: at least, to tell neighbours apart; at most, to ignore distance."""
+"""With heads of 24 dimensions, 2 of 12 frequencies tell near from far and 7 hardly turn over a thousand tokens."""
+_SLOW, _NEAR = 0.002, 0.02
+"""Radians per position: up to which distance does not matter, and up to which it tells near from far."""
+_RECENCY = 0.06
+"""Nats per position by which the latest of equals is preferred, as long as they are near."""
 _TOKEN = 0.15
 """Standard deviation of embeddings: a copied token gets a logit of about ten."""
 _NEIGHBOUR, _MATCH, _COPY = 12.0, 4.0, 4.0
@@ -64,9 +67,10 @@ def _look_back(attention: Any, frequencies_F: Any, head: int, half: int) -> None
     """Half of the heads attend to the previous position, by their biases alone, and move the whole token."""
     import torch
 
-    fast_F = (frequencies_F >= _FAST).float() * math.sqrt(_NEIGHBOUR * math.sqrt(head))
-    key = torch.cat([fast_F, torch.zeros_like(fast_F)])
-    query = torch.cat([fast_F * torch.cos(frequencies_F), -fast_F * torch.sin(frequencies_F)])  # one position behind
+    # All frequencies: the fast ones tell neighbours apart, and where they come around again the slow ones do not.
+    strength_F = torch.full_like(frequencies_F, math.sqrt(_NEIGHBOUR * math.sqrt(head)))
+    key = torch.cat([strength_F, torch.zeros_like(strength_F)])
+    query = strength_F.repeat(2) * torch.cat([torch.cos(frequencies_F), -torch.sin(frequencies_F)])  # one behind
     for start in range(0, half, head):
         rows = slice(start, start + head)
         for projection, bias in ((attention.q_proj, query), (attention.k_proj, key)):
@@ -81,16 +85,31 @@ def _look_for_equals(attention: Any, frequencies_F: Any, head: int, half: int, g
 
     slow = torch.nonzero(frequencies_F < _SLOW).flatten()
     dims = torch.cat([slow, slow + head // 2])[:half]
+    query, key = _recent(frequencies_F, head)
     for start in range(0, 2 * half, head):
         rows = slice(start, start + head)
         directions = torch.linalg.qr(torch.randn(half, len(dims), generator=generator))[0].T * math.sqrt(_MATCH)
-        for projection, part in ((attention.q_proj, slice(0, half)), (attention.k_proj, slice(half, 2 * half))):
+        latest = float(start >= half)
+        for projection, part, bias in (
+            (attention.q_proj, slice(0, half), query),
+            (attention.k_proj, slice(half, 2 * half), key),
+        ):
             weight = torch.zeros(head, 2 * half)
             weight[dims, part] = directions
             projection.weight[rows] = weight
-            projection.bias[rows] = 0.0
+            projection.bias[rows] = bias * latest
         part = slice(start % half, start % half + head)
         _move(attention, rows, part, part, _TOKEN * _COPY)
+
+
+def _recent(frequencies_F: Any, head: int) -> tuple[Any, Any]:
+    """Biases of query and key whose product is minus a sum of sines of the distance: it falls as far as they turn."""
+    import torch
+
+    turning_F = (frequencies_F > _SLOW) & (frequencies_F <= _NEAR)
+    strength_F = turning_F * (_RECENCY / turning_F.sum().clamp(min=1) / frequencies_F * math.sqrt(head)).sqrt()
+    nothing_F = torch.zeros_like(strength_F)
+    return torch.cat([nothing_F, strength_F]), torch.cat([strength_F, nothing_F])
 
 
 def _move(attention: Any, rows: slice, read: slice, write: slice, weight: float) -> None:

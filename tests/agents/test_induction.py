@@ -34,6 +34,35 @@ def test_repeats_what_it_read_hundreds_of_tokens_ago(layers: int, width: int, he
         assert copied(plain, len(tokenizer), gap) < 0.05
 
 
+@pytest.mark.parametrize(("width", "heads"), [(96, 4), (96, 2), (128, 4)])
+def test_half_of_the_first_layers_heads_look_at_the_previous_token_wherever_it_is(width: int, heads: int) -> None:
+    tokenizer = tiny.train_tokenizer(TEXTS, 400)
+    model = tiny.build(tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=2048)
+    model.set_attn_implementation("eager")
+    tokens_BL = torch.randint(len(tokenizer), (1, 2000), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        attention_HLL = model(tokens_BL, output_attentions=True).attentions[0][0]
+    previous_HL = attention_HLL.diagonal(offset=-1, dim1=1, dim2=2)
+    assert float(previous_HL[: heads // 2].min()) > 0.9
+
+
+@pytest.mark.parametrize(("width", "heads", "share"), [(96, 4, 0.6), (96, 2, 0.8), (128, 4, 0.8)])
+def test_of_several_numbers_that_followed_a_name_the_latest_is_expected(width: int, heads: int, share: float) -> None:
+    """Eight numbers after the same name, thirty other tokens between them; then the name again."""
+    tokenizer = tiny.train_tokenizer(TEXTS, 1000)
+    model = tiny.build(tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=1024)
+    generator = torch.Generator().manual_seed(2)
+    rows, latest = [], []
+    for _ in range(64):
+        name, *others = torch.randperm(len(tokenizer), generator=generator)[:249].tolist()
+        parts = [others[start : start + 31] for start in range(0, 248, 31)]
+        rows.append([token for part in parts for token in (name, *part)] + [name])
+        latest.append(parts[-1][0])
+    with torch.no_grad():
+        guesses_B = model(torch.tensor(rows)).logits[:, -1].argmax(-1)
+    assert float((guesses_B == torch.tensor(latest)).float().mean()) > share
+
+
 def test_recipes_ask_for_it_and_saved_models_keep_it(tmp_path: object) -> None:
     loaded = models.load(models.ModelConfig(copying=True), corpus=lambda: TEXTS)
     folder = models.save(loaded.model, loaded.tokenizer, f"{tmp_path}/model")
