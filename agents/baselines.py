@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Sequence
 
 from ..envs import TurnInfo
 from ..envs.pool import EnvSession
@@ -54,32 +52,11 @@ class RandomAgent(Agent):
         return RandomPlayer(stream_seed(seed, session))
 
 
-def garbled(action: str, words: Sequence[str], rng: random.Random) -> str:
-    """The action with words after its first exchanged for others, as a learner gets them wrong.
-
-    Each is with probability 1/2, one at least; an action of one word gets another word. Without `words` it stays.
-
-    >>> garbled("take cup 1 from shelf 2", ["sofa"], random.Random(1))
-    'take sofa 1 from shelf sofa'
-    """
-    if not words:
-        return action
-    places = list(re.finditer(r"\w+", action))[1:]
-    if not places:
-        return f"{action} {rng.choice(words)}"
-    sure = rng.choice(places)
-    for place in reversed(places):
-        if place is sure or rng.random() < 0.5:
-            action = action[: place.start()] + rng.choice(words) + action[place.end() :]
-    return action
-
-
 class ExpertPlayer(Player):
-    """Follows the world's own expert, with some noise and some mistakes if asked for."""
+    """Follows the world's own expert, with some noise if asked for."""
 
-    def __init__(self, noise: float, mistakes: float, seed: int) -> None:
-        self.noise, self.mistakes, self.rng = noise, mistakes, random.Random(seed)
-        self.words: dict[str, None] = {}
+    def __init__(self, noise: float, seed: int) -> None:
+        self.noise, self.rng = noise, random.Random(seed)
         self.strayed = False
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
@@ -88,28 +65,22 @@ class ExpertPlayer(Player):
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
-        """Remember what is admissible, for the noise, and the words, for the mistakes."""
+        """Remember what is admissible, for the noise."""
         self.admissible = info["admissible_actions"] if info is not None else None
-        if self.mistakes:
-            self.words.update(dict.fromkeys(re.findall(r"\w+", observation)))
 
     async def move(self) -> Turn:
-        """The expert's action, or another one that is not to be learnt from.
+        """The expert's action, or a random one that is not to be learnt from.
 
-        Raises Unplayable without an expert, EngineError where it is lost after noise or a mistake.
+        Raises Unplayable without an expert, EngineError where it is lost after noise.
         """
-        drawn = self.rng.random() if self.noise or self.mistakes else 1.0
-        if self.admissible and drawn < self.noise:
+        if self.admissible and self.rng.random() < self.noise:
             self.strayed = True
             return _silent(self.rng.choice(sorted(self.admissible)), trained=False)
         action = await self.world.expert_action()
         if action is None:
             if self.strayed:
-                raise EngineError("the expert knows no way on from where noise or a mistake has led")
+                raise EngineError("the expert knows no way on from where noise has led")
             raise Unplayable("this world has no expert: use another agent")
-        if self.noise <= drawn < self.noise + self.mistakes:
-            self.strayed = True
-            return _silent(garbled(action, list(self.words), self.rng), trained=False)
         return _silent(action)
 
 
@@ -118,17 +89,15 @@ class ExpertAgent(Agent):
 
     Args:
         noise: probability of a random admissible action at each turn, so that recovery is seen too.
-        mistakes: probability of the expert's action with other words of the episode in it (`garbled`), which the world
-            mostly refuses. Together with `noise` at most 1.
     """
 
-    def __init__(self, noise: float = 0.0, mistakes: float = 0.0) -> None:
-        self.noise, self.mistakes = noise, mistakes
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
         self.extras = frozenset({"expert"} | ({"admissible_actions"} if noise else set()))
 
     def player(self, session: str, seed: int) -> ExpertPlayer:
         """A player that asks the expert at each turn."""
-        return ExpertPlayer(self.noise, self.mistakes, stream_seed(seed, session))
+        return ExpertPlayer(self.noise, stream_seed(seed, session))
 
 
 BASELINES: dict[str, type[RandomAgent] | type[ExpertAgent]] = {"random": RandomAgent, "expert": ExpertAgent}

@@ -88,9 +88,6 @@ class SftStage(Config):
     name: Literal["sft"] = "sft"
     demonstrations: int = Field(10, ge=1, description="expert episodes, one per training task")
     noise: float = Field(0.0, ge=0, lt=1, description="share of random actions in them, seen but not learnt from")
-    mistakes: float = Field(
-        0.0, ge=0, lt=1, description="share of garbled actions in them, mostly refused, seen but not learnt from"
-    )
     symmetries: int = Field(1, ge=1, description="renamings of the world under which demonstrations are shown")
     views: int | None = Field(
         None, ge=1, description="of these, how many each demonstration is shown under, in turns (default: all)"
@@ -113,9 +110,7 @@ class SftStage(Config):
     bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
 
     @model_validator(mode="after")
-    def _possible(self) -> SftStage:
-        if self.noise + self.mistakes >= 1:
-            raise ValueError("noise and mistakes together leave no turn to the expert: their sum must be below 1")
+    def _tagger_exists(self) -> SftStage:
         self.build_tagger()
         return self
 

@@ -82,8 +82,8 @@ class SupervisedTrainer:
         Those that the tagger failed at are left out. Raises UserError if no others are left.
         """
         session, stage = self.session, self.stage
-        train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage)
-        valid = await expert_episodes(session, session.choose("valid", stage.validation))
+        train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage.noise)
+        valid = await expert_episodes(session, session.choose("valid", stage.validation), 0.0)
         renamings = session.renamings(stage.symmetries)
         tasks = {episode.task.family: episode.task for episode in (*train, *valid)}
         worlds = {family: make_for(task) for family, task in tasks.items()}
@@ -167,9 +167,9 @@ class SupervisedTrainer:
         return -(scores.logprobs_BL * weights_BL).sum()
 
 
-async def expert_episodes(session: Session, tasks: list[Task], stage: SftStage | None = None) -> list[Episode]:
+async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> list[Episode]:
     """One expert episode per task that the expert wins; the others are warned about. UserError if it wins none."""
-    agent = ExpertAgent(stage.noise, stage.mistakes) if stage else ExpertAgent()
+    agent = ExpertAgent(noise)
     pool = session.recipe.pool.build(16, agent.extras)
     try:
         jobs = [Job(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]

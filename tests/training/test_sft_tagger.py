@@ -73,7 +73,7 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
         serving(lambda body: says("I forgot.") if acted(body) in bad else teacher(body)) as server,
         session_of(tmp_path / "run", taught(server)) as session,
     ):
-        played = asyncio.run(expert_episodes(session, session.choose("train", 4)))
+        played = asyncio.run(expert_episodes(session, session.choose("train", 4), 0.0))
         bad.append([turn.action or "" for turn in played[1].turns])
         made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
         with pytest.warns(UserWarning, match=r"tagger") as caught:
@@ -100,7 +100,7 @@ def test_nothing_is_learnt_without_a_teacher(tmp_path: Path, split: str) -> None
         session_of(tmp_path / "run", taught(server)) as session,
     ):
         other = session.choose("valid", 3) if split == "training" else session.choose("train", 4)
-        good += [[turn.action or "" for turn in e.turns] for e in asyncio.run(expert_episodes(session, other))]
+        good += [[turn.action or "" for turn in e.turns] for e in asyncio.run(expert_episodes(session, other, 0.0))]
         made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
         with pytest.raises(UserError) as error:
             asyncio.run(made.demonstrate())
