@@ -17,7 +17,7 @@ from ..agents.agent import Agent
 from ..agents.baselines import ExpertAgent, RandomAgent, Unplayable
 from ..agents.engines.torch import TorchEngine
 from ..agents.episode import Episode
-from ..agents.evaluate import play_tasks
+from ..agents.evaluate import choose_tasks, play_tasks
 from ..agents.models import Loaded, load, settle_folder
 from ..agents.symmetry import rename
 from ..envs import Task, TextEnv, make
@@ -28,7 +28,7 @@ from . import checkpoint
 from .console import Narrator
 from .log import Record, RunLog
 from .recipe import Recipe, RlStage, SftStage
-from .session import Session
+from .session import Session, known_renamings
 from .sft import SupervisedTrainer, parameter_count
 from .trainer import Trainer
 
@@ -84,7 +84,8 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
     going_on = resume and (last / checkpoint.STATE_FILE).is_file()
     pool = recipe.pool.build(_slots(recipe), _env_extras(recipe))
     try:
-        _make_games(recipe, prototype, progress)
+        # Whatever they need is made before the processor is busy with anything else.
+        prototype.prepare(_wanted(recipe, prototype), progress=progress)
         if going_on:
             loaded = load(recipe.model.model_copy(update={"name": str(last)}))
         else:
@@ -113,10 +114,11 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
     return _finish(session, seconds)
 
 
-def _make_games(recipe: Recipe, prototype: TextEnv, progress: bool) -> None:
-    """Whatever the tasks of the whole run need, before the processor is busy with anything else."""
+def _wanted(recipe: Recipe, prototype: TextEnv) -> list[Task]:
+    """The tasks of the whole run. Raises UserError if the world has not as many, or not as many symmetries."""
     wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
     for stage in recipe.stages:
+        known_renamings(prototype, stage.symmetries)
         if isinstance(stage, SftStage):
             wanted["train"] = max(wanted["train"], stage.demonstrations)
             wanted["valid"] = max(wanted["valid"], stage.validation)
@@ -124,8 +126,12 @@ def _make_games(recipe: Recipe, prototype: TextEnv, progress: bool) -> None:
             wanted["train"] = max(wanted["train"], stage.tasks or 0)
     if recipe.evaluate.every:
         wanted[recipe.evaluate.split] = max(wanted[recipe.evaluate.split], recipe.evaluate.tasks or 0)
-    tasks = [task for split, count in wanted.items() if count for task in prototype.tasks(split)[:count]]
-    prototype.prepare(tasks, progress=progress)
+    return [
+        task
+        for split, count in wanted.items()
+        if count
+        for task in choose_tasks(prototype.tasks(split), count, f"the {split} split of {prototype.id}")
+    ]
 
 
 async def _run_stage(
@@ -242,6 +248,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
+    _wanted(recipe, prototype)
     prototype.close()
     loaded = load(config, corpus=lambda: [prototype.instructions], marks=_marks(recipe, prototype))
     parameters = parameter_count(loaded.model)

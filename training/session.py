@@ -47,11 +47,8 @@ class Session:
         return self.tasks[key]
 
     def renamings(self, count: int) -> tuple[Mapping[str, str], ...]:
-        """The first `count` symmetries of the world, leaving it alone being the first. Raises UserError for more."""
-        known: tuple[Mapping[str, str], ...] = ({}, *self.prototype.symmetries)
-        if count > len(known):
-            raise UserError(f"symmetries={count}, but {self.recipe.env_id} knows {len(known)}, itself included")
-        return known[:count]
+        """The first `count` symmetries of the world, as `known_renamings` has them."""
+        return known_renamings(self.prototype, count)
 
     async def evaluate(self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None) -> Evaluation:
         """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call."""
@@ -78,3 +75,11 @@ class Session:
         if most and episodes:
             stride = max(len(episodes) // most, 1)
             self.log.episodes(stage, step, episodes[::stride][:most])
+
+
+def known_renamings(prototype: TextEnv, count: int) -> tuple[Mapping[str, str], ...]:
+    """The first `count` symmetries of a world, leaving it alone being the first. Raises UserError for more."""
+    known: tuple[Mapping[str, str], ...] = ({}, *prototype.symmetries)
+    if count > len(known):
+        raise UserError(f"symmetries={count}, but {prototype.id} knows {len(known)}, itself included")
+    return known[:count]

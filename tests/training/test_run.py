@@ -234,6 +234,27 @@ def test_plan_says_what_train_would_do() -> None:
     assert made["parameters"] == sum(weight.numel() for weight in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"evaluate": {"test_tasks": 13}}, r"the test split of toy/lights-v0 has 12 tasks, so tasks=13"),
+        ({"evaluate": {"every": 1, "tasks": 14}}, r"the valid split of toy/lights-v0 has 12 tasks, so tasks=14"),
+        ({"rl": {"tasks": 41}}, r"the train split of toy/lights-v0 has 40 tasks, so tasks=41"),
+        ({"sft": {"validation": 15}}, r"the valid split of toy/lights-v0 has 12 tasks, so tasks=15"),
+        ({"rl": {"symmetries": 3}}, "symmetries=3, but toy/lights-v0 knows 2"),
+    ],
+)
+def test_what_the_world_does_not_have_is_said_before_anything_is_trained(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    seen: list[Record] = []
+    with pytest.raises(UserError, match=sentence):
+        train(Recipe.parse(recipe(**change)), run_dir=tmp_path / "run", progress=False, on_record=seen.append)
+    assert seen == []
+    with pytest.raises(UserError, match=sentence):
+        plan(Recipe.parse(recipe(**change)))
+
+
 def test_a_tiny_model_reads_the_expert_where_nothing_is_listed(tmp_path: Path) -> None:
     silent = recipe(env={"id": "toy/silent_lights-v0", "length": 2}, rl={"steps": 1})
     run(tmp_path / "run", silent)
