@@ -1,0 +1,66 @@
+"""Did reinforcement learning help? A run's test tasks, played several times with the weights before it and after it.
+
+    turnrl train recipes/search.yaml --run runs/search
+    python benchmarks/gain.py runs/search --plays 3
+
+Both play the same tasks, so the difference is taken task by task, which is sharper than two intervals side by side. Its
+interval is over tasks, however often each was played; the luck of training is not in it: that takes several runs.
+Prints a row of the table in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from turnrl import Episode, evaluate
+from turnrl.training.recipe import Recipe
+
+Z = statistics.NormalDist().inv_cdf(0.975)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs with the stages sft and rl")
+    parser.add_argument("--plays", type=int, default=3, help="of every test task, with other random numbers each time")
+    args = parser.parse_args()
+    print("| run | tasks | plays of each | before | after | difference, 95 % interval |")
+    print("|---|---|---|---|---|---|")
+    for run in args.runs:
+        before, after = (played(run, stage, args.plays) for stage in ("sft", "rl"))
+        gain, low, high = difference(before, after)
+        rates = " | ".join(f"{statistics.fmean(won.values()):.1%}" for won in (before, after))
+        points = f"{100 * gain:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        print(f"| {run.name} | {len(before)} | {args.plays} | {rates} | {points} |", flush=True)
+
+
+def played(run: Path, stage: str, plays: int) -> dict[str, float]:
+    """The share of its plays that each test task was won in, by task. Failed plays are left out."""
+    recipe = Recipe.load(run / "recipe.yaml")
+    env = dict(recipe.env)
+    id = env.pop("id")
+    won: dict[str, list[bool]] = defaultdict(list)
+    for seed in range(1, plays + 1):
+        episodes: list[Episode] = []
+        evaluate(
+            id, str(run / "checkpoints" / stage), params=env, tasks=recipe.evaluate.test_tasks, seed=seed,
+            temperature=recipe.agent.sampling.temperature, episodes=episodes,
+        )  # fmt: skip
+        for episode in episodes:
+            if not episode.stop.failed:
+                won[episode.task.id].append(episode.success)
+    return {task: statistics.fmean(outcomes) for task, outcomes in won.items()}
+
+
+def difference(before: dict[str, float], after: dict[str, float]) -> tuple[float, float, float]:
+    """Mean over the tasks that both played of after minus before, and its normal 95 % interval."""
+    gains = [after[task] - before[task] for task in before.keys() & after.keys()]
+    mean, error = statistics.fmean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+    return mean, mean - Z * error, mean + Z * error
+
+
+if __name__ == "__main__":
+    main()
