@@ -46,8 +46,8 @@ def played(run: Path, stage: str, plays: int) -> dict[str, float]:
     for seed in range(1, plays + 1):
         episodes: list[Episode] = []
         evaluate(
-            id, str(run / "checkpoints" / stage), params=env, tasks=recipe.evaluate.test_tasks, seed=seed,
-            temperature=recipe.agent.sampling.temperature, episodes=episodes,
+            id, str(run / "checkpoints" / stage), params=env, tasks=recipe.evaluate.test_tasks or None, seed=seed,
+            temperature=recipe.evaluate.temperature, imports=recipe.pool.imports, episodes=episodes,
         )  # fmt: skip
         for episode in episodes:
             if not episode.stop.failed:
