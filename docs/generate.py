@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from turnrl.catalogue import describe_method, slots
+from turnrl.cli.catalogue import describe_method, slots
 
 TITLES = {
     "rewards": "Rewards",

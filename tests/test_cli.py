@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from turnrl import cli
+from turnrl.cli import app, main
 
 WORLD = str(Path(__file__).with_name("guess_world.py"))
 GUESS = ["guess/number-v0", "--import", WORLD]
@@ -47,7 +47,7 @@ def turnrl(capsys: pytest.CaptureFixture[str]) -> Any:
 
     def run(*arguments: object) -> Answer:
         capsys.readouterr()
-        code = cli.run([str(argument) for argument in arguments])
+        code = main.run([str(argument) for argument in arguments])
         return Answer(code, *capsys.readouterr())
 
     return run
@@ -64,7 +64,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(recipe: Path) -> Path:
     """A run of the tiny recipe."""
     folder = recipe.parent / "run"
-    assert cli.run(["train", str(recipe), "--run", str(folder), "--import", WORLD]) == 0
+    assert main.run(["train", str(recipe), "--run", str(folder), "--import", WORLD]) == 0
     return folder
 
 
@@ -298,8 +298,8 @@ def test_a_missing_extra_names_its_install_line(turnrl: Any, monkeypatch: pytest
 
 def test_params_are_read_as_yaml() -> None:
     pairs = ["level=5", "name=x=y", "flag=true", "list=[1, 2]", "empty="]
-    assert cli.parse_params(pairs) == {"level": 5, "name": "x=y", "flag": True, "list": [1, 2], "empty": None}
-    assert cli.parse_params(None) == {}
+    assert app.parse_params(pairs) == {"level": 5, "name": "x=y", "flag": True, "list": [1, 2], "empty": None}
+    assert app.parse_params(None) == {}
 
 
 def test_probe_fails_where_a_cheat_is_paid_like_a_winner(turnrl: Any, recipe: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("containers", "envs", "agents", "rewards", "training")
+ROOMS = ("containers", "envs", "agents", "rewards", "training", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 
@@ -66,9 +66,8 @@ def test_every_room_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     code = "import importlib, sys; sys.path.insert(0, sys.argv[1])\n"
     code += "modules = [importlib.import_module(name) for name in sys.argv[2:]]\n"
     code += "assert all(m.__file__.startswith(sys.argv[1]) for m in modules), [m.__file__ for m in modules]"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(wheel), *PACKAGES, "turnrl.cli"], cwd=tmp_path, capture_output=True, text=True
-    )
+    arguments = [sys.executable, "-c", code, str(wheel), *PACKAGES, "turnrl.cli.main"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import gymnasium
 
-from .envs import SPLITS, TextEnv, env_ids, make
-from .envs.registry import extra_of
-from .plugins import Plugin, Slot, UserError, nearest
+from ..envs import SPLITS, TextEnv, env_ids, make
+from ..envs.registry import extra_of
+from ..plugins import Plugin, Slot, UserError, nearest
 
 SLOTS = (
     "rewards",

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from .agents.agent import Agent, Player
-from .agents.baselines import BASELINES
-from .agents.chat import Prompt
-from .agents.episode import Episode, Turn
-from .agents.play import play
-from .envs import Task, TextEnv, TurnInfo, make
-from .envs.pool import EnvSession, pool_for
-from .plugins import UserError, nearest
+from ..agents.agent import Agent, Player
+from ..agents.baselines import BASELINES
+from ..agents.chat import Prompt
+from ..agents.episode import Episode, Turn
+from ..agents.play import play
+from ..envs import Task, TextEnv, TurnInfo, make
+from ..envs.pool import EnvSession, pool_for
+from ..plugins import UserError, nearest
 
 
 class Quit(Exception):
@@ -123,7 +123,7 @@ def choose_agent(name: str, console: Console, temperature: float, max_turns: int
     if not Path(name).is_dir():
         known = ["human", *BASELINES]
         raise UserError(f"no agent '{name}': give the folder of a run or checkpoint, or {nearest(name, known)}")
-    from .agents.checkpoint import load_agent
+    from ..agents.checkpoint import load_agent
 
     loaded = load_agent(Path(name), temperature=temperature)
     return loaded.agent, loaded.max_turns

@@ -1,0 +1,5 @@
+"""``python -m turnrl`` is the ``turnrl`` command."""
+
+from .cli.main import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command line's application, the options that its commands share, and how they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..plugins import UserError
+
+app = typer.Typer(
+    name="turnrl",
+    help="Train and evaluate LLM agents over many turns.\n\nStart with: turnrl play textworld/coin-v0",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Params = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters of the environment, e.g. level=5.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
+Split = Annotated[str, typer.Option(help="train, valid or test.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature of a language model; 0 is greedy.")]
+MaxTurns = Annotated[int, typer.Option(min=1, help="Turn limit; a checkpoint brings its own.")]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Module or .py file that registers your environments."),
+]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it, e.g. rl.steps=20 seed=1.")
+]
+
+
+def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """``["level=5"]`` as ``{"level": 5}``; values are read as YAML. Raises UserError."""
+    import yaml
+
+    params: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
+            raise UserError(f"'{pair}' is not a parameter: write key=value, e.g. level=5")
+        if key in params:
+            raise UserError(f"the parameter '{key}' is given twice")
+        try:
+            params[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"the value of '{pair}' is not valid YAML") from None
+    return params
+
+
+def answer(data: Any) -> None:
+    """Data on standard output, and nothing else there."""
+    print(json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def finite(data: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become null."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def aside() -> contextlib.redirect_stdout[Any]:
+    """While something is computed, whatever is printed (progress bars too) goes to standard error."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def import_modules(modules: Sequence[str] | None) -> None:
+    """Import the modules or files that register worlds."""
+    if modules:
+        from ..envs.registry import import_worlds
+
+        import_worlds(*modules)
+
+
+def fields(values: dict[str, Any]) -> str:
+    """``key=value`` pairs on one line, values as JSON."""
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())

@@ -1,0 +1,66 @@
+"""The front door: ``turnrl envs | check | play | eval | train | probe | methods | report``.
+
+Answers go to standard output (pure JSON with --json), progress to standard error. A user's mistake is one sentence and
+exit code 2; a check that fails is exit code 1. Every command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from ..plugins import UserError
+from . import measure, runs, worlds
+from .app import app
+
+# Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_ORDER: tuple[Callable[..., None], ...] = (
+    *(worlds.envs, worlds.check, worlds.play, measure.evaluate),
+    *(runs.train, runs.probe, runs.methods, runs.report),
+)
+for _command in _ORDER:
+    app.command(name="eval" if _command is measure.evaluate else None)(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0, 1 for a failed check, 2 for a user's mistake."""
+    try:
+        code = app(args=list(arguments), prog_name="turnrl", standalone_mode=False)
+        sys.stdout.flush()
+    except (UserError, _UsageError) as error:
+        sentence = getattr(error, "format_message", error.__str__)()
+        if sentence:
+            print(f"turnrl: {' '.join(sentence.split())}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("turnrl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has left (| head): the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,111 @@
+"""The commands about runs: train, probe, methods, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import AsJson, Imports, Overrides, RecipeFile, answer, aside, import_modules
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an agent as a recipe says.
+
+    Example: turnrl train recipes/quickstart.yaml rl.steps=20 --run runs/mine
+    """
+    import yaml
+
+    from ..training.recipe import Recipe
+    from ..training.run import plan
+    from ..training.run import train as start
+
+    import_modules(imports)
+    loaded, progress = Recipe.load(recipe, overrides or ()), sys.stderr.isatty()
+    with aside():
+        result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume, progress=progress)
+    if as_json:
+        return answer(result)
+    return print(yaml.safe_dump(result, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def probe(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Training tasks that everyone plays, at most.")] = 8,
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test whether the rewards of a recipe pay scripted cheats like an honest winner. Exit code 1 if they do.
+
+    Example: turnrl probe recipes/quickstart.yaml --tasks 4
+    """
+    from rich.console import Console
+
+    from ..training.probe import probe as measure
+    from ..training.recipe import Recipe
+
+    import_modules(imports)
+    loaded = Recipe.load(recipe, overrides or ())
+    with aside():
+        found = measure(loaded, tasks=tasks, progress=sys.stderr.isatty())
+    answer(found.model_dump(mode="json")) if as_json else Console().print(found.table())
+    if found.exploits:
+        raise typer.Exit(1)
+
+
+def methods(
+    wanted: Annotated[str | None, typer.Argument(metavar="[SLOT|NAME]", help="E.g. credit, or grpo.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods of every slot with their fields.
+
+    Example: turnrl methods credit
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from .catalogue import methods as describe
+
+    found = describe(wanted)
+    if as_json:
+        return answer(found)
+    console, slot = Console(highlight=False, soft_wrap=True), ""
+    for one in found:
+        if one["slot"] != slot:
+            slot = one["slot"]
+            console.print(Text(f"\n{slot}", style="bold underline"))
+        console.print(Text.assemble((f"  {one['name']}", "bold cyan"), f"  {one['summary']}"))
+        if wanted is None:
+            continue
+        for label, value in (("from", one["paper"]), ("requires", ", ".join(one["requires"]))):
+            if value:
+                console.print(Text(f"      {label}: {value}", style="dim"))
+        for field in one["fields"]:
+            default = json.dumps(field["default"])
+            console.print(Text(f"      {field['name']}: {field['type']} = {default}   {field['description']}"))
+    return None
+
+
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    output: Annotated[Path | None, typer.Option(help="Where to write it (default: RUN/report.html).")] = None,
+) -> None:
+    """Write a run as one self-contained HTML file.
+
+    Example: turnrl report runs/quickstart --output quickstart.html
+    """
+    from ..training.report import write_report
+
+    print(write_report(run_folder, output))

@@ -1,0 +1,119 @@
+"""The commands about worlds: envs, check, play."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .app import (
+    AsJson,
+    Imports,
+    MaxTurns,
+    Params,
+    Split,
+    Temperature,
+    answer,
+    aside,
+    fields,
+    import_modules,
+    parse_params,
+)
+
+
+def envs(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show one environment in detail.")] = None,
+    params: Params = None,
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the environments, or describe one.
+
+    Example: turnrl envs textworld/coin-v0 level=5
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .catalogue import environment, environments
+
+    import_modules(imports)
+    found = [environment(id, **parse_params(params))] if id else environments()
+    if as_json:
+        return answer(found[0] if id else found)
+    console = Console()
+    if id:
+        one = found[0]
+        console.print(Text(id, style="bold"), f"needs {one['extra'] or 'nothing extra'}")
+        console.print(Text(f"parameters: {fields(one['parameters']) or 'none'}\nsplits: {fields(one['splits'])}"))
+        return console.print(Text(f"\n{one['instructions']}"))
+    table = Table("id", "needs", "parameters", box=None, pad_edge=False)
+    for one in found:
+        extra = one["extra"] + ("" if one["installed"] else f": pip install 'turnrl[{one['extra']}]'")
+        table.add_row(one["id"], Text(extra), Text(fields(one["parameters"])))
+    return console.print(table)
+
+
+def check(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
+    params: Params = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to play, taken from all splits.")] = 3,
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test that an environment keeps the contract of text environments. Exit code 1 if it does not.
+
+    Example: turnrl check my/env-v0 size=3 --import my_env.py
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..envs.check import check_env
+
+    with aside():
+        report = check_env(id, params=parse_params(params), tasks=tasks, report=True, imports=imports or ())
+    if as_json:
+        answer({"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]})
+    else:
+        console = Console(highlight=False)
+        for result in report.results:
+            style = {"ok": "green", "skipped": "yellow"}.get(result.status, "bold red")
+            detail = f": {result.detail}" if result.detail else ""
+            console.print(Text.assemble((f"{result.status:8}", style), f"{result.name}{detail}"))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def play(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
+    params: Params = None,
+    agent: Annotated[str, typer.Option(help="human, random, expert, or the folder of a run or checkpoint.")] = "human",
+    seed: Annotated[int, typer.Option(min=0, help="Which task of the split.")] = 0,
+    split: Split = "train",
+    max_turns: MaxTurns = 50,
+    temperature: Temperature = 1.0,
+    imports: Imports = None,
+) -> None:
+    """Play one episode in the terminal, or watch one.
+
+    Example: turnrl play textworld/coin-v0 level=5 --agent expert
+    """
+    from rich.console import Console
+
+    from .terminal import play_in_terminal
+
+    import_modules(imports)
+    console = Console(highlight=False)
+    episode = play_in_terminal(
+        id, agent, params=parse_params(params), split=split, seed=seed, max_turns=max_turns,
+        temperature=temperature, console=console, imports=imports or (),
+    )  # fmt: skip
+    if episode is None:
+        return console.print("\nGoodbye.")
+    console.print(f"[bold]{episode.stop.value}[/] after {len(episode.turns)} turns")
+    if episode.stop.failed:
+        console.print(episode.error or "", markup=False)
+        raise typer.Exit(1)
+    return None
