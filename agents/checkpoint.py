@@ -40,7 +40,7 @@ def load_agent(path: Path, *, temperature: float | None = None, max_batch: int =
     folder = checkpoint_folder(path)
     file = folder / AGENT_FILE
     try:
-        config = AgentConfig.model_validate_json(file.read_text()) if file.is_file() else AgentConfig()
+        config = AgentConfig.model_validate_json(file.read_text("utf-8")) if file.is_file() else AgentConfig()
     except ValueError as error:
         raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
     loaded = load(ModelConfig(name=str(folder)))

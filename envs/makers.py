@@ -148,7 +148,7 @@ class _Maker:
                 self.stop()
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                    text=True, env={**os.environ, **ENVIRONMENT},
+                    text=True, encoding="utf-8", env={**os.environ, **ENVIRONMENT},
                 )  # fmt: skip
             line = _say(self._process, json.dumps(job))
             if line:

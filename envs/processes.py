@@ -177,7 +177,7 @@ class Worker:
     def last_words(self) -> str:
         """The end of what the process wrote to stderr, or its exit code where that is all there is."""
         try:
-            text = (Path(self.root) / "stderr").read_text(errors="replace").strip()[-2000:]
+            text = (Path(self.root) / "stderr").read_text("utf-8", errors="replace").strip()[-2000:]
         except OSError:
             text = ""
         return text or f"exit code {self.process.poll()}, nothing on stderr"

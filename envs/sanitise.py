@@ -12,6 +12,7 @@ silence. A world states its rules as a `Grammar`::
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 META_VERBS = frozenset(
@@ -75,6 +76,14 @@ def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
     if word is not None and _denied(word.group().lower(), grammar.deny):
         return None, "meta_verb"
     return action, None
+
+
+def composed(text: str) -> str:
+    """Return the text in Unicode's composed form (NFC), in which texts from different sources are compared.
+
+    Files made on some systems spell an accented letter as two characters; most tokenizers write it as one.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _denied(word: str, deny: frozenset[str]) -> bool:

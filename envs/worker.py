@@ -167,7 +167,7 @@ class Inbox:
 def memory_mb() -> float:
     """Memory of this process in MiB: resident now on Linux, the peak elsewhere."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
         return pages * resource.getpagesize() / 2**20
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -108,6 +108,59 @@ def test_files_and_functions_are_small(path: Path) -> None:
             assert node.end_lineno - node.lineno < 60, node.name
 
 
+def without_encoding(source: str) -> list[int]:
+    """Lines that open a file or a pipe as text without saying in which encoding."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        keys = {keyword.arg: keyword.value for keyword in node.keywords}
+        texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if name in ("read_text", "write_text"):
+            wrong = len(node.args) < (1 if name == "read_text" else 2)
+        elif name in ("open", "fdopen"):
+            # A file object's mode is a short word of these letters; what has none is opened as text.
+            modes = [text for text in texts if text and set(text) <= set("rwaxbt+")]
+            opens_file = bool(modes) or (name == "open" and isinstance(node.func, ast.Name))
+            wrong = opens_file and not any("b" in mode for mode in modes)
+        else:
+            wrong = name in ("Popen", "run", "check_output") and bool(
+                keys.keys() & {"text", "universal_newlines", "errors"}
+            )
+        if wrong and "encoding" not in keys:
+            found.append(node.lineno)
+    return found
+
+
+def test_the_reader_of_encodings_sees_every_way_to_open() -> None:
+    wrong = """
+open("x")
+path.open("w")
+gzip.open(path, "wt")
+path.read_text()
+path.write_text(text)
+subprocess.run(command, text=True)
+os.fdopen(1, "w")
+"""
+    assert without_encoding(wrong) == list(range(2, 9))
+    right = """
+open("x", "rb")
+path.open("w", encoding="utf-8")
+path.read_text("utf-8")
+path.write_text(text, "utf-8")
+subprocess.run(command, encoding="utf-8")
+engine.open("episode")
+tarfile.open(archive)
+"""
+    assert without_encoding(right) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_read_or_written_in_the_encoding_of_the_machine(path: Path) -> None:
+    assert not without_encoding(path.read_text("utf-8"))
+
+
 def test_public_names_exist() -> None:
     names = fresh("import turnrl; [getattr(turnrl, name) for name in turnrl.__all__]; print(*turnrl.__all__)")[
         0

@@ -317,3 +317,20 @@ def test_probe_fails_where_a_cheat_is_paid_like_a_winner(turnrl: Any, recipe: Pa
     assert shown.code == 1
     assert "EXPLOIT" in shown.out
     assert "repetition" in shown.out
+
+
+def test_a_machine_without_utf_8_trains_and_evaluates_all_the_same(recipe: Path, tmp_path: Path) -> None:
+    """Files are UTF-8 on every machine, and what a terminal cannot show is escaped."""
+    plain = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    data = yaml.safe_load(recipe.read_text("utf-8"))
+    data["agent"]["sampling"]["stop"] = ["→", "é"]
+    file = tmp_path / "guess.yaml"
+    file.write_text(yaml.safe_dump(data, allow_unicode=True), "utf-8")
+    commands = [["train", file, "--run", tmp_path / "run"], ["eval", tmp_path / "run", "--tasks", "2", "--json"]]
+    for command in commands:
+        line = [sys.executable, "-m", "turnrl", *map(str, command), "--import", WORLD]
+        done = subprocess.run(line, env=plain, capture_output=True, text=True, encoding="ascii")
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n"] == 2
+    agent = json.loads((tmp_path / "run" / "checkpoints" / "last" / "agent.json").read_text("utf-8"))
+    assert agent["sampling"]["stop"] == ["→", "é"]

@@ -42,7 +42,7 @@ def write(
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     save(model, tokenizer, beside)
-    (beside / AGENT_FILE).write_text(agent.model_dump_json(indent=1))
+    (beside / AGENT_FILE).write_text(agent.model_dump_json(indent=1), "utf-8")
     if hasattr(model, "merge_and_unload"):
         torch.save(
             {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, beside / ADAPTERS_FILE

@@ -41,13 +41,13 @@ class RunLog:
         """Write a file beside its place, then rename it there."""
         target = self.folder / name
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(content)
+        beside.write_text(content, "utf-8")
         os.replace(beside, target)
 
     def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
         """Append one line to the metrics."""
         line = {"stage": stage, "step": step, "kind": kind, **values}
-        with self.metrics.open("a") as file:
+        with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=True) + "\n")
         return line
 
@@ -55,7 +55,7 @@ class RunLog:
         """Write the episodes of a step."""
         target = self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz"
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        with gzip.open(beside, "wt") as file:
+        with gzip.open(beside, "wt", encoding="utf-8") as file:
             for episode in episodes:
                 file.write(json.dumps(episode.to_json()) + "\n")
         os.replace(beside, target)
@@ -65,7 +65,7 @@ class RunLog:
         if not self.metrics.exists():
             return
         kept = []
-        for text in self.metrics.read_text().splitlines():
+        for text in self.metrics.read_text("utf-8").splitlines():
             try:
                 line = json.loads(text)
             except json.JSONDecodeError:
@@ -78,4 +78,6 @@ class RunLog:
 
     def records(self) -> list[Record]:
         """Every line of the metrics."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        return (
+            [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()] if self.metrics.exists() else []
+        )

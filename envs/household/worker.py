@@ -67,7 +67,7 @@ def answer(env: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve jobs until the input ends."""
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Whatever the translator or the planner print must not get between the answers.
     from textworld.envs.pddl import PddlEnv
 

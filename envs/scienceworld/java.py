@@ -67,7 +67,7 @@ def _version(path: str) -> int | None:
     """8 for 'java version "1.8.0_442"', 17 for 'openjdk version "17.0.15"', None for anything else."""
     try:
         done = subprocess.run(
-            [path, "-XX:-UsePerfData", "-version"], capture_output=True, text=True, errors="replace", timeout=60
+            [path, "-XX:-UsePerfData", "-version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

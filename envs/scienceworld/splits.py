@@ -31,9 +31,9 @@ def _read(path: Path) -> dict[str, dict[str, list[int]]]:
     def ask(file: Path) -> None:
         from .game import variations
 
-        file.write_text(json.dumps(variations(_HEAP_MB)))
+        file.write_text(json.dumps(variations(_HEAP_MB)), "utf-8")
 
-    found: dict[str, dict[str, list[int]]] = json.loads(kept(path, ask).read_text())
+    found: dict[str, dict[str, list[int]]] = json.loads(kept(path, ask).read_text("utf-8"))
     return found
 
 

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from ..sanitise import composed
 from ..tools import tool
 
 Verb = Literal["search", "read", "answer"]
@@ -35,7 +36,7 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the player wants. `text` is not blank."""
+    """What the player wants. `text` is not blank, and in Unicode's composed form as all that it is compared with."""
 
     verb: Verb
     text: str
@@ -97,5 +98,5 @@ def _loads(text: str) -> Any:
 
 
 def _action(verb: str, text: str) -> Action | None:
-    words = " ".join(text.split())
+    words = composed(" ".join(text.split()))
     return Action(cast(Verb, verb.lower()), words) if words else None

@@ -4,27 +4,35 @@
 HotpotQA, 2Wiki        ``question, answer, context: [[title, [sentence, ...]], ...], supporting_facts: [[title, n]]``
 MuSiQue                ``question, answer, answer_aliases, paragraphs: [{title, paragraph_text, is_supporting}, ...]``
 NQ, FlashRAG           ``question``, and ``golden_answers`` or ``answer``: a text or a list; FlashRAG's ``metadata`` may
-                       hold HotpotQA's keys
+                       hold the keys of HotpotQA, 2Wiki or MuSiQue
 passages               ``id, contents: "title" and text on the next line`` or ``id, title, text``
 =====================  ===============================================================================================
 
-A file is JSON (one list) or JSON lines. What is wrong with a record is said with its place, in one sentence.
+Lists of pairs or of objects may also be written as columns, as copies of these data sets are: ``{title: [...],
+sentences: [...]}``, or ``content`` in place of ``sentences``. A file is JSON (one list) or JSON lines. What is wrong
+with a record is said with its place; one in a hundred may be bad and is left out (`turnrl.envs.rows`). Texts are read
+in Unicode's composed form.
 
-Provenance: the published files of these data sets; the two spellings of HotpotQA's columns are its own and that of the
-Hugging Face copy, ``{title: [...], sentences: [...]}``.
+Provenance: the published files of these data sets and of their copies.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...plugins import UserError
+from ..rows import BadRows
+from ..sanitise import composed
 from .store import Passage, Question, Support
+
+T = TypeVar("T")
+_SENTENCES = ("sentences", "content")
+"""What the column of a page's sentences is called."""
 
 
 class Malformed(ValueError):
@@ -42,24 +50,27 @@ class Item:
 def read_questions(path: Path) -> Iterator[Item]:
     """The questions of a file in their order, without those that say of themselves that they have no answer.
 
-    Raises UserError for a file that cannot be read, no JSON, or a record that is none of the formats.
+    Raises UserError for a file that cannot be read, no JSON, or too many records that are none of the formats.
     """
-    for where, record in _records(path):
-        try:
-            item = _item(_mapping(record))
-        except Malformed as problem:
-            raise UserError(f"search/qa: {where}: {problem}") from None
-        if item is not None:
-            yield item
+    yield from (item for item in _made_of(path, lambda record, _: _item(record)) if item is not None)
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
     """The passages of a file in their order. Raises UserError as `read_questions`."""
+    yield from _made_of(path, lambda record, number: passage_of(record, str(number)))
+
+
+def _made_of(path: Path, make: Callable[[Mapping[str, Any], int], T]) -> Iterator[T]:
+    """What `make` makes of each record and its number; the bad ones are left out while they are few."""
+    bad, number = BadRows("search/qa"), -1
     for number, (where, record) in enumerate(_records(path)):
         try:
-            yield passage_of(_mapping(record), str(number))
+            made = make(_mapping(record), number)
         except Malformed as problem:
-            raise UserError(f"search/qa: {where}: {problem}") from None
+            bad.add(f"{where}: {problem}")
+            continue
+        yield made
+    bad.settle(number + 1)
 
 
 def passage_of(record: Mapping[str, Any], number: str) -> Passage:
@@ -69,9 +80,9 @@ def passage_of(record: Mapping[str, Any], number: str) -> Passage:
         raise Malformed("the id of the passage is neither a text nor a number")
     if isinstance(contents := record.get("contents"), str):
         title, _, text = contents.strip().partition("\n")
-        return Passage(str(id), title.strip().strip('"').strip(), text.strip())
+        return _passage(str(id), title.strip().strip('"'), text)
     if isinstance(record.get("title"), str) and isinstance(record.get("text"), str):
-        return Passage(str(id), record["title"].strip(), record["text"].strip())
+        return _passage(str(id), record["title"], record["text"])
     raise Malformed(f"a passage needs the texts 'contents', or 'title' and 'text'; it has {_keys(record)}")
 
 
@@ -118,16 +129,16 @@ def _loads(text: str, where: str) -> Any:
 
 
 def _item(record: Mapping[str, Any]) -> Item | None:
-    text = " ".join(_text(record, "question").split())
+    text = composed(" ".join(_text(record, "question").split()))
     if not text:
         raise Malformed("the question is blank")
     if record.get("answerable") is False:
         return None
     answers = _answers(record)
-    if "paragraphs" in record:
-        return _musique(record, text, answers)
     metadata = record.get("metadata")
     for source in (record, metadata if isinstance(metadata, Mapping) else {}):
+        if "paragraphs" in source:
+            return _musique(source, text, answers)
         if "context" in source and "supporting_facts" in source:
             return _hotpot(source, text, answers)
     return Item(Question(text, answers))
@@ -139,26 +150,36 @@ def _answers(record: Mapping[str, Any]) -> tuple[str, ...]:
     aliases = record.get("answer_aliases", [])
     if not isinstance(given, list) or not isinstance(aliases, list):
         raise Malformed(f"a question needs 'golden_answers' or 'answer', a text or a list; it has {_keys(record)}")
-    answers = tuple(dict.fromkeys(answer.strip() for answer in [*given, *aliases] if isinstance(answer, str)))
+    answers = tuple(dict.fromkeys(composed(answer.strip()) for answer in [*given, *aliases] if isinstance(answer, str)))
     if not any(answers):
         raise Malformed("the question has no answer that is a text")
     return tuple(answer for answer in answers if answer)
 
 
 def _hotpot(source: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> Item:
-    passages = tuple(
-        _made(title, "".join(sentences) if sentences[1:] and sentences[1].startswith(" ") else " ".join(sentences))
-        for title, sentences in _pairs(source["context"], "context", "sentences")
-    )
-    wanted = dict.fromkeys(title for title, _ in _pairs(source["supporting_facts"], "supporting_facts", "sent_id"))
+    pages = _pairs(source["context"], "context", _SENTENCES)
+    passages = tuple(_made(title, _joined(sentences)) for title, sentences in pages)
+    facts = _pairs(source["supporting_facts"], "supporting_facts", ("sent_id",))
+    wanted = dict.fromkeys(composed(title) for title, _ in facts)
     by_title = {passage.title: passage.id for passage in passages}
     supports = tuple(Support(title, by_title[title]) for title in wanted if title in by_title)
     return Item(Question(text, answers, supports, len(supports) or None), passages)
 
 
-def _pairs(value: Any, name: str, second: str) -> list[tuple[str, Any]]:
-    """(title, something) pairs, from a list of pairs or from two columns."""
+def _joined(sentences: Any) -> str:
+    """The text of a page. Some files keep the space between two sentences, some do not. Raises Malformed."""
+    if isinstance(sentences, str):
+        return sentences
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise Malformed("'context' holds sentences that are not texts")
+    return "".join(sentences) if sentences[1:] and sentences[1].startswith(" ") else " ".join(sentences)
+
+
+def _pairs(value: Any, name: str, seconds: Sequence[str]) -> list[tuple[str, Any]]:
+    """(title, something) pairs from a list of pairs, or from two columns of which the second has one of the names."""
+    second = seconds[0]
     if isinstance(value, Mapping):
+        second = next((key for key in seconds if key in value), second)
         titles, others = value.get("title"), value.get(second)
         if not isinstance(titles, list) or not isinstance(others, list) or len(titles) != len(others):
             raise Malformed(f"'{name}' needs the lists 'title' and '{second}' of one length")
@@ -168,23 +189,29 @@ def _pairs(value: Any, name: str, second: str) -> list[tuple[str, Any]]:
     )
     if not ok:
         raise Malformed(f"'{name}' is not a list of [title, {second}] pairs")
-    if second == "sentences" and not all(
-        isinstance(pair[1], list) and all(isinstance(sentence, str) for sentence in pair[1]) for pair in value
-    ):
-        raise Malformed(f"'{name}' holds sentences that are not texts")
     return [(pair[0].strip(), pair[1]) for pair in value]
 
 
 def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> Item:
-    paragraphs = record["paragraphs"]
-    if not isinstance(paragraphs, list):
-        raise Malformed("'paragraphs' is not a list")
-    passages = tuple(_made(_text(_mapping(p), "title"), _text(p, "paragraph_text")) for p in paragraphs)
+    paragraphs = _rows(record["paragraphs"])
+    passages = tuple(_made(_text(p, "title"), _text(p, "paragraph_text")) for p in paragraphs)
     supporting = [n for n, paragraph in enumerate(paragraphs) if paragraph.get("is_supporting") is True]
     order = _decomposition(record.get("question_decomposition"), len(passages)) or supporting
     chosen = dict.fromkeys(passages[n] for n in order)
     supports = tuple(Support(passage.title, passage.id) for passage in chosen)
     return Item(Question(text, answers, supports, len(supports) or None), passages)
+
+
+def _rows(paragraphs: Any) -> list[Mapping[str, Any]]:
+    """A list of objects, or the columns of one. Raises Malformed."""
+    if isinstance(paragraphs, Mapping):
+        columns = {key: column for key, column in paragraphs.items() if isinstance(column, list)}
+        if not columns or len({len(column) for column in columns.values()}) != 1:
+            raise Malformed("'paragraphs' is not a list, and its columns are not of one length")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not isinstance(paragraphs, list):
+        raise Malformed("'paragraphs' is not a list")
+    return [_mapping(paragraph) for paragraph in paragraphs]
 
 
 def _decomposition(steps: Any, count: int) -> list[int]:
@@ -198,9 +225,13 @@ def _decomposition(steps: Any, count: int) -> list[int]:
 
 def _made(title: str, text: str) -> Passage:
     """A passage without an id gets one from what it says, so that copies of it are one."""
-    title, text = title.strip(), text.strip()
-    name = f"{title}\n{text}".encode("utf-8", "surrogatepass")
-    return Passage(hashlib.sha256(name).hexdigest()[:16], title, text)
+    made = _passage("", title, text)
+    name = f"{made.title}\n{made.text}".encode("utf-8", "surrogatepass")
+    return replace(made, id=hashlib.sha256(name).hexdigest()[:16])
+
+
+def _passage(id: str, title: str, text: str) -> Passage:
+    return Passage(id, composed(title.strip()), composed(text.strip()))
 
 
 def _mapping(record: Any) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ class Corpus:
     """Passages by row, and rows by title or id."""
 
     def __init__(self, folder: Path) -> None:
-        self.digest = (folder / "digest").read_text()
+        self.digest = (folder / "digest").read_text("ascii")
         """Of ids, titles and texts in their order."""
         self._lines = Lines(folder / "passages.jsonl")
         self._hashes = np.load(folder / "names.npy", mmap_mode="r")
@@ -106,7 +106,7 @@ def write_corpus(folder: Path, passages: Iterable[Passage]) -> None:
     order = np.lexsort((places, keys))
     np.save(folder / "names.npy", keys[order])
     np.save(folder / "rows.npy", places[order])
-    (folder / "digest").write_text(digest.hexdigest())
+    (folder / "digest").write_text(digest.hexdigest(), "ascii")
 
 
 def _key(name: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ...plugins import UserError
 from ..core import Outcome, TextEnv
-from ..sanitise import Grammar
+from ..sanitise import Grammar, composed
 from ..task import SPLITS, Split, Task
 from ..tools import tool
 from .params import PRODUCTS, AssistantParams, check
@@ -273,7 +273,7 @@ def _cheapest(item: Item, products: Collection[Product]) -> Product | None:
 
 def _pick(text: str) -> tuple[str, dict[str, str]] | None:
     """'ID axis=value, axis=value' as an ID in upper case and options; None for what is not written like that."""
-    id, _, rest = text.strip().partition(" ")
+    id, _, rest = composed(text.strip()).partition(" ")
     pairs = [pair.partition("=") for pair in rest.split(",")] if rest.strip() else []
     if not id or "=" in id or not all(axis.strip() and equals and value.strip() for axis, equals, value in pairs):
         return None

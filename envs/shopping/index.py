@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tantivy
 
+from ..sanitise import composed
 from .product import Product
 
 TANTIVY = version("tantivy")
@@ -51,7 +52,7 @@ class Index:
 
     def _search(self, words: str) -> tuple[str, ...]:
         """Asins of the best hits; none for words without a letter or digit."""
-        plain = _PUNCTUATION.sub(" ", words).lower()
+        plain = _PUNCTUATION.sub(" ", composed(words)).lower()
         if not plain.strip():
             return ()
         query, _ = self._index.parse_query_lenient(plain, ["title", "body"], field_boosts={"title": 2.0})

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..sanitise import Grammar, clean
+from ..sanitise import Grammar, clean, composed
 from .product import Product
 
 GRAMMAR = Grammar(chaining=True, deny=frozenset(), max_chars=512)
@@ -25,7 +25,7 @@ _HTML_SAFE = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "'": "\\u0027"}
 def parse(action: str) -> tuple[str, str]:
     """The name of an action and its argument in lower case; ('', '') for what is none. As lenient as upstream."""
     match = _ACTION.match(action)
-    return (match[1], match[2].lower()) if match else ("", "")
+    return (match[1], composed(match[2]).lower()) if match else ("", "")
 
 
 def can_click(value: str) -> bool:

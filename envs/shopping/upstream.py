@@ -11,7 +11,8 @@ nouns.json                                   optional: asin -> nouns of the titl
 
 Kept from princeton-nlp/WebShop (MIT): which products are dropped, how options, prices and attributes are read, how
 goals are worded, that they are shuffled with seed 233. Changed: a price out of a range and a price limit come from the
-asin, while upstream draws them from whatever state the global generator has. Without nouns.json all words but common
+asin, while upstream draws them from whatever state the global generator has; a record that cannot be read is left
+out and counted, while few are; texts are in Unicode's composed form. Without nouns.json all words but common
 ones are nouns: rewards then differ from upstream's.
 """
 
@@ -25,9 +26,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from ...plugins import UserError, explain
+from ..rows import BadRows
+from ..sanitise import composed
 from .catalogue import Catalogue
 from .phrases import price_text
 from .product import NO_LIMIT, Goal, GoalOptions, Product, limits_above
@@ -48,7 +51,12 @@ _COMMON = frozenset(
 
 def _sound(text: str) -> str:
     # Half a surrogate pair can be written in JSON, but not to an index.
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else composed(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _nothing(value: Any) -> Any:
+    # Upstream asks `if options`: the file has null, "" and [] for a product without any.
+    return value or None
 
 
 Text = Annotated[str, AfterValidator(_sound)]
@@ -70,7 +78,9 @@ class _Product(BaseModel):
     full_description: Text | None
     small_description: list[Text] | Text | None
     pricing: Text | None = None
-    customization_options: dict[Text, list[_Value] | None] | None = None
+    customization_options: Annotated[
+        dict[Text, Annotated[list[_Value] | None, BeforeValidator(_nothing)]] | None, BeforeValidator(_nothing)
+    ] = None
 
 
 class _Attributes(BaseModel):
@@ -92,10 +102,11 @@ class _Instruction(BaseModel):
 
 
 T = TypeVar("T")
-_PRODUCTS = TypeAdapter(list[_Product])
-_ATTRIBUTES = TypeAdapter(dict[str, _Attributes])
-_HUMAN = TypeAdapter(dict[str, list[_Instruction]])
-_NOUNS = TypeAdapter(dict[str, list[Text]])
+J = TypeVar("J")
+_PRODUCT = TypeAdapter(_Product)
+_ABOUT = TypeAdapter(_Attributes)
+_INSTRUCTIONS = TypeAdapter(list[_Instruction])
+_WORDS = TypeAdapter(list[Text])
 
 
 def load(folder: Path, *, goals: Literal["human", "synthetic"], limit: int | None = None) -> Catalogue:
@@ -103,14 +114,11 @@ def load(folder: Path, *, goals: Literal["human", "synthetic"], limit: int | Non
 
     Raises UserError for a file that is missing or malformed, and if no goal is left.
     """
-    attributes = _read(folder, ATTRIBUTES, _ATTRIBUTES)
-    nouns = _read(folder, NOUNS, _NOUNS) if (folder / NOUNS[0]).is_file() else {}
-    products: dict[str, Product] = {}
-    for record in _read(folder, PRODUCTS, _PRODUCTS)[:limit]:
-        if record.asin != "nan" and len(record.asin) <= _ASIN_CHARS and record.asin not in products:
-            products[record.asin] = _product(record, attributes.get(record.asin), nouns.get(record.asin), folder)
+    attributes = _by_asin(folder, ATTRIBUTES, _ABOUT)
+    nouns = _by_asin(folder, NOUNS, _WORDS) if (folder / NOUNS[0]).is_file() else {}
+    products = _products(folder, attributes, nouns, limit)
     if goals == "human":
-        wanted = list(_human(products, _read(folder, HUMAN, _HUMAN)))
+        wanted = list(_human(products, _by_asin(folder, HUMAN, _INSTRUCTIONS)))
     else:
         wanted = list(_synthetic(products, attributes))
     if len(wanted) < 3:
@@ -132,19 +140,53 @@ def _find(folder: Path, names: Iterable[str]) -> Path:
     raise UserError(f"shopping/webshop: there is no {' or '.join(names)} in {folder}")
 
 
-def _read(folder: Path, names: Iterable[str], shape: TypeAdapter[T]) -> T:
-    path = _find(folder, names)
+def _json(path: Path, kind: type[J], name: str) -> J:
+    """The content of a file. Raises UserError if it is not JSON, or not of this kind."""
     try:
-        return shape.validate_python(json.loads(path.read_bytes()))
-    except ValidationError as error:
-        raise UserError(explain(error, str(path))) from None
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: Input should be a valid {name}")
+    return content
 
 
-def _product(record: _Product, about: _Attributes | None, nouns: list[str] | None, folder: Path) -> Product:
+def _by_asin(folder: Path, names: Iterable[str], shape: TypeAdapter[T]) -> dict[str, T]:
+    """The records of a file by their asin."""
+    path, bad, found = _find(folder, names), BadRows("shopping/webshop"), dict[str, T]()
+    rows = _json(path, dict, "dictionary")
+    for asin, row in rows.items():
+        try:
+            found[asin] = shape.validate_python(row)
+        except ValidationError as error:
+            bad.add(explain(error, f"{path}: {asin}"))
+    bad.settle(len(rows))
+    return found
+
+
+def _products(
+    folder: Path, attributes: Mapping[str, _Attributes], nouns: Mapping[str, list[str]], limit: int | None
+) -> dict[str, Product]:
+    """The products of the first `limit` records by their asin, by upstream's rules of what is dropped."""
+    path, bad, found = _find(folder, PRODUCTS), BadRows("shopping/webshop"), dict[str, Product]()
+    rows = _json(path, list, "list")[:limit]
+    for number, row in enumerate(rows):
+        try:
+            record = _PRODUCT.validate_python(row)
+            if record.asin != "nan" and len(record.asin) <= _ASIN_CHARS and record.asin not in found:
+                found[record.asin] = _product(record, attributes.get(record.asin), nouns.get(record.asin))
+        except ValidationError as error:
+            bad.add(explain(error, f"{path}: record {number}"))
+        except ValueError as error:
+            bad.add(f"{path}: record {number}: {error}")
+    bad.settle(len(rows))
+    return found
+
+
+def _product(record: _Product, about: _Attributes | None, nouns: list[str] | None) -> Product:
+    """A product by upstream's rules. Raises ValueError for a price that is none."""
     bullets = record.small_description
-    price, tag = _price(record, folder)
+    price, tag = _price(record)
     attributes = about.attributes if about is not None else None
     return Product(
         asin=record.asin,
@@ -168,12 +210,12 @@ def _option(value: str) -> str:
     return " ".join(_UNTYPED.sub(" ", value).replace("/", " | ").lower().split())
 
 
-def _price(record: _Product, folder: Path) -> tuple[float, str]:
+def _price(record: _Product) -> tuple[float, str]:
     """The price and how it is shown. A range is priced by its asin, somewhere in it."""
     try:
         amounts = [float(re.sub(r"[^\d.]", "", part)) for part in (record.pricing or "").split("$")[1:3]]
     except ValueError:
-        raise UserError(f"{_find(folder, PRODUCTS)}: product {record.asin}: '{record.pricing}' is no price") from None
+        raise ValueError(f"product {record.asin}: '{record.pricing}' is no price") from None
     if not amounts:
         return _PRICE, f"${_PRICE}"
     if len(amounts) == 1:

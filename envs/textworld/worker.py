@@ -159,7 +159,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve jobs until the input ends."""
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Whatever TextWorld prints must not get between the answers.
     sort_rules()
     parse_once()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ COLUMNS = HOTPOT | {
     "context": {"title": ["Prize", "Other", "Book"], "sentences": [c[1] for c in HOTPOT["context"]]},
 }
 FLASHRAG = {"question": HOTPOT["question"], "golden_answers": ["Ada"], "metadata": COLUMNS}
+FLASHRAG_2WIKI = FLASHRAG | {
+    "metadata": {
+        "type": "compositional",
+        "supporting_facts": COLUMNS["supporting_facts"],
+        "context": {"title": ["Prize", "Other", "Book"], "content": [c[1] for c in HOTPOT["context"]]},
+    }
+}
 MUSIQUE = {
     "id": "3hop__1", "question": "When was it?", "answer": "1871", "answer_aliases": ["in 1871"], "answerable": True,
     "paragraphs": [
@@ -56,7 +64,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 # -- formats ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("record", [HOTPOT, COLUMNS, FLASHRAG])
+@pytest.mark.parametrize("record", [HOTPOT, COLUMNS, FLASHRAG, FLASHRAG_2WIKI])
 @pytest.mark.parametrize("lines", [True, False])
 def test_hotpot_2wiki_and_flashrag_with_context(tmp_path: Path, record: dict[str, Any], lines: bool) -> None:
     [item] = read_questions(written(tmp_path / "q.json", [record], lines=lines))
@@ -74,6 +82,41 @@ def test_musique_follows_its_steps(tmp_path: Path) -> None:
     assert [item.question.supports[1].is_(passage) for passage in item.passages] == [True, False, False]
     [plain] = read_questions(written(tmp_path / "p.jsonl", [{k: v for k, v in MUSIQUE.items() if "_decomp" not in k}]))
     assert [support.title for support in plain.question.supports] == ["Town", "Man"]
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_musique_inside_metadata_and_in_columns(tmp_path: Path, columns: bool) -> None:
+    paragraphs = MUSIQUE["paragraphs"]
+    if columns:
+        paragraphs = {key: [paragraph[key] for paragraph in paragraphs] for key in paragraphs[0]}
+    metadata = {"paragraphs": paragraphs, "question_decomposition": MUSIQUE["question_decomposition"]}
+    record = {"question": MUSIQUE["question"], "golden_answers": ["1871"], "metadata": metadata}
+    [plain] = read_questions(written(tmp_path / "p.jsonl", [MUSIQUE]))
+    [item] = read_questions(written(tmp_path / "q.jsonl", [record]))
+    assert item.passages == plain.passages
+    assert item.question.supports == plain.question.supports
+
+
+COMPOSED, SPELT = "Café Beyoncé, José Núñez", unicodedata.normalize("NFD", "Café Beyoncé, José Núñez")
+
+
+@pytest.mark.parametrize(("file", "said"), [(COMPOSED, SPELT), (SPELT, COMPOSED)])
+def test_a_letter_spelt_as_two_characters_is_the_same_letter(tmp_path: Path, file: str, said: str) -> None:
+    """Composed or decomposed, in the corpus, the question, the supports, the query and the answer."""
+    assert SPELT != COMPOSED
+    corpus = [{"id": "1", "title": file, "text": f"{file} was founded."}]
+    corpus += [{"id": f"p{n}", "title": f"Page {n}", "text": "Nothing."} for n in range(9)]
+    facts = {"context": [[said, ["x"]]], "supporting_facts": [[said, 0]]}
+    rows = [{"question": f"Who founded {said}, {n}?", "answer": file, **facts} for n in range(80)]
+    data, pages = written(tmp_path / "q.jsonl", rows), written(tmp_path / "c.jsonl", corpus)
+    env = turnrl.make("search/qa-v0", data=str(data), corpus=str(pages))
+    env.reset(options={"task": env.tasks("train")[0]})
+    found, *_, info = env.step(f"search[{said}]")
+    assert found.startswith("Doc 1")
+    assert info["milestones"] == ["support 1"]
+    assert env.step(f"read[{said.upper()}]")[4]["valid_action"]
+    *_, info = env.step(f"answer[{said}]")
+    assert info["success"]
 
 
 @pytest.mark.parametrize("answers", [{"answer": ["Ada", "Ada L."]}, {"golden_answers": ["Ada", " Ada L. ", "Ada"]}])
@@ -117,7 +160,7 @@ GOOD = json.dumps({"question": "q", "answer": "a"})
         ("[" * 100_000, "nesting is too long"),
         (f'{{"question": "q", "n": {"1" * 5000}}}', "a number or a nesting is too long"),
         (json.dumps(HOTPOT | {"context": "x"}), "'context' is not a list of [title, sentences] pairs"),
-        (json.dumps(HOTPOT | {"context": [["t", "x"]]}), "'context' holds sentences that are not texts"),
+        (json.dumps(HOTPOT | {"context": [["t", [3]]]}), "'context' holds sentences that are not texts"),
         (json.dumps(COLUMNS | {"context": {"title": ["t"]}}), "needs the lists 'title' and 'sentences' of one length"),
         (json.dumps(MUSIQUE | {"paragraphs": {}}), "'paragraphs' is not a list"),
         (json.dumps(MUSIQUE | {"paragraphs": [{"title": "t"}]}), "the text 'paragraph_text' is missing"),
@@ -204,14 +247,39 @@ def test_a_folder_has_splits_of_its_own_and_keeps_a_question_once(tmp_path: Path
     written(
         tmp_path / "train.jsonl", [*questions(60, **HOTPOT_CONTEXT), {"question": "A test question", "answer": "x"}]
     )
-    written(tmp_path / "test.json", [{"question": "a test  question?", "answer": "x"}], lines=False)
+    written(tmp_path / "test.json", [{"question": "A test  question", "answer": "x"}], lines=False)
     env = turnrl.make("search/qa-v0", data=str(tmp_path))
-    assert texts(env, "test") == {"a test question?"}
+    with pytest.warns(UserWarning, match="of the 62 questions of .*, 1 were asked before, word for word"):
+        assert texts(env, "test") == {"A test question"}
     assert len(texts(env, "train")) + len(texts(env, "valid")) == 60
     written(tmp_path / "dev.jsonl", [{"question": "valid", "answer": "x"}])
     env = turnrl.make("search/qa-v0", data=str(tmp_path))
     assert texts(env, "valid") == {"valid"}
     assert len(texts(env, "train")) == 60
+
+
+def test_questions_that_differ_by_a_sign_or_a_capital_are_two(tmp_path: Path) -> None:
+    twins = [
+        {"question": question, "answer": "x"}
+        for question in ("What is C?", "What is C++?", "What is The Who?", "What is who?")
+    ]
+    data = written(tmp_path / "all.jsonl", [*questions(60, **HOTPOT_CONTEXT), *twins])
+    env = turnrl.make("search/qa-v0", data=str(data))
+    parts = [texts(env, split) for split in ("train", "valid", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 64
+    assert {twin["question"] for twin in twins} <= set.union(*parts)
+
+
+def test_a_bad_row_among_many_is_left_out_and_said_and_two_in_a_hundred_are_not(tmp_path: Path) -> None:
+    good = questions(150)
+    path = written(tmp_path / "q.jsonl", [*good[:70], {"question": "no answer"}, *good[70:]])
+    with pytest.warns(
+        UserWarning, match=r"1 of 151 rows cannot be read and is left out; the first: .*line 71: a question"
+    ):
+        assert len(list(read_questions(path))) == 150
+    written(path, [*good, {"question": "no answer"}, 3])
+    with pytest.raises(UserError, match=r"line 151: a question needs .* \(2 of 152 rows cannot be read\)"):
+        list(read_questions(path))
 
 
 HOTPOT_CONTEXT = {"context": HOTPOT["context"], "supporting_facts": HOTPOT["supporting_facts"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import runpy
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,12 +113,12 @@ def test_the_smaller_files_and_a_limit_will_do(folder: Path) -> None:
         ("items_human_ins", None, "there is no items_human_ins.json in"),
         ("items_shuffle", "[{", "items_shuffle.json is not JSON: "),
         ("items_shuffle", {"asin": 1}, "items_shuffle.json: Input should be a valid list"),
-        ("items_shuffle", [{"asin": "A1"}], "items_shuffle.json: 0.name: Field required"),
+        ("items_shuffle", [{"asin": "A1"}], "items_shuffle.json: record 0: name: Field required"),
         ("items_shuffle", [shop_files.product("A1", "x", pricing="$1.2.3")], "product A1: '$1.2.3' is no price"),
         ("items_shuffle", [shop_files.product("A1", "x", customization_options={"Color": [{"value": None}]})],
-         "items_shuffle.json: 0.customization_options.Color.0.value: Input should be a valid string"),
+         "items_shuffle.json: record 0: customization_options.Color.0.value: Input should be a valid string"),
         ("items_ins_v2", [], "items_ins_v2.json: Input should be a valid dictionary"),
-        ("items_human_ins", {"A1": [{"instruction": "x"}]}, "A1.0.instruction_attributes: Field required"),
+        ("items_human_ins", {"A1": [{"instruction": "x"}]}, "A1: 0.instruction_attributes: Field required"),
         ("nouns", {"A1": "socks"}, "nouns.json: A1: Input should be a valid list"),
         ("items_human_ins", {}, "has 0 human goals"),
     ],
@@ -130,6 +131,42 @@ def test_what_is_wrong_is_one_sentence(folder: Path, name: str, content: Any, wo
         make("shopping/webshop-v0", data=str(folder)).tasks("train")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], {}])
+def test_no_options_are_written_in_several_ways(folder: Path, nothing: Any) -> None:
+    plain, axis = shop_files.product("B1", "x", customization_options=nothing), {"Color": nothing}
+    half = shop_files.product("B2", "x", customization_options=axis)
+    shop_files.write(folder, items_shuffle=[*shop_files.PRODUCTS, plain, half])
+    products = {p.asin: p for p in load(folder, goals="human").products}
+    assert products["B1"].options == {}
+    assert not any(products["B2"].options.values())
+
+
+@pytest.mark.parametrize(
+    "bad", [{"asin": "B1"}, 7, shop_files.product("B1", "x", pricing="$1.2.3"),
+            shop_files.product("B1", "x", customization_options={"Color": [{"value": 3}]})],
+)  # fmt: skip
+def test_one_record_that_cannot_be_read_does_not_refuse_the_file(folder: Path, bad: Any) -> None:
+    many = [shop_files.product(f"C{n}", "x") for n in range(100)]
+    shop_files.write(folder, items_shuffle=[*shop_files.PRODUCTS, bad, *many])
+    place = len(shop_files.PRODUCTS)
+    with pytest.warns(UserWarning, match=f"1 of {101 + place} rows cannot be read .*: record {place}: "):
+        products = load(folder, goals="human").products
+    assert [p.asin for p in products][-100:] == [f"C{n}" for n in range(100)]
+    assert "B1" not in {p.asin for p in products}
+
+
+def test_a_letter_spelt_as_two_characters_is_the_same_letter(folder: Path) -> None:
+    spelt = unicodedata.normalize("NFD", "Café")
+    odd = shop_files.product("A1", f"{spelt} socks", customization_options={"Color": [{"value": f"{spelt} brown"}]})
+    shop_files.write(folder, items_shuffle=[odd, *shop_files.PRODUCTS[1:3]])
+    env = make("shopping/webshop-v0", data=str(folder))
+    for form in ("NFC", "NFD"):
+        env.reset(seed=0)
+        assert "A1" in env.step(unicodedata.normalize(form, "search[café]"))[0]
+        env.step("click[a1]")
+        assert env.step(unicodedata.normalize(form, "click[café brown]"))[4]["valid_action"]
 
 
 JSON = st.recursive(
