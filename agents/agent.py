@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from ..envs import TurnInfo
+from ..plugins import UserError
 from .chat import Chat, Prompt
 from .context.base import Context
 from .engines.base import Engine, Sampling
@@ -27,6 +28,10 @@ from .parsers.base import Parser
 
 if TYPE_CHECKING:
     from ..envs.pool import EnvSession
+
+
+class Unplayable(UserError):
+    """The world does not tell what an agent needs to choose an action."""
 
 
 def stream_seed(*parts: object) -> int:

@@ -6,14 +6,9 @@ import random
 
 from ..envs import TurnInfo
 from ..envs.pool import EnvSession
-from ..plugins import UserError
-from .agent import Agent, Player, stream_seed
+from .agent import Agent, Player, Unplayable, stream_seed
 from .engines.base import EngineError
 from .episode import Turn
-
-
-class Unplayable(UserError):
-    """The world does not tell what this agent needs to choose an action."""
 
 
 def _silent(action: str, *, trained: bool = True) -> Turn:
@@ -38,7 +33,7 @@ class RandomPlayer(Player):
     async def move(self) -> Turn:
         """Any admissible action. Raises Unplayable where the world lists none."""
         if not self.admissible:
-            raise Unplayable("the random agent needs a world that lists its admissible actions; this one does not")
+            raise Unplayable("the random agent needs a world that lists its admissible actions; here it does not")
         return _silent(self.rng.choice(sorted(self.admissible)))
 
 
@@ -80,7 +75,7 @@ class ExpertPlayer(Player):
         if action is None:
             if self.strayed:
                 raise EngineError("the expert knows no way on from where noise has led")
-            raise Unplayable("this world has no expert: use another agent")
+            raise Unplayable("this world has no expert here: use another agent")
         return _silent(action)
 
 

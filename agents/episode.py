@@ -31,16 +31,21 @@ class StopReason(StrEnum):
     ENV_ERROR = "env_error"
     ENV_TIMEOUT = "env_timeout"
     ENGINE_ERROR = "engine_error"
+    UNPLAYABLE = "unplayable"
+    """The world does not tell a baseline what it needs, such as an expert's action; other tasks may be played."""
 
     @property
     def failed(self) -> bool:
         """The infrastructure failed: the episode says nothing about the player and counts nowhere."""
-        return self in (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR)
+        return self in _FAILED
 
     @property
     def truncated(self) -> bool:
         """Cut by a limit while the task was still open: its future has a value."""
         return self in (StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT)
+
+
+_FAILED = frozenset({StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE})
 
 
 @dataclass(slots=True)

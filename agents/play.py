@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
 from ..envs.pool import EnvFailure, EnvPool, EnvSession
-from .agent import Agent, Player
+from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason
 from .symmetry import RenamedPlayer
@@ -62,6 +63,8 @@ async def play(player: Player, task: Task, pool: EnvPool, *, max_turns: int, ask
         episode.error = str(failure)
     except EngineError as failure:
         episode.stop, episode.error = StopReason.ENGINE_ERROR, str(failure)
+    except Unplayable as failure:
+        episode.stop, episode.error = StopReason.UNPLAYABLE, str(failure)
     except ContextOverflow:
         episode.stop = StopReason.CONTEXT_LIMIT
     if episode.stop.truncated and (closing := player.closing()):
@@ -141,7 +144,7 @@ async def play_many(
                     episode.session, waiting = _session(job, attempt), player.park
                 results[index] = episode
                 stats.retried += attempt > 0
-                if not episode.stop.failed or attempt == retries:
+                if _is_final(episode) or attempt == retries:
                     _count(stats, episode)
                     if done:
                         done(episode)
@@ -154,7 +157,22 @@ async def play_many(
     ended = time.perf_counter()
     stats.seconds = ended - started
     stats.straggler_seconds = ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1] if len(busy_since) >= 4 else 0.0
-    return [episode for episode in results if episode is not None], stats
+    return _checked([episode for episode in results if episode is not None]), stats
+
+
+def _checked(episodes: list[Episode]) -> list[Episode]:
+    """The same episodes, with a warning about tasks that the agent cannot play.
+
+    Raises Unplayable if nothing else was played.
+    """
+    which = [episode for episode in episodes if episode.stop is StopReason.UNPLAYABLE]
+    if not which:
+        return episodes
+    if all(episode.stop.failed for episode in episodes):
+        raise Unplayable(which[0].error)
+    what = f"{len(which)} of {len(episodes)} episodes, such as {which[0].task.id}"
+    warnings.warn(f"{what}, cannot be played and count nowhere: {which[0].error}", stacklevel=3)
+    return episodes
 
 
 def _session(job: Job, attempt: int) -> str:
@@ -184,8 +202,13 @@ def _attempts(cursor: Iterator[int], retries: int, results: list[Episode | None]
         for attempt in range(retries + 1):
             yield index, attempt
             episode = results[index]
-            if episode is not None and not episode.stop.failed:
+            if episode is not None and _is_final(episode):
                 break
+
+
+def _is_final(episode: Episode) -> bool:
+    """Whether playing it again would tell nothing new."""
+    return not episode.stop.failed or episode.stop is StopReason.UNPLAYABLE
 
 
 def _count(stats: PlayStats, episode: Episode) -> None:

@@ -15,8 +15,7 @@ from itertools import cycle, islice
 
 from ..envs import TurnInfo
 from ..envs.pool import EnvSession
-from .agent import Agent, Player, stream_seed
-from .baselines import Unplayable
+from .agent import Agent, Player, Unplayable, stream_seed
 from .episode import Episode, Turn
 from .parsers.base import Parser
 from .tagger.base import speaks

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import zlib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from .task import Task
 _FAMILIES: dict[str, str] = {}
 """id -> the extra that brings its dependencies ('' for none)."""
 _loaded_plugins = False
+
+
+_GYMNASIUM = frozenset(inspect.signature(gymnasium.make).parameters) - {"id", "kwargs"}
+"""What Gymnasium's own `make` would take for itself, to put a wrapper around the world that nobody steps through."""
 
 
 def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **params: Any) -> None:
@@ -62,6 +68,8 @@ def make(id: str, **params: Any) -> TextEnv:
     load_plugins()
     if id not in _FAMILIES:
         raise UserError(f"no environment '{id}'; {nearest(id, env_ids())}")
+    for key in params.keys() & _GYMNASIUM:
+        raise UserError(f"{id}: unknown parameter '{key}'" + ("; did you mean 'max_turns'?" if "steps" in key else ""))
     try:
         env = gymnasium.make(id, **params)
     except ImportError as error:
@@ -69,7 +77,21 @@ def make(id: str, **params: Any) -> TextEnv:
     except TypeError as error:
         raise UserError(f"{id}: bad parameter: {error}") from None
     assert isinstance(env.unwrapped, TextEnv)
+    _remember(env.unwrapped, params)
     return env.unwrapped
+
+
+def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
+    """Let the Tasks of an instance carry the parameters that it was made with.
+
+    A class that takes a parameter of its own and does not hand it to `TextEnv.__init__` would make Tasks without it,
+    which another instance then plays with the default.
+    """
+    known = inspect.signature(type(env).__init__).parameters
+    for key, value in params.items():
+        is_default = key in known and known[key].default == value
+        if key not in ("max_turns", "extras") and not is_default:
+            env.params.setdefault(key, value)
 
 
 def make_for(task: Task, **options: Any) -> TextEnv:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from ..agents.agent import Agent
-from ..agents.baselines import ExpertAgent, Unplayable
+from ..agents.agent import Agent, Unplayable
+from ..agents.baselines import ExpertAgent
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
 from ..agents.probes import PROBES, ProbeAgent, reword

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..agents.agent import Agent
-from ..agents.baselines import ExpertAgent, RandomAgent, Unplayable
+from ..agents.agent import Agent, Unplayable
+from ..agents.baselines import ExpertAgent, RandomAgent
 from ..agents.engines.torch import TorchEngine
 from ..agents.episode import Episode
 from ..agents.evaluate import choose_tasks, play_tasks

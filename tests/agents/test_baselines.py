@@ -1,25 +1,29 @@
-"""Experts that are led astray by noise: their episode is lost, and no other."""
+"""Experts that are led astray by noise, or know no way: their episode is lost, and no other."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from turnrl.agents.baselines import ExpertAgent
+from turnrl import evaluate
+from turnrl.agents.agent import Agent
+from turnrl.agents.baselines import ExpertAgent, RandomAgent
 from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.play import Job, play_many
-from turnrl.envs import make
+from turnrl.envs import Outcome, Task, make
 from turnrl.envs.pool import EnvPool
 from turnrl.plugins import UserError
 
 from ..envs.toy_envs import CorridorEnv
 
 
-def played(agent: ExpertAgent) -> list[Episode]:
+def played(agent: Agent, tasks: int = 1) -> list[Episode]:
     async def work() -> list[Episode]:
         async with EnvPool(options={"extras": tuple(agent.extras)}) as pool:
-            [task] = make("toy/corridor-v0").tasks("train")[:1]
-            return (await play_many(agent, [Job(task, str(i), 0) for i in range(30)], pool, max_turns=60, retries=0))[0]
+            chosen = make("toy/corridor-v0").tasks("train")[:tasks]
+            jobs = [Job(chosen[i % tasks], str(i), 0) for i in range(30)]
+            return (await play_many(agent, jobs, pool, max_turns=60, retries=0))[0]
 
     return asyncio.run(work())
 
@@ -44,3 +48,27 @@ def test_a_world_without_an_expert_is_said_to_have_none(monkeypatch: pytest.Monk
     monkeypatch.setattr(CorridorEnv, "expert_action", lambda self: None)
     with pytest.raises(UserError, match="no expert"):
         played(ExpertAgent(noise))
+
+
+@pytest.mark.parametrize("agent", [ExpertAgent(), RandomAgent()])
+def test_a_task_that_cannot_be_played_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch, agent: Agent) -> None:
+    """One task without an expert's way, or whose opening lists nothing, does not end the evaluation of the others."""
+    expert, begin = CorridorEnv.expert_action, CorridorEnv._begin
+
+    def mostly(self: CorridorEnv) -> str | None:
+        assert self.current is not None
+        return None if self.current.seed == 2 else expert(self)
+
+    def silent(self: CorridorEnv, task: Task) -> Outcome:
+        outcome = begin(self, task)
+        return replace(outcome, admissible=None) if task.seed == 2 else outcome
+
+    monkeypatch.setattr(CorridorEnv, "expert_action", mostly)
+    monkeypatch.setattr(CorridorEnv, "_begin", silent)
+    with pytest.warns(UserWarning, match=r"10 of 30 episodes, such as toy/corridor-v0.*, cannot be played and count"):
+        episodes = played(agent, tasks=3)
+    stops = [episode.stop for episode in episodes]
+    assert [stop is StopReason.UNPLAYABLE for stop in stops] == [episode.task.seed == 2 for episode in episodes]
+    with pytest.warns(UserWarning, match="cannot be played"):
+        result = evaluate("toy/corridor-v0", agent, split="train", tasks=3, progress=False)
+    assert (result.n, result.lost) == (2, {"unplayable": 1})

@@ -11,6 +11,7 @@ import turnrl
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl import Outcome, Task, TextEnv, TurnInfo, UserError
+from turnrl.envs import SPLITS, Split
 from turnrl.envs.registry import import_worlds
 from turnrl.envs.spaces import UnicodeText
 
@@ -158,6 +159,47 @@ def test_the_caller_may_change_what_it_gets() -> None:
     assert info["admissible_actions"] is not None
     info["admissible_actions"].clear()
     assert env.step("quit")[4]["admissible_actions"] == ["go east"]
+
+
+@pytest.mark.parametrize("key", ["max_episode_steps", "disable_env_checker"])
+def test_what_gymnasium_would_take_for_itself_is_an_unknown_parameter(key: str) -> None:
+    with pytest.raises(UserError, match=f"unknown parameter '{key}'"):
+        turnrl.make(ID, **{key: 2})
+    assert turnrl.make(ID, max_turns=2).max_turns == 2
+
+
+class SizedEnv(TextEnv):
+    """Ends when it was told to go `size` times. Takes that parameter and does not hand it on."""
+
+    def __init__(self, size: int = 3, **more: Any) -> None:
+        super().__init__(**more)
+        self.size = size
+
+    def _tasks(self, split: Split) -> list[Task]:
+        return [self.task(3 * SPLITS.index(split) + number, split) for number in range(3)]
+
+    def _begin(self, task: Task) -> Outcome:
+        self.left = self.size
+        return Outcome("Go.")
+
+    def _act(self, action: str) -> Outcome:
+        self.left -= 1
+        return Outcome("Gone.", ended=self.left == 0, success=self.left == 0)
+
+    def expert_action(self) -> str:
+        return "go"
+
+
+def test_a_task_carries_the_parameters_that_its_world_was_made_with() -> None:
+    turnrl.register("toy/sized-v0", SizedEnv)
+    env = turnrl.make("toy/sized-v0", size=1, max_turns=9)
+    [task, *_] = env.tasks("test")
+    assert task.params == {"size": 1}
+    again = turnrl.make_for(task)
+    again.reset(options={"task": task})
+    assert again.step("go")[4]["success"]
+    assert turnrl.make("toy/sized-v0", size=3).tasks("test")[0].params == {}
+    assert turnrl.evaluate("toy/sized-v0", "expert", params={"size": 1}, tasks=3, progress=False).turns == 1
 
 
 def test_vector_environments_carry_text() -> None:
