@@ -27,6 +27,9 @@ class StopReason(StrEnum):
     WON = "won"
     LOST = "lost"
     TURN_LIMIT = "turn_limit"
+    """The task's own: the recipe's, or the world's."""
+    CURRICULUM_LIMIT = "curriculum_limit"
+    """A turn limit below the task's own: a player would have been allowed to go on."""
     CONTEXT_LIMIT = "context_limit"
     ENV_ERROR = "env_error"
     ENV_TIMEOUT = "env_timeout"
@@ -41,8 +44,13 @@ class StopReason(StrEnum):
 
     @property
     def truncated(self) -> bool:
-        """Cut by a limit while the task was still open: its future has a value."""
-        return self in (StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT)
+        """Cut by a limit, not ended by the world."""
+        return self.at_turn_limit or self is StopReason.CONTEXT_LIMIT
+
+    @property
+    def at_turn_limit(self) -> bool:
+        """Cut by a limit of turns, the task's own or a curriculum's."""
+        return self in (StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT)
 
 
 _FAILED = frozenset({StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE})
@@ -85,6 +93,11 @@ class Turn:
     advantage: float | None = None
     """Mean advantage of its tokens, for reports; filled in by the trainer."""
 
+    @property
+    def answered(self) -> bool:
+        """The observation is the world's; False if it is a sentence of ours about a response it never saw."""
+        return self.invalid_reason in (None, "rejected")
+
 
 @dataclass(slots=True)
 class Episode:
@@ -108,7 +121,7 @@ class Episode:
     renaming: dict[str, str] = field(default_factory=dict)
     """The symmetry of the world under which the player saw it; actions and observations here are the world's own."""
     closing_ids: list[int] = field(default_factory=list)
-    """Prompt ids that would have come next in a truncated episode; a critic bootstraps from the state after them."""
+    """Prompt ids that would have come next in an episode that a turn limit cut, for a critic that bootstraps."""
     closing_extends: bool = True
     """The same as `Turn.extends`, for `closing_ids`."""
     policy_version: int = 0
@@ -125,6 +138,14 @@ class Episode:
         for t in range(first, turn):
             ids += self.turns[t].prompt_ids + self.turns[t].response_ids
         return ids + self.turns[turn].prompt_ids
+
+    def states(self) -> list[str]:
+        """What the world had said last before each turn; sentences of ours about bad responses are no state of it."""
+        states, last = [], self.opening
+        for turn in self.turns:
+            states.append(last)
+            last = turn.observation if turn.answered else last
+        return states
 
     @property
     def response_tokens(self) -> int:

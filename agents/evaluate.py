@@ -134,14 +134,9 @@ def summarise(
 
 
 def _repeated(episode: Episode) -> int:
-    """Actions that were already given after the same observation in this episode."""
-    seen: set[tuple[str, str | None]] = set()
-    before, repeats = episode.opening, 0
-    for turn in episode.turns:
-        repeats += (before, turn.action) in seen
-        seen.add((before, turn.action))
-        before = turn.observation
-    return repeats
+    """Actions that were already given in this episode after the world had said the same."""
+    given = zip(episode.states(), (turn.action for turn in episode.turns), strict=True)
+    return len(episode.turns) - len(set(given))
 
 
 def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:

@@ -60,9 +60,10 @@ def facts_of(episode: Episode) -> list[Facts]:
             )
         )
         failures = () if effect else (*failures, None if turn.action is None else action)
-        answers.add(answer)
         deeds.add((action, answer))
-        before = answer
+        if turn.answered:
+            answers.add(answer)
+            before = answer
         if accepted:
             shown = answer
             targets.add(target)

@@ -45,10 +45,21 @@ class PlayStats:
     """Time during which fewer than a quarter of the lanes were busy."""
 
 
-async def play(player: Player, task: Task, pool: EnvPool, *, max_turns: int, ask_expert: bool = False) -> Episode:
+async def play(
+    player: Player,
+    task: Task,
+    pool: EnvPool,
+    *,
+    max_turns: int,
+    limit: StopReason = StopReason.TURN_LIMIT,
+    ask_expert: bool = False,
+) -> Episode:
     """Play one episode to its end. Never raises for a failure of the world or the engine: see `Episode.stop`.
 
-    With `ask_expert` the episode remembers what the world's expert would have done before each turn.
+    Args:
+        max_turns: turns after which the episode is cut.
+        limit: what that is called: CURRICULUM_LIMIT if it is shorter than the task's own limit.
+        ask_expert: the episode remembers what the world's expert would have done before each turn.
     """
     episode, started = Episode(task), time.perf_counter()
     try:
@@ -57,7 +68,7 @@ async def play(player: Player, task: Task, pool: EnvPool, *, max_turns: int, ask
             episode.opening, episode.answer = observation, info["answer"]
             episode.start_progress = info["progress"]
             player.begin(world, observation, info)
-            await _turns(player, world, episode, max_turns, ask_expert)
+            await _turns(player, world, episode, max_turns, limit, ask_expert)
     except EnvFailure as failure:
         episode.stop = StopReason.ENV_TIMEOUT if failure.kind == "timeout" else StopReason.ENV_ERROR
         episode.error = str(failure)
@@ -67,13 +78,15 @@ async def play(player: Player, task: Task, pool: EnvPool, *, max_turns: int, ask
         episode.stop, episode.error = StopReason.UNPLAYABLE, str(failure)
     except ContextOverflow:
         episode.stop = StopReason.CONTEXT_LIMIT
-    if episode.stop.truncated and (closing := player.closing()):
+    if episode.stop.at_turn_limit and (closing := player.closing()):
         episode.closing_ids, episode.closing_extends = closing.new_ids, closing.extends
     episode.seconds = time.perf_counter() - started
     return episode
 
 
-async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns: int, ask_expert: bool) -> None:
+async def _turns(
+    player: Player, world: EnvSession, episode: Episode, max_turns: int, limit: StopReason, ask_expert: bool
+) -> None:
     while len(episode.turns) < max_turns:
         if ask_expert:
             episode.expert.append(await world.expert_action())
@@ -95,7 +108,9 @@ async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns:
             return
         player.observe(turn.observation, info)
         if truncated:
+            episode.stop = StopReason.TURN_LIMIT
             return
+    episode.stop = limit
 
 
 async def play_many(
@@ -104,6 +119,7 @@ async def play_many(
     pool: EnvPool,
     *,
     max_turns: int,
+    limit: StopReason = StopReason.TURN_LIMIT,
     concurrency: int = 64,
     retries: int = 2,
     ask_expert: bool = False,
@@ -113,9 +129,9 @@ async def play_many(
     """Play all jobs; episodes come back in the order of the jobs, failed ones included (`Episode.stop.failed`).
 
     Args:
+        max_turns, limit, ask_expert: see `play`.
         concurrency: lanes, at most the pool's slots.
         retries: how often a failed episode is played again before it is lost.
-        ask_expert: see `play`.
         park: the engine keeps the caches of finished episodes; close `Episode.session` when they are not needed.
         done: called after each finished episode (progress bars).
     """
@@ -138,7 +154,7 @@ async def play_many(
                 if waiting is not None:
                     waiting()
                 waiting = player.close
-                episode = await play(player, job.task, pool, max_turns=max_turns, ask_expert=ask_expert)
+                episode = await play(player, job.task, pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert)
                 episode.renaming = dict(job.renaming)
                 if park and not episode.stop.failed:
                     episode.session, waiting = _session(job, attempt), player.park
@@ -154,10 +170,14 @@ async def play_many(
         busy_since.append(time.perf_counter())
 
     await _all_or_none([asyncio.ensure_future(lane()) for _ in range(lanes)])
+    _clock(stats, started, busy_since)
+    return _checked([episode for episode in results if episode is not None]), stats
+
+
+def _clock(stats: PlayStats, started: float, busy_since: list[float]) -> None:
     ended = time.perf_counter()
     stats.seconds = ended - started
     stats.straggler_seconds = ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1] if len(busy_since) >= 4 else 0.0
-    return _checked([episode for episode in results if episode is not None]), stats
 
 
 def _checked(episodes: list[Episode]) -> list[Episode]:

@@ -1,10 +1,13 @@
 """TurnReward: what each turn was worth. A group of finished episodes in, one number per turn of each episode out::
 
-    class Curiosity(TurnReward):
-        name: Literal["curiosity"] = "curiosity"
+    class Moved(TurnReward):
+        name: Literal["moved"] = "moved"
 
         async def __call__(self, group, scorer=None):
-            return [[float(turn.observation not in seen(e, t)) for t, turn in enumerate(e.turns)] for e in group]
+            return [
+                [float(turn.answered and turn.observation != seen) for turn, seen in zip(e.turns, e.states())]
+                for e in group
+            ]
 
 Rewards stay named and unweighted until credit is assigned; the recipe's weight is applied there and both are logged.
 Penalties are negative numbers of unit size, so that a weight is always a positive price. A number that could not be

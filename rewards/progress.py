@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ..agents.agent import LanguageAgent
-from ..agents.episode import Episode, Group
+from ..agents.episode import Episode, Group, StopReason
 from ..plugins import UserError
 from .base import TurnReward
 
@@ -19,13 +19,15 @@ class Progress(TurnReward):
 
     ``r_t = gamma * Phi(s_t) - Phi(s_{t-1})``, with Phi(s_0) the potential before the first turn. With ``gamma`` 1 an
     episode's rewards sum to the progress it made. With ``invariant`` Phi of a terminal state is 0: the discounted sum
-    is then ``-Phi(s_0)`` for every terminated episode, whatever it did, so that the best policy of the other rewards
+    is then ``-Phi(s_0)`` for every finished episode, whatever it did, so that the best policy of the other rewards
     stays the best one; the last turn gives back everything that was paid in advance.
 
     Paper: "Policy Invariance Under Reward Transformations" (Ng, Harada, Russell, 1999).
 
-    Edge cases: steps away from the goal are negative; a truncated episode keeps its last potential in both forms;
-    `gamma` must be the estimator's for the invariance to hold.
+    Edge cases: steps away from the goal are negative; the turn limit of the task and the context limit finish an
+    episode, else stalling next to the goal would pay; one that a curriculum's shorter limit cut keeps its last
+    potential in both forms; `gamma` must be the estimator's for the invariance to hold, and ``gae`` must have its
+    default `limit`.
 
     Raises:
         UserError: the world did not report its potential.
@@ -44,7 +46,7 @@ class Progress(TurnReward):
 
     def _differences(self, episode: Episode) -> list[float]:
         potentials = list(_potentials(episode)) if episode.turns else [0.0]
-        if self.invariant and not episode.stop.truncated:
+        if self.invariant and episode.stop is not StopReason.CURRICULUM_LIMIT:
             potentials[-1] = 0.0
         return [self.gamma * after - before for before, after in pairwise(potentials)]
 

@@ -8,13 +8,13 @@ Every token carries its turn index, or -1 if the policy did not sample it. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
-from ..agents.episode import Episode, Group, episodes_of
+from ..agents.episode import Episode, Group, StopReason, episodes_of
 
 
 @dataclass(slots=True)
@@ -39,14 +39,16 @@ class TokenBatch:
     turns_E: Tensor
     """int64: number of turns."""
     terminated_E: Tensor
-    """bool: the task ended; False means a limit cut it, and its future has a value."""
+    """bool: the world ended the episode; False means that a limit cut it."""
     success_E: Tensor
     """bool: the world's verdict."""
     reward_names: tuple[str, ...] = ()
     """The axis K."""
+    stops: tuple[StopReason, ...] = ()
+    """Why each episode stopped, along E; without it, what is not terminated met the task's own turn limit."""
     reward_weights_K: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     state_ET: Tensor | None = None
-    """int64: equal numbers are equal observations before the turn, in the world's own words; -1 where no turn is."""
+    """int64: equal numbers are equal last words of the world before the turn (`Episode.states`); -1 without a turn."""
     tag_ET: Tensor | None = None
     """int64: the kind of reasoning that the response named (`Turn.tag`), -1 if none."""
     temperature: float = 1.0
@@ -60,7 +62,7 @@ class TokenBatch:
     values_BL: Tensor | None = None
     """Critic's value of the state before this token was sampled, at action tokens ('values'). Anything elsewhere."""
     bootstrap_E: Tensor | None = None
-    """Critic's value of the state after the last turn of a truncated episode; 0 for terminated ones ('values')."""
+    """Critic's value of the state after the last turn, where the credit bootstraps; 0 elsewhere, None if nowhere."""
     signals: dict[str, Tensor] = field(default_factory=dict)
     """What an estimator leaves for a loss, [B, L]; 'returns' are the critic's targets, NaN where there is none."""
 
@@ -88,6 +90,12 @@ class TokenBatch:
     def behaviour_logprobs_BL(self) -> Tensor:
         """The denominator of the importance ratio: the trainer's own if computed, else the engine's."""
         return self.logprobs_BL if self.old_logprobs_BL is None else self.old_logprobs_BL
+
+    def stopped_E(self, reasons: Collection[StopReason]) -> Tensor:
+        """bool [E]: the episode stopped for one of these reasons."""
+        if not self.stops:
+            return ~self.terminated_E & (StopReason.TURN_LIMIT in reasons)
+        return torch.tensor([stop in reasons for stop in self.stops], dtype=torch.bool)
 
     def spread(self, values_ET: Tensor) -> Tensor:
         """[E, T] -> [B, L]: each turn's number on each of its tokens, 0 elsewhere."""
@@ -134,7 +142,7 @@ class TokenBatch:
         groups: Sequence[Group],
         *,
         merge: bool = True,
-        closing: bool = False,
+        closing: Collection[StopReason] = (),
         temperature: float = 1.0,
     ) -> TokenBatch:
         """Groups as tensors.
@@ -143,7 +151,8 @@ class TokenBatch:
             groups: what was played; failed episodes are already gone.
             merge: consecutive turns that extend each other become one sequence; False makes every turn its own
                 sequence (the same loss, more tokens).
-            closing: append what follows the last response of a truncated episode, for a critic to bootstrap from.
+            closing: to episodes that stopped for one of these reasons, append what would have come after the last
+                response, for a critic to bootstrap from.
             temperature: at which the responses were sampled.
         """
         episodes = episodes_of(groups)
@@ -158,9 +167,10 @@ class TokenBatch:
             group_E=torch.tensor([g for g, group in enumerate(groups) for _ in group], dtype=torch.long),
             turns_E=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
             terminated_E=torch.tensor([not episode.stop.truncated for episode in episodes], dtype=torch.bool),
+            stops=tuple(episode.stop for episode in episodes),
             success_E=torch.tensor([episode.success for episode in episodes], dtype=torch.bool),
-            state_ET=_numbered([[e.opening, *(turn.observation for turn in e.turns[:-1])] for e in episodes], episodes),
-            tag_ET=_numbered([[turn.tag for turn in e.turns] for e in episodes], episodes),
+            state_ET=_numbered([episode.states() for episode in episodes]),
+            tag_ET=_numbered([[turn.tag for turn in episode.turns] for episode in episodes]),
             temperature=temperature,
         )
 
@@ -193,7 +203,7 @@ class _Row:
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
 
 
-def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
+def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Iterator[_Row]:
     """The sequences of an episode; its last one ends with the closing ids if they are wanted."""
     row = _Row()
     for t, turn in enumerate(episode.turns):
@@ -204,7 +214,7 @@ def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
         else:
             row.add(turn.prompt_ids, -1)
         row.add(turn.response_ids, *((t, turn.logprobs) if turn.trained else (-1, None)))
-    if closing and episode.stop.truncated and episode.closing_ids:
+    if episode.stop in closing and episode.closing_ids:
         if not (merge and episode.closing_extends):
             yield row
             row = _Row()
@@ -215,13 +225,10 @@ def _rows(episode: Episode, merge: bool, closing: bool) -> Iterator[_Row]:
         yield row
 
 
-def _numbered(names: Sequence[Sequence[str | None]], episodes: Sequence[Episode]) -> Tensor:
+def _numbered(names: Sequence[Sequence[str | None]]) -> Tensor:
     """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there is no turn."""
     numbers: dict[str | None, int] = {None: -1}
-    rows = [
-        [numbers.setdefault(name, len(numbers) - 1) for name in row[: len(episode.turns)]]
-        for row, episode in zip(names, episodes, strict=True)
-    ]
+    rows = [[numbers.setdefault(name, len(numbers) - 1) for name in row] for row in names]
     return _pad(rows, max((len(row) for row in rows), default=0), -1, torch.long)
 
 

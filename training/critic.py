@@ -67,9 +67,13 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def evaluate(
-        self, policy: nn.Module, batch: TokenBatch, rows: list[Tensor], *, bf16: bool
-    ) -> tuple[Tensor, Tensor]:
-        """(values_BL, bootstrap_E) of a whole batch; a row's last position closes a truncated episode."""
+        self, policy: nn.Module, batch: TokenBatch, rows: list[Tensor], open_E: Tensor, *, bf16: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(values_BL, bootstrap_E) of a whole batch; None if no episode is open.
+
+        Args:
+            open_E: bool, episodes to bootstrap: the last position of their last row is the state after them.
+        """
         values_BL = torch.zeros(batch.tokens_BL.shape, dtype=torch.float32)
         bootstrap_E = torch.zeros(batch.episodes, dtype=torch.float32)
         last_row_E = torch.zeros(batch.episodes, dtype=torch.long)
@@ -81,9 +85,9 @@ class Critic(nn.Module):
             values_BL[index, :width] = self.values(hidden_BLD)
             after_B = self.head(hidden_BLD[torch.arange(len(index)), batch.lengths_B[index] - 1].float()).squeeze(-1)
             episodes = batch.episode_B[index]
-            closing = (last_row_E[episodes] == index) & ~batch.terminated_E[episodes]
+            closing = (last_row_E[episodes] == index) & open_E[episodes]
             bootstrap_E[episodes[closing]] = after_B[closing]
-        return values_BL, bootstrap_E
+        return values_BL, bootstrap_E if bool(open_E.any()) else None
 
 
 class _Backbone(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ..agents.agent import LanguageAgent
-from ..agents.episode import Episode, Group
-from ..agents.play import Job, play_many
+from ..agents.episode import Episode, Group, StopReason
+from ..agents.play import Job, PlayStats, play_many
 from ..envs import Task
 from ..envs.pool import EnvPool
 
@@ -23,6 +23,7 @@ async def rollout(
     seed: int,
     max_turns: int,
     concurrency: int,
+    task_turns: int | None = None,
     renamings: Sequence[Mapping[str, str]] = ({},),
     first: int = 0,
     ask_expert: bool = False,
@@ -31,6 +32,8 @@ async def rollout(
     """Play every task `group_size` times.
 
     Args:
+        max_turns: turns after which an episode is cut.
+        task_turns: the limit that belongs to the task (default: `max_turns`); a shorter one is a curriculum's.
         renamings: symmetries of the world; the episodes of a group take turns with them, so that no batch favours a
             direction that is common in its tasks.
         first: groups of this step that were played before these.
@@ -40,6 +43,7 @@ async def rollout(
     Returns:
         Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares.
     """
+    shorter = task_turns is not None and max_turns < task_turns
     before = asdict(agent.engine.stats)
     jobs = [
         Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)])
@@ -47,15 +51,25 @@ async def rollout(
         for member in range(group_size)
     ]
     episodes, stats = await play_many(
-        agent, jobs, pool, max_turns=max_turns, concurrency=concurrency, ask_expert=ask_expert, park=park
+        agent,
+        jobs,
+        pool,
+        max_turns=max_turns,
+        limit=StopReason.CURRICULUM_LIMIT if shorter else StopReason.TURN_LIMIT,
+        concurrency=concurrency,
+        ask_expert=ask_expert,
+        park=park,
     )
     groups = []
     for i, task in enumerate(tasks):
         played = episodes[i * group_size : (i + 1) * group_size]
         groups.append(Group(task, [e for e in played if not e.stop.failed], [e.stop for e in played if e.stop.failed]))
     spent = {key: value - before[key] for key, value in asdict(agent.engine.stats).items()}
-    return groups, {
-        **_about([e for e in episodes if not e.stop.failed]),
+    return groups, _about([e for e in episodes if not e.stop.failed]) | _costs(episodes, stats, spent)
+
+
+def _costs(episodes: Sequence[Episode], stats: PlayStats, spent: Mapping[str, float]) -> dict[str, float]:
+    return {
         **{f"lost/{name}": float(count) for name, count in stats.lost.items()},
         "retried": float(stats.retried),
         "tokens/prompt": spent["prompt_tokens"],

@@ -100,11 +100,12 @@ class Trainer:
         """`count` more tasks of step `number`, played and rewarded; groups without a turn are left out."""
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
         with self._clock("play"):
+            full = session.recipe.agent.max_turns
             tasks = self.curriculum.sample(session.choose("train", stage.tasks), count, self.drawn, seed)
             self.drawn += count
             groups, metrics = await rollout(
                 tasks, session.agent, session.pool, group_size=stage.group_size, step=number, seed=seed,
-                max_turns=self.curriculum.max_turns(session.recipe.agent.max_turns, number / stage.steps),
+                max_turns=self.curriculum.max_turns(full, number / stage.steps), task_turns=full,
                 concurrency=stage.concurrency, renamings=session.renamings(stage.symmetries), first=first,
                 ask_expert="expert" in self.needs, park="scorer" in self.needs,
             )  # fmt: skip
@@ -131,7 +132,8 @@ class Trainer:
         """Tensors, with the costly fields that some plug-in asked for."""
         stage, model = self.stage, self.session.model
         temperature = self.session.recipe.agent.sampling.temperature
-        batch = TokenBatch.pack(groups, merge=stage.merge, closing=self.critic is not None, temperature=temperature)
+        cut = self.credit.bootstraps() if self.critic is not None else frozenset()
+        batch = TokenBatch.pack(groups, merge=stage.merge, closing=cut, temperature=temperature)
         rows = list(batch.split(stage.token_budget))
 
         def scored(policy: nn.Module) -> Tensor:
@@ -142,7 +144,8 @@ class Trainer:
         if self.reference is not None:
             batch = replace(batch, ref_logprobs_BL=scored(self.reference))
         if self.critic is not None:
-            values_BL, bootstrap_E = self.critic.evaluate(model, batch, rows, bf16=stage.bf16)
+            open_E = batch.stopped_E(cut)
+            values_BL, bootstrap_E = self.critic.evaluate(model, batch, rows, open_E, bf16=stage.bf16)
             batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
         return batch
 

@@ -59,7 +59,7 @@ def test_failure_and_truncation_are_disjoint_kinds_of_stop() -> None:
     failed = {stop for stop in StopReason if stop.failed}
     truncated = {stop for stop in StopReason if stop.truncated}
     assert failed == {StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR}
-    assert truncated == {StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT}
+    assert truncated == {StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT, StopReason.CONTEXT_LIMIT}
 
 
 def test_groups_keep_their_order() -> None:

@@ -64,6 +64,15 @@ def test_invalid_and_repeated_actions() -> None:
     # The same action after another observation is no repetition; after an earlier one it is.
     assert summary([episode("aaa", "pqr")]).repeated_rate == 0
     assert summary([episode("aba", "pop")]).repeated_rate == pytest.approx(1 / 3)
+    # What we say about a bad response is no answer of the world: another room is another room.
+    elsewhere = episode("acbcb", "rxsxt")
+    for t in (1, 3):
+        elsewhere.turns[t].action, elsewhere.turns[t].invalid_reason = None, "unparsable"
+    assert summary([elsewhere]).repeated_rate == 0
+    assert summary([episode("aca", "oxo")]).repeated_rate == 0
+    stuck = episode("aca", "oxo")
+    stuck.turns[1].action, stuck.turns[1].invalid_reason = None, "unparsable"
+    assert summary([stuck]).repeated_rate == pytest.approx(1 / 3)
     # Episodes do not remember each other.
     assert summary([episode("a", "p"), episode("a", "p")]).repeated_rate == 0
 

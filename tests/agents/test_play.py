@@ -150,13 +150,28 @@ def test_engine_errors_and_overflow_end_their_own_episode() -> None:
     assert stats.lost == {"engine_error": 1}
     assert "s2.0~1" not in engine.prompts
     assert len(episodes[2].turns) == 1
-    assert episodes[2].closing_ids
+    assert episodes[2].closing_ids == []
 
 
 def test_a_prompt_beyond_the_context_is_no_closing_state() -> None:
-    engine = FakeEngine(lambda s, t, p: ContextOverflow("too long") if t else light(p), max_context=5)
-    [episode], _ = play(agent_of(engine), jobs(tasks()))
-    assert (episode.stop, episode.closing_ids) == (StopReason.CONTEXT_LIMIT, [])
+    engine = FakeEngine(lambda s, t, p: light(p), max_context=5)
+    [episode], _ = play(agent_of(engine), jobs(tasks()), max_turns=2)
+    assert (episode.stop, episode.closing_ids) == (StopReason.TURN_LIMIT, [])
+
+
+def test_an_episode_knows_whether_its_limit_was_the_tasks_own() -> None:
+    """A shorter one than the task's has a name; the end of the world and its own limit keep theirs."""
+    engine, limit = FakeEngine(lambda s, t, p: "purple"), StopReason.CURRICULUM_LIMIT
+    [episode], _ = play(agent_of(engine), jobs(tasks()), max_turns=3, limit=limit)
+    assert (episode.stop, len(episode.turns)) == (limit, 3)
+    assert episode.closing_ids
+    assert Episode.from_json(episode.to_json()).stop is limit
+    for own in (2, 3):
+        pool: dict[str, Any] = {"options": {"max_turns": own}}
+        [episode], _ = play(agent_of(engine), jobs(tasks()), pool=pool, max_turns=3, limit=limit)
+        assert (episode.stop, len(episode.turns)) == (StopReason.TURN_LIMIT, own)
+    [won], _ = play(agent_of(FakeEngine(perfect)), jobs(tasks(length=3)), max_turns=3, limit=limit)
+    assert (won.stop, len(won.turns)) == (StopReason.WON, 3)
 
 
 def test_lanes_are_refilled_and_limited() -> None:

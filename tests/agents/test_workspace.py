@@ -296,7 +296,7 @@ def test_a_hundred_rounds_are_a_hundred_rows_of_one_size() -> None:
         assert batch.turn_BL[t][:size].tolist() == [-1] * len(episode.prompt(t)) + [t] * len(turn.response_ids)
     # Digits are one token each, so reports and observations of all rounds have one size.
     assert {len(episode.prompt(t)) for t in range(1, 100)} == {len(episode.prompt(1))}
-    assert len(TokenBatch.pack([Group(episode.task, [episode])], closing=True).lengths_B) == 101
+    assert len(TokenBatch.pack([Group(episode.task, [episode])], closing={episode.stop}).lengths_B) == 101
     for t, prompt in enumerate(prompts):
         before = set() if t == 0 else {f"{kind}{t - 1:03d}" for kind in "ARO"}
         assert set(re.findall(r"[A-Z]\d{3}", prompt)) == before

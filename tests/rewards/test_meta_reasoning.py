@@ -112,6 +112,17 @@ def test_a_reflection_follows_a_failure(failure: Turn) -> None:
     assert paid(failure, said("monitor", "goto desk 1", "A desk."), said("reflection", "open it", "Open."))[2] == 0
 
 
+def test_what_we_say_about_a_response_is_no_answer_of_the_world() -> None:
+    """The answer to the last action is no new one because an unparsable turn lies between."""
+    turns = [
+        said("monitor", "open gate", "No.", valid=False),
+        said(None, None, "Invalid answer."),
+        said("monitor", "push gate", "No."),
+        said("reflection", "goto shelf 1", "A shelf."),
+    ]
+    assert paid(*turns, min_failures=3)[3] == 1
+
+
 def test_an_action_that_brings_the_same_answer_again_has_failed() -> None:
     walk = [said("monitor", f"go {room}", f"The {room}.") for room in ("hall", "attic", "hall")]
     assert paid(*walk, said("reflection", "open box", "Open."))[3] == 1

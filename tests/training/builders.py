@@ -95,10 +95,11 @@ def random_episode(rng: random.Random, turns: int, *, rewrites: float = 0.3, gap
             )
         )
     cut = rng.random() < 0.4
+    limit = rng.choice([StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT])
     return Episode(
         task=Task(env="toy/made-v0", seed=0),
         turns=made,
-        stop=StopReason.TURN_LIMIT if cut else StopReason.LOST,
+        stop=limit if cut else StopReason.LOST,
         closing_ids=take(2) if cut else [],
     )
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.envs.sanitise import REASONS
 from turnrl.envs.task import Task
 from turnrl.training.batch import TokenBatch, map_groups, masked_mean
 
@@ -18,7 +19,7 @@ SEEDS = st.integers(0, 10**6)
 
 
 def packed(
-    seed: int, merge: bool, closing: bool = False, gaps: float = 0.2
+    seed: int, merge: bool, closing: frozenset[StopReason] = frozenset(), gaps: float = 0.2
 ) -> tuple[list[Group], list[Episode], TokenBatch]:
     groups = random_groups(seed, gaps=gaps)
     return (
@@ -29,8 +30,8 @@ def packed(
 
 
 @settings(max_examples=30)
-@given(seed=SEEDS, merge=st.booleans(), closing=st.booleans())
-def test_round_trip(seed: int, merge: bool, closing: bool) -> None:
+@given(seed=SEEDS, merge=st.booleans(), closing=st.frozensets(st.sampled_from(StopReason)))
+def test_round_trip(seed: int, merge: bool, closing: frozenset[StopReason]) -> None:
     """Sampled tokens, read row by row, are the responses in order; what precedes each is the prompt the engine saw."""
     groups, episodes, batch = packed(seed, merge, closing)
     expected = [
@@ -136,6 +137,30 @@ def test_turns_that_are_context_only_are_not_trained() -> None:
     assert not batch.logprobs_BL[~batch.mask_BL].any()
     assert batch.turns_E.tolist() == [3]
     assert batch.success_E.tolist() == [True]
+
+
+def test_states_are_the_last_words_of_the_world() -> None:
+    """Our own sentences about bad responses are the same in every room."""
+    ours = [
+        ("unparsable", "Invalid answer: Write one action."),
+        *((reason, f"Invalid action: {REASONS[reason]}.") for reason in REASONS),
+    ]
+
+    def walk(room: str, reason: str, text: str) -> Episode:
+        turns = [
+            Turn([1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason),
+            Turn([1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason),
+            Turn([1], False, [2], [-0.1], observation="No.", valid_action=False, invalid_reason="rejected"),
+            Turn([1], False, [2], [-0.1], observation="garden"),
+        ]
+        return Episode(task, opening=room, turns=turns, stop=StopReason.LOST)
+
+    task = Task(env="toy/made-v0", seed=0)
+    groups = [Group(task, [walk("kitchen", *said), walk("cellar", *said)]) for said in ours]
+    state_ET = TokenBatch.pack(groups).state_ET
+    assert state_ET is not None
+    assert state_ET.tolist() == [[0, 0, 0, 1], [2, 2, 2, 1]] * len(ours)
+    assert groups[0].episodes[1].states() == ["cellar", "cellar", "cellar", "No."]
 
 
 def test_rewards_keep_their_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from turnrl.agents.episode import StopReason
 from turnrl.plugins import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS, Credit
@@ -50,6 +52,7 @@ CONFIGS: list[dict[str, Any]] = [
         for s in ("none", "group", "batch")
     ),
     *({"name": "gae", "over": o, "gamma": 0.9, "whiten": w} for o in ("token", "turn") for w in (True, False)),
+    *({"name": "gae", "over": o, "gamma": 0.9, "limit": "bootstrap"} for o in ("token", "turn")),
 ]
 GROUPED = [
     c
@@ -200,22 +203,34 @@ def test_whitening_by_hand() -> None:
     close(apply({"name": "reinforce_pp"}, batch, rewards_KET), [[a, a], [-a, -a]], 1e-7)
 
 
+OVER = ([0.82816, 0.928, 0, 0.4], [1.02816, 1.328, NAN, 1])
+CUT = ([1.06144, 1.252, 0, 0.85], [1.26144, 1.652, NAN, 1.45])
+"""Advantages and returns of an episode that is over, and of one whose future is worth 0.5."""
+
+
 @pytest.mark.parametrize(
-    ("terminated", "advantages", "returns"),
+    ("stop", "limit", "expected"),
     [
-        (True, [0.82816, 0.928, 0, 0.4], [1.02816, 1.328, NAN, 1]),
-        (False, [1.06144, 1.252, 0, 0.85], [1.26144, 1.652, NAN, 1.45]),
+        (StopReason.LOST, "bootstrap", OVER),
+        (StopReason.CONTEXT_LIMIT, "bootstrap", OVER),
+        (StopReason.TURN_LIMIT, "end", OVER),
+        (StopReason.TURN_LIMIT, "bootstrap", CUT),
+        (StopReason.CURRICULUM_LIMIT, "end", CUT),
+        (StopReason.CURRICULUM_LIMIT, "bootstrap", CUT),
     ],
 )
 @pytest.mark.parametrize("outside", [9.0, -7.0, NAN])
-def test_token_gae_by_hand(terminated: bool, advantages: list[float], returns: list[float], outside: float) -> None:
+def test_token_gae_by_hand(stop: StopReason, limit: str, expected: Any, outside: float) -> None:
+    (advantages, returns) = expected
     batch = replace(
-        batch_of([[0, 0, -1, 1]], terminated=[terminated]),
+        batch_of([[0, 0, -1, 1]], terminated=[not stop.truncated]),
+        stops=(stop,),
         values_BL=torch.tensor([[0.2, 0.4, outside, 0.6]]).double(),
         bootstrap_E=torch.tensor([0.5]).double(),
     )
     rewards_KET = torch.tensor([[[0.5, 1.0]]]).double()
-    close(apply({"name": "gae", "gamma": 0.9, "lam": 0.8, "whiten": False}, batch, rewards_KET), [advantages], 1e-6)
+    config = {"name": "gae", "gamma": 0.9, "lam": 0.8, "whiten": False, "limit": limit}
+    close(apply(config, batch, rewards_KET), [advantages], 1e-6)
     close(batch.signals["returns"], [returns], 1e-6)
 
 
@@ -239,7 +254,7 @@ def test_turn_gae_by_hand(
         batch = batch_of([[-1, 0, 0, -1, 1, 1, 2]], terminated=[terminated])
         values = [[NAN, 0.5, 9, 1e6, 0.4, 9, 0.3]]
     batch = replace(batch, values_BL=torch.tensor(values).double(), bootstrap_E=torch.tensor([0.6]).double())
-    config = {"name": "gae", "over": "turn", "gamma": gamma, "lam": lam, "whiten": False}
+    config = {"name": "gae", "over": "turn", "gamma": gamma, "lam": lam, "whiten": False, "limit": "bootstrap"}
     out = apply(config, batch, torch.tensor([[rewards]]).double())
     close(out, batch.spread(torch.tensor([expected]).double()), 1e-6)
     targets = batch.signals["returns"][~batch.signals["returns"].isnan()]
@@ -358,7 +373,8 @@ def test_packing_does_not_change_credit(config: dict[str, Any], seed: int) -> No
     number_of = numbered(groups)
     values = torch.randn(len(number_of), generator=torch.Generator().manual_seed(seed)).double()
     results = []
-    for merge, closing in ((True, False), (False, False), (True, True), (False, True)):
+    credit = build(config)
+    for merge, closing in itertools.product((True, False), (frozenset[StopReason](), credit.bootstraps())):
         batch, rewards_KET = TokenBatch.pack(groups, merge=merge, closing=closing).with_rewards(
             env_rewards(groups), {"environment": 0.7}
         )
@@ -371,8 +387,9 @@ def test_packing_does_not_change_credit(config: dict[str, Any], seed: int) -> No
 def test_terminated_episodes_ignore_the_bootstrap() -> None:
     batch = replace(batch_of([[0, 1], [0, 1]], terminated=[True, False]), values_BL=torch.zeros(2, 2))
     batch.bootstrap_E = torch.tensor([NAN, 2.0])
-    out = apply({"name": "gae", "lam": 1.0, "whiten": False}, batch, torch.zeros(1, 2, 2).double())
-    close(out, [[0, 0], [2, 2]])
+    config = {"name": "gae", "lam": 1.0, "whiten": False}
+    close(apply(config | {"limit": "bootstrap"}, batch, torch.zeros(1, 2, 2).double()), [[0, 0], [2, 2]])
+    close(apply(config, batch, torch.zeros(1, 2, 2).double()), [[0, 0], [0, 0]])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids(CONFIGS))
@@ -397,7 +414,8 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(ValueError, match="values_BL"):
         build({"name": "gae"})(rewards_KET, batch)
     batch = replace(batch, values_BL=torch.zeros(1, 1), terminated_E=torch.tensor([False]))
+    build({"name": "gae"})(rewards_KET, batch)
     with pytest.raises(ValueError, match="bootstrap_E"):
-        build({"name": "gae"})(rewards_KET, batch)
+        build({"name": "gae", "limit": "bootstrap"})(rewards_KET, batch)
     with pytest.raises(UserError, match="baseline"):
         build({"name": "turn_return", "baseline": "mean"})

@@ -101,6 +101,22 @@ def test_gigpo_by_hand(config: dict[str, Any], expected: list[list[float]]) -> N
     close(credit("gigpo", gigpo_case(), **config), expected)
 
 
+@pytest.mark.parametrize("reason", ["unparsable", "meta_verb"])
+def test_gigpo_keeps_the_state_after_a_bad_response(reason: str) -> None:
+    """Kitchen and cellar do not become one state because we said the same sentence in both."""
+
+    def walk(room: str) -> Episode:
+        bad = Turn([1], False, [2], [-0.1], observation="Bad.", valid_action=False, invalid_reason=reason)
+        return Episode(task, opening=room, turns=[bad, Turn([3], True, [4], [-0.1], observation="Done.")])
+
+    task = Task(env="toy/made-v0", seed=0)
+    group = Group(task, [walk(room) for room in ("kitchen", "kitchen", "cellar", "cellar")])
+    rewards = {"r": [[0.0, 1.0], [0.0, 0.0], [0.0, 5.0], [0.0, 0.0]]}
+    found_ET = credit("gigpo", TokenBatch.pack([group]).with_rewards(rewards, {"r": 1.0}), gamma=1.0)
+    # Each turn against the four of its room: two before the bad response and two after it.
+    close(found_ET, [[x, x] for x in (1 - 1.5 + 0.5, -1.5 - 0.5, 5 - 1.5 + 2.5, -1.5 - 2.5)])
+
+
 def test_gigpo_keeps_the_states_of_different_tasks_apart() -> None:
     batch, rewards_KET = episodic([[1.0], [0.0], [5.0], [5.0]], [0, 0, 1, 1])
     batch = replace(batch, state_ET=torch.zeros(4, 1, dtype=torch.long))

@@ -29,16 +29,20 @@ def critic_of(policy: Any, backbone: str = "separate", noise: float = 1.0, **con
     return made
 
 
+CUT = frozenset({StopReason.CURRICULUM_LIMIT})
+
+
 def groups_of(context: str) -> list[Group]:
-    """As played, but every third episode ended by itself."""
+    """As played, but every third episode ended by itself, and every third by the limit of a curriculum."""
     groups = copy.deepcopy(played(context))
     for group in groups:
         group.episodes[1].stop = StopReason.LOST
+        group.episodes[2].stop = StopReason.CURRICULUM_LIMIT
     return groups
 
 
-def packed(context: str, merge: bool = True) -> TokenBatch:
-    return TokenBatch.pack(groups_of(context), merge=merge, closing=True)
+def packed(context: str, merge: bool = True, closing: frozenset[StopReason] = CUT) -> TokenBatch:
+    return TokenBatch.pack(groups_of(context), merge=merge, closing=closing)
 
 
 def all_values(critic: Critic, policy: Any, ids: list[int]) -> Tensor:
@@ -52,19 +56,22 @@ def all_values(critic: Critic, policy: Any, ids: list[int]) -> Tensor:
 def test_values_and_bootstrap(context: str, merge: bool) -> None:
     batch, policy = packed(context, merge), model()
     critic = critic_of(policy)
-    values_BL, bootstrap_E = critic.evaluate(policy, batch, list(batch.split(200)), bf16=False)
-    one_BL, one_E = critic.evaluate(policy, batch, [torch.arange(len(batch.lengths_B))], bf16=False)
+    open_E = batch.stopped_E(CUT)
+    values_BL, bootstrap_E = critic.evaluate(policy, batch, list(batch.split(200)), open_E, bf16=False)
+    one_BL, one_E = critic.evaluate(policy, batch, [torch.arange(len(batch.lengths_B))], open_E, bf16=False)
+    assert bootstrap_E is not None
+    assert one_E is not None
     torch.testing.assert_close(values_BL[batch.mask_BL], one_BL[batch.mask_BL], rtol=0, atol=1e-5)
     torch.testing.assert_close(bootstrap_E, one_E, rtol=0, atol=1e-5)
     episodes = [e for group in groups_of(context) for e in group]
-    assert {e.stop.truncated for e in episodes} == {True, False}
+    assert {e.stop for e in episodes} == {StopReason.LOST, StopReason.CURRICULUM_LIMIT, StopReason.TURN_LIMIT}
     for e, episode in enumerate(episodes):
         for t, turn in enumerate(episode.turns):
             prompt = episode.prompt(t)
             expected_l = all_values(critic, policy, prompt + turn.response_ids)[len(prompt) - 1 : -1]
             here_BL = (batch.episode_B[:, None] == e) & (batch.turn_BL == t)
             torch.testing.assert_close(values_BL[here_BL], expected_l, rtol=0, atol=1e-5)
-        if not episode.stop.truncated:
+        if episode.stop not in CUT:
             assert float(bootstrap_E[e]) == 0
             continue
         before = episode.prompt(len(episode.turns) - 1) + episode.turns[-1].response_ids
@@ -75,16 +82,30 @@ def test_values_and_bootstrap(context: str, merge: bool) -> None:
 def test_a_new_critic_says_zero() -> None:
     batch = packed("full_history")
     critic = Critic(model(), CriticConfig())
-    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), bf16=False)
+    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False)
     assert not values_BL.any()
+    assert bootstrap_E is not None
     assert not bootstrap_E.any()
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_episode_that_is_over_costs_no_closing_state(merge: bool) -> None:
+    """What would have come next is in the batch only where a critic is asked about it."""
+    over, cut = packed("full_history", merge, frozenset()), packed("full_history", merge)
+    spent = [episode.closing_ids for group in groups_of("full_history") for episode in group if episode.stop in CUT]
+    assert spent
+    assert all(spent)
+    assert int(cut.lengths_B.sum()) > int(over.lengths_B.sum())
+    assert len(cut.lengths_B) == len(over.lengths_B) + (0 if merge else len(spent))
+    critic, open_E = Critic(model(), CriticConfig()), over.stopped_E(frozenset())
+    assert critic.evaluate(model(), over, list(over.split(200)), open_E, bf16=False)[1] is None
 
 
 def learn(backbone: str | None, *, warmup: int = 0, budget: int = 16384, coefficient: float = 0.5) -> Step:
     """One update with returns for a critic (or none)."""
     batch, settings = packed("sliding_window"), {"backbone": backbone or "separate", "coefficient": coefficient}
     critic = critic_of(copy.deepcopy(model()), **settings)
-    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), bf16=False)
+    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False)
     batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
     batch, rewards_KET = batch.with_rewards({"r": [[1.0] * int(n) for n in batch.turns_E]}, {"r": 1.0})
     CREDITS.build({"name": "gae"})(rewards_KET, batch)

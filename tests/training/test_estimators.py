@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from turnrl.agents.episode import StopReason
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS, Credit
 
@@ -170,7 +171,7 @@ def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
     assert bias(found[0.0], exact_P) > 0.1 > bias(found[0.95], exact_P) > 1e-4
 
 
-def test_gae_bootstraps_where_a_limit_cut() -> None:
+def test_gae_bootstraps_where_a_curriculum_cut() -> None:
     """Cut before the third turn, the gradient of the first two turns is still that of the whole problem."""
     problem = BY_NAME["length"]
     value_NT = problem.values_NT("exact")
@@ -182,7 +183,9 @@ def test_gae_bootstraps_where_a_limit_cut() -> None:
     inside = torch.tensor([i for i, s in enumerate(s for s, v in problem.logits.items() for _ in v) if s != "turn 3"])
 
     def found(bootstrap_E: Tensor) -> Tensor:
-        batch = replace(case.batch, terminated_E=~cut_E, bootstrap_E=bootstrap_E)
+        reasons = {True: StopReason.CURRICULUM_LIMIT, False: StopReason.LOST}
+        stops = tuple(reasons[cut] for cut in cut_E.tolist())
+        batch = replace(case.batch, terminated_E=~cut_E, stops=stops, bootstrap_E=bootstrap_E)
         whole = replace(case, batch=batch).with_values(value_NT)
         gae = build("gae", lam=1.0, whiten=False)
         return tabular.moments_of_groups(gae, whole, chance_C).mean_P[inside]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from turnrl.agents.episode import StopReason
 from turnrl.plugins import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
@@ -53,7 +54,7 @@ def test_rows_without_a_sampled_token_are_left_out_first() -> None:
 @given(seed=st.integers(0, 10**6), multiple=st.integers(1, 6))
 def test_kept_rows_keep_their_tokens_and_their_advantages(seed: int, multiple: int) -> None:
     groups = random_groups(seed)
-    batch = TokenBatch.pack(groups, closing=True)
+    batch = TokenBatch.pack(groups, closing=set(StopReason))
     batch, rewards_KET = batch.with_rewards(env_rewards(groups), {"environment": 1.0})
     advantages_BL = batch.spread(CREDITS.build({"name": "turn_return"})(rewards_KET, batch))
     rows = downsample(batch, multiple, seed)

@@ -60,9 +60,7 @@ LEARN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", LEARN)
 def test_it_learns(tmp_path: Path, name: str) -> None:
-    # Without a price on them, answers that the world refuses would be a way to reach the turn limit, whose future has a
-    # value, instead of risking a wrong colour.
-    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}, {"name": "invalid_action", "weight": 0.3}]
+    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}]
     sft = {"demonstrations": 8, "epochs": 10, "batch": 8}
     rl = {"steps": 32, "tasks_per_step": 8, "checkpoint_every": 100, "optim": {"lr": 0.003}, **LEARN[name]}
     lines = run(tmp_path / "run", recipe(sft=sft, rl=rl, rewards=rewards, seed=1))
@@ -76,7 +74,9 @@ def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
         ({}, set()),
         ({"regularizers": [{"name": "kl"}]}, {"ref_logprobs_BL"}),
         ({"loss": {"name": "ppo_clip", "importance": {"mode": "token_truncate"}}}, {"old_logprobs_BL"}),
-        ({"credit": {"name": "gae"}}, {"values_BL", "bootstrap_E"}),
+        ({"credit": {"name": "gae"}}, {"values_BL"}),
+        ({"credit": {"name": "gae", "limit": "bootstrap"}}, {"values_BL", "bootstrap_E"}),
+        ({"credit": {"name": "gae"}, "curriculum": {"name": "horizon", "first": 1}}, {"values_BL", "bootstrap_E"}),
     ]
     costly = {"ref_logprobs_BL", "old_logprobs_BL", "values_BL", "bootstrap_E"}
     for i, (rl, expected) in enumerate(cases):

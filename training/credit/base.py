@@ -8,8 +8,8 @@
             return (return_E - return_E.mean())[:, None].expand(-1, batch.max_turns)
 
 What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and a group of one,
-gives exactly zero; observation tokens have advantage zero; an episode cut by a limit is not a terminated one; the
-current policy is never seen.
+gives exactly zero; observation tokens have advantage zero; the limits of the task end an episode like the world does,
+so that stalling until then is never better than it was; the current policy is never seen.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ...agents.episode import StopReason
 from ...plugins import Plugin, Slot
 from ..batch import TokenBatch
 
@@ -28,6 +29,10 @@ class Credit(Plugin):
 
     level: ClassVar[Literal["turn", "token"]] = "turn"
     """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""
+
+    def bootstraps(self) -> frozenset[StopReason]:
+        """Reasons to stop after which a critic's value stands for the turns that never came ('values'); none."""
+        return frozenset()
 
     @abstractmethod
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:

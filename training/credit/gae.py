@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...agents.episode import StopReason
 from ..batch import TokenBatch
 from ._stats import Steps, returns_to_go, whiten
 from .base import Credit
@@ -18,7 +19,7 @@ class Gae(Credit):
 
     ``delta_n = r_n + gamma * V_{n+1} - V_n`` and ``A_n = delta_n + gamma * lam * A_{n+1}``, where n + 1 is the next
     step of the *episode*: it may lie in the next turn or the next sequence; observation tokens are skipped and cost no
-    discount. After the last step V is 0 if the episode terminated and ``bootstrap_E`` if a limit cut it.
+    discount. After the last step V is 0 if the episode is over and ``bootstrap_E`` if it was cut short (`limit`).
 
     - ``token``: a turn's reward sits on its last sampled token.
     - ``turn``: V is the value at the turn's first sampled token; A is the same on all tokens of the turn.
@@ -28,11 +29,16 @@ class Gae(Credit):
     ``(A - mean) / sqrt(var + 1e-8)`` with the unbiased variance, over sampled tokens (``token``) or with one value per
     turn (``turn``).
 
+    The turn limit of the recipe is part of the task that is measured, so it ends an episode like the world does: a
+    value beyond it would pay for stalling until then instead of risking a loss. A curriculum's shorter limit is no part
+    of the task: what it cuts always bootstraps. With `limit` ``bootstrap`` the recipe's limit does so too, for tasks
+    that in truth go on. The context limit ends an episode in any case.
+
     Edge cases: turns with reward 0 are turns; values are read at sampled tokens only, so NaN elsewhere is harmless; the
     reward of a turn without tokens goes to the turn before it; a single step whitens to 0.
 
     Raises:
-        ValueError: the batch has no values, or no bootstrap values for its truncated episodes.
+        ValueError: the batch has no values, or no bootstrap values for an episode that needs one.
 
     Paper: "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (arXiv 1506.02438).
     Provenance: CODE, volcengine/verl, pearls-lab/meow-tea-taro (``token``).
@@ -46,7 +52,15 @@ class Gae(Credit):
     over: Literal["token", "turn"] = Field("token", description="what one step is")
     gamma: float = Field(1.0, ge=0, le=1, description="discount per step")
     lam: float = Field(0.95, ge=0, le=1, description="0: one-step estimates, 1: returns minus values")
+    limit: Literal["end", "bootstrap"] = Field(
+        "end", description="what the recipe's turn limit is: an end of the task, or a cut that hides its future"
+    )
     whiten: bool = Field(True, description="normalise over the steps of the batch")
+
+    def bootstraps(self) -> frozenset[StopReason]:
+        """A curriculum's shorter limit, and the recipe's own if `limit` says so."""
+        own = {StopReason.TURN_LIMIT} if self.limit == "bootstrap" else set()
+        return frozenset({StopReason.CURRICULUM_LIMIT} | own)
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L], float64, 0 where nothing was sampled; writes ``batch.signals['returns']``."""
@@ -54,7 +68,8 @@ class Gae(Credit):
             raise ValueError("gae needs values_BL")
         steps = Steps.tokens(batch) if self.over == "token" else Steps.turns(batch)
         value_S = batch.values_BL[steps.row_S, steps.column_S].double()
-        delta_S = steps.rewards_S(batch.total_ET(rewards_KET.double())) + self.gamma * _next(value_S, steps) - value_S
+        after_S = self._next(value_S, steps)
+        delta_S = steps.rewards_S(batch.total_ET(rewards_KET.double())) + self.gamma * after_S - value_S
         advantage_S = steps.flat(returns_to_go(steps.grid(delta_S), self.gamma * self.lam))
         batch.signals["returns"] = steps.scatter(advantage_S + value_S, float("nan"))
         if self.whiten:
@@ -65,15 +80,14 @@ class Gae(Credit):
         advantage_ET[steps.episode_S, steps.turn_S] = advantage_S
         return batch.spread(advantage_ET)
 
-
-def _next(value_S: Tensor, steps: Steps) -> Tensor:
-    """The value after each step: the next step's, or the bootstrap value at the end of an episode."""
-    batch = steps.batch
-    bootstrap_E = torch.zeros(batch.episodes, dtype=torch.float64)
-    if not bool(batch.terminated_E.all()):
-        if batch.bootstrap_E is None:
-            raise ValueError("gae needs bootstrap_E for truncated episodes")
-        bootstrap_E = torch.where(batch.terminated_E, bootstrap_E, batch.bootstrap_E.double())
-    last_S = torch.ones(len(value_S), dtype=torch.bool)
-    last_S[:-1] = steps.episode_S.diff() != 0
-    return torch.where(last_S, bootstrap_E[steps.episode_S], value_S.roll(-1))
+    def _next(self, value_S: Tensor, steps: Steps) -> Tensor:
+        """The value after each step: the next step's, or 0 or the bootstrap value at the end of an episode."""
+        batch = steps.batch
+        open_E, bootstrap_E = batch.stopped_E(self.bootstraps()), torch.zeros(batch.episodes).double()
+        if bool(open_E.any()):
+            if batch.bootstrap_E is None:
+                raise ValueError("gae needs bootstrap_E for episodes that were cut short")
+            bootstrap_E = torch.where(open_E, batch.bootstrap_E.double(), 0.0)
+        last_S = torch.ones(len(value_S), dtype=torch.bool)
+        last_S[:-1] = steps.episode_S.diff() != 0
+        return torch.where(last_S, bootstrap_E[steps.episode_S], value_S.roll(-1))

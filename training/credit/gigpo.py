@@ -18,8 +18,8 @@ class Gigpo(Credit):
 
     ``A_{i,t} = A^E_i + omega * A^S_{i,t}``. ``A^E`` is the episode's undiscounted return against its group. ``A^S`` is
     the discounted return-to-go of the turn against those of all turns of the group, repeats within an episode included,
-    before which the world had said exactly the same (the anchor state). Both subtract the mean (`norm` ``mean``) or
-    give z-scores (``mean_std``).
+    before which the world had said exactly the same (the anchor state; our own sentences about a bad response are not
+    the world's). Both subtract the mean (`norm` ``mean``) or give z-scores (``mean_std``).
 
     Edge cases: a state that was met once, equal returns, and groups of one give 0 at their level; worlds that print a
     step counter never meet a state twice. `step_weighted` counts an episode once per turn in the mean of ``A^E``, as

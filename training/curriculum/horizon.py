@@ -16,8 +16,9 @@ from .base import CURRICULA, Curriculum
 class Horizon(Curriculum):
     """The turn limit grows linearly from `first` to the recipe's during the first `share` of the stage.
 
-    Which tasks are played is left to another curriculum. An episode cut by the limit counts with the return it had, so
-    this needs a reward that does not wait for the end.
+    Which tasks are played is left to another curriculum. An episode that a limit below the recipe's cut stops for the
+    reason ``curriculum_limit``: ``gae`` puts a critic's value in place of the turns that never came; for all other
+    estimators it counts with the return it had, so they need a reward that does not wait for the end.
 
     Edge cases: a `first` above the recipe's limit is that limit. Evaluation always has the recipe's limit.
 
