@@ -120,6 +120,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         model, tokenizer = _pretrained(str(Path(config.name).expanduser()), dtype)
     if config.lora is not None:
         model = _with_lora(model, config.lora, config.seed)
+    _own_memory(model)
     model.eval()
     own_limit = getattr(model.config, "max_position_embeddings", None) or config.max_context
     description = {
@@ -131,6 +132,16 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         "dtype": config.dtype,
     }
     return Loaded(model, tokenizer, description)
+
+
+def _own_memory(model: Any) -> None:
+    """Give every weight and buffer memory of its own, aligned as that of a model which was never saved.
+
+    What is read from a file is a view into it, at whatever address its header leaves, and the last bit of a product
+    depends on the alignment: a resumed run would be another run.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool = False) -> Path:

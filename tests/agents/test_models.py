@@ -252,3 +252,13 @@ def test_smollm2_knows_the_capital_of_france() -> None:
     assert "Paris" in chat.respond(ids, stopped=ids[-1] in chat.stop_token_ids)
     assert chat.observe("And of Spain? <|im_end|>").extends
     assert chat.ids.count(chat.stop_token_ids[0]) == 4
+
+
+def test_the_weights_of_a_loaded_model_are_aligned_like_those_of_a_new_one(tmp_path: Path) -> None:
+    made = load(SMALL.model_copy(update={"layers": 2, "intermediate": 1000}), corpus)
+    save(made.model, made.tokenizer, tmp_path / "model")
+    loaded = load(ModelConfig(name=str(tmp_path / "model")))
+    for one in (made.model, loaded.model):
+        assert {tensor.data_ptr() % 64 for tensor in (*one.parameters(), *one.buffers())} == {0}
+    tied = loaded.model.get_output_embeddings().weight
+    assert tied.data_ptr() == loaded.model.get_input_embeddings().weight.data_ptr()
