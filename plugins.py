@@ -36,7 +36,7 @@ class Plugin(BaseModel):
     ``requires`` names what the trainer must compute for it (see the slot's base class for the names it knows).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     requires: ClassVar[frozenset[str]] = frozenset()
     name: str
 

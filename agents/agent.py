@@ -176,6 +176,7 @@ class LanguagePlayer(Player):
             action=parsed.action,
             tag=parsed.tag,
             finish_reason=completion.finish_reason,
+            version=completion.version,
         )
         self.turns += 1
         self.prompt = None

@@ -82,6 +82,8 @@ class Turn:
     invalid_reason: str | None = None
     """'unparsable', a key of `turnrl.envs.sanitise.REASONS`, 'rejected', or None."""
     finish_reason: FinishReason = "stop"
+    version: int = 0
+    """Version of the weights that sampled its first token."""
     trained: bool = True
     """False for a turn that is context only, such as the noise in a demonstration."""
     score: float | None = None
@@ -124,7 +126,6 @@ class Episode:
     """Prompt ids that would have come next in an episode that a turn limit cut, for a critic that bootstraps."""
     closing_extends: bool = True
     """The same as `Turn.extends`, for `closing_ids`."""
-    policy_version: int = 0
     error: str | None = None
     """What failed, if `stop.failed`."""
     seconds: float = 0.0
@@ -160,6 +161,7 @@ class Episode:
     def from_json(cls, data: dict[str, Any]) -> Episode:
         """The Episode that `to_json` was called on."""
         fields = dict(data)
+        fields.pop("policy_version", None)  # written before turns had a version; it was always 0
         fields["task"] = Task.model_validate(fields["task"])
         fields["stop"] = StopReason(fields["stop"])
         fields["turns"] = [Turn(**turn) for turn in fields["turns"]]

@@ -31,7 +31,7 @@ Corpus = Callable[[], Iterable[str]]
 class LoraConfig(BaseModel):
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) through peft: only they are trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1, description="rank of the adapters")
     alpha: float = Field(default=32.0, gt=0, description="scale: an adapter counts alpha / rank")
@@ -46,7 +46,7 @@ class LoraConfig(BaseModel):
 class ModelConfig(BaseModel):
     """Which model plays. The sizes shape a tiny model only; a pretrained model has its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(
         default="tiny",

@@ -47,7 +47,7 @@ def played(run: Path, stage: str, plays: int) -> dict[str, float]:
         episodes: list[Episode] = []
         evaluate(
             id, str(run / "checkpoints" / stage), params=env, tasks=recipe.evaluate.test_tasks or None, seed=seed,
-            temperature=recipe.evaluate.temperature, imports=recipe.pool.imports, episodes=episodes,
+            temperature=recipe.evaluation.temperature, imports=recipe.pool.imports, episodes=episodes,
         )  # fmt: skip
         for episode in episodes:
             if not episode.stop.failed:

@@ -17,8 +17,8 @@ class LengthPenalty(TurnReward):
     ``lam = 0.5 - (len - min) / (max - min)`` over the group; a success gets lam, a failure min(0, lam). Beside a reward
     for success, the shortest success gains 0.5 and the longest episode loses 0.5.
 
-    The paper warms the weight up from 0, because a penalty on length slows learning at first: here, train a first stage
-    without this reward.
+    The paper warms the weight up from 0, because a penalty on length slows learning at first. Here the weight is the
+    same from the first step on: keep it small beside the value of success.
 
     Edge cases: equal lengths, and groups of one, give 0; an episode without turns has no length and does not count.
 

@@ -239,12 +239,6 @@ def _pad(rows: Sequence[Sequence[float]], width: int, value: float, dtype: torch
     return out
 
 
-def masked_mean(values_BL: Tensor, mask_BL: Tensor) -> float:
-    """Mean over the mask, 0.0 if it is empty."""
-    count = int(mask_BL.sum())
-    return float(values_BL[mask_BL].double().sum() / count) if count else 0.0
-
-
 def map_groups(group_E: Tensor, apply: Callable[[Tensor], None]) -> None:
     """Call `apply` with the episode indices of each group, in order of the groups."""
     for g in group_E.unique(sorted=True).tolist():

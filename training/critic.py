@@ -6,7 +6,6 @@ A value head sits on the policy's own backbone ('shared'; its gradient reaches t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ from .forward import autocast, decoder, hidden_states
 class CriticConfig(BaseModel):
     """The `critic` block of an rl stage; used only by a credit that requires values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: Literal["separate", "shared"] = Field(
         "separate", description="a copy of the policy, or the policy itself"
@@ -60,10 +59,6 @@ class Critic(nn.Module):
         """[B, L]: entry l is the value before token l was emitted; entry 0 is 0."""
         values_BL: Tensor = self.head(hidden_BLD.float()).squeeze(-1)
         return torch.cat([torch.zeros_like(values_BL[:, :1]), values_BL[:, :-1]], dim=1)
-
-    def parameters_to_train(self) -> Iterator[nn.Parameter]:
-        """Head, and backbone if it is separate."""
-        return self.parameters()
 
     @torch.no_grad()
     def evaluate(

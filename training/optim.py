@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimConfig(BaseModel):
     """The `optim` block of a stage."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
@@ -23,7 +25,7 @@ class OptimConfig(BaseModel):
         0.0, ge=0, le=1, description="share of the peak rate at the end of a linear or cosine schedule"
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
-    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's moments")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="AdamW's moments")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
     def lr_at(self, step: int, total: int) -> float:

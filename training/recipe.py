@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..agents.config import AgentConfig
+from ..agents.engines.base import Sampling
 from ..agents.models import ModelConfig
 from ..agents.tagger.base import KINDS, PARSER, TAGGERS, Tagger, speaks
 from ..envs.pool import EnvPool
@@ -27,6 +28,7 @@ from .critic import CriticConfig
 from .curriculum.base import CURRICULA, Curriculum
 from .losses.base import LOSSES, PolicyLoss
 from .modifiers.base import MODIFIERS, Modifier
+from .objections import objections
 from .optim import OptimConfig
 from .regularizers.base import REGULARIZERS, Regularizer
 from .selection.base import SELECTIONS, Selection
@@ -35,7 +37,7 @@ from .selection.base import SELECTIONS, Selection
 class Config(BaseModel):
     """Base of the blocks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EngineConfig(Config):
@@ -43,6 +45,12 @@ class EngineConfig(Config):
 
     name: Literal["torch"] = Field("torch", description="embedded engine that shares the trainer's weights")
     max_batch: int = Field(64, ge=1, description="rows of a generation batch")
+    patience_ms: float | None = Field(
+        None,
+        ge=0,
+        description="milliseconds that a forward pass waits for worlds to answer; null waits for all, so that reruns "
+        "are equal",
+    )
 
 
 class PoolConfig(Config):
@@ -79,7 +87,9 @@ class EvaluateConfig(Config):
     )
     every: int = Field(0, ge=0, description="steps between evaluations; 0 for none")
     test_tasks: int = Field(0, ge=0, description="test tasks played once after each stage; 0 for none")
-    temperature: float = Field(1.0, ge=0, description="of evaluation play; 0 is greedy")
+    temperature: float | None = Field(
+        None, ge=0, description="of evaluation play; 0 is greedy, null is that of agent.sampling"
+    )
 
 
 class SftStage(Config):
@@ -108,6 +118,9 @@ class SftStage(Config):
     )
     token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included")
     bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
+    dropout: bool = Field(
+        False, description="the model's own dropout, of its config and of LoRA, is active in the updates"
+    )
 
     @model_validator(mode="after")
     def _tagger_exists(self) -> SftStage:
@@ -235,6 +248,18 @@ class Recipe(Config):
                     f"sft: tagger '{tagger.name}' needs a parser that knows the tags {kinds}; set {PARSER}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> Recipe:
+        for objection in objections(self):
+            raise ValueError(objection)
+        return self
+
+    @property
+    def evaluation(self) -> Sampling:
+        """How responses are sampled in evaluation play."""
+        temperature = self.evaluate.temperature
+        return self.agent.sampling.model_copy(update={} if temperature is None else {"temperature": temperature})
 
     @property
     def env_id(self) -> str:

@@ -27,6 +27,7 @@ from ..plugins import UserError
 from . import checkpoint
 from .console import Narrator
 from .log import Record, RunLog
+from .objections import fits
 from .recipe import Recipe, RlStage, SftStage
 from .session import Session, known_renamings
 from .sft import SupervisedTrainer, parameter_count
@@ -186,9 +187,11 @@ def _finish(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
 
 def _session(recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool) -> Session:
     engine = TorchEngine(
-        loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch, max_context=loaded.max_context
-    )
+        loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch, max_context=loaded.max_context,
+        patience_ms=recipe.engine.patience_ms,
+    )  # fmt: skip
     agent = recipe.agent.build(engine, loaded.tokenizer)
+    fits(agent, prototype)
     return Session(recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress)
 
 

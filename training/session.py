@@ -53,7 +53,7 @@ class Session:
     async def evaluate(self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None) -> Evaluation:
         """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call."""
         recipe, tasks = self.recipe, self.choose(split, n)
-        sampling = recipe.agent.sampling.model_copy(update={"temperature": recipe.evaluate.temperature})
+        sampling = recipe.evaluation
         player = recipe.agent.build(self.engine, self.tokenizer, sampling=sampling) if agent is None else agent
         episodes, stats = await play_tasks(
             player, tasks, self.pool, max_turns=recipe.agent.max_turns, seed=recipe.seed, concurrency=64,
@@ -61,7 +61,7 @@ class Session:
         )  # fmt: skip
         return summarise(
             episodes, stats, env=recipe.env_id, agent=label, split=split, seed=recipe.seed,
-            temperature=recipe.evaluate.temperature,
+            temperature=sampling.temperature,
         )  # fmt: skip
 
     def save(self, name: str, state: checkpoint.TrainerState | None = None) -> Path:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class SupervisedTrainer:
             ).tolist()
             chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
             started = time.perf_counter()
-            loss = self.learn(chosen)
+            with self.dropout(update):
+                loss = self.learn(chosen)
             [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
             metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
             if self.lost and not update:
@@ -74,7 +76,7 @@ class SupervisedTrainer:
             if bad_looks >= stage.patience or (stage.until_loss is not None and valid_loss <= stage.until_loss):
                 break
         session.model.load_state_dict(best_weights)
-        session.engine.load_weights(session.model.state_dict(), -1)
+        session.engine.load_weights(session.model.state_dict(), 0)
 
     async def demonstrate(self) -> tuple[list[Episode], list[Episode]]:
         """Expert episodes of training tasks under each symmetry, and of validation tasks as they are.
@@ -132,14 +134,27 @@ class SupervisedTrainer:
     def learn(self, episodes: list[Episode]) -> float:
         """Accumulate the gradient of one batch; returns its loss per trained token."""
         batch, weights_BL = self.pack(episodes)
-        self.session.model.train()
         total = 0.0
         for rows in batch.split(self.stage.token_budget):
             loss = self.nll(batch.select(rows), weights_BL[rows])
             loss.backward()
             total += float(loss.detach())
-        self.session.model.eval()
         return total
+
+    @contextmanager
+    def dropout(self, update: int) -> Iterator[None]:
+        """The model's own dropout is active inside the block if the stage asks for it, drawn anew for each update."""
+        model = self.session.model
+        if not self.stage.dropout:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.session.recipe.seed * 1_000_003 + update)
+            model.train()
+            try:
+                yield
+            finally:
+                model.eval()
 
     @torch.no_grad()
     def loss_of(self, episodes: list[Episode]) -> float:

@@ -81,7 +81,7 @@ class Trainer:
             advantages = self.credit(rewards_KET, batch)
             advantages_BL = batch.spread(advantages) if self.credit.level == "turn" else advantages
             for modifier in self.modifiers:
-                advantages_BL = modifier(advantages_BL, rewards_KET, batch)
+                advantages_BL = modifier(advantages_BL, batch)
             self.annotate(groups, batch, advantages_BL)
         with self._clock("update"):
             part, part_BL = batch, advantages_BL
@@ -139,7 +139,8 @@ class Trainer:
         def scored(policy: nn.Module) -> Tensor:
             return score_batch(policy, batch.tokens_BL, batch.mask_BL, rows, temperature=temperature, bf16=stage.bf16)
 
-        if "old_logprobs" in self.needs:
+        # Where the engine's arithmetic is not exactly the trainer's, its log-probabilities are of another policy.
+        if "old_logprobs" in self.needs or stage.bf16 or not self.session.engine.full_precision:
             batch = replace(batch, old_logprobs_BL=scored(model))
         if self.reference is not None:
             batch = replace(batch, ref_logprobs_BL=scored(self.reference))
@@ -227,6 +228,7 @@ class Trainer:
         self.drawn = state.parts["drawn"]
         for plugin, saved in zip(self.plugins, state.parts["plugins"], strict=True):
             plugin.load_state_dict(saved)
+        self.session.engine.load_weights(self.session.model.state_dict(), state.step)
 
     def timing(self) -> dict[str, float]:
         """Seconds by phase."""

@@ -14,7 +14,7 @@ result of a request does not depend on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,7 +29,7 @@ class Sampling(BaseModel):
     """How to sample one response. Log-probabilities are those of the distribution that was sampled from, taken before
     top-p and top-k, after the temperature (so that a trainer can reproduce them from logits / temperature)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     temperature: float = Field(1.0, ge=0, description="0 is greedy; log-probabilities are then those at temperature 1")
     top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this mass")
@@ -51,7 +51,7 @@ class Completion:
     """Natural log-probability of each id."""
     finish_reason: FinishReason
     version: int = 0
-    """Version of the weights that sampled it."""
+    """Version of the weights that sampled its first token."""
 
 
 @dataclass(slots=True)
@@ -87,6 +87,10 @@ class Engine(Protocol):
     max_context: int
     """Longest prompt plus response, in tokens."""
 
+    @property
+    def full_precision(self) -> bool:
+        """Weights and forward passes are float32: log-probabilities are those of a float32 trainer, up to rounding."""
+
     def open(self, session: str) -> None:
         """Announce a conversation: it will ask for its next response soon."""
 
@@ -104,14 +108,3 @@ class Engine(Protocol):
 
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Use these weights from now on; caches of older weights are dropped."""
-
-
-@dataclass(slots=True)
-class Request:
-    """A pending generation inside an engine."""
-
-    prompt: list[int]
-    sampling: Sampling
-    session: str | None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)

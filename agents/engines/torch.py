@@ -109,6 +109,12 @@ class TorchEngine:
 
     # -- the Engine protocol -----------------------------------------------------------------------------------------
 
+    @property
+    def full_precision(self) -> bool:
+        """Whether weights and forward passes are float32."""
+        weights = {parameter.dtype for parameter in self._cache.model.parameters()}
+        return weights <= {torch.float32} and self._cache.dtype in (None, torch.float32)
+
     def open(self, session: str) -> None:
         """Announce a conversation: forward passes wait for its requests until it is closed."""
         self._live[session] = None

@@ -26,6 +26,8 @@ def tokenizer() -> Any:
 class FakeEngine:
     """Implements the Engine protocol without a model."""
 
+    full_precision = True
+
     def __init__(self, answer: Answer, max_context: int = 10_000) -> None:
         self.answer, self.max_context = answer, max_context
         self.stats = EngineStats()

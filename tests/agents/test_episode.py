@@ -18,7 +18,7 @@ turns = st.builds(
     Turn, prompt_ids=ids, extends=st.booleans(), response_ids=ids, logprobs=st.lists(number, max_size=4), text=text,
     action=st.none() | text, observation=text, env_reward=number, valid_action=st.booleans(),
     invalid_reason=st.none() | text, finish_reason=st.sampled_from(["stop", "length"]), trained=st.booleans(),
-    score=maybe, progress=maybe, milestones=st.lists(text, max_size=2),
+    version=st.integers(),    score=maybe, progress=maybe, milestones=st.lists(text, max_size=2),
     rewards=st.dictionaries(text, number, max_size=2), advantage=maybe,
 )  # fmt: skip
 tasks = st.builds(
@@ -28,7 +28,7 @@ tasks = st.builds(
 episodes = st.builds(
     Episode, task=tasks, opening=text, turns=st.lists(turns, max_size=3), stop=st.sampled_from(StopReason),
     success=st.booleans(), start_progress=maybe, answer=st.none() | st.lists(text, max_size=2), closing_ids=ids,
-    closing_extends=st.booleans(), policy_version=st.integers(), error=st.none() | text, seconds=number,
+    closing_extends=st.booleans(), error=st.none() | text, seconds=number,
 )  # fmt: skip
 
 

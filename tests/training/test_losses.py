@@ -84,7 +84,7 @@ def test_reference_value_clip() -> None:
     values = torch.where(mask, golden("values"), NAN)
     loss, metrics = value_loss(values + 0.3, values, torch.where(mask, returns, NAN), 0.2)
     torch.testing.assert_close(loss, expected, atol=atol, rtol=0)
-    assert 0 < metrics["value_clip_fraction"] < 1
+    assert 0 < metrics["clipped"] < 1
 
 
 # Small cases by hand.
@@ -321,8 +321,8 @@ def test_value_clip_by_hand() -> None:
     case = lambda clip: value_loss(torch.tensor([[0.8]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), clip)
     loss, metrics = case(0.2)
     assert float(loss) == pytest.approx(0.32)
-    assert metrics["value_clip_fraction"] == 1
-    assert metrics["value_error"] == pytest.approx(0.7)
+    assert metrics["clipped"] == 1
+    assert metrics["square"] == pytest.approx(0.49)
     assert float(case(None)[0]) == pytest.approx(0.245)
 
 
@@ -343,9 +343,11 @@ def test_value_loss_is_the_sum_of_its_cuts() -> None:
     values, old, returns = (torch.randn(6, 5, generator=noise) for _ in range(3))
     returns[torch.rand(6, 5, generator=noise) < 0.4] = NAN
     weights = value_weights(returns)
-    whole, _ = value_loss(values, old, returns)
-    parts = [value_loss(values[r], old[r], returns[r], 0.2, weights[r])[0] for r in ([0, 4], [1], [2, 3, 5])]
-    torch.testing.assert_close(sum(parts), whole)
+    whole, metrics = value_loss(values, old, returns)
+    parts = [value_loss(values[r], old[r], returns[r], 0.2, weights[r]) for r in ([0, 4], [1], [2, 3, 5])]
+    torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
+    for name, value in metrics.items():
+        assert sum(part[name] for _, part in parts) == pytest.approx(value)
 
 
 def test_explained_variance() -> None:

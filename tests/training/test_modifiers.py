@@ -23,7 +23,7 @@ def group(lengths: list[int], success: list[bool], terminated: list[bool] | None
 
 def modified(batch: TokenBatch, advantages: list[float], **config: Any) -> Tensor:
     advantages_BL = batch.spread(torch.tensor(advantages, dtype=torch.float64)[:, None])
-    out = MODIFIERS.build(config)(advantages_BL, torch.zeros(1, batch.episodes, 1), batch)
+    out = MODIFIERS.build(config)(advantages_BL, batch)
     assert not out[~batch.mask_BL].any()
     return out[:, 0]
 

@@ -23,12 +23,20 @@ from ...agents.episode import StopReason
 from ...plugins import Plugin, Slot
 from ..batch import TokenBatch
 
+Peers = Literal["nothing", "batch", "group"]
+
 
 class Credit(Plugin):
     """Base of the slot ``training.credit``. ``requires`` may name 'values' (a critic is trained beside the policy)."""
 
     level: ClassVar[Literal["turn", "token"]] = "turn"
     """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""
+    compares: ClassVar[Peers] = "nothing"
+    """What `peers` answers, where it depends on no field."""
+
+    def peers(self) -> Peers:
+        """Name the other episodes without which an advantage, or a part of it, is 0."""
+        return self.compares
 
     def bootstraps(self) -> frozenset[StopReason]:
         """Reasons to stop after which a critic's value stands for the turns that never came ('values'); none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...plugins import UserError
 from ..batch import TokenBatch
 from ._stats import ZERO, centre_E, group_stats, per_turn
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Bnpo(Credit):
@@ -32,6 +32,7 @@ class Bnpo(Credit):
     guard for equal means is ours.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["bnpo"] = "bnpo"
     low: float = Field(0.0, description="smallest sum of a reward over an episode")
     high: float = Field(1.0, description="largest sum of a reward over an episode")

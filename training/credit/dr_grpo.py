@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import centre_E, per_turn, returns_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class DrGrpo(Credit):
@@ -23,6 +23,7 @@ class DrGrpo(Credit):
     Provenance: CODE, volcengine/verl, huggingface/trl.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["dr_grpo"] = "dr_grpo"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:

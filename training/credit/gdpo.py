@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, per_turn, zscore_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Gdpo(Credit):
@@ -26,6 +26,7 @@ class Gdpo(Credit):
     Paper: GDPO (arXiv 2601.05242). Provenance: CODE, NVlabs/GDPO, huggingface/trl.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["gdpo"] = "gdpo"
     eps: float = Field(1e-4, ge=0, description="added to each standard deviation")
 

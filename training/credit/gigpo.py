@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, centre_E, returns_E, returns_to_go, zscore_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Gigpo(Credit):
@@ -28,6 +28,7 @@ class Gigpo(Credit):
     Paper: GiGPO (arXiv 2505.10978). Provenance: CODE, langfengQ/verl-agent.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["gigpo"] = "gigpo"
     gamma: float = Field(0.95, ge=0, le=1, description="discount per turn of the return-to-go")
     omega: float = Field(1.0, ge=0, description="weight of the level of turns")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import per_turn, returns_E, zscore_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Grpo(Credit):
@@ -23,6 +23,7 @@ class Grpo(Credit):
     Paper: "DeepSeekMath" (arXiv 2402.03300). Provenance: CODE, volcengine/verl (eps 1e-6), huggingface/trl (eps 1e-4).
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["grpo"] = "grpo"
     eps: float = Field(1e-6, ge=0, description="added to the group's standard deviation")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...plugins import UserError
 from ..batch import TokenBatch
 from ._stats import ZERO, returns_to_go, zscore_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Igpo(Credit):
@@ -36,6 +36,10 @@ class Igpo(Credit):
     gamma: float = Field(1.0, ge=0, le=1, description="discount per turn")
     norm: Literal["separate", "joint"] = Field("separate", description="whose statistics normalise")
     eps: float = Field(1e-6, ge=0, description="added to each standard deviation")
+
+    def peers(self) -> Peers:
+        """Name the other episodes that it compares with."""
+        return "group" if self.norm == "separate" else "nothing"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [E, T], float64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, centre_E, per_turn, returns_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class LitePpo(Credit):
@@ -24,6 +24,7 @@ class LitePpo(Credit):
     Paper: "Tricks or Traps? A Deep Dive into RL for LLM Reasoning" (arXiv 2508.08221). Provenance: MEM.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["lite_ppo"] = "lite_ppo"
     eps: float = Field(1e-6, ge=0, description="added to the batch's standard deviation")
 

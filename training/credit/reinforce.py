@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import centre_E, per_turn, returns_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Reinforce(Credit):
@@ -27,6 +27,10 @@ class Reinforce(Credit):
 
     name: Literal["reinforce"] = "reinforce"
     baseline: Literal["none", "batch_mean"] = Field("none", description="what is subtracted from the return")
+
+    def peers(self) -> Peers:
+        """Name the other episodes that it compares with."""
+        return "nothing" if self.baseline == "none" else "batch"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [E, T], float64."""

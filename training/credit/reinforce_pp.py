@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, Steps, centre_E, group_stats, returns_E, returns_to_go, whiten
-from .base import Credit
+from .base import Credit, Peers
 
 
 class ReinforcePp(Credit):
@@ -33,6 +33,11 @@ class ReinforcePp(Credit):
     gamma: float = Field(1.0, ge=0, le=1, description="discount per sampled token")
     baseline: Literal["none", "group"] = Field("none", description="'group': centred returns, the same on all tokens")
     whiten: bool = Field(True, description="normalise over the sampled tokens of the batch")
+
+    def peers(self) -> Peers:
+        """Name the other episodes that it compares with."""
+        alone: Peers = "batch" if self.whiten else "nothing"
+        return "group" if self.baseline == "group" else alone
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L], float64, 0 where nothing was sampled."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import centre_E, group_stats, per_turn, returns_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Rloo(Credit):
@@ -25,6 +25,7 @@ class Rloo(Credit):
     Provenance: CODE, volcengine/verl.
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["rloo"] = "rloo"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, group_stats, group_sum, returns_to_go
-from .base import Credit
+from .base import Credit, Peers
 
 
 class Stepwise(Credit):
@@ -29,6 +29,7 @@ class Stepwise(Credit):
     of 50, worth 10 and 0, then have the mean 1.67 instead of 5).
     """
 
+    compares: ClassVar[Peers] = "group"
     name: Literal["stepwise"] = "stepwise"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per turn")
     scale: bool = Field(True, description="divide by the group's standard deviation")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...plugins import UserError
 from ..batch import TokenBatch
 from ._stats import ZERO, returns_E, zscore_E
-from .base import Credit
+from .base import Credit, Peers
 
 
 class TagGroup(Credit):
@@ -34,6 +34,10 @@ class TagGroup(Credit):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the episode's return")
     reward: str = Field("meta_reasoning", description="name of the reward that is compared by tag")
     eps: float = Field(1e-6, ge=0, description="added to standard deviations")
+
+    def peers(self) -> Peers:
+        """Name the other episodes that it compares with."""
+        return "group" if self.alpha else "nothing"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [E, T], float64."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import TokenBatch
 from ._stats import ZERO, group_stats, group_sum, returns_to_go
-from .base import Credit
+from .base import Credit, Peers
 
 
 class TurnReturn(Credit):
@@ -41,6 +41,10 @@ class TurnReturn(Credit):
     baseline: Literal["turn", "episode", "none"] = Field("turn", description="what is subtracted from the return")
     scale: Literal["none", "group", "batch"] = Field("none", description="whose standard deviation divides the result")
     eps: float = Field(1e-6, ge=0, description="added to the standard deviation")
+
+    def peers(self) -> Peers:
+        """Name the other episodes that it compares with."""
+        return "nothing" if self.baseline == self.scale == "none" else "group"
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [E, T], float64."""

@@ -27,7 +27,7 @@ class Adora(Modifier):
     factor: float = Field(0.1, ge=0, description="weight of groups that are not advantageous")
     length: Literal["tokens", "turns"] = Field("tokens", description="unit of the length of an episode")
 
-    def __call__(self, advantages_BL: Tensor, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L]."""
         length_E = lengths_E(batch, self.length)
         factor_E = torch.full_like(length_E, self.factor)

@@ -3,7 +3,7 @@
 class Half(Modifier):                                                 # training/modifiers/half.py
     name: Literal["half"] = "half"
 
-    def __call__(self, advantages_BL, rewards_KET, batch):
+    def __call__(self, advantages_BL, batch):
         return advantages_BL / 2
 """
 
@@ -22,7 +22,7 @@ class Modifier(Plugin):
     """Base of the slot ``training.modifiers``."""
 
     @abstractmethod
-    def __call__(self, advantages_BL: Tensor, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L] in the place of the given ones; 0 stays 0 where nothing was sampled."""
 
 

@@ -26,7 +26,7 @@ class OverlongFailures(Modifier):
     base: float = Field(1.00001, gt=1, description="the factor approaches 2 faster for a larger base")
     length: Literal["tokens", "turns"] = Field("tokens", description="unit of the length of an episode")
 
-    def __call__(self, advantages_BL: Tensor, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L]."""
         length_E = lengths_E(batch, self.length)
         factor_E = torch.ones_like(length_E)

@@ -33,7 +33,13 @@ class BalancedDifficulty(Selection):
             raise ValueError(f"low={self.low} is above high={self.high}")
         return self
 
+    def possible(self, size: int) -> bool:
+        """Whether some number of successes among so many lies between the bounds."""
+        return any(self._between(successes, size) for successes in range(size + 1))
+
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
         """The group, if it is neither too easy nor too hard."""
-        share = sum(episode.success for episode in group) / len(group)
-        return group if self.low - 1e-9 <= share <= self.high + 1e-9 else None
+        return group if self._between(sum(episode.success for episode in group), len(group)) else None
+
+    def _between(self, successes: int, size: int) -> bool:
+        return self.low - 1e-9 <= successes / size <= self.high + 1e-9

@@ -26,6 +26,10 @@ class Selection(Plugin):
 
     refill: int = Field(0, ge=0, description="rounds in which other tasks are played in place of dropped groups")
 
+    def possible(self, size: int) -> bool:
+        """Whether a group of so many episodes could be kept, whatever they did."""
+        return size > 0
+
     @abstractmethod
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
         """The group, a smaller one made of some of its episodes, or None to drop it.

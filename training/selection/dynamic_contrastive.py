@@ -24,6 +24,10 @@ class DynamicContrastive(Selection):
 
     name: Literal["dynamic_contrastive"] = "dynamic_contrastive"
 
+    def possible(self, size: int) -> bool:
+        """Two episodes can differ, one cannot."""
+        return size > 1
+
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
         """Half of the group, in its order."""
         side = max(len(group) // 4, 1)

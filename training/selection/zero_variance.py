@@ -22,6 +22,10 @@ class ZeroVariance(Selection):
     name: Literal["zero_variance"] = "zero_variance"
     refill: int = Field(3, ge=0, description="rounds in which other tasks are played in place of dropped groups")
 
+    def possible(self, size: int) -> bool:
+        """Two episodes can differ, one cannot."""
+        return size > 1
+
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
         """The group, if its returns differ."""
         return group if max(returns) - min(returns) > 1e-8 else None
