@@ -26,7 +26,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,27 +35,10 @@ from ...plugins import UserError
 from .base import Completion, ContextOverflow, EngineError, EngineStats, Sampling
 from .kv_cache import Slot, SlotCache
 from .model_check import check_model
+from .pending import Pending, groups_of, slot_of
 from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
 ADMIT_SHARE = 0.5
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A request in the engine: waiting, or decoding in a slot."""
-
-    tokens: list[int]
-    """The prompt and what was sampled so far, or the tokens to score."""
-    sampling: Sampling
-    session: str | None
-    start: int | None
-    """First token to score; None for a generation."""
-    future: asyncio.Future[Any]
-    arrival: int
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    slot: Slot | None = None
-    version: int | None = None
 
 
 class TorchEngine:
@@ -99,8 +81,8 @@ class TorchEngine:
         self._live: dict[str, None] = {}
         self._sessions: dict[str, Slot] = {}
         self._turns: dict[str, int] = {}
-        self._waiting: list[_Row] = []
-        self._running: list[_Row] = []
+        self._waiting: list[Pending] = []
+        self._running: list[Pending] = []
         self._sampling: SamplingBatch | None = None
         self._arrivals = 0
         self._task: asyncio.Task[None] | None = None
@@ -199,7 +181,7 @@ class TorchEngine:
             self._loop, self._wake, self._task = loop, asyncio.Event(), None
             self._drop(self._waiting + self._running)
         self._arrivals += 1
-        row = _Row(prompt, sampling, session, start, loop.create_future(), self._arrivals)
+        row = Pending(prompt, sampling, session, start, loop.create_future(), self._arrivals)
         self._waiting.append(row)
         self._wake.set()
         if self._task is None or self._task.done():
@@ -210,7 +192,7 @@ class TorchEngine:
             self._wake.set()
             raise
 
-    def _drop(self, rows: Iterable[_Row]) -> None:
+    def _drop(self, rows: Iterable[Pending]) -> None:
         """Take rows out of the engine; the caches of sessions stay."""
         for row in list(rows):
             if row in self._running:
@@ -222,13 +204,13 @@ class TorchEngine:
                 self._cache.release(row.slot)
             row.slot = None
 
-    def _fail(self, rows: Iterable[_Row], error: Exception) -> None:
+    def _fail(self, rows: Iterable[Pending], error: Exception) -> None:
         for row in list(rows):
             self._drop([row])
             if not row.future.done():
                 row.future.set_exception(error)
 
-    def _finish(self, row: _Row, result: Any) -> None:
+    def _finish(self, row: Pending, result: Any) -> None:
         self._drop([row])
         row.future.set_result(result)
 
@@ -281,7 +263,7 @@ class TorchEngine:
         admitted = min(waiting, self.max_batch - running)
         return admitted > 0 and admitted >= ADMIT_SHARE * running
 
-    def _candidates(self) -> list[_Row]:
+    def _candidates(self) -> list[Pending]:
         """Waiting requests that may be admitted, one per session, in their order."""
         taken = {row.session for row in self._running} - {None}
         chosen = []
@@ -293,7 +275,7 @@ class TorchEngine:
                 taken.add(row.session)
         return chosen
 
-    def _guarded(self, rows: list[_Row], work: Callable[[], None]) -> None:
+    def _guarded(self, rows: list[Pending], work: Callable[[], None]) -> None:
         """Do `work` for `rows`; if it raises, they fail and their caches are dropped."""
         began = time.perf_counter()
         try:
@@ -309,9 +291,9 @@ class TorchEngine:
         finally:
             self.stats.busy_seconds += time.perf_counter() - began
 
-    def _admit(self, rows: list[_Row]) -> None:
+    def _admit(self, rows: list[Pending]) -> None:
         """Give every row a slot, encode what is new, score or sample the first token."""
-        shared: dict[_Row, int] = {}
+        shared: dict[Pending, int] = {}
         extra = 0
         for row in rows:
             self._waiting.remove(row)
@@ -331,7 +313,7 @@ class TorchEngine:
             self.stats.prompt_tokens += len(row.tokens) - kept
             extra += len(row.tokens) - kept
         self._evict(extra)
-        for group in self._groups(rows):
+        for group in groups_of(rows, self._cache.budget):
             self._guarded(group, lambda group=group: self._prefill(group, shared))  # type: ignore[misc]
 
     def _evict(self, extra: int) -> None:
@@ -345,20 +327,8 @@ class TorchEngine:
                 excess -= len(slot.tokens)
                 self._cache.release(slot)
 
-    def _groups(self, rows: list[_Row]) -> list[list[_Row]]:
-        """Rows to encode together: of similar length, within the budget of padded tokens, in the order of the slots."""
-        new = {row: len(row.tokens) - len(_slot(row).tokens) for row in rows}
-        groups: list[list[_Row]] = []
-        width = 0
-        for row in sorted(rows, key=lambda row: -new[row]):
-            if not groups or (len(groups[-1]) + 1) * width > self._cache.budget or new[row] < width // 2:
-                groups.append([])
-                width = new[row]
-            groups[-1].append(row)
-        return [sorted(group, key=lambda row: _slot(row).index) for group in groups]
-
-    def _prefill(self, rows: list[_Row], shared: dict[_Row, int]) -> None:
-        slots = [_slot(row) for row in rows]
+    def _prefill(self, rows: list[Pending], shared: dict[Pending, int]) -> None:
+        slots = [slot_of(row) for row in rows]
         new = [row.tokens[len(slot.tokens) :] for row, slot in zip(rows, slots, strict=True)]
         wanted = [1 if row.start is None else len(row.tokens) - row.start + 1 for row in rows]
         before = self._cache.clock
@@ -370,22 +340,22 @@ class TorchEngine:
             if row.start is not None:
                 scores = token_logprobs(self._cache.logits, hidden_NH, row.tokens[row.start :])
                 self.stats.scored_tokens += len(scores)
-                del _slot(row).tokens[shared[row] :]
+                del slot_of(row).tokens[shared[row] :]
                 self._finish(row, scores)
 
     def _decode(self) -> None:
         """One token for every running row."""
         rows = self._running
         if self._sampling is None:  # the rows are not those of the previous step
-            self._cache.to_front([_slot(row) for row in rows])
-            rows.sort(key=lambda row: _slot(row).index)
+            self._cache.to_front([slot_of(row) for row in rows])
+            rows.sort(key=lambda row: slot_of(row).index)
             self._sampling = SamplingBatch([row.sampling for row in rows], self._cache.device)
-        hidden_B1H = self._cache.encode([_slot(row) for row in rows], [row.tokens[-1:] for row in rows])
+        hidden_B1H = self._cache.encode([slot_of(row) for row in rows], [row.tokens[-1:] for row in rows])
         self.stats.decode_steps += 1
         self.stats.decode_slots += len(rows)
         self._accept(list(rows), hidden_B1H[:, 0], self._sampling)
 
-    def _accept(self, rows: list[_Row], hidden_BH: Tensor, batch: SamplingBatch | None = None) -> None:
+    def _accept(self, rows: list[Pending], hidden_BH: Tensor, batch: SamplingBatch | None = None) -> None:
         """Sample the next token of every row and finish those that are done."""
         batch = batch or SamplingBatch([row.sampling for row in rows], hidden_BH.device)
         ids, logprobs = batch.sample(self._cache.logits(hidden_BH), [len(row.token_ids) for row in rows])
@@ -399,8 +369,3 @@ class TorchEngine:
                 self._finish(row, Completion(row.token_ids, row.logprobs, reason, row.version or 0))
             elif len(row.tokens) >= self.max_context:
                 self._fail([row], ContextOverflow(f"the response reached the end of a context of {self.max_context}"))
-
-
-def _slot(row: _Row) -> Slot:
-    assert row.slot is not None
-    return row.slot
