@@ -58,7 +58,8 @@ def test_prompt_is_what_a_growing_chat_would_hold(parts: list[tuple[list[int], l
 def test_failure_and_truncation_are_disjoint_kinds_of_stop() -> None:
     failed = {stop for stop in StopReason if stop.failed}
     truncated = {stop for stop in StopReason if stop.truncated}
-    assert failed == {StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR}
+    lost = {StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE}
+    assert failed == lost
     assert truncated == {StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT, StopReason.CONTEXT_LIMIT}
 
 
