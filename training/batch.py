@@ -58,7 +58,7 @@ class TokenBatch:
     old_logprobs_BL: Tensor | None = None
     """Trainer's log-probabilities before the first update ('old_logprobs'); else the engine's are used."""
     ref_logprobs_BL: Tensor | None = None
-    """Reference model ('ref_logprobs')."""
+    """Log-probabilities of the reference, the policy as it was at the start of the rl stage ('ref_logprobs')."""
     values_BL: Tensor | None = None
     """Critic's value of the state before this token was sampled, at action tokens ('values'). Anything elsewhere."""
     bootstrap_E: Tensor | None = None

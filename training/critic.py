@@ -1,6 +1,7 @@
 """Critic: the value of the state before each sampled token, for estimators that require 'values'.
 
-A value head sits on the policy's own backbone ('shared'; its gradient reaches the policy) or on a copy ('separate').
+A value head sits on the policy's own backbone ('shared'; its gradient reaches the policy) or on a copy ('separate'). A
+copy learns what the policy learns: of an adapted policy its adapters, while the frozen weights exist once for both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class CriticConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: Literal["separate", "shared"] = Field(
-        "separate", description="a copy of the policy, or the policy itself"
+        "separate", description="a copy of the policy (of one with LoRA: of its adapters), or the policy itself"
     )
     lr: float = Field(1e-3, gt=0, description="learning rate of the head and of a separate backbone")
     clip: float | None = Field(0.2, gt=0, description="largest change of a value per update; null for none")
@@ -48,8 +49,9 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.backbone: nn.Module | None = None
         if config.backbone == "separate":
-            self.backbone = _Backbone(copy.deepcopy(decoder(policy)))
-            self.backbone.requires_grad_(True)
+            source = decoder(policy)
+            frozen = {id(parameter): parameter for parameter in source.parameters() if not parameter.requires_grad}
+            self.backbone = _Backbone(copy.deepcopy(source, frozen))
 
     def hidden(self, policy: nn.Module, tokens_BL: Tensor) -> Tensor:
         """The hidden states the head reads, [B, L, D]."""

@@ -144,7 +144,9 @@ class RlStage(Config):
     symmetries: int = Field(1, ge=1, description="renamings of the world; the episodes of a group take turns with them")
     credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages")
     loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss")
-    regularizers: list[dict[str, Any]] = Field([], description="terms beside the loss")
+    regularizers: list[dict[str, Any]] = Field(
+        [], description="terms beside the loss; the reference of kl is the policy at the start of this stage"
+    )
     critic: CriticConfig = Field(default_factory=CriticConfig, description="used if the credit requires values")
     modifiers: list[dict[str, Any]] = Field([], description="what happens to advantages after the estimator, in order")
     curriculum: dict[str, Any] = Field({"name": "uniform"}, description="which tasks are played")

@@ -43,7 +43,8 @@ class Trainer:
 
     def __init__(self, session: Session, stage: RlStage, index: int) -> None:
         self.session, self.stage, self.index = session, stage, index
-        self.credit, loss = stage.build_credit(), stage.build_loss()
+        longest = session.recipe.agent.max_turns * session.recipe.agent.sampling.max_tokens
+        self.credit, loss = stage.build_credit(), stage.build_loss().of_length(longest)
         self.modifiers, self.selection = stage.build_modifiers(), stage.build_selection()
         regularizers = stage.build_regularizers()
         self.rewards = session.recipe.build_rewards()

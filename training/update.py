@@ -92,7 +92,8 @@ class Learner:
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
         """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are partial sums of it."""
-        self.loss.prepare(batch)
+        for name, value in self.loss.prepare(batch).items():
+            self._note(name, value)
         weights_BL = self.loss.weights_BL(batch)
         value_weights_BL = value_weights(batch.signals["returns"]) if self.critic is not None else None
         # A critic on the policy's own layers trains them too.

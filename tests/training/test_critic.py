@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.episode import Group, StopReason
+from turnrl.agents.models import LoraConfig, ModelConfig, load
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.critic import Critic, CriticConfig
@@ -114,6 +115,26 @@ def learn(backbone: str | None, *, warmup: int = 0, budget: int = 16384, coeffic
         return critic_of(policy, **settings, warmup_steps=warmup)
 
     return Step(batch, build if backbone else None, critic={**settings, "warmup_steps": warmup}, token_budget=budget)
+
+
+def test_the_critic_of_an_adapted_policy_is_as_small_as_what_is_trained() -> None:
+    """It learns adapters of its own and a head; the frozen weights are the policy's, and stay as they are."""
+    config = ModelConfig(layers=1, width=32, heads=2, vocabulary=320, lora=LoraConfig(rank=4))
+    policy = load(config, corpus=lambda: ["go north", "take the lamp"]).model
+    trained = lambda module: sum(p.numel() for p in module.parameters() if p.requires_grad)
+    critic = critic_of(policy)
+    assert 0 < trained(policy) < 0.2 * sum(p.numel() for p in policy.parameters())
+    assert trained(critic) == trained(policy) + 32 + 1
+    own = {id(p) for p in policy.parameters()}
+    assert all((id(p) in own) == (not p.requires_grad) for p in critic.parameters())
+    ids = torch.arange(3, 9)[None]
+    before, untouched = policy(ids).logits.detach().clone(), [p.detach().clone() for p in policy.parameters()]
+    critic.values(critic.hidden(policy, ids)).sum().backward()
+    assert all(p.grad is None for p in policy.parameters())
+    torch.optim.SGD((p for p in critic.parameters() if p.requires_grad), lr=1.0).step()
+    assert all(torch.equal(a, b) for a, b in zip(untouched, policy.parameters(), strict=True))
+    assert torch.equal(policy(ids).logits, before)
+    assert not torch.equal(critic.hidden(policy, ids), critic_of(policy).hidden(policy, ids))
 
 
 def weights(module: Any) -> list[Tensor]:

@@ -167,10 +167,20 @@ def test_aggregation_by_hand(aggregation: str, expected: float, cut: bool) -> No
     else:
         batch = batch_of([[0, 0, 0], [0], [-1]], turns=[1, 1, 0])
         loss_BL = torch.tensor([[1.0, 1, 1], [4, NAN, NAN], [NAN] * 3])
-    weights_BL = build("reinforce", aggregation=aggregation).weights_BL(batch)
+    weights_BL = build("reinforce", aggregation=aggregation).of_length(3).weights_BL(batch)
     assert weights_BL.dtype == torch.float32
     assert not weights_BL[~batch.mask_BL].any()
     assert float((loss_BL.nan_to_num() * weights_BL).sum()) == pytest.approx(expected)
+
+
+def test_the_constant_of_dr_grpo_does_not_depend_on_the_batch() -> None:
+    """It belongs to the recipe: a longer episode or a wider batch changes no token's weight."""
+    loss = build("reinforce", aggregation="seq_mean_token_sum_norm")
+    for rows in ([[0, 0], [0]], [[0, 0], [0] * 9], [[-1, 0, 0, -1, -1, -1], [0]]):
+        assert loss.of_length(20).weights_BL(batch_of(rows)).max() == pytest.approx(1 / 40)
+    assert build("reinforce", norm_length=7).of_length(20).norm_length == 7
+    with pytest.raises(ValueError, match="norm_length"):
+        loss.weights_BL(batch_of([[0]]))
 
 
 @pytest.mark.parametrize("name", ["ppo_clip", "reinforce"])
@@ -204,6 +214,7 @@ def test_float32_stays_float32() -> None:
         ("token_mask", {}, [math.exp(0.3), 0.0, 0.0]),
         ("token_mask", {"cap": 3.0, "low": 0.01}, [math.exp(0.3), math.e, math.exp(-3.0)]),
         ("sequence_truncate", {}, [math.exp(-1.7)] * 3),
+        ("sequence_truncate", {"cap": 1.0}, [math.exp(-1.7)] * 3),
         ("sequence_mask", {}, [0.0] * 3),
         ("sequence_mask", {"low": 0.1}, [math.exp(-1.7)] * 3),
     ],
@@ -233,7 +244,83 @@ def _uncut(mode: str) -> list[float]:
     return [math.exp(-1.7)] * 3 if mode.startswith("sequence") else [math.exp(0.3), math.e, math.exp(-3.0)]
 
 
+def engine_gaps(
+    *ratios: list[float], rows: list[list[int]] | None = None, episodes: list[int] | None = None
+) -> TokenBatch:
+    """Episodes whose tokens have these ratios of trainer to engine."""
+    batch = batch_of(rows or [[0] * len(row) for row in ratios], episodes=episodes)
+    old_BL = torch.full(batch.turn_BL.shape, NAN, dtype=torch.float64)
+    old_BL[batch.mask_BL] = torch.tensor([math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64)
+    return replace(batch, old_logprobs_BL=old_BL, logprobs_BL=torch.where(batch.mask_BL, 0.0, old_BL))
+
+
+@pytest.mark.parametrize(("mode", "cap"), [("token_truncate", 2.0), ("sequence_truncate", 3.0)])
+def test_a_sequence_may_weigh_more_than_a_token(mode: str, cap: float) -> None:
+    loss = build("reinforce", importance={"mode": mode})
+    batch = engine_gaps([5.0], [0.9])
+    metrics = loss.prepare(batch)
+    assert batch.signals["importance"][:, 0].tolist() == pytest.approx([cap, 0.9])
+    assert metrics["importance_max"] == pytest.approx(5.0)
+    assert loss.importance is not None
+    assert loss.importance.model_dump()["cap"] is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "ratios", "acting"),
+    [
+        ("token_truncate", [[1.5, 0.5], [1.0]], [1.5, 0.5, 1.0]),
+        ("token_truncate", [[9.0, 0.1], [1.0]], [2.0, 0.1, 1.0]),
+        ("token_mask", [[9.0, 0.8], [1.0]], [0.0, 0.8, 1.0]),
+        ("token_mask", [[9.0, 0.01], [9.0]], [0.0, 0.0, 0.0]),
+        ("sequence_truncate", [[1.5, 0.5], [1.2]], [0.75, 1.2]),
+        ("sequence_truncate", [[3.0, 2.0], [1.2]], [3.0, 1.2]),
+        ("sequence_mask", [[3.0, 2.0], [1.2]], [0.0, 1.2]),
+        ("token_truncate", [[1.0, 1.0], [1.0]], [1.0]),
+    ],
+)
+def test_the_effective_sample_size_by_hand(mode: str, ratios: list[list[float]], acting: list[float]) -> None:
+    """``(sum w)^2 / sum w^2 / n`` of the weights that act: one a token, or one an episode however many rows it has."""
+    squares = sum(w * w for w in acting)
+    expected = sum(acting) ** 2 / squares / len(acting) if squares else 0.0
+    loss = build("reinforce", importance={"mode": mode})
+    whole = engine_gaps(*ratios)
+    cut = engine_gaps(*ratios, rows=[[0, -1], [1], [-1, 0]], episodes=[0, 0, 1])
+    for batch in (whole, cut):
+        metrics = loss.prepare(batch)
+        assert metrics["importance_ess"] == pytest.approx(expected)
+        raw = [math.prod(row) for row in ratios] if "sequence" in mode else [r for row in ratios for r in row]
+        assert metrics["importance_max"] == pytest.approx(max(raw))
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("mode", ["token_mask", "sequence_mask"])
+def test_masked_tokens_leave_every_mean(mode: str, aggregation: str) -> None:
+    """The weights are those of a batch in which they were never sampled."""
+    loss = build("reinforce", aggregation=aggregation, importance={"mode": mode}).of_length(10)
+    batch = engine_gaps([9.0, 1.1, 0.9], [9.0], [1.2, 0.8])
+    loss.prepare(batch)
+    kept_BL = batch.mask_BL & (batch.signals["importance_cut"] == 0)
+    assert 0 < int(kept_BL.sum()) < int(batch.mask_BL.sum())
+    without = replace(batch, turn_BL=torch.where(kept_BL, batch.turn_BL, -1), signals={})
+    plain = build("reinforce", aggregation=aggregation).of_length(10)
+    torch.testing.assert_close(loss.weights_BL(batch), plain.weights_BL(without))
+    truncate = build("reinforce", aggregation=aggregation, importance={"mode": mode.replace("mask", "truncate")})
+    truncate = truncate.of_length(10)
+    truncate.prepare(batch)
+    torch.testing.assert_close(truncate.weights_BL(batch), plain.weights_BL(batch))
+
+
+def test_everything_may_be_masked() -> None:
+    loss = build("reinforce", importance={"mode": "token_mask"})
+    batch = engine_gaps([9.0, 9.0])
+    assert loss.prepare(batch) == {"importance_max": pytest.approx(9.0), "importance_ess": 0.0}
+    assert not loss.weights_BL(batch).any()
+    nothing = engine_gaps([], rows=[[-1]])
+    assert loss.prepare(nothing) == {"importance_max": 0.0, "importance_ess": 0.0}
+
+
 def test_importance_is_off_by_default_and_said_when_wrong() -> None:
+    assert build("ppo_clip").prepare(tokens([-1.0], [-1.0])[0]) == {}
     assert build("ppo_clip").needs() == frozenset()
     loss = build("ppo_clip", importance={})
     batch, new_BL = tokens([-1.0], [-1.0])
@@ -283,7 +370,7 @@ def loss_and_gradient(
         values_BL=by_token(batch, number_of, values),
         bootstrap_E=torch.ones(batch.episodes),
     )
-    credit, loss = CREDITS.build(credit_config), LOSSES.build(loss_config)
+    credit, loss = CREDITS.build(credit_config), LOSSES.build(loss_config).of_length(20)
     advantages = credit(rewards_KET, batch)
     advantages_BL = advantages if credit.level == "token" else batch.spread(advantages)
     loss.prepare(batch)

@@ -78,6 +78,23 @@ def test_identical_models_and_extremes(estimator: str) -> None:
     assert loss_BL.abs().max() == {"k1": 20, "k2": 200, "k3": 10}[estimator]
 
 
+@pytest.mark.parametrize("place", ["loss", "reward"])
+def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
+    """k3 ends where p_ref / p passes 13.6 or p / p_ref e^11, the log-ratio at 20 nats."""
+    d = [0.0, 2.5, -2.5, -2.61, -2.62, -5.0, -19.0, -21.0, 10.9, 11.1, 19.0, 21.0]
+    batch = replace(batch_of([[0] * len(d) + [-1]]), ref_logprobs_BL=torch.zeros(1, len(d) + 1).double())
+    for estimator, low, high in (("k1", -20.0, 20.0), ("k2", -20.0, 20.0), ("k3", -2.611, 11.0)):
+        new_BL = torch.tensor([[*d, NAN]], dtype=torch.float64, requires_grad=True)
+        out = build("kl", estimator=estimator, place=place).token_loss(new_BL, batch, None)
+        clamped = [x < low or x > high for x in d]
+        assert out.metrics["kl_clamped"][0].tolist() == [*map(float, clamped), 0.0]
+        if place == "loss":
+            out.loss_BL.sum().backward()
+            assert new_BL.grad is not None
+            moved = (new_BL.grad[0, : len(d)] != 0).tolist()
+            assert moved == [not cut and not (x == 0 and estimator != "k1") for x, cut in zip(d, clamped, strict=True)]
+
+
 def test_as_a_reward_it_has_no_gradient() -> None:
     batch, _, logprobs_BL = coin()
     kl = build("kl", estimator="k1", place="reward")

@@ -91,12 +91,22 @@ def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
         assert {name for name in costly if getattr(batch, name) is not None} == expected
         if batch.old_logprobs_BL is not None:
             assert metrics["importance_weight"] == pytest.approx(1, abs=1e-5)
+            assert metrics["importance_ess"] == pytest.approx(1, abs=1e-5)
             gap_BL = (batch.old_logprobs_BL - batch.logprobs_BL)[batch.mask_BL]
             assert float(gap_BL.abs().max()) < 1e-4
         if batch.ref_logprobs_BL is not None:
             assert metrics["kl"] == pytest.approx(0, abs=1e-6)
+            assert metrics["kl_clamped"] == 0
         if batch.values_BL is not None:
             assert "loss/value" in metrics
+
+
+def test_the_constant_of_dr_grpo_is_the_recipes(tmp_path: Path) -> None:
+    loss = {"name": "ppo_clip", "aggregation": "seq_mean_token_sum_norm"}
+    for i, (fields, expected) in enumerate([({}, 4 * 3), ({"norm_length": 50}, 50)]):
+        with session_of(tmp_path / str(i), recipe(rl={"loss": loss | fields})) as session:
+            stage: Any = session.recipe.stages[1]
+            assert Trainer(session, stage, 1).learner.loss.norm_length == expected
 
 
 def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:

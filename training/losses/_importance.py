@@ -21,8 +21,13 @@ MAX_LOG_RATIO = 20.0
 class Importance(BaseModel):
     """How the weights are formed and cut.
 
-    ``truncate``: ``min(w, cap)``. ``mask``: w, but 0 outside ``[low, cap]``. ``token``: one w per token; ``sequence``:
-    one per episode, from the sum over all of its sampled tokens. Masked tokens stay in the loss's denominators.
+    ``truncate``: ``min(w, cap)``. ``mask``: w, but 0 outside ``[low, cap]``; what is masked was not sampled as far as
+    the loss is concerned: it counts in no mean, and no regularizer sees it. ``token``: one w per token; ``sequence``:
+    one per episode, from the sum over all of its sampled tokens.
+
+    Metrics over the batch: ``importance_max``, the largest weight before it is cut, and ``importance_ess``, the
+    effective sample size ``(sum w)^2 / sum w^2`` of the weights that act, as a share of the tokens or episodes (1: all
+    count alike; 0: all are masked).
 
     Edge cases: log-ratios are clamped at +-20; equal log-probabilities give exactly 1.
 
@@ -31,7 +36,7 @@ class Importance(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    cap: float = Field(2.0, ge=1, description="largest weight")
+    cap: float | None = Field(None, ge=1, description="largest weight (default: 2 for a token, 3 for a sequence)")
     low: float | None = Field(None, ge=0, le=1, description="smallest weight a mask keeps (default: 1 / cap)")
 
     @model_validator(mode="after")
@@ -40,9 +45,14 @@ class Importance(BaseModel):
             raise ValueError("'low' belongs to the modes token_mask and sequence_mask")
         return self
 
+    @property
+    def largest(self) -> float:
+        """`cap`, or its default for the mode."""
+        return self.cap if self.cap is not None else 3.0 if self.mode.startswith("sequence") else 2.0
+
     @torch.no_grad()
-    def weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Weights and whether each was cut, both [B, L] like the log-probabilities; 0 outside the mask.
+    def weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Weights and whether each was cut, both [B, L] like the log-probabilities, 0 outside the mask; and metrics.
 
         Args:
             batch: whole, because an episode may have several rows.
@@ -51,13 +61,31 @@ class Importance(BaseModel):
             raise ValueError("importance weights need old_logprobs_BL")
         mask_BL = batch.mask_BL
         ratio_BL = torch.where(mask_BL, batch.old_logprobs_BL.double() - batch.logprobs_BL.double(), 0.0)
+        one_S = mask_BL.nonzero(as_tuple=True)  # where every weight is found once
         if self.mode.startswith("sequence"):
             ratio_E = ratio_BL.new_zeros(batch.episodes).index_add_(0, batch.episode_B, ratio_BL.sum(1))
             ratio_BL = ratio_E[batch.episode_B][:, None].expand_as(ratio_BL)
-        weight_BL = ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-        cut_BL = weight_BL > self.cap
+            one_S = _first_of_episodes(batch, one_S)
+        raw_BL = ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        cut_BL = raw_BL > self.largest
+        weight_BL = raw_BL.clamp(max=self.largest)
         if self.mode.endswith("mask"):
-            cut_BL = cut_BL | (weight_BL < (1 / self.cap if self.low is None else self.low))
+            cut_BL = cut_BL | (raw_BL < (1 / self.largest if self.low is None else self.low))
             weight_BL = torch.where(cut_BL, 0.0, weight_BL)
-        weight_BL = torch.where(mask_BL, weight_BL.clamp(max=self.cap), 0.0)
-        return weight_BL.to(batch.old_logprobs_BL.dtype), (cut_BL & mask_BL).to(batch.old_logprobs_BL.dtype)
+        metrics = {"importance_max": float(raw_BL[one_S].max()) if len(one_S[0]) else 0.0}
+        metrics["importance_ess"] = effective_share(weight_BL[one_S])
+        weight_BL, cut_BL = torch.where(mask_BL, weight_BL, 0.0), cut_BL & mask_BL
+        return weight_BL.to(batch.old_logprobs_BL.dtype), cut_BL.to(batch.old_logprobs_BL.dtype), metrics
+
+
+def effective_share(weight_S: Tensor) -> float:
+    """Effective sample size ``(sum w)^2 / sum w^2`` over the number of weights; 0 if all of them are 0."""
+    squares = float((weight_S**2).sum())
+    return float(weight_S.sum()) ** 2 / squares / len(weight_S) if squares > 0 else 0.0
+
+
+def _first_of_episodes(batch: TokenBatch, sampled_S: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    episode_S = batch.episode_B[sampled_S[0]]
+    first_S = torch.ones_like(episode_S, dtype=torch.bool)
+    first_S[1:] = episode_S.diff() != 0  # rows of an episode are neighbours
+    return sampled_S[0][first_S], sampled_S[1][first_S]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -44,7 +44,9 @@ class PolicyLoss(Plugin):
 
     aggregation: Aggregation = Field("token_mean", description="how token losses add up; a sequence is an episode")
     norm_length: int | None = Field(
-        None, ge=1, description="the constant of seq_mean_token_sum_norm, in tokens (default: the longest episode's)"
+        None,
+        ge=1,
+        description="the constant of seq_mean_token_sum_norm, in tokens (default: the recipe's max_turns x max_tokens)",
     )
 
     importance: Importance | None = Field(
@@ -59,10 +61,20 @@ class PolicyLoss(Plugin):
         """``requires``, and 'old_logprobs' if `importance` is configured."""
         return self.requires | ({"old_logprobs"} if self.importance else frozenset())
 
-    def prepare(self, batch: TokenBatch) -> None:
-        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know into its signals."""
-        if self.importance:
-            batch.signals["importance"], batch.signals["importance_cut"] = self.importance.weights(batch)
+    def of_length(self, tokens: int) -> Self:
+        """This loss, with a `norm_length` of as many tokens as an episode can have if it has none of its own."""
+        return self if self.norm_length is not None else self.model_copy(update={"norm_length": tokens})
+
+    def prepare(self, batch: TokenBatch) -> dict[str, float]:
+        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know into its signals.
+
+        Returns metrics that only a whole batch has.
+        """
+        if not self.importance:
+            return {}
+        weight_BL, cut_BL, metrics = self.importance.weights(batch)
+        batch.signals["importance"], batch.signals["importance_cut"] = weight_BL, cut_BL
+        return metrics
 
     def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """`token_loss`, times the importance weights if they are configured (after `prepare`)."""
@@ -78,9 +90,12 @@ class PolicyLoss(Plugin):
     def weights_BL(self, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> Tensor:
         """[B, L], 0 outside the mask: the loss of a batch is ``(loss_BL * weights_BL).sum()``.
 
-        Episodes without a sampled token count in no mean.
+        Episodes without a sampled token count in no mean, and (after `prepare`) tokens that importance sampling masks
+        do not either. Raises ValueError if the aggregation needs a `norm_length` and there is none.
         """
         mask_BL = batch.mask_BL
+        if self.importance and self.importance.mode.endswith("mask") and "importance_cut" in batch.signals:
+            mask_BL = mask_BL & (batch.signals["importance_cut"] == 0)
         tokens_B = mask_BL.sum(1)
         tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(0, batch.episode_B, tokens_B)
         episodes = max(int((tokens_E > 0).sum()), 1)
@@ -91,8 +106,9 @@ class PolicyLoss(Plugin):
         elif self.aggregation == "seq_mean_token_sum":
             weight_E = torch.full((batch.episodes,), 1.0 / episodes, dtype=torch.float64)
         else:
-            norm = self.norm_length or max(int(tokens_E.max()), 1)
-            weight_E = torch.full((batch.episodes,), 1.0 / (episodes * norm), dtype=torch.float64)
+            if self.norm_length is None:
+                raise ValueError("seq_mean_token_sum_norm needs norm_length: the most tokens that an episode can have")
+            weight_E = torch.full((batch.episodes,), 1.0 / (episodes * self.norm_length), dtype=torch.float64)
         return (weight_E[batch.episode_B][:, None] * mask_BL).to(dtype)
 
 
