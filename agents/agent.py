@@ -58,6 +58,11 @@ class Player(ABC):
         return None
 
     @property
+    def full(self) -> bool:
+        """Whether the end of the context cut the last response: the conversation cannot go on."""
+        return False
+
+    @property
     def expects(self) -> str:
         """The format of a response in one sentence, for the answer to an unparsable one."""
         return "Write one action."
@@ -146,6 +151,7 @@ class LanguagePlayer(Player):
         self.agent, self.session, self.seed = agent, session, seed
         self.turns = 0
         self.prompt: Prompt | None = None
+        self._full = False
         agent.engine.open(session)
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
@@ -180,7 +186,13 @@ class LanguagePlayer(Player):
         )
         self.turns += 1
         self.prompt = None
+        self._full = completion.finish_reason == "length" and len(completion.token_ids) < sampling.max_tokens
         return turn
+
+    @property
+    def full(self) -> bool:
+        """Whether the last response ended before its own length limit, and not by itself."""
+        return self._full
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Feed the answer; the next move sees it."""

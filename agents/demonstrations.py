@@ -49,3 +49,13 @@ def retell(
         )
         observation = turn.observation
     return told
+
+
+def fitting(episode: Episode, limit: int) -> Episode:
+    """The same episode without the turns from the first on whose prompt and response are more than `limit` tokens."""
+    length = 0
+    for t, turn in enumerate(episode.turns):
+        length = (length if turn.extends else 0) + len(turn.prompt_ids) + len(turn.response_ids)
+        if length > limit:
+            return replace(episode, turns=episode.turns[:t])
+    return episode

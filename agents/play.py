@@ -16,7 +16,7 @@ from ..envs import Task, TurnInfo
 from ..envs.pool import EnvFailure, EnvPool, EnvSession
 from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
-from .episode import Episode, StopReason
+from .episode import Episode, StopReason, Turn
 from .symmetry import RenamedPlayer
 
 
@@ -56,6 +56,9 @@ async def play(
 ) -> Episode:
     """Play one episode to its end. Never raises for a failure of the world or the engine: see `Episode.stop`.
 
+    A response that the context cuts is acted on like any other, and is the last (`StopReason.CONTEXT_LIMIT`). If not
+    even the opening fits, the only turn says nothing, so that rewards see an episode that was lost.
+
     Args:
         max_turns: turns after which the episode is cut.
         limit: what that is called: CURRICULUM_LIMIT if it is shorter than the task's own limit.
@@ -78,6 +81,9 @@ async def play(
         episode.stop, episode.error = StopReason.UNPLAYABLE, str(failure)
     except ContextOverflow:
         episode.stop = StopReason.CONTEXT_LIMIT
+        if not episode.turns:
+            # Rewards are paid on turns: without one, not fitting in would be worth more than losing.
+            episode.turns.append(_speechless(episode))
     if episode.stop.at_turn_limit and (closing := player.closing()):
         episode.closing_ids, episode.closing_extends = closing.new_ids, closing.extends
     episode.seconds = time.perf_counter() - started
@@ -107,10 +113,18 @@ async def _turns(
             episode.stop = StopReason.WON if episode.success else StopReason.LOST
             return
         player.observe(turn.observation, info)
-        if truncated:
-            episode.stop = StopReason.TURN_LIMIT
+        if truncated or player.full:
+            episode.stop = StopReason.CONTEXT_LIMIT if player.full else StopReason.TURN_LIMIT
             return
     episode.stop = limit
+
+
+def _speechless(episode: Episode) -> Turn:
+    """The turn of a player who could not even read the opening."""
+    return Turn(
+        [], False, [], [], valid_action=False, invalid_reason="unparsable", finish_reason="length",
+        progress=episode.start_progress,
+    )  # fmt: skip
 
 
 async def play_many(

@@ -78,6 +78,11 @@ class RenamedPlayer(Player):
         return self.player.closing()
 
     @property
+    def full(self) -> bool:
+        """The other player's."""
+        return self.player.full
+
+    @property
     def expects(self) -> str:
         """The other player's."""
         return self.player.expects

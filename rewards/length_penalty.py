@@ -20,7 +20,7 @@ class LengthPenalty(TurnReward):
     The paper warms the weight up from 0, because a penalty on length slows learning at first. Here the weight is the
     same from the first step on: keep it small beside the value of success.
 
-    Edge cases: equal lengths, and groups of one, give 0; an episode without turns has no length and does not count.
+    Edge cases: equal lengths, and groups of one, give 0; an episode in which nothing was said does not count.
 
     Paper: Kimi k1.5 (arXiv 2501.12599). Provenance: MEM.
     """
@@ -30,7 +30,7 @@ class LengthPenalty(TurnReward):
 
     async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
-        lengths = [self._length(episode) for episode in group if episode.turns]
+        lengths = [self._length(episode) for episode in group if self._length(episode)]
         low, high = min(lengths, default=0), max(lengths, default=0)
 
         def value(episode: Episode) -> float:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..agents.baselines import ExpertAgent
-from ..agents.demonstrations import retell
+from ..agents.demonstrations import fitting, retell
 from ..agents.endpoint import settle
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
@@ -101,7 +101,27 @@ class SupervisedTrainer:
             for i, demonstration in enumerate(taught)
             for view in range(views)
         ]
-        return shown, [told(*demonstration, {}) for demonstration in checked]
+        known = [told(*demonstration, {}) for demonstration in checked]
+        return self.readable(shown, "training"), self.readable(known, "validation")
+
+    def readable(self, told: list[Episode], split: str) -> list[Episode]:
+        """The demonstrations up to where they no longer fit the model's context; those that never do are left out.
+
+        What is cut is warned about. Raises UserError if nothing is left of any.
+        """
+        limit = self.session.engine.max_context
+        cut = [fitting(episode, limit) for episode in told]
+        kept = [episode for episode in cut if episode.turns]
+        if not kept:
+            raise UserError(f"model.max_context: no turn of any {split} demonstration fits {limit} tokens")
+        shorter = sum(len(a.turns) < len(b.turns) for a, b in zip(cut, told, strict=True))
+        if shorter:
+            warnings.warn(
+                f"sft: {shorter} of {len(told)} {split} demonstrations do not fit a context of {limit} tokens: they "
+                "end where it does",
+                stacklevel=2,
+            )
+        return kept
 
     async def tag(
         self, played: Mapping[str, list[Episode]], worlds: Mapping[str, TextEnv]

@@ -98,7 +98,7 @@ class Trainer:
         return metrics | updated | self.describe(batch, rewards_KET, advantages_BL) | self.timing()
 
     async def play(self, number: int, count: int, first: int) -> tuple[list[Group], dict[str, float]]:
-        """`count` more tasks of step `number`, played and rewarded; groups without a turn are left out."""
+        """`count` more tasks of step `number`, played and rewarded; groups in which nothing was said are left out."""
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
         with self._clock("play"):
             full = session.recipe.agent.max_turns
@@ -117,7 +117,7 @@ class Trainer:
                 session.engine.close(episode.session)
             groups, unmeasured = measured(groups)
         metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
-        return [group for group in groups if any(episode.turns for episode in group)], metrics
+        return [group for group in groups if any(episode.response_tokens for episode in group)], metrics
 
     async def reward(self, groups: Sequence[Group]) -> None:
         """Write every named reward into the turns."""

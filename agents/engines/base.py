@@ -73,7 +73,7 @@ class EngineStats:
 
 
 class ContextOverflow(Exception):
-    """Prompt and response do not fit into the model's context. Ends that episode only."""
+    """A prompt, or tokens to score, do not fit into the model's context. Ends that episode only."""
 
 
 class EngineError(Exception):
@@ -101,7 +101,10 @@ class Engine(Protocol):
         """Forget a conversation and free its cache."""
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
-        """Sample a response to `prompt`. Raises ContextOverflow, EngineError."""
+        """Sample a response to `prompt`; the end of the context ends it as `max_tokens` does ('length').
+
+        Raises ContextOverflow if the prompt leaves no room for a token, EngineError.
+        """
 
     async def score(self, tokens: Sequence[int], start: int, *, session: str | None = None) -> list[float]:
         """Log-probabilities (temperature 1) of ``tokens[start:]`` given what precedes each; ``start >= 1``."""

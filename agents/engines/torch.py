@@ -116,11 +116,10 @@ class TorchEngine:
             self._cache.release(slot)
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
-        """Sample a response to `prompt`.
+        """Sample a response to `prompt`; at the end of the context it ends with finish reason 'length'.
 
         Raises:
-            ContextOverflow: if the prompt leaves no room for a token, or the response reaches the end of the context
-                before it stops or has `max_tokens`.
+            ContextOverflow: if the prompt leaves no room for a token.
             EngineError: if the forward pass failed or the session was closed.
             UserError: if there are stop strings and the engine has no tokenizer.
         """
@@ -365,7 +364,7 @@ class TorchEngine:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             reason = finish_reason(row.token_ids, row.sampling, self._stop_text)
+            if reason is None and len(row.tokens) >= self.max_context:
+                reason = "length"
             if reason is not None:
                 self._finish(row, Completion(row.token_ids, row.logprobs, reason, row.version or 0))
-            elif len(row.tokens) >= self.max_context:
-                self._fail([row], ContextOverflow(f"the response reached the end of a context of {self.max_context}"))

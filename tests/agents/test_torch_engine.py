@@ -275,8 +275,10 @@ def test_context_overflow() -> None:
         assert len((await engine.generate([1] * 12, Sampling(max_tokens=4))).token_ids) == 4
         with pytest.raises(ContextOverflow):
             await engine.generate([1] * 16, Sampling(max_tokens=1))
-        with pytest.raises(ContextOverflow):
-            await engine.generate([1] * 12, Sampling(max_tokens=5))
+        cut = await engine.generate([1] * 12, Sampling(max_tokens=5))
+        assert (len(cut.token_ids), len(cut.logprobs), cut.finish_reason) == (4, 4, "length")
+        [only] = (await engine.generate([1] * 15, Sampling(max_tokens=5))).token_ids
+        assert (await engine.generate([1] * 15, Sampling(max_tokens=5, stop_token_ids=(only,)))).finish_reason == "stop"
         with pytest.raises(ContextOverflow):
             await engine.score([1] * 17, 3)
         assert len((await engine.generate([1], Sampling(max_tokens=2))).token_ids) == 2
