@@ -178,6 +178,7 @@ class LanguagePlayer(Player):
             extends=self.prompt.extends,
             response_ids=completion.token_ids,
             logprobs=completion.logprobs,
+            repeated=self.prompt.repeated,
             text=text,
             action=parsed.action,
             tag=parsed.tag,

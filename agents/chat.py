@@ -33,6 +33,7 @@ class Prompt:
 
     new_ids: list[int]
     extends: bool
+    repeated: int = 0
 
 
 class Chat:
@@ -81,7 +82,14 @@ class Chat:
             return Prompt(new, True)
         new = self._assemble(parts)
         self.ids = list(new)
-        return Prompt(new, False)
+        return Prompt(new, False, len(new) - self._news(parts) if responses else 0)
+
+    def _news(self, parts: list[Part]) -> int:
+        """How many ids of a prompt that was written anew say something new; 0 where that cannot be told."""
+        last = parts[-1]
+        if len(parts) < 2 or parts[-2] != len(self._responses) - 1 or isinstance(last, int):
+            return 0
+        return len(self._template.encode(last, self._ends[-1]))
 
     def respond(self, response_ids: Sequence[int], *, stopped: bool) -> str:
         """The player wrote these ids; returns them as text, without the stop token.

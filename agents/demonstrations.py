@@ -40,6 +40,7 @@ def retell(
                 prompt.extends,
                 ids,
                 [0.0] * len(ids),
+                prompt.repeated,
                 text=text,
                 action=turn.action,
                 tag=tag,

@@ -68,6 +68,8 @@ class Turn:
     """Sampled ids, the stop token included."""
     logprobs: list[float]
     """Log-probability (nats) of each response id at sampling time, under the sampling temperature."""
+    repeated: int = 0
+    """So many first ids of `prompt_ids` repeat, or may repeat, what was said before, the player's words included."""
     text: str = ""
     """The response as text, without the stop token."""
     action: str | None = None

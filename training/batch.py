@@ -51,6 +51,8 @@ class TokenBatch:
     """int64: equal numbers are equal last words of the world before the turn (`Episode.states`); -1 without a turn."""
     tag_ET: Tensor | None = None
     """int64: the kind of reasoning that the response named (`Turn.tag`), -1 if none."""
+    heard_BL: Tensor | None = None
+    """bool: what the world said here for the first time, with the template's words around it."""
     temperature: float = 1.0
     """Sampling temperature, so that the trainer can reproduce `logprobs_BL`."""
 
@@ -169,6 +171,7 @@ class TokenBatch:
             terminated_E=torch.tensor([not episode.stop.truncated for episode in episodes], dtype=torch.bool),
             stops=tuple(episode.stop for episode in episodes),
             success_E=torch.tensor([episode.success for episode in episodes], dtype=torch.bool),
+            heard_BL=_pad([row.heard for _, row in rows], width, False, torch.bool),
             state_ET=_numbered([episode.states() for episode in episodes]),
             tag_ET=_numbered([[turn.tag for turn in episode.turns] for episode in episodes]),
             temperature=temperature,
@@ -196,11 +199,14 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    heard: list[bool] = field(default_factory=list)
 
-    def add(self, ids: list[int], turn: int, logprobs: list[float] | None = None) -> None:
+    def add(self, ids: list[int], turn: int, logprobs: list[float] | None = None, news: int = 0) -> None:
+        """Append tokens; the last `news` of them were said by the world, for the first time."""
         self.tokens += ids
         self.turns += [turn] * len(ids)
         self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
+        self.heard += [False] * (len(ids) - news) + [True] * news
 
 
 def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Iterator[_Row]:
@@ -210,9 +216,9 @@ def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Ite
         if t > 0 and not (merge and turn.extends):
             yield row
             row = _Row()
-            row.add(episode.prompt(t), -1)
+            row.add(episode.prompt(t), -1, news=len(turn.prompt_ids) - turn.repeated)
         else:
-            row.add(turn.prompt_ids, -1)
+            row.add(turn.prompt_ids, -1, news=len(turn.prompt_ids) - turn.repeated)
         row.add(turn.response_ids, *((t, turn.logprobs) if turn.trained else (-1, None)))
     if episode.stop in closing and episode.closing_ids:
         if not (merge and episode.closing_extends):

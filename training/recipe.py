@@ -108,7 +108,9 @@ class SftStage(Config):
     )
     epochs: int = Field(3, ge=1, description="passes over the demonstrations at most")
     batch: int = Field(16, ge=1, description="episodes per update")
-    observation_weight: float = Field(0.0, ge=0, description="loss weight of observation tokens beside 1 for actions")
+    observation_weight: float = Field(
+        0.0, ge=0, description="loss weight of observation tokens, each when it is new, beside 1 for actions"
+    )
     optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=1e-3))
     validate_every: int = Field(5, ge=1, description="updates between looks at the validation split")
     validation: int = Field(10, ge=1, description="validation tasks: expert episodes for the loss")

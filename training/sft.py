@@ -186,11 +186,13 @@ class SupervisedTrainer:
         )
 
     def pack(self, episodes: list[Episode]) -> tuple[TokenBatch, Tensor]:
-        """The batch and one weight per token: action tokens share 1, observation tokens `observation_weight`."""
+        """The batch and one weight per token: action tokens share 1, observation tokens `observation_weight`.
+
+        What is no answer of the expert's has none, wherever it stands: neither a random action nor its repetition.
+        """
         batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
-        positions_L = torch.arange(batch.tokens_BL.shape[1])
-        real_BL = (positions_L[None, :] < batch.lengths_B[:, None]) & (positions_L > 0)
-        seen_BL = real_BL & ~batch.mask_BL
+        assert batch.heard_BL is not None
+        seen_BL = batch.heard_BL & (torch.arange(batch.tokens_BL.shape[1]) > 0)
         weights_BL = batch.mask_BL / batch.mask_BL.sum().clamp(min=1)
         return batch, weights_BL + seen_BL * (self.stage.observation_weight / seen_BL.sum().clamp(min=1))
 

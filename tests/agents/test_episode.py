@@ -18,7 +18,8 @@ turns = st.builds(
     Turn, prompt_ids=ids, extends=st.booleans(), response_ids=ids, logprobs=st.lists(number, max_size=4), text=text,
     action=st.none() | text, observation=text, env_reward=number, valid_action=st.booleans(),
     invalid_reason=st.none() | text, finish_reason=st.sampled_from(["stop", "length"]), trained=st.booleans(),
-    version=st.integers(),    score=maybe, progress=maybe, milestones=st.lists(text, max_size=2),
+    version=st.integers(),
+    repeated=st.integers(), score=maybe, progress=maybe, milestones=st.lists(text, max_size=2),
     rewards=st.dictionaries(text, number, max_size=2), advantage=maybe,
 )  # fmt: skip
 tasks = st.builds(

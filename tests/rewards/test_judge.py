@@ -129,7 +129,7 @@ def test_a_rubric_may_be_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1)])
 def test_a_scale_goes_up(scale: tuple[float, float]) -> None:
-    with serving(script()) as server, pytest.raises(UserError, match="the worst score must be smaller than the best"):
+    with serving(script()) as server, pytest.raises(UserError, match=r"the worst score must be smaller|finite"):
         judge(server, scale=scale)
 
 

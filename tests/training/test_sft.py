@@ -39,6 +39,57 @@ def test_only_the_experts_turns_carry_loss(tmp_path: Path) -> None:
     assert all(turn.trained for episode in valid for turn in episode.turns)
 
 
+CONTEXTS: list[dict[str, Any]] = [
+    {"context": {"name": "full_history"}},
+    {"context": {"name": "sliding_window", "turns": 1}},
+    {"context": {"name": "sliding_window", "turns": 3}},
+    {"context": {"name": "workspace"}, "parser": {"name": "report"}},
+]
+
+
+@pytest.mark.parametrize("agent", CONTEXTS, ids=lambda agent: "/".join(map(str, agent["context"].values())))
+def test_random_actions_carry_no_loss_wherever_they_stand(tmp_path: Path, agent: dict[str, Any]) -> None:
+    """Not as actions, not as observations, and not where a later prompt repeats them."""
+    data = recipe(sft={"noise": 0.5, "observation_weight": 0.7, "demonstrations": 12}, agent=agent | {"max_turns": 10})
+    data["env"] = {"id": "toy/lights-v0", "length": 3, "forgiving": True}
+    data["model"] |= {"max_context": 1024}
+    with session_of(tmp_path / "run", data) as session:
+        made = trainer_in(session)
+        train, _ = asyncio.run(made.demonstrate())
+        _, weights_BL = made.pack(train)
+        # The model's own words are told from the world's by ids that no text has: each random action gets one.
+        noise = 10**6
+        for episode in train:
+            for t, turn in enumerate(episode.turns):
+                if turn.trained:
+                    continue
+                said = turn.response_ids
+                for later in episode.turns[t + 1 :]:
+                    ids = later.prompt_ids
+                    for at in range(len(ids) - len(said) + 1):
+                        if ids[at : at + len(said)] == said:
+                            ids[at : at + len(said)] = [noise] * len(said)
+                turn.response_ids = [noise] * len(said)
+        marked, again_BL = made.pack(train)
+    assert torch.equal(weights_BL, again_BL)
+    noise_BL = marked.tokens_BL == noise
+    assert int(noise_BL.sum()) > 50
+    assert not weights_BL[noise_BL].any()
+    assert float(weights_BL.sum()) == pytest.approx(1.7)
+
+
+def test_untrained_turns_of_any_origin_carry_no_loss(tmp_path: Path) -> None:
+    data = recipe(sft={"observation_weight": 0.5})
+    with session_of(tmp_path / "run", data) as session:
+        made = trainer_in(session)
+        train, _ = asyncio.run(made.demonstrate())
+        train[0].turns[1].trained = False
+        _, weights_BL = made.pack(train[:1])
+        prompts = sum(len(turn.prompt_ids) for turn in train[0].turns)
+        answers = sum(len(turn.response_ids) for turn in train[0].turns if turn.trained)
+    assert int((weights_BL > 0).sum()) == prompts - 1 + answers
+
+
 def test_untrained_turns_and_observations_have_no_gradient(tmp_path: Path) -> None:
     with session_of(tmp_path / "run", recipe(sft={"observation_weight": 0.0})) as session:
         made = trainer_in(session)
