@@ -118,8 +118,8 @@ class Episode:
     """The potential before the first turn, if it was asked for."""
     answer: list[str] | None = None
     """Gold answers, where the world has them."""
-    expert: list[str | None] = field(default_factory=list)
-    """What the world's expert would have done before each turn, if it was asked for."""
+    expert: list[str] = field(default_factory=list)
+    """The plan by which the world's expert wins from the start, if it was asked for; empty where it does not win."""
     session: str = ""
     """The conversation in the engine: unique among the episodes played at once."""
     renaming: dict[str, str] = field(default_factory=dict)

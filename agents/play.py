@@ -19,6 +19,9 @@ from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason, Turn
 from .symmetry import RenamedPlayer
 
+LONGEST_PLAN = 1000
+"""Turns after which an expert that has not won is given up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -62,16 +65,19 @@ async def play(
     Args:
         max_turns: turns after which the episode is cut.
         limit: what that is called: CURRICULUM_LIMIT if it is shorter than the task's own limit.
-        ask_expert: the episode remembers what the world's expert would have done before each turn.
+        ask_expert: the world's expert plays it first, and the episode remembers how: see `Episode.expert`.
     """
     episode, started = Episode(task), time.perf_counter()
     try:
         async with pool.episode(task) as world:
             observation, info = await world.reset()
+            if ask_expert:
+                episode.expert = await plan(world)
+                observation, info = await world.reset()
             episode.opening, episode.answer = observation, info["answer"]
             episode.start_progress = info["progress"]
             player.begin(world, observation, info)
-            await _turns(player, world, episode, max_turns, limit, ask_expert)
+            await _turns(player, world, episode, max_turns, limit)
     except EnvFailure as failure:
         episode.stop = StopReason.ENV_TIMEOUT if failure.kind == "timeout" else StopReason.ENV_ERROR
         episode.error = str(failure)
@@ -90,12 +96,19 @@ async def play(
     return episode
 
 
-async def _turns(
-    player: Player, world: EnvSession, episode: Episode, max_turns: int, limit: StopReason, ask_expert: bool
-) -> None:
+async def plan(world: EnvSession) -> list[str]:
+    """Return the actions by which the world's expert wins from here; none if it does not within `LONGEST_PLAN`."""
+    actions: list[str] = []
+    while len(actions) < LONGEST_PLAN and (action := await world.expert_action()) is not None:
+        actions.append(action)
+        _, _, terminated, truncated, info = await world.step(action)
+        if terminated or truncated:
+            return actions if info["success"] else []
+    return []
+
+
+async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns: int, limit: StopReason) -> None:
     while len(episode.turns) < max_turns:
-        if ask_expert:
-            episode.expert.append(await world.expert_action())
         turn = await player.move()
         info: TurnInfo | None = None
         terminated = truncated = False

@@ -1,9 +1,14 @@
-"""Arms: variations of one recipe that start from the same warm starts, on several seeds. What the comparisons share.
+"""Arms: variations of one recipe that start from the same warm starts, on several seeds.
 
-    arms = [Arm("grpo", rl=["rl.credit={name: grpo}"]), Arm("rloo", rl=["rl.credit={name: rloo}"])]
-    results = compare(QUICKSTART, arms, seeds=[0, 1, 2], folder=RUNS, parallel=2)
+    arms = [
+        Arm("grpo", rl=["rl.credit={name: grpo}"]),
+        Arm("rloo", rl=["rl.credit={name: rloo}"], against="grpo"),
+    ]
+    results = compare(QUICKSTART, arms, seeds=[0, 1, 2, 3, 4], folder=RUNS, parallel=2)
+    print(table(results, arms))
 
-Runs are kept in the folder under a digest of their recipe, so that no script repeats what another one has run.
+A seed is one observation, however many games its run played: intervals are over seeds, and two arms are compared seed
+by seed. Runs are kept in the folder under a digest of their recipe, so that no script repeats what another has run.
 """
 
 from __future__ import annotations
@@ -17,7 +22,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from turnrl.agents.statistics import Mean
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path("runs/arms")
@@ -36,11 +44,13 @@ class Arm:
         name: of the row in the table.
         start: changes to the recipe that the warm start sees too, such as another world or another form of answers.
         rl: changes to what comes after it.
+        against: name of the arm that it is compared with, seed by seed; None for one that others are compared with.
     """
 
     name: str
     start: Sequence[str] = ()
     rl: Sequence[str] = ()
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def parse(description: str | None, parser: argparse.ArgumentParser | None = None
     """The command line that the scripts share; `parser` has the options that one of them adds."""
     parser = parser or argparse.ArgumentParser()
     parser.description, parser.formatter_class = description, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=30, help="of reinforcement learning")
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, one core each")
     parser.add_argument("--runs", type=Path, default=RUNS)
@@ -99,18 +109,16 @@ def warm_start(recipe: Path, arm: Arm, seed: int, folder: Path) -> Path:
     """The supervised stage, then the test tasks; returns the folder of the run."""
     data = _load(recipe, seed, arm.start)
     data["stages"] = [stage for stage in data["stages"] if stage["name"] == "sft"]
-    return _run(data, folder)
+    return run_of(data, folder)
 
 
 def reinforce(recipe: Path, arm: Arm, seed: int, start: Path, folder: Path) -> Result:
     """The stage after it, and the test tasks."""
-    data = _load(recipe, seed, (*arm.start, *arm.rl))
-    data["model"] = {"name": str((start / "checkpoints" / "sft").resolve())}
-    data["stages"] = [stage for stage in data["stages"] if stage["name"] == "rl"]
+    data = continued(recipe, arm, seed, start)
     data["evaluate"]["every"] = 0
-    run = _run(data, folder)
-    [before], [test] = _records(start, "test"), _records(run, "test")
-    steps = _records(run, "train")
+    run = run_of(data, folder)
+    [before], [test] = records(start, "test"), records(run, "test")
+    steps = records(run, "train")
     return Result(
         arm.name, seed, [step["success"] for step in steps], round(test["success"] * test["n"]), test["n"],
         round(before["success"] * before["n"]),
@@ -119,26 +127,72 @@ def reinforce(recipe: Path, arm: Arm, seed: int, start: Path, folder: Path) -> R
     )  # fmt: skip
 
 
-def rate(won: int, n: int) -> str:
-    """A share with its 95 % Wilson interval."""
-    from turnrl.agents.evaluate import wilson
+def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -> str:
+    """Markdown: test tasks won per seed, their mean over seeds, and the difference to the arm each is compared with.
 
-    low, high = wilson(won, n)
-    return f"{won / n:.1%} ({low:.1%} to {high:.1%})"
+    Intervals are 95 % t intervals over seeds, those of differences not widened for their number; p-values of the
+    paired t test are corrected for it (Holm), those of the exact sign-flip test stand beside them as they are.
+    """
+    from turnrl.agents.statistics import holm, paired
 
-
-def table(results: Sequence[Result], arms: Sequence[Arm]) -> str:
-    """Markdown: before, mean training success per seed, test games won."""
-    lines = ["| | before | training episodes won (per seed) | test games won |", "|---|---|---|---|"]
+    n = {result.n for result in results}
+    assert len(n) == 1, "arms that played different numbers of test tasks do not belong into one table"
+    of = f"of {n.pop()}"
+    won = {arm.name: [result.won / result.n for result in results if result.arm == arm.name] for arm in arms}
+    compared = [arm for arm in arms if arm.against is not None]
+    found = {arm.name: paired(won[arm.against or ""], won[arm.name]) for arm in compared}
+    corrected = dict(zip(found, holm([result.p for result in found.values()]), strict=True))
+    lines = [
+        f"| | before, per seed ({of}) | test {what} won, per seed ({of}) | mean over seeds | difference, points "
+        "| p (t, Holm) | p (sign flips) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for arm in arms:
         rows = [result for result in results if result.arm == arm.name]
-        means = [sum(row.curve) / len(row.curve) for row in rows]
-        n = sum(row.n for row in rows)
-        lines.append(
-            f"| {arm.name} | {sum(row.before for row in rows) / n:.1%} | {sum(means) / len(means):.1%} "
-            f"({', '.join(f'{mean:.1%}' for mean in means)}) | {rate(sum(row.won for row in rows), n)} |"
-        )
+        cells = [arm.name, counts([row.before for row in rows]), counts([row.won for row in rows])]
+        cells.append(share(won[arm.name]))
+        if arm.name in found:
+            result = found[arm.name]
+            cells += [
+                f"{points(result.difference)} to {arm.against}",
+                p_value(corrected[arm.name]),
+                p_value(result.p_flip),
+            ]
+        else:
+            cells += ["", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def counts(won: Sequence[int]) -> str:
+    """Wins per seed."""
+    return ", ".join(map(str, won))
+
+
+def share(rates: Sequence[float]) -> str:
+    """The mean over seeds with its 95 % t interval, cut to what a share can be."""
+    from turnrl.agents.statistics import mean_interval
+
+    mean = mean_interval(rates)
+    return f"{mean.mean:.1%} ({max(mean.low, 0):.1%} to {min(mean.high, 1):.1%})"
+
+
+def points(difference: Mean) -> str:
+    """A difference of shares in percentage points, with its interval."""
+    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def continued(recipe: Path, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
+    """The recipe of what comes after a warm start, as data."""
+    data = _load(recipe, seed, (*arm.start, *arm.rl))
+    data["model"] = {"name": str((start / "checkpoints" / "sft").resolve())}
+    data["stages"] = [stage for stage in data["stages"] if stage["name"] == "rl"]
+    return data
+
+
+def p_value(p: float) -> str:
+    """Three digits of a p-value."""
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def _load(recipe: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +201,8 @@ def _load(recipe: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     return Recipe.load(recipe, [f"seed={seed}", *ALONE, *overrides]).model_dump(mode="json")
 
 
-def _run(data: dict[str, Any], folder: Path) -> Path:
+def run_of(data: dict[str, Any], folder: Path) -> Path:
+    """The folder of the finished run of this recipe; trains it unless it is there."""
     import torch
     from turnrl.training.recipe import Recipe
     from turnrl.training.run import train
@@ -162,6 +217,7 @@ def _run(data: dict[str, Any], folder: Path) -> Path:
     return run
 
 
-def _records(run: Path, kind: str) -> list[dict[str, Any]]:
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that are of this kind: 'train', 'eval' or 'test'."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -1,7 +1,8 @@
 """Did reinforcement learning help? A run's test tasks, played several times with the weights before it and after it.
 
     turnrl train recipes/search.yaml --run runs/search
-    python benchmarks/gain.py runs/search --plays 3
+    python benchmarks/gain.py runs/search --plays 3                     # the weights that the run tested
+    python benchmarks/gain.py runs/search --plays 3 --weights last      # those after its last step
 
 Both play the same tasks, so the difference is taken task by task, which is sharper than two intervals side by side. Its
 interval is over tasks, however often each was played; the luck of training is not in it: that takes several runs.
@@ -13,11 +14,15 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
+from arms import points
 from turnrl import Episode, evaluate
+from turnrl.agents.statistics import Mean
 from turnrl.training.recipe import Recipe
 
+WEIGHTS = ("tested", "last")
 Z = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -26,15 +31,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs with the stages sft and rl")
     parser.add_argument("--plays", type=int, default=3, help="of every test task, with other random numbers each time")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="tested",
+        help="tested: those that the run's result is of (the best on the validation split, where it looked); last",
+    )  # fmt: skip
     args = parser.parse_args()
-    print("| run | tasks | plays of each | before | after | difference, 95 % interval |")
-    print("|---|---|---|---|---|---|")
+    print("| run | weights | tasks | plays of each | before | after | difference, 95 % interval over tasks |")
+    print("|---|---|---|---|---|---|---|")
     for run in args.runs:
-        before, after = (played(run, stage, args.plays) for stage in ("sft", "rl"))
-        gain, low, high = difference(before, after)
+        name = after_name(run, args.weights)
+        before, after = (played(run, stage, args.plays) for stage in ("sft", name))
+        gain = difference(before, after)
         rates = " | ".join(f"{statistics.fmean(won.values()):.1%}" for won in (before, after))
-        points = f"{100 * gain:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-        print(f"| {run.name} | {len(before)} | {args.plays} | {rates} | {points} |", flush=True)
+        print(f"| {run.name} | {args.weights} | {gain.n} | {args.plays} | {rates} | {points(gain)} |", flush=True)
+
+
+def after_name(run: Path, weights: str) -> str:
+    """The checkpoint of a run: 'tested' is what its result is of, the best if it was evaluated on the way."""
+    looked = bool(Recipe.load(run / "recipe.yaml").evaluate.every)
+    return "best" if weights == "tested" and looked and (run / "checkpoints" / "best").is_dir() else "rl"
 
 
 def played(run: Path, stage: str, plays: int) -> dict[str, float]:
@@ -55,11 +70,11 @@ def played(run: Path, stage: str, plays: int) -> dict[str, float]:
     return {task: statistics.fmean(outcomes) for task, outcomes in won.items()}
 
 
-def difference(before: dict[str, float], after: dict[str, float]) -> tuple[float, float, float]:
-    """Mean over the tasks that both played of after minus before, and its normal 95 % interval."""
+def difference(before: Mapping[str, float], after: Mapping[str, float]) -> Mean:
+    """After minus before, mean over the tasks that both played, with its normal 95 % interval."""
     gains = [after[task] - before[task] for task in before.keys() & after.keys()]
     mean, error = statistics.fmean(gains), statistics.stdev(gains) / len(gains) ** 0.5
-    return mean, mean - Z * error, mean + Z * error
+    return Mean(mean, mean - Z * error, mean + Z * error, len(gains))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Does what was learnt on one complexity help on another? Train on some levels of the coin collector, test on others.
 
-    python benchmarks/transfer.py --seeds 0 1 2 --parallel 2
+    python benchmarks/transfer.py --seeds 0 1 2 3 4 --parallel 2
 
-A question of the Practitioner's Guide (arXiv 2510.01132). Prints the table of docs/results.md.
+A question of the Practitioner's Guide (arXiv 2510.01132). Prints games won per seed
+and level, and what the arm that was trained on both levels wins more than the others.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 
-from arms import QUICKSTART, Arm, Result, compare, parse, rate
+from arms import QUICKSTART, Arm, Result, compare, counts, p_value, parse, points, share
 
 COIN = "textworld/coin-v0"
 MIXED = f"{{id: turnrl/mixed-v0, parts: [{{id: {COIN}, level: 5}}, {{id: {COIN}, level: 8}}]}}"
@@ -22,20 +24,30 @@ TESTED = {5: 16, 8: 60, 11: 60}
 
 def main() -> None:
     """Command line."""
+    from turnrl.agents.statistics import holm, paired
+
     args = parse(__doc__)
     arms = [Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",)) for name, env in TRAINED.items()]
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)
     places = [(result, level) for result in results for level in TESTED]
     with ProcessPoolExecutor(args.parallel) as pool:
-        won = list(pool.map(test, *zip(*places, strict=True)))
-    print(f"| trained on | {' | '.join(f'level {level}' for level in TESTED)} |")
-    print("|---" * (1 + len(TESTED)) + "|")
-    for arm in arms:
-        cells = []
-        for level, n in TESTED.items():
-            counts = [count for (r, at), count in zip(places, won, strict=True) if (r.arm, at) == (arm.name, level)]
-            cells.append(rate(sum(counts), n * len(counts)))
-        print(f"| {arm.name} | {' | '.join(cells)} |")
+        tested = list(pool.map(test, *zip(*places, strict=True)))
+    won: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for (result, level), count in zip(places, tested, strict=True):
+        won[result.arm, level].append(count)
+    mixed = arms[-1].name
+    pairs = [(arm.name, level) for arm in arms[:-1] for level in TESTED]
+    found = {(name, level): paired(won[name, level], won[mixed, level]) for name, level in pairs}
+    corrected = dict(zip(found, holm([result.p for result in found.values()]), strict=True))
+    print(f"| trained on | tested on | won, per seed | mean over seeds | {mixed} minus this, points | p (t, Holm) |")
+    print("|---" * 6 + "|")
+    for (name, level), counted in won.items():
+        rates = [count / TESTED[level] for count in counted]
+        cells = [name, f"level {level}", f"{counts(counted)} of {TESTED[level]}", share(rates), "", ""]
+        if (name, level) in found:
+            gain = paired(rates, [count / TESTED[level] for count in won[mixed, level]])
+            cells[-2:] = [points(gain.difference), p_value(corrected[name, level])]
+        print(f"| {' | '.join(cells)} |")
 
 
 def test(result: Result, level: int) -> int:

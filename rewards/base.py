@@ -30,8 +30,8 @@ class TurnReward(Plugin):
     """Base of the slot ``rewards``.
 
     ``requires`` may name: extras of the environment ('progress', 'admissible_actions'; with 'expert' every episode also
-    remembers what the expert would have done), and 'scorer' (the agent that played, whose engine scores given tokens
-    with the policy that played and still has the caches of these episodes).
+    remembers the expert's plan, as it stood at the start), and 'scorer' (the agent that played, whose engine scores
+    given tokens with the policy that played and still has the caches of these episodes).
     """
 
     weight: float = Field(1.0, description="price of one unit of this reward in the return")

@@ -23,18 +23,25 @@ class InformationGain(TurnReward):
     ``s_t = (1/L) sum_j log pi(a_j | C_t, a_<j)`` with a_1 .. a_L the tokens of the target, teacher-forced inside a
     response as the agent's parser writes it, and C_t everything the policy had read before turn t.
     ``r_t = s_{t+1} - s_t`` (`gain` ``log_prob``) or ``exp(s_{t+1}) - exp(s_t)`` (``prob``). The answering turn has no
-    gain; the gains of an episode sum to the difference between its last and its first context. No gradient flows.
+    gain. No gradient flows.
 
-    The target is a gold answer of the world (`target` ``answer``; the likeliest where there are several), the action of
-    the world's expert at that moment (``expert``), or a fixed text (``goal``). One forward pass over nothing but the
-    targets is needed per turn of the batch: contexts are those in the engine's cache of the episode.
+    The target stands when the episode begins and stays: a gold answer of the world (`target` ``answer``; the likeliest
+    where there are several), the last action of the plan by which the world's expert wins from the start (``expert``:
+    the one that reaches the goal, such as "take coin"), or a text (``goal``). So s is a potential: the gains of an
+    episode sum to the difference between its last and its first context, and what a detour gains or loses its
+    correction takes back, as far as the policy judges a place alike however it came there. Nothing is paid for being
+    where the next action is easy. Choose ``expert`` where the action that wins names something of the task; a word
+    that is said at every turn, such as a direction, tells nothing.
 
-    Edge cases: an episode of one turn has no gain; a target that does not fit into the model's context, or a failing
-    engine, gives NaN; under a symmetry the target is renamed like everything else; where the expert knows no action
-    (after a mistake that cannot be undone) the last known score stands.
+    One forward pass over nothing but the targets is needed per turn of the batch: contexts are those in the engine's
+    cache of the episode. ``expert`` also plays each episode's task once in the world before the policy does.
+
+    Edge cases: an episode of one turn has no gain; a target that does not fit into the model's context, a failing
+    engine, or a task that the expert does not win, gives NaN; under a symmetry the target is renamed like everything
+    else.
 
     Raises:
-        UserError: the world has no gold answer, or no expert.
+        UserError: the world has no gold answer.
 
     Paper: IGPO (arXiv 2510.14967). Provenance: CODE, GuoqingWang1/IGPO, and NOTE; targets other than gold answers are
     ours.
@@ -67,52 +74,38 @@ class InformationGain(TurnReward):
         return list(await asyncio.gather(*(self._gains(episode, scorer) for episode in group)))
 
     async def _gains(self, episode: Episode, agent: LanguageAgent) -> list[float]:
+        targets = [rename(target, episode.renaming) for target in self._targets(episode)]
         scores = [0.0] * len(episode.turns)
         # From the last context to the first: each is the beginning of what the cache still holds.
         for t in reversed(range(len(episode.turns) if len(episode.turns) > 1 else 0)):
             try:
-                scores[t] = await self._score(episode, t, agent)
+                scores[t] = await self._score(episode, t, targets, agent)
             except (ContextOverflow, EngineError):
                 scores[t] = math.nan
-        known = carried(scores)
         if self.gain == "prob":
-            known = [math.exp(score) for score in known]
-        return [after - before for before, after in pairwise(known)] + [0.0] * bool(episode.turns)
+            scores = [math.exp(score) for score in scores]
+        return [after - before for before, after in pairwise(scores)] + [0.0] * bool(episode.turns)
 
-    async def _score(self, episode: Episode, t: int, agent: LanguageAgent) -> float:
-        """s_t; -inf where the expert knows nothing."""
+    async def _score(self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent) -> float:
+        """s_t of the likeliest target; NaN for none."""
         prompt, best = episode.prompt(t), -math.inf
-        for target in self._targets(episode, t):
-            words = rename(target, episode.renaming)
+        for words in targets:
             ids, first = agent.encode_answer(self.answer.replace("{}", words), words)
             logprobs = await agent.engine.score(prompt + ids, len(prompt) + first, session=episode.session or None)
             best = max(best, sum(logprobs) / len(logprobs))
-        return best
+        return best if targets else math.nan
 
-    def _targets(self, episode: Episode, t: int) -> list[str]:
-        task = episode.task
+    def _targets(self, episode: Episode) -> list[str]:
+        """What should become likelier, in the world's own words."""
         if self.target == "goal":
             return [self.goal or ""]
-        if self.target == "answer":
-            golds = [gold for gold in episode.answer or [] if gold.strip()]
-            if not golds:
-                raise UserError(
-                    f"reward 'information_gain': {task.env} has no gold answer for task '{task.id}'; "
-                    "set target: expert, or target: goal with a text"
-                )
-            return golds
-        if not episode.expert or episode.expert[0] is None:
+        if self.target == "expert":
+            return episode.expert[-1:]
+        golds = [gold for gold in episode.answer or [] if gold.strip()]
+        if not golds:
+            task = episode.task
             raise UserError(
-                f"reward 'information_gain': {task.env} has no expert for task '{task.id}'; "
-                "set target: answer, or target: goal with a text"
+                f"reward 'information_gain': {task.env} has no gold answer for task '{task.id}'; "
+                "set target: expert, or target: goal with a text"
             )
-        action = episode.expert[t]
-        return [] if action is None else [action]
-
-
-def carried(scores: list[float]) -> list[float]:
-    """Scores with the last known one in the place of -inf."""
-    known: list[float] = []
-    for score in scores:
-        known.append(known[-1] if score == -math.inf else score)
-    return known
+        return golds

@@ -37,7 +37,7 @@ async def rollout(
         renamings: symmetries of the world; the episodes of a group take turns with them, so that no batch favours a
             direction that is common in its tasks.
         first: groups of this step that were played before these.
-        ask_expert: episodes remember what the world's expert would have done.
+        ask_expert: episodes remember the plan of the world's expert.
         park: see `play_many`.
 
     Returns:

@@ -116,7 +116,13 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
 
 
 def _wanted(recipe: Recipe, prototype: TextEnv) -> list[Task]:
-    """The tasks of the whole run. Raises UserError if the world has not as many, or not as many symmetries."""
+    """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an expert it needs."""
+    if "expert" in _env_extras(recipe) and type(prototype).expert_action is TextEnv.expert_action:
+        asking = next(reward.name for reward in recipe.build_rewards() if "expert" in reward.needs())
+        raise UserError(
+            f"reward '{asking}' asks for the plan of the world's expert, and {prototype.id} has no expert: "
+            "set target: answer, or target: goal with a text"
+        )
     wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
     for stage in recipe.stages:
         known_renamings(prototype, stage.symmetries)
