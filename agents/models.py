@@ -22,6 +22,7 @@ from urllib.request import getproxies
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..plugins import UserError
+from .engines.positions import exact_positions
 
 BUILT_IN = ("tiny", "smollm2")
 Corpus = Callable[[], Iterable[str]]
@@ -72,7 +73,8 @@ class ModelConfig(BaseModel):
     max_context: int = Field(
         default=1024,
         ge=16,
-        description="longest prompt plus response, in tokens; a pretrained model's own limit holds if lower",
+        description="longest prompt plus response, in tokens; a pretrained model's own limit holds if lower (with "
+        "longrope that is its original context)",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="dtype of the weights; train in float32, small updates vanish in the others"
@@ -122,7 +124,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         model = _with_lora(model, config.lora, config.seed)
     _own_memory(model)
     model.eval()
-    own_limit = getattr(model.config, "max_position_embeddings", None) or config.max_context
+    own_limit = exact_positions(model.config) or config.max_context
     description = {
         "name": config.name,
         "parameters": sum(p.numel() for p in model.parameters()),

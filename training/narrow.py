@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from ..agents.engines.kv_cache import rope_depends_on_length
+from ..agents.engines.positions import exact_positions, rope_depends_on_length
+from ..plugins import UserError
 from .attention import CausalBlocks, causal_mask
 
 WORTH = 0.5
@@ -88,6 +89,7 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
     Args:
         shared: so many first tokens are the same in all rows; theirs are not returned.
     """
+    _check_length(decoder, tokens_BL)
     blocks = contextlib.nullcontext() if _recomputes(decoder) else CausalBlocks()
     if not shared:
         with blocks:
@@ -126,6 +128,7 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
         tokens_BL: int64, right-padded.
         mask_BL: bool, False in column 0.
     """
+    _check_length(decoder, tokens_BL)
     rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
     counts_B = mask_BL.sum(1)
     most = int(counts_B.max()) if len(rows_N) else 0
@@ -137,6 +140,16 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
     at_BN = torch.full((len(tokens_BL), most), shared, device=tokens_BL.device)
     at_BN[rows_N, place_N] = columns_N - 1
     return _narrowed(decoder, tokens_BL, at_BN, shared)[rows_N, place_N]
+
+
+def _check_length(decoder: nn.Module, tokens_BL: Tensor) -> None:
+    """Raise UserError for rows so long that a model would encode the positions of shorter ones differently."""
+    width, exact = tokens_BL.shape[1], exact_positions(decoder.config)
+    if exact is not None and width > exact and rope_depends_on_length(decoder.config):
+        raise UserError(
+            f"a row of {width} tokens: beyond {exact} this model's position encoding depends on the longest row of a "
+            "batch, so log-probabilities would depend on what else is in it"
+        )
 
 
 def _shared(tokens_BL: Tensor, most: int) -> int:

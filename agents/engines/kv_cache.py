@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .positions import exact_positions, rope_depends_on_length
+
 _GRANULE = 64
 """Capacity grows in multiples of this many positions."""
 _PER_COLUMN = ("position_ids", "position_embeddings")
@@ -62,7 +64,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     Attributes:
         budget: most padded tokens in one forward pass.
         clock: forward passes so far.
-        max_positions: positions the model knows, or None if it does not say.
+        max_positions: positions the model knows and encodes alike in every batch, or None if it does not say.
         narrow: skip what the last layer computes for tokens whose hidden state nobody needs.
 
     Raises:
@@ -74,8 +76,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.model, self.dtype = model, dtype
         self.decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head: Any = model.get_output_embeddings()
-        known = getattr(model.config, "max_position_embeddings", None)
-        self.max_positions: int | None = None if known is None else int(known)
+        self.max_positions = exact_positions(model.config)
         self.budget = 4096
         self.narrow = True
         self._store_only = False
@@ -183,6 +184,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         """
         device, width = self.device, max(map(len, new))
         start_B = torch.tensor([len(slot.tokens) for slot in slots], device=device)
+        end_B = start_B + torch.tensor([len(row) - 1 for row in new], device=device)
         length = max(len(slot.tokens) for slot in slots) + width
         self._reserve(length)
         ids_BL = torch.tensor([[*row, *[0] * (width - len(row))] for row in new], device=device)
@@ -200,9 +202,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         with self._narrowed([len(row) - 1 for row in new] if last and width > 1 else None):
             output = self.decoder(
                 input_ids=ids_BL,
-                position_ids=position_BL
-                if self.max_positions is None
-                else position_BL.clamp(max=self.max_positions - 1),
+                # Padding beyond a row's end would be at positions that no row has, and the model may not know.
+                position_ids=torch.minimum(position_BL, end_B[:, None]),
                 attention_mask=mask_B1LK,
                 past_key_values=self,
                 use_cache=True,
@@ -347,10 +348,3 @@ class SlotCache(Cache):  # type: ignore[misc]
         made = [x.new_zeros(len(self.slots), x.shape[1], self._capacity, x.shape[-1]) for x in states]
         self._buffers[layer] = made[0], made[1]
         return self._buffers[layer]
-
-
-def rope_depends_on_length(config: Any) -> bool:
-    """Whether rotary frequencies, which one config may have for all layers or per layer type, follow the length."""
-    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))]
-    return any(str(kind) in ("dynamic", "longrope") for kind in kinds)

@@ -34,7 +34,7 @@ from torch import Tensor
 from ...plugins import UserError
 from .base import Completion, ContextOverflow, EngineError, EngineStats, Sampling
 from .kv_cache import Slot, SlotCache
-from .model_check import check_model
+from .model_check import check_model, context_of
 from .pending import Pending, groups_of, slot_of
 from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
@@ -48,14 +48,16 @@ class TorchEngine:
         model: the module; its weights are never copied, its training mode is left as it is.
         tokenizer: decodes responses to look for stop strings; None if none are used.
         max_batch: most rows in one decode step.
-        max_context: longest prompt plus response, in tokens; None is the model's `max_position_embeddings`.
+        max_context: longest prompt plus response, in tokens; None is as many positions as the model encodes alike in
+            every batch: its `max_position_embeddings`, or less (see `positions`).
         patience_ms: how long a forward pass waits for sessions that are away, in milliseconds; None is for ever.
         dtype: autocast type of the forward passes; None computes in the type of the parameters.
         max_cached_tokens: above this, caches of sessions that are away are dropped, least recently used first, and
             encoded again when the session comes back.
 
     Raises:
-        UserError: if the model keeps another state than keys and values (state-space, sliding-window models).
+        UserError: if the model keeps another state than keys and values (state-space, sliding-window models), or
+            max_context is longer than what it encodes alike.
     """
 
     def __init__(
@@ -73,10 +75,8 @@ class TorchEngine:
         self.version = 0
         self.max_batch, self.patience_ms, self.max_cached_tokens = max_batch, patience_ms, max_cached_tokens
         self._cache = SlotCache(model, dtype)
-        check_model(self._cache)
-        if max_context is None and self._cache.max_positions is None:
-            raise UserError("this model does not say how long its context is; give the torch engine a max_context")
-        self.max_context: int = max_context or self._cache.max_positions or 0
+        self.max_context: int = context_of(self._cache, max_context)
+        check_model(self._cache, self.max_context)
         self._stop_text = None if tokenizer is None else StopText(tokenizer)
         self._live: dict[str, None] = {}
         self._sessions: dict[str, Slot] = {}
