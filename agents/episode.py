@@ -11,9 +11,13 @@ Rewards stay named (`Turn.rewards`) until credit is assigned.
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from ..envs import Task
@@ -168,6 +172,18 @@ class Episode:
         fields["stop"] = StopReason(fields["stop"])
         fields["turns"] = [Turn(**turn) for turn in fields["turns"]]
         return cls(**fields)
+
+
+def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
+    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with gzip.open(beside, "wt", encoding="utf-8") as file:
+            for episode in episodes:
+                file.write(json.dumps(episode.to_json()) + "\n")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)

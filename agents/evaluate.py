@@ -12,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from ..envs import Task, make
+from ..envs import Task, TextEnv, make
 from ..envs.bar import bar
 from ..envs.pool import EnvPool, pool_for
-from ..plugins import UserError, nearest
+from ..envs.registry import import_worlds
+from ..plugins import UserError
 from .agent import Agent
 from .baselines import BASELINES
+from .checkpoint import LoadedAgent, digest, load_named
 from .episode import Episode
 from .play import Job, PlayStats, play_many
 
@@ -74,7 +77,14 @@ class Evaluation(Rate):
     stops: dict[str, int] = Field(description="finished episodes by StopReason")
     lost: dict[str, int] = Field(description="lost episodes by StopReason")
     seed: int
-    temperature: float | None = None
+    temperature: float | None = Field(None, description="of a language model's sampling; 0 is greedy")
+    max_turns: int | None = Field(None, description="turns after which an episode was cut")
+    max_context: int | None = Field(None, description="longest prompt plus response of a language model, in tokens")
+    params: dict[str, Any] = Field({}, description="parameters of the environment")
+    split_size: int | None = Field(None, description="tasks that the split has")
+    checkpoint: str | None = Field(
+        None, description="SHA-256 over the weights, tokenizer and configuration that played"
+    )
     seconds: float
     tokens_per_second: float
 
@@ -103,8 +113,9 @@ def summarise(
     split: str,
     seed: int,
     temperature: float | None,
+    **conditions: Any,
 ) -> Evaluation:
-    """Count finished episodes; failed ones are in `lost` only."""
+    """Count finished episodes; failed ones are in `lost` only. `conditions` are further fields of the Evaluation."""
     finished = [e for e in episodes if not e.stop.failed]
     families: dict[str, list[bool]] = {}
     for episode in finished:
@@ -130,6 +141,7 @@ def summarise(
         temperature=temperature,
         seconds=stats.seconds,
         tokens_per_second=tokens / stats.seconds if stats.seconds else 0.0,
+        **conditions,
     )
 
 
@@ -175,66 +187,106 @@ def evaluate(
     split: str = "test",
     tasks: int | None = None,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     concurrency: int = 64,
-    max_turns: int = 50,
+    max_turns: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+    pool: Mapping[str, Any] | None = None,
     progress: bool = True,
     imports: Sequence[str] = (),
+    trust: bool = False,
     episodes: list[Episode] | None = None,
 ) -> Evaluation:
-    """Success rate of an agent on a split of an environment.
+    """Play each task of a split once and count the successes.
 
     Args:
         env: registered id.
-        agent: 'random', 'expert', an Agent, or the folder of a trained run or checkpoint.
+        agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, or another model by its name.
         params: parameters of the environment.
         tasks: how many tasks of the split, each exactly once; None is all, at most 100.
-        temperature: of a language model's sampling; 0 is greedy.
+        temperature: of a language model's sampling; 0 is greedy. None is that of the run's own evaluations, 1 for a
+            model that no run made.
         concurrency: episodes at once; fewer for worlds that cannot run in threads.
-        imports: modules or ``.py`` files that register worlds, for those that cannot.
+        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other agents.
+        changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
+        pool: arguments of the `EnvPool` where the worlds run, e.g. ``{"backend": "process", "step_timeout": 60}``;
+            None is threads where the world may run in them, else worker processes.
+        imports: modules or ``.py`` files that register worlds.
+        trust: whether a checkpoint may name classes whose code is then run.
         episodes: a list to append what was played to.
 
     Raises:
         UserError: unknown environment, agent, split or checkpoint, or more tasks than the split has.
     """
+    import_worlds(*imports)
     prototype = make(env, **(params or {}))
-    chosen = choose_tasks(prototype.tasks(split), tasks, f"the {split} split of {env}")
-    player, name, limit = _resolve(agent, temperature, max_turns)
-    prototype.prepare(chosen, progress=progress)
-    prototype.close()
-    pool = pool_for(prototype, concurrency, extras=player.extras, imports=imports)
+    try:
+        listed = prototype.tasks(split)
+        chosen = choose_tasks(listed, tasks, f"the {split} split of {env}")
+        who = _resolve(agent, temperature, max_turns, changes or {}, trust)
+        prototype.prepare(chosen, progress=progress)
+    finally:
+        prototype.close()
+    worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
+    # The random stream of an episode hangs on this label: that of a checkpoint is the one of the run's own evaluations.
+    label = who.name if who.loaded is None else f"eval-{split}"
     try:
         played, stats = asyncio.run(
             play_tasks(
-                player, chosen, pool, max_turns=limit, seed=seed, concurrency=concurrency, label=name, progress=progress
+                who.agent, chosen, worlds, max_turns=who.max_turns, seed=seed, concurrency=concurrency,
+                label=label, progress=progress,
             )
-        )
+        )  # fmt: skip
     finally:
-        pool.close()
+        worlds.close()
     if episodes is not None:
         episodes += played
+    loaded = who.loaded
     return summarise(
-        played,
-        stats,
-        env=env,
-        agent=name,
-        split=split,
-        seed=seed,
-        temperature=None if name in BASELINES else temperature,
+        played, stats, env=env, agent=who.name, split=split, seed=seed,
+        temperature=None if loaded is None else loaded.temperature,
+        max_turns=who.max_turns,
+        max_context=None if loaded is None else loaded.max_context,
+        params=params or {},
+        split_size=len(listed),
+        checkpoint=None if loaded is None or loaded.folder is None else digest(loaded.folder),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Contestant:
+    """Who plays, under what name and turn limit; `loaded` for a language model."""
+
+    agent: Agent
+    name: str
+    max_turns: int
+    loaded: LoadedAgent | None = None
+
+
+def _resolve(
+    agent: str | Agent, temperature: float | None, max_turns: int | None, changes: Mapping[str, Any], trust: bool
+) -> _Contestant:
+    if isinstance(agent, Agent) or agent in BASELINES:
+        if changes:
+            raise UserError(f"only a language model has a {next(iter(changes))} to change")
+        limit = 50 if max_turns is None else max_turns
+        if isinstance(agent, Agent):
+            return _Contestant(agent, type(agent).__name__, limit)
+        return _Contestant(BASELINES[agent](), agent, limit)
+    loaded = load_named(
+        agent, list(BASELINES), temperature=temperature, max_turns=max_turns, changes=changes, trust=trust
     )
+    return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, loaded)
 
 
-def _resolve(agent: str | Agent, temperature: float, max_turns: int) -> tuple[Agent, str, int]:
-    """The Agent, its name, and its turn limit."""
-    if isinstance(agent, Agent):
-        return agent, type(agent).__name__, max_turns
-    if agent in BASELINES:
-        return BASELINES[agent](), agent, max_turns
-    if not Path(agent).is_dir():
-        raise UserError(
-            f"no agent '{agent}': give the folder of a run or checkpoint, or {nearest(agent, list(BASELINES))}"
-        )
-    from .checkpoint import load_agent
-
-    loaded = load_agent(Path(agent), temperature=temperature)
-    return loaded.agent, Path(agent).name, loaded.max_turns
+def _pool(
+    prototype: TextEnv,
+    concurrency: int,
+    extras: Collection[str],
+    imports: Sequence[str],
+    arguments: Mapping[str, Any] | None,
+) -> EnvPool:
+    if arguments is None:
+        return pool_for(prototype, concurrency, extras=extras, imports=imports)
+    slots = min(concurrency, arguments.get("slots") or concurrency)
+    return EnvPool(**{**arguments, "slots": slots, "imports": imports, "options": {"extras": tuple(extras)}})

@@ -249,7 +249,11 @@ def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
     if not (Path(name) / "config.json").is_file():
         raise UserError(f"model '{name}': the folder holds no config.json, so it is no model in Hugging Face format")
     try:
-        return _read(name, dtype, local_files_only=True)
+        model, tokenizer = _read(name, dtype, local_files_only=True)
+        _has_its_tokenizer(Path(name), tokenizer)
+        return model, tokenizer
+    except UserError:
+        raise
     except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
         raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
 
@@ -258,9 +262,24 @@ def _read(name: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=local_files_only)
+        # Without this transformers asks at the keyboard whether code that came with the model shall be run.
+        source: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **source)
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(f"model '{name}': the checkpoint is incomplete: it has no weights for {missing[0]}")
     return model, tokenizer
+
+
+def _has_its_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Raise UserError for a folder without the files of a tokenizer: transformers makes up an empty one in silence."""
+    names = dict(tokenizer.vocab_files_names)
+    whole = names.pop("tokenizer_file", None)
+    has_all = bool(names) and all((folder / name).is_file() for name in names.values())
+    if whole is not None and not (folder / whole).is_file() and not has_all:
+        raise UserError(f"model '{folder}' is incomplete: its tokenizer, {whole}, is missing")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(f"model '{folder}' is incomplete: tokenizer_config.json is missing")
 
 
 def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
@@ -333,8 +352,12 @@ def _adapted(name: str, dtype: Any) -> tuple[Any, Any]:
 
     try:
         with quiet():
-            model = _peft().AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, is_trainable=True)
-        return model, AutoTokenizer.from_pretrained(name)
+            model = _peft().AutoPeftModelForCausalLM.from_pretrained(
+                name, dtype=dtype, is_trainable=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        _has_its_tokenizer(Path(name), tokenizer)
+        return model, tokenizer
     except UserError:
         raise
     except Exception as error:

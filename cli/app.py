@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,15 @@ Params = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
 Split = Annotated[str, typer.Option(help="train, valid or test.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature of a language model; 0 is greedy.")]
-MaxTurns = Annotated[int, typer.Option(min=1, help="Turn limit; a checkpoint brings its own.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run code that a run or checkpoint names: its worlds, and plug-ins by their path."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Sampling temperature of a language model; 0 is greedy (default: the run's own, or 1)."),
+]
+MaxTurns = Annotated[int | None, typer.Option(min=1, help="Turn limit (default: the checkpoint's own, or 50).")]
 Imports = Annotated[
     list[str] | None,
     typer.Option("--import", metavar="MODULE", help="Module or .py file that registers your environments."),
@@ -57,6 +64,28 @@ def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
         except yaml.YAMLError:
             raise UserError(f"the value of '{pair}' is not valid YAML") from None
     return params
+
+
+def parse_value(key: str, text: str) -> dict[str, Any]:
+    """A plug-in as an option names it, ``tags`` or ``{name: tags, field: 1}``. Raises UserError."""
+    value = parse_params([f"{key}={text}"])[key]
+    return value if isinstance(value, dict) else {"name": str(value)}
+
+
+def creatable(path: Path) -> None:
+    """Raise UserError unless a file can be written at `path`, before anything is done that would be lost."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if os.path.isdir(path):
+            raise UserError(f"cannot write '{path}': it is a folder")
+        if not os.path.isdir(path.absolute().parent):
+            raise UserError(f"cannot write '{path}': the folder {path.absolute().parent} does not exist")
+        if os.path.exists(path):
+            path.open("ab").close()
+        beside.touch()
+        beside.unlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write '{path}': {getattr(error, 'strerror', None) or error}") from None
 
 
 def answer(data: Any) -> None:

@@ -7,6 +7,7 @@ import inspect
 import re
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import Any
@@ -57,7 +58,15 @@ def methods(wanted: str | None = None) -> list[dict[str, Any]]:
         if wanted not in words:
             raise UserError(f"no slot or method is called '{wanted}'; {nearest(wanted, sorted(words))}")
         pairs = [(s, n) for s, n in pairs if wanted in (s, s.rpartition(".")[2], n)]
-    return [describe_method(slot, name, known[slot].get(name)) for slot, name in pairs]
+    found = []
+    for slot, name in pairs:
+        try:
+            found.append(describe_method(slot, name, known[slot].get(name)))
+        except UserError as error:
+            if wanted == name:
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
 
 
 def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -48,12 +49,18 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _warn(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+    """A warning is one line, as an error is."""
+    print(f"turnrl: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character of a world's words must not end the command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _warn
     sys.exit(run(sys.argv[1:]))
 
 

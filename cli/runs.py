@@ -32,7 +32,7 @@ def train(
     from ..training.run import train as start
 
     import_modules(imports)
-    loaded, progress = Recipe.load(recipe, overrides or ()), sys.stderr.isatty()
+    loaded, progress = Recipe.load(recipe, overrides or ()).importing(*imports or ()), sys.stderr.isatty()
     with aside():
         result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume, progress=progress)
     if as_json:
@@ -57,7 +57,7 @@ def probe(
     from ..training.recipe import Recipe
 
     import_modules(imports)
-    loaded = Recipe.load(recipe, overrides or ())
+    loaded = Recipe.load(recipe, overrides or ()).importing(*imports or ())
     with aside():
         found = measure(loaded, tasks=tasks, progress=sys.stderr.isatty())
     answer(found.model_dump(mode="json")) if as_json else Console().print(found.table())

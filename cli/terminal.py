@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from ..agents.episode import Episode, Turn
 from ..agents.play import play
 from ..envs import Task, TextEnv, TurnInfo, make
 from ..envs.pool import EnvSession, pool_for
-from ..plugins import UserError, nearest
+from ..plugins import UserError
 
 
 class Quit(Exception):
@@ -114,18 +113,16 @@ class Narrator(Player):
         self.inner.close()
 
 
-def choose_agent(name: str, console: Console, temperature: float, max_turns: int) -> tuple[Agent, int]:
+def choose_agent(
+    name: str, console: Console, temperature: float | None, max_turns: int | None, trust: bool
+) -> tuple[Agent, int]:
     """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises UserError."""
-    if name == "human":
-        return HumanAgent(console), max_turns
-    if name in BASELINES:
-        return BASELINES[name](), max_turns
-    if not Path(name).is_dir():
-        known = ["human", *BASELINES]
-        raise UserError(f"no agent '{name}': give the folder of a run or checkpoint, or {nearest(name, known)}")
-    from ..agents.checkpoint import load_agent
+    if name == "human" or name in BASELINES:
+        player = HumanAgent(console) if name == "human" else BASELINES[name]()
+        return player, 50 if max_turns is None else max_turns
+    from ..agents.checkpoint import load_named
 
-    loaded = load_agent(Path(name), temperature=temperature)
+    loaded = load_named(name, ["human", *BASELINES], temperature=temperature, max_turns=max_turns, trust=trust)
     return loaded.agent, loaded.max_turns
 
 
@@ -145,21 +142,25 @@ def play_in_terminal(
     params: dict[str, Any],
     split: str,
     seed: int,
-    max_turns: int,
-    temperature: float,
+    max_turns: int | None,
+    temperature: float | None,
     console: Console,
     imports: Sequence[str] = (),
+    trust: bool = False,
 ) -> Episode | None:
     """One episode, printed as it happens; None if the human left before its end.
 
     Args:
         seed: which task of the split, and the random choices of the player.
+        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other players.
+        temperature: of a language model's sampling; None is that of the run's own evaluations.
         imports: modules or ``.py`` files that register worlds, for those that cannot run in threads.
+        trust: whether a checkpoint may name classes whose code is then run.
 
     Raises:
         UserError: unknown environment, agent, split or checkpoint.
     """
-    player, limit = choose_agent(agent, console, temperature, max_turns)
+    player, limit = choose_agent(agent, console, temperature, max_turns, trust)
     prototype = make(env, **params)
     try:
         task = choose_task(prototype, split, seed)

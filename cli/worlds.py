@@ -13,6 +13,7 @@ from .app import (
     Params,
     Split,
     Temperature,
+    Trust,
     answer,
     aside,
     fields,
@@ -92,9 +93,10 @@ def play(
     agent: Annotated[str, typer.Option(help="human, random, expert, or the folder of a run or checkpoint.")] = "human",
     seed: Annotated[int, typer.Option(min=0, help="Which task of the split.")] = 0,
     split: Split = "train",
-    max_turns: MaxTurns = 50,
-    temperature: Temperature = 1.0,
+    max_turns: MaxTurns = None,
+    temperature: Temperature = None,
     imports: Imports = None,
+    trust: Trust = False,
 ) -> None:
     """Play one episode in the terminal, or watch one.
 
@@ -108,7 +110,7 @@ def play(
     console = Console(highlight=False)
     episode = play_in_terminal(
         id, agent, params=parse_params(params), split=split, seed=seed, max_turns=max_turns,
-        temperature=temperature, console=console, imports=imports or (),
+        temperature=temperature, console=console, imports=imports or (), trust=trust,
     )  # fmt: skip
     if episode is None:
         return console.print("\nGoodbye.")

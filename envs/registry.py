@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from ..plugins import UserError, nearest
+from ..plugins import UserError, broken, import_named, nearest, package_of
 from .core import TextEnv
 from .task import Task
 
@@ -44,12 +39,18 @@ def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **pa
 
 
 def load_plugins() -> None:
-    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they call `register`."""
+    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they call `register`.
+
+    What does not import is left out, with a warning that names its package.
+    """
     global _loaded_plugins
     if not _loaded_plugins:
         _loaded_plugins = True
         for entry in entry_points(group="turnrl.envs"):
-            entry.load()
+            try:
+                entry.load()
+            except (Exception, SystemExit) as error:
+                broken(package_of(entry), f"its worlds in {entry.value}", error)
 
 
 def env_ids() -> list[str]:
@@ -102,32 +103,10 @@ def make_for(task: Task, **options: Any) -> TextEnv:
 def import_worlds(*modules: str) -> None:
     """Import user modules or ``.py`` files that register worlds (worker processes call this too).
 
-    Raises UserError for what cannot be found; an error inside the module itself propagates.
+    Raises UserError for what cannot be found or cannot be run.
     """
     for module in modules:
-        if module.endswith(".py"):
-            _import_file(Path(module).resolve())
-            continue
         try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise UserError(f"imports: there is no module '{module}' on the Python path") from None
-
-
-def _import_file(path: Path) -> None:
-    name = f"turnrl_world_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return
-    if not path.is_file():
-        raise UserError(f"imports: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+            import_named(module)
+        except UserError as error:
+            raise UserError(f"imports: {error}") from error.__cause__

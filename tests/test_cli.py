@@ -182,7 +182,7 @@ def test_a_dry_run_writes_nothing(turnrl: Any, recipe: Path, tmp_path: Path, mon
 
 
 def test_a_run_can_be_evaluated_played_and_reported(turnrl: Any, trained: Path) -> None:
-    evaluated = turnrl("eval", trained, "--tasks", 2, "--json")
+    evaluated = turnrl("eval", trained, "--tasks", 2, "--json", "--trust")
     assert evaluated.code == 0, evaluated.err
     assert evaluated.data["env"] == "guess/number-v0"
     played = turnrl("play", *GUESS, "--agent", trained)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -103,3 +106,61 @@ def test_a_plugin_without_memory_has_none() -> None:
     plugin = CREDITS.build({"name": "grpo"})
     assert plugin.state_dict() == {}
     plugin.load_state_dict({})
+
+
+def package(folder: Path, name: str, entry_points: str) -> None:
+    """An installed package of this name, as far as its metadata goes."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
+GOOD_WORLD = """
+import turnrl
+class Good(turnrl.TextEnv):
+    def _tasks(self, split): return [self.task(0, split)]
+    def _begin(self, task): return turnrl.Outcome("")
+    def _act(self, action): return turnrl.Outcome("", ended=True)
+turnrl.register("good/world-v0", Good)
+"""
+
+
+@pytest.mark.parametrize(
+    ("entries", "module"),
+    [
+        ("[turnrl.envs]\nbroken = no_such_module_here\n", ""),
+        ("[turnrl.envs]\nbroken = broken_world\n", "raise RuntimeError('an old\\nversion')"),
+        ("[turnrl.envs]\nbroken = broken_world\n", "def f(:\n"),
+        ("[turnrl.envs]\nbroken = broken_world\n", "import sys; sys.exit(7)"),
+        ("[turnrl.envs]\nbroken = broken_world:Gone\n", ""),
+        ("[turnrl.envs]\nbroken = not a module !\n", ""),
+        ("[turnrl.training.credit]\nbroken = no_such_module_here:Mine\n", ""),
+        ("[turnrl.training.credit]\nbroken = broken_world\n", ""),
+    ],
+)
+def test_a_broken_package_costs_a_warning_that_names_it(tmp_path: Path, entries: str, module: str) -> None:
+    package(tmp_path, "broken-worlds", entries)
+    package(tmp_path, "z-good-worlds", "[turnrl.envs]\ngood = good_world\n")
+    (tmp_path / "good_world.py").write_text(GOOD_WORLD)
+    (tmp_path / "broken_world.py").write_text(module)
+    script = "import sys; from turnrl.cli.main import main; main()"
+    done = {
+        command: subprocess.run(
+            [sys.executable, "-c", script, *command.split()],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        )
+        for command in ("envs", "methods")
+    }
+    for one in done.values():
+        assert one.returncode == 0, one.stderr
+        assert "Traceback" not in one.stderr
+    assert "good/world-v0" in done["envs"].stdout
+    assert "grpo" in done["methods"].stdout
+    told = [one.stderr for one in done.values() if "broken" in one.stderr]
+    assert told
+    assert all(line.startswith("turnrl: warning: ") for text in told for line in text.splitlines())
+    if "turnrl.envs" in entries:
+        assert "broken-worlds" in told[0]

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..agents.checkpoint import AGENT_FILE
-from ..agents.config import AgentConfig
+from ..agents.checkpoint import SavedAgent
 from ..agents.models import ModelConfig, load, replace_folder, save
 from ..plugins import UserError
 
@@ -35,14 +34,12 @@ class TrainerState:
     """state_dicts by name: optimiser, critic, reference, plug-ins, random streams."""
 
 
-def write(
-    folder: Path, model: nn.Module, tokenizer: Any, agent: AgentConfig, state: TrainerState | None = None
-) -> None:
+def write(folder: Path, model: nn.Module, tokenizer: Any, agent: SavedAgent, state: TrainerState | None = None) -> None:
     """Write a checkpoint beside its place and rename it there."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     save(model, tokenizer, beside)
-    (beside / AGENT_FILE).write_text(agent.model_dump_json(indent=1), "utf-8")
+    agent.write(beside)
     if hasattr(model, "merge_and_unload"):
         torch.save(
             {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, beside / ADAPTERS_FILE

@@ -9,14 +9,13 @@ run/result.json             the last table
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agents.episode import Episode
+from ..agents.episode import Episode, save_episodes
 from ..plugins import UserError
 from .recipe import Recipe
 
@@ -53,12 +52,7 @@ class RunLog:
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of a step."""
-        target = self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz"
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        with gzip.open(beside, "wt", encoding="utf-8") as file:
-            for episode in episodes:
-                file.write(json.dumps(episode.to_json()) + "\n")
-        os.replace(beside, target)
+        save_episodes(self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz", episodes)
 
     def forget_after(self, stages: Sequence[str], stage: str, step: int) -> None:
         """Drop the lines a resumed run will write again: those after `step` of `stage`, and the test of that stage."""

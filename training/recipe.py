@@ -30,6 +30,7 @@ from .losses.base import LOSSES, PolicyLoss
 from .modifiers.base import MODIFIERS, Modifier
 from .objections import objections
 from .optim import OptimConfig
+from .paths import anchored, module_file
 from .regularizers.base import REGULARIZERS, Regularizer
 from .selection.base import SELECTIONS, Selection
 
@@ -292,6 +293,7 @@ class Recipe(Config):
             raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict):
             raise UserError(f"'{path}' is not a recipe: it must be a mapping with name, env and stages")
+        data = anchored(data, Path(path).absolute().parent)
         for override in overrides:
             _override(data, override)
         return cls.parse(data, str(path))
@@ -300,9 +302,15 @@ class Recipe(Config):
     def parse(cls, data: dict[str, Any], what: str = "recipe") -> Recipe:
         """A Recipe from plain data. Raises UserError with one sentence."""
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(anchored(data, Path.cwd()))
         except ValidationError as error:
             raise UserError(explain(error, what, _known_keys(data))) from None
+
+    def importing(self, *modules: str) -> Recipe:
+        """The recipe with more modules or ``.py`` files, relative to the working directory, in ``pool.imports``."""
+        more = [module_file(name, Path.cwd()) for name in modules]
+        imports = tuple(dict.fromkeys((*self.pool.imports, *more)))
+        return self.model_copy(update={"pool": self.pool.model_copy(update={"imports": imports})})
 
     def dump(self) -> str:
         """The resolved recipe as YAML."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..agents.agent import LanguageAgent
+from ..agents.checkpoint import SavedAgent
 from ..agents.engines.base import Engine
 from ..agents.episode import Episode
 from ..agents.evaluate import Evaluation, choose_tasks, play_tasks, summarise
@@ -64,10 +65,21 @@ class Session:
             temperature=sampling.temperature,
         )  # fmt: skip
 
+    def saved_agent(self) -> SavedAgent:
+        """The agent as it is written beside the weights: an evaluation of them alone is then that of this run."""
+        recipe = self.recipe
+        return SavedAgent.of(
+            recipe.agent,
+            max_context=recipe.model.max_context,
+            dtype=recipe.model.dtype,
+            temperature=recipe.evaluate.temperature,
+            max_batch=recipe.engine.max_batch,
+        )
+
     def save(self, name: str, state: checkpoint.TrainerState | None = None) -> Path:
         """Write ``checkpoints/<name>``."""
         folder = self.log.folder / "checkpoints" / name
-        checkpoint.write(folder, self.model, self.tokenizer, self.recipe.agent, state)
+        checkpoint.write(folder, self.model, self.tokenizer, self.saved_agent(), state)
         return folder
 
     def write_episodes(self, stage: str, step: int, episodes: Sequence[Episode], most: int) -> None:

@@ -77,8 +77,8 @@ class Encoder:
 
         self._settings, self._lock = settings, threading.Lock()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(settings.model)
-            self._model = AutoModel.from_pretrained(settings.model).eval().to(settings.device)
+            self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(settings.model, trust_remote_code=False).eval().to(settings.device)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"search/qa: cannot load the encoder '{settings.model}': {reason}") from None

@@ -21,7 +21,7 @@ OTHER_PROCESS = {"other_process", "hash_seed"}
 
 
 def defects() -> dict[str, str]:
-    return next(module.DEFECTS for name, module in sys.modules.items() if name.startswith("turnrl_world_broken_envs"))
+    return next(module.DEFECTS for name, module in sys.modules.items() if name.startswith("turnrl_file_broken_envs"))
 
 
 def failed(report: CheckReport) -> set[str]:

@@ -320,13 +320,18 @@ def test_a_missing_import_is_a_user_error(tmp_path: Path) -> None:
 
 def test_workers_that_cannot_start_are_not_tried_for_ever(tmp_path: Path) -> None:
     broken = tmp_path / "broken_world.py"
-    broken.write_text("raise ValueError('this world is broken')")
+    broken.write_text("import os, sys; print('this world is broken', file=sys.stderr, flush=True); os._exit(1)")
 
     async def start() -> None:
         async with EnvPool(backend="process", workers=1, imports=[str(broken)]) as pool:
             with pytest.raises(WorkerStartError, match="this world is broken"):
                 await play(pool, task(), [])
             assert pool.stats["restarts"] == 3
+        # What raises is the user's mistake: it is told at once.
+        broken.write_text("raise ValueError('this world is wrong')")
+        async with EnvPool(backend="process", workers=1, imports=[str(broken)]) as pool:
+            with pytest.raises(UserError, match=r"this world is wrong .*broken_world.py:1"):
+                await play(pool, task(), [])
 
     asyncio.run(start())
 
