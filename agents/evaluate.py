@@ -204,13 +204,11 @@ def evaluate(
         agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, or another model by its name.
         params: parameters of the environment.
         tasks: how many tasks of the split, each exactly once; None is all, at most 100.
-        temperature: of a language model's sampling; 0 is greedy. None is that of the run's own evaluations, 1 for a
-            model that no run made.
+        temperature: of a language model's sampling; 0 is greedy, None what its run was evaluated with, else 1.
         concurrency: episodes at once; fewer for worlds that cannot run in threads.
         max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other agents.
         changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
-        pool: arguments of the `EnvPool` where the worlds run, e.g. ``{"backend": "process", "step_timeout": 60}``;
-            None is threads where the world may run in them, else worker processes.
+        pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None is what `pool_for` chooses.
         imports: modules or ``.py`` files that register worlds.
         trust: whether a checkpoint may name classes whose code is then run.
         episodes: a list to append what was played to.
@@ -228,29 +226,19 @@ def evaluate(
     finally:
         prototype.close()
     worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
-    # The random stream of an episode hangs on this label: that of a checkpoint is the one of the run's own evaluations.
-    label = who.name if who.loaded is None else f"eval-{split}"
     try:
         played, stats = asyncio.run(
             play_tasks(
                 who.agent, chosen, worlds, max_turns=who.max_turns, seed=seed, concurrency=concurrency,
-                label=label, progress=progress,
+                label=who.label(split), progress=progress,
             )
         )  # fmt: skip
     finally:
         worlds.close()
     if episodes is not None:
         episodes += played
-    loaded = who.loaded
-    return summarise(
-        played, stats, env=env, agent=who.name, split=split, seed=seed,
-        temperature=None if loaded is None else loaded.temperature,
-        max_turns=who.max_turns,
-        max_context=None if loaded is None else loaded.max_context,
-        params=params or {},
-        split_size=len(listed),
-        checkpoint=None if loaded is None or loaded.folder is None else digest(loaded.folder),
-    )  # fmt: skip
+    conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
+    return summarise(played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +249,21 @@ class _Contestant:
     name: str
     max_turns: int
     loaded: LoadedAgent | None = None
+
+    def label(self, split: str) -> str:
+        """What the random streams of its episodes hang on: for a checkpoint, that of the run's own evaluations."""
+        return self.name if self.loaded is None else f"eval-{split}"
+
+    def conditions(self) -> dict[str, Any]:
+        """Its limits, as fields of an Evaluation."""
+        if self.loaded is None:
+            return {"temperature": None, "max_turns": self.max_turns}
+        return {
+            "temperature": self.loaded.temperature,
+            "max_turns": self.max_turns,
+            "max_context": self.loaded.max_context,
+            "checkpoint": None if self.loaded.folder is None else digest(self.loaded.folder),
+        }
 
 
 def _resolve(
