@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -71,18 +72,24 @@ def check(
     from rich.console import Console
     from rich.text import Text
 
-    from ..envs.check import check_env
+    from ..envs.check import CheckResult, check_env
+
+    console = Console(file=sys.stdout, highlight=False)
+
+    def show(name: str, result: CheckResult | None) -> None:
+        """Say each result when it is there: a rule may take a minute."""
+        if result is None or as_json:
+            return
+        style = {"ok": "green", "skipped": "yellow"}.get(result.status, "bold red")
+        detail = f": {result.detail}" if result.detail else ""
+        console.print(Text.assemble((f"{result.status:8}", style), f"{result.name}{detail}"))
 
     with aside():
-        report = check_env(id, params=parse_params(params), tasks=tasks, report=True, imports=imports or ())
+        report = check_env(
+            id, params=parse_params(params), tasks=tasks, report=True, imports=imports or (), on_rule=show
+        )
     if as_json:
         answer({"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]})
-    else:
-        console = Console(highlight=False)
-        for result in report.results:
-            style = {"ok": "green", "skipped": "yellow"}.get(result.status, "bold red")
-            detail = f": {result.detail}" if result.detail else ""
-            console.print(Text.assemble((f"{result.status:8}", style), f"{result.name}{detail}"))
     if not report.ok:
         raise typer.Exit(1)
 

@@ -76,6 +76,9 @@ def check_env(
     seed: int = 0,
     report: bool = False,
     imports: Sequence[str] = (),
+    step_timeout: float = 30.0,
+    reset_timeout: float = 120.0,
+    on_rule: Callable[[str, CheckResult | None], None] = lambda name, result: None,
 ) -> CheckReport:
     """Try every rule on some tasks of an environment.
 
@@ -87,6 +90,9 @@ def check_env(
         seed: of everything random here: which tasks, which actions.
         report: True to get the report whatever it says.
         imports: modules or ``.py`` files that register the world.
+        step_timeout: seconds after which a step is a finding.
+        reset_timeout: seconds after which a reset is one.
+        on_rule: called with the name of a rule before it is tried, and with its result afterwards.
 
     Returns:
         the report; nothing is raised if `report` is set.
@@ -111,8 +117,8 @@ def check_env(
         # Worlds that write files must not do so in the caller's directory; the rule 'files' looks at this one.
         os.chdir(folder)
         try:
-            play = Play(factory, id, fixed, imports, seed, Path(folder))
-            _run(play, found, tasks)
+            play = Play(factory, id, fixed, imports, seed, Path(folder), step_timeout, reset_timeout)
+            _run(play, found, tasks, on_rule)
         finally:
             os.chdir(home)
     if found.failures and not report:
@@ -120,9 +126,10 @@ def check_env(
     return found
 
 
-def _run(play: Play, found: CheckReport, count: int) -> None:
+def _run(play: Play, found: CheckReport, count: int, on_rule: Callable[[str, CheckResult | None], None]) -> None:
     status: dict[str, str] = {}
     for name, rule in RULES.items():
+        on_rule(name, None)
         blocked = [need for need in rule.needs if status.get(need) == "failed"]
         if blocked:
             result = CheckResult(name, "skipped", f"needs '{blocked[0]}'")
@@ -130,6 +137,7 @@ def _run(play: Play, found: CheckReport, count: int) -> None:
             result = _try(name, rule.check, play)
         status[name] = result.status
         found.results.append(result)
+        on_rule(name, result)
         if name == "tasks" and result.ok:
             play.tasks = _sample(play, count)
 
@@ -141,7 +149,9 @@ def _try(name: str, check: Callable[[Play], str | None], play: Play) -> CheckRes
         return CheckResult(name, "skipped", str(reason))
     except AssertionError as error:
         return CheckResult(name, "failed", str(error))
-    except Exception as error:  # whatever a broken world raises is a finding
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a broken world raises is a finding, sys.exit() too
         where = traceback.extract_tb(error.__traceback__)[-1]
         return CheckResult(
             name, "failed", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .check_limits import limit_calls
 from .core import TextEnv
 from .task import Task
 
 Step = tuple[str, float, bool, bool, Mapping[str, Any]]
 WORDS = ("look", "help", "inventory", "go north", "go east", "examine room", "wait", "1", "yes", "xyzzy")
-_EXTRAS = ("admissible_actions", "progress", "expert")
+EXTRAS = ("admissible_actions", "progress", "expert")
+"""Everything that a world can be asked for."""
 _LONGEST = 30
 
 
@@ -36,6 +38,8 @@ class Play:
     imports: Sequence[str]
     seed: int
     folder: Path | None = None
+    step_timeout: float = 30.0
+    reset_timeout: float = 120.0
     tasks: list[Task] = field(default_factory=list)
     record: dict[Task, list[str]] = field(default_factory=dict)
     watched: dict[Task, list[Step]] = field(default_factory=dict)
@@ -44,12 +48,20 @@ class Play:
     """Listed actions that were not accepted."""
     listed: int = 0
     """How many listed actions were tried."""
+    hung: list[str] = field(default_factory=list)
+    """What did not answer in time."""
     _episodes: dict[Task, list[Step]] = field(default_factory=dict)
     _elsewhere: list[dict[str, list[str]]] | None = None
 
     def make(self, **options: Any) -> TextEnv:
-        """A fresh instance with everything in its info."""
-        return self.factory(**{"extras": _EXTRAS, **options})
+        """A fresh instance with everything in its info, whose calls are limited in time.
+
+        Raises Skip once an instance hung: every rule would wait for it again.
+        """
+        if self.hung:
+            raise Skip(f"the world hangs: {self.hung[0]}")
+        env = self.factory(**{"extras": EXTRAS, **options})
+        return limit_calls(env, self.step_timeout, self.reset_timeout, self.hung.append)
 
     def actions(self, task: Task) -> list[str]:
         """A seeded mix of the expert's, listed and plain actions, up to the end of the episode."""
@@ -93,6 +105,29 @@ class Play:
         if env is None:
             player.close()
         return seen
+
+    def wander(self, task: Task, env: TextEnv, rng: random.Random, *, by_expert: bool) -> Step:
+        """The last step of an episode of the expert's, or of random listed actions; it may be cut."""
+        observation, info = env.reset(options={"task": task})
+        step: Step = (observation, 0.0, False, False, info)
+        for _ in range(_LONGEST):
+            action = env.expert_action() if by_expert else None
+            step = env.step(action if action is not None else rng.choice(step[4].get("admissible_actions") or WORDS))
+            if step[2] or step[3]:
+                break
+        return step
+
+    def expert_way(self, task: Task, env: TextEnv) -> str | None:
+        """All that is said and done in an episode of the expert's, cut at some length; None without an expert."""
+        observation, _ = env.reset(options={"task": task})
+        action, said = env.expert_action(), [observation]
+        if action is None:
+            return None
+        while action is not None and len(said) < 2 * _LONGEST:
+            observation, _, terminated, truncated, _ = env.step(action)
+            said += [action, observation]
+            action = None if terminated or truncated else env.expert_action()
+        return "\0".join(said)
 
     def episodes(self) -> dict[Task, list[Step]]:
         """Every sampled task replayed on a fresh instance, once for all rules."""

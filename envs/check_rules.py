@@ -12,17 +12,25 @@ A rule is skipped when one it `needs` failed, so that one defect is reported onc
 from __future__ import annotations
 
 import random
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .check_play import WORDS, Play, Skip, Step, hostile, same
+from .check_play import EXTRAS, WORDS, Play, Skip, Step, hostile, same
 from .core import TextEnv, TurnInfo
+from .registry import make_for
 from .task import SPLITS, Task
 
 _HOSTILE, _EXPERT_STEPS, _TASKS = 10_000, 500, 5_000
+_PLAYS = 30
+"""Episodes among which a success is looked for."""
+_COMPARED = 40
+"""Training tasks that as many tasks of each other split are compared with, at most."""
+_COMPARED_SECONDS = 3.0
 
 
 @dataclass
@@ -58,6 +66,8 @@ def _tasks(play: Play) -> str:
         assert tasks, f"the split '{split}' is empty"
         assert tasks == list(islice(env.tasks(split), _TASKS)), f"two calls of tasks('{split}') differ"
         assert tasks == list(islice(again.tasks(split), _TASKS)), f"tasks('{split}') differ between two instances"
+        repeated = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
+        assert not repeated, f"the split '{split}' lists {repeated[0]} more than once"
         for task in tasks:
             assert Task.model_validate_json(task.model_dump_json()) == task, (
                 f"{task.id} changes on its way through JSON"
@@ -135,6 +145,18 @@ def _first(one: Mapping[str, list[str]], two: Mapping[str, list[str]]) -> str:
     return "the number of turns"
 
 
+@rule("task", needs=("tasks", "determinism"))
+def _task(play: Play) -> None:
+    """A Task alone makes the instance that it came from: its parameters are all there."""
+    if not play.id:
+        raise Skip("a factory has no id: register the world")
+    for task, seen in play.episodes().items():
+        copied = Task.model_validate_json(task.model_dump_json())
+        again = make_for(copied, extras=EXTRAS)
+        same(task, seen, play.replay(copied, play.actions(task), again), "when it is made from its task alone")
+        again.close()
+
+
 @rule("gymnasium", needs=("tasks", "determinism", "reset"))
 def _gymnasium(play: Play) -> None:
     from gymnasium.utils.env_checker import check_env
@@ -166,10 +188,59 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 @rule("success")
-def _success(play: Play) -> None:
+def _success(play: Play) -> str:
     for task, seen in play.episodes().items():
         for turn, (_, _, terminated, _, info) in enumerate(seen):
             assert terminated or not info.get("success"), f"{task.id}: success at turn {turn} but not terminated"
+    return _somebody_wins(play)
+
+
+def _somebody_wins(play: Play) -> str:
+    """Look for a success among the expert's and many random plays; the best reward without one is suspicious."""
+    env, rng = play.make(), random.Random(play.seed)
+    best, suspect = env.reward_range[1], ""
+    for number in range(_PLAYS):
+        task, by_expert = play.tasks[number % len(play.tasks)], number < len(play.tasks)
+        step = play.wander(task, env, rng, by_expert=by_expert)
+        if step[4].get("success"):
+            env.close()
+            return ""
+        if step[2] and step[1] == best > 0:
+            suspect = suspect or f"{task.id}: an episode ends with the highest reward, {best:g}, and without success"
+    env.close()
+    assert not suspect, f"{suspect}, and none of {_PLAYS} was won: does the world say success=True?"
+    return f"none of {_PLAYS} plays was won, so nothing shows that success is ever said"
+
+
+@rule("splits", needs=("tasks", "determinism"))
+def _splits(play: Play) -> str:
+    """Tasks of different splits are different problems, not one problem under several seeds."""
+    env = play.make()
+    known: dict[str, Task] = {}
+    for task in _for_a_while(env.tasks("train")):
+        way = play.expert_way(task, env)
+        if way is None:
+            raise Skip("without an expert nothing tells two problems apart")
+        known.setdefault(way, task)
+    copies, count, example = 0, 0, ""
+    for split in SPLITS[1:]:
+        for task in _for_a_while(env.tasks(split)):
+            twin = known.get(play.expert_way(task, env) or "")
+            count, copies = count + 1, copies + (twin is not None)
+            example = example or (f", such as {task.id} ({split}), which plays like {twin.id} (train)" if twin else "")
+    env.close()
+    said = f"{copies} of {count} held-out tasks are training tasks under another seed{example}"
+    assert 2 * copies <= count, said
+    return said
+
+
+def _for_a_while(tasks: Sequence[Task]) -> Iterator[Task]:
+    """The first tasks, fewer where each takes long: some worlds make a game for each."""
+    end = time.monotonic() + _COMPARED_SECONDS
+    for number, task in enumerate(islice(tasks, _COMPARED)):
+        if number and time.monotonic() > end:
+            return
+        yield task
 
 
 @rule("truncation")

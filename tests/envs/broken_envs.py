@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,7 @@ class Hashed(Corridor):
 class ProcessId(Corridor):
     def _begin(self, task: Task) -> Outcome:
         super()._begin(task)
-        self.walls = str(os.getpid())
+        self.walls = f"{os.getpid()} {self.walls}"
         return self._look("Hello.")
 
 
@@ -205,3 +209,57 @@ class Diary(Corridor):
     def _begin(self, task: Task) -> Outcome:
         Path("diary.txt").write_text("Dear diary")
         return super()._begin(task)
+
+
+@breaks("tasks")
+class Repeated(Corridor):
+    def _tasks(self, split: Split) -> list[Task]:
+        return super()._tasks(split)[:1] * 3
+
+
+@breaks("task")
+class Careless(Corridor):
+    """Takes a parameter that its Tasks do not tell, since another thing decides it too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.walls_of_instance = "grey" if "expert" in self.extras and not self.made_for_a_task() else "red"
+
+    @staticmethod
+    def made_for_a_task() -> bool:
+        return any(frame.function == "make_for" for frame in inspect.stack())
+
+    def _begin(self, task: Task) -> Outcome:
+        super()._begin(task)
+        self.walls = f"{self.walls} and {self.walls_of_instance}"
+        return self._look("Hello.")
+
+
+@breaks("splits")
+class Twins(Corridor):
+    def _begin(self, task: Task) -> Outcome:
+        super()._begin(task)
+        self.walls = "grey"
+        return self._look("Hello.")
+
+
+@breaks("success")
+class Forgetful(Corridor):
+    def _look(self, text: str, reward: float = 0.0, valid: bool = True) -> Outcome:
+        return replace(super()._look(text, reward, valid), success=False)
+
+    def expert_action(self) -> None:
+        return None
+
+
+@breaks("determinism")
+class Sleeper(Corridor):
+    def _act(self, action: str) -> Outcome:
+        time.sleep(60)
+        return super()._act(action)
+
+
+@breaks("determinism")
+class Quitter(Corridor):
+    def _act(self, action: str) -> Outcome:
+        sys.exit("enough")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import turnrl
 from turnrl import TextEnv, UserError
-from turnrl.envs.check import CheckReport, check_env
+from turnrl.envs.check import CheckReport, CheckResult, check_env
 from turnrl.envs.check_rules import RULES
 from turnrl.envs.registry import env_ids, import_worlds
 
@@ -39,12 +39,35 @@ def test_a_good_world_passes_every_rule() -> None:
 @pytest.mark.parametrize("id", [id for id in env_ids() if id.startswith("broken/")])
 def test_a_defect_is_caught_by_its_rule(id: str) -> None:
     rule = defects()[id]
-    if rule in OTHER_PROCESS:
+    if rule in OTHER_PROCESS or rule == "task":
         report = check_env(id, report=True, imports=[BROKEN])
+    elif id.startswith(("broken/sleeper", "broken/quitter")):
+        return  # every rule that plays sees those: they have tests of their own
     else:
         report = check_env(lambda **options: turnrl.make(id, **options), report=True)
     assert failed(report) == {rule}, str(report)
     assert not report.ok
+
+
+def test_a_step_that_hangs_is_one_finding_and_no_silence() -> None:
+    heard: list[tuple[str, str]] = []
+
+    def on_rule(name: str, result: CheckResult | None) -> None:
+        heard.append((name, result.status if result else "begins"))
+
+    report = check_env("broken/sleeper-v0", report=True, step_timeout=0.2, on_rule=on_rule)
+    [failure] = report.failures
+    assert failure.name == "determinism"
+    assert "did not answer within 0.2 seconds" in failure.detail
+    waited = [result for result in report.results if "the world hangs: step(" in result.detail]
+    assert {result.status for result in waited} == {"skipped"}
+    assert heard[:4] == [("tasks", "begins"), ("tasks", "ok"), ("determinism", "begins"), ("determinism", "failed")]
+
+
+def test_a_world_that_exits_is_a_finding() -> None:
+    report = check_env("broken/quitter-v0", report=True)
+    assert "determinism" in failed(report)
+    assert "SystemExit: enough" in report.failures[0].detail
 
 
 def test_every_rule_has_a_broken_world() -> None:
@@ -68,7 +91,7 @@ def test_what_cannot_be_tried_is_skipped_and_never_ok() -> None:
 
     report = check_env(factory, report=True)
     skipped = {result.name: result.detail for result in report.results if result.status == "skipped"}
-    assert set(skipped) == OTHER_PROCESS | {"expert"}
+    assert set(skipped) == OTHER_PROCESS | {"task", "expert", "splits"}
     assert "register" in skipped["hash_seed"]
     assert report.ok
     assert not any(result.ok for result in report.results if result.name in skipped)

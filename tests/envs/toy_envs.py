@@ -7,6 +7,7 @@ import time
 
 from turnrl.envs import Outcome, Split, Task, TextEnv, register
 
+WALLS = ("grey", "red", "blue", "green", "white", "black", "pink", "brown", "gold", "teal", "plum", "lime")
 SEEDS: dict[str, range] = {"train": range(6), "valid": range(6, 9), "test": range(9, 12)}
 
 
@@ -22,7 +23,7 @@ class CorridorEnv(TextEnv):
     def _begin(self, task: Task) -> Outcome:
         self.cell, self.taken = 0, False
         self.goal = int(task.params.get("length", self.length))
-        self.walls = ("grey", "red", "blue")[task.seed % 3]
+        self.walls = WALLS[task.seed % len(WALLS)]
         return self._look("You are in a corridor.")
 
     def _act(self, action: str) -> Outcome:
