@@ -13,8 +13,9 @@ TROUBLE = {
     "clip_fraction": (("clip_fraction",), "share of tokens whose gradient was clipped"),
     "entropy": (("entropy",), "nats per token; near 0 the policy stops exploring"),
     "grad_norm": (("grad_norm",), "before clipping"),
+    "updates/skipped": (("updates/skipped",), "minibatches without any gradient: no step was taken"),
     "zero_variance_groups": (("zero_variance_groups",), "share of groups that teach nothing"),
-    "engine_gap": (("engine_gap",), "mean |log-probability of engine - trainer|, nats"),
+    "engine_gap": (("engine_gap",), "|log-probability of engine - trainer|, nats: mean and largest"),
     "advantage/std": (("advantage/std",), "spread of the advantages over turns or tokens"),
     "lost episodes": (("lost/",), "failures, by reason"),
 }
