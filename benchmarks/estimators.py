@@ -4,170 +4,31 @@
     python benchmarks/estimators.py --json         # every number
     python benchmarks/estimators.py --write-docs   # docs/estimators.md
 
-The problems and the exact arithmetic are in `tabular.py`.
+The problems are in `problems.py`, the exact arithmetic in `tabular.py`, what is measured in `biases.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import tabular
+import biases
 import torch
-from tabular import PROBLEMS, Case, Comparison, Problem, compare, estimates
-from turnrl.training.credit.base import CREDITS, Credit
+from biases import BATCHES, COMPARED, EXACT, MANY, SELECTED, SETTINGS, SIZE, Chosen, Row, Setting
+from problems import PROBLEMS
+from tabular import Comparison
+from turnrl.training.losses.base import Aggregation
+from turnrl.training.selection.base import SELECTIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "estimators.md"
-SIZE, MANY, BATCHES = 4, 64, 100
-"""Episodes per group; groups of a large batch; how many of these are sampled."""
-EXACT = 1e-9  # directions that differ by less are the same
 CHANCES, SIZES = (0.5, 0.2, 0.05, 0.01), (4, 8, 16, 64)
 """Of a win, and of a group: where `grpo` is measured by difficulty."""
-CONTROLS = [CREDITS.build({"name": name}) for name in ("rloo", "turn_return", "reinforce")]
-"""Unbiased estimators, whose errors on the sampled batches are known."""
-HIDDEN = ("name", "process", "reward")
-"""Not worth a word: every problem calls its rewards the same."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One configuration of an estimator. `pooled`: it compares groups, so a batch of several is needed."""
-
-    config: dict[str, Any]
-    pooled: bool = False
-    critic: tabular.Critic | None = None
-
-    @property
-    def label(self) -> str:
-        """The configuration in short."""
-        fields = [f"{key} {str(value).lower()}" for key, value in self.config.items() if key not in HIDDEN]
-        return ", ".join([*fields, *([f"{self.critic} critic"] if self.critic else [])]) or "defaults"
-
-    @property
-    def name(self) -> str:
-        """The key."""
-        return str(self.config["name"])
-
-    @cached_property
-    def credit(self) -> Credit:
-        """The estimator."""
-        return CREDITS.build(self.config)
-
-    @property
-    def gamma(self) -> float:
-        """Discount of the configuration, 1 where there is none."""
-        return float(getattr(self.credit, "gamma", 1.0))
-
-    def fits(self, problem: Problem) -> bool:
-        """Does the problem have the rewards it asks for?"""
-        return self.name not in ("gdpo", "igpo", "tag_group") or "process" in problem.rewards
-
-    def build(self, problem: Problem) -> Credit:
-        """The estimator, told the range of the rewards where it asks."""
-        low, high = problem.range()
-        return self.credit.model_copy(update={"low": low, "high": high}) if self.name == "bnpo" else self.credit
-
-
-def _settings() -> tuple[Setting, ...]:
-    turn_return = [
-        Setting({"name": "turn_return", "baseline": baseline, "scale": scale}, scale == "batch")
-        for scale in ("none", "group", "batch")
-        for baseline in ("turn", "episode", "none")
-    ]
-    gae = [
-        Setting({"name": "gae", "lam": lam, "whiten": False}, critic=critic)
-        for lam in (1.0, 0.95, 0.0)
-        for critic in ("exact", "wrong")
-    ]
-    return (
-        Setting({"name": "reinforce"}),
-        Setting({"name": "reinforce", "baseline": "batch_mean"}, pooled=True),
-        Setting({"name": "rloo"}),
-        Setting({"name": "dr_grpo"}),
-        Setting({"name": "grpo"}),
-        Setting({"name": "lite_ppo"}, pooled=True),
-        Setting({"name": "bnpo"}, pooled=True),
-        *turn_return,
-        Setting({"name": "turn_return", "gamma": 0.8}),
-        *gae,
-        Setting({"name": "gae", "lam": 1.0, "gamma": 0.8, "whiten": False}, critic="exact"),
-        Setting({"name": "gae", "over": "turn"}, pooled=True, critic="exact"),
-        Setting({"name": "reinforce_pp", "whiten": False}),
-        Setting({"name": "reinforce_pp", "gamma": 0.8, "whiten": False}),
-        Setting({"name": "reinforce_pp"}, pooled=True),
-        Setting({"name": "reinforce_pp", "baseline": "group", "whiten": False}),
-        Setting({"name": "reinforce_pp", "baseline": "group"}, pooled=True),
-        Setting({"name": "stepwise"}),
-        Setting({"name": "stepwise", "scale": False}),
-        Setting({"name": "gigpo"}),
-        Setting({"name": "gigpo", "gamma": 1.0}),
-        Setting({"name": "gigpo", "norm": "mean_std"}),
-        Setting({"name": "gigpo", "gamma": 1.0, "omega": 0.0, "step_weighted": True}),
-        Setting({"name": "gdpo"}, pooled=True),
-        Setting({"name": "igpo", "process": "process"}),
-        Setting({"name": "igpo", "process": "process", "norm": "joint"}),
-        Setting({"name": "tag_group", "reward": "process"}, pooled=True),
-        Setting({"name": "tag_group", "reward": "process", "alpha": 1.0}, pooled=True),
-    )
-
-
-SETTINGS = _settings()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One setting on one problem, for a batch of two groups; `large`: the same with `MANY` groups, sampled."""
-
-    setting: Setting
-    problem: str
-    small: Comparison
-    discounted: Comparison | None = None
-    """Against the discounted gradient, where the setting discounts."""
-    large: Comparison | None = None
-
-
-def measure(problem: Problem, settings: Iterable[Setting]) -> list[Row]:
-    """Every setting that fits the problem."""
-    wanted = [setting for setting in settings if setting.fits(problem)]
-    exact_P, (side, chance_C) = problem.gradient(), tabular.all_groups(problem, SIZE)
-    pooled = any(setting.pooled for setting in wanted)
-    cases, chance_B = tabular.all_batches(problem, SIZE) if pooled else ([], chance_C)
-    drawn = list(tabular.sample_batches(problem, SIZE, MANY, BATCHES)) if pooled else []
-    controls_CPX = torch.stack([estimates(c, drawn) - exact_P for c in CONTROLS], -1) if pooled else None
-    rows = []
-    for setting in wanted:
-        credit, ready = setting.build(problem), _critic(problem, setting)
-        large = None
-        if controls_CPX is not None and setting.pooled:
-            found = tabular.moments_of_batches(credit, ready(cases), chance_B)
-            large = compare(tabular.sampled_moments(estimates(credit, ready(drawn)), controls_CPX), exact_P)
-        else:
-            found = tabular.moments_of_groups(credit, ready([side])[0], chance_C)
-            found = replace(found, variance=found.variance / 2)  # of two groups
-        other = compare(found, problem.gradient(setting.gamma)) if setting.gamma < 1 else None
-        rows.append(Row(setting, problem.name, compare(found, exact_P), other, large))
-    return rows
-
-
-def _critic(problem: Problem, setting: Setting) -> Callable[[Sequence[Case]], Sequence[Case]]:
-    if setting.critic is None:
-        return lambda cases: cases
-    values_NT = problem.values_NT(setting.critic, setting.gamma)
-    return lambda cases: [case.with_values(values_NT) for case in cases]
-
-
-def difficulty(chance: float, size: int) -> float:
-    """By what `grpo` multiplies the gradient of a task of one turn that is won with this chance."""
-    logits = {"once": (0.0, math.log(chance / (1 - chance)))}
-    task = Problem("one turn", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),))
-    found = tabular.moments_of_groups(CREDITS.build({"name": "grpo"}), *tabular.all_groups(task, size))
-    return compare(found, task.gradient()).scale
+NORMALISED: tuple[Aggregation, ...] = ("token_mean", "seq_mean_token_mean")
+"""Aggregations that divide by how long what was sampled is; the first is the default."""
 
 
 def percent(value: float) -> str:
@@ -198,25 +59,38 @@ def small_bias(row: Row) -> str:
     return percent(row.small.bias) + (f" ({percent(row.discounted.bias)})" if row.discounted else "")
 
 
+def bias_by(aggregation: Aggregation) -> Callable[[Row], str]:
+    """The cell of a matrix: the bias with this aggregation."""
+    return lambda row: percent(row.by[aggregation].bias)
+
+
 def interval(found: Comparison) -> str:
     """95 % interval of a bias."""
     return f"{max(found.bias - found.margin, 0.0):.1%} to {found.bias + found.margin:.1%}"
 
 
+def worst(rows: Sequence[Row], aggregation: Aggregation) -> str:
+    """The largest bias and where."""
+    row = max(rows, key=lambda row: row.by[aggregation].bias)
+    found = row.by[aggregation].bias
+    return f"{percent(found)} (`{row.problem}`)" if found >= EXACT else "0"
+
+
 def summary(rows: Sequence[Row]) -> str:
     """Markdown: the worst case of every setting over the problems."""
     lines = [
-        "| credit | settings | smallest cosine | scale | largest bias | where | largest noise |",
-        "|---|---|---|---|---|---|---|",
+        "| credit | settings | smallest cosine | scale | bias: sum | bias: `token_mean` | bias: `seq_mean_token_mean` "
+        "| largest noise |",
+        "|---" * 8 + "|",
     ]
     for setting, mine in by_setting(rows):
-        worst = max(mine, key=lambda row: row.small.bias)
         scales = [row.small.scale for row in mine]
         low, high = f"{min(scales):.2f}", f"{max(scales):.2f}"
         lines.append(
             f"| `{setting.name}` | {setting.label} | {min(row.small.cosine for row in mine):.4f} "
-            f"| {low if low == high else f'{low} to {high}'} | {percent(worst.small.bias)} "
-            f"| {worst.problem if worst.small.bias >= EXACT else ''} | {max(row.small.noise for row in mine):.2f} |"
+            f"| {low if low == high else f'{low} to {high}'} | {worst(mine, 'seq_mean_token_sum')} "
+            f"| {worst(mine, 'token_mean')} | {worst(mine, 'seq_mean_token_mean')} "
+            f"| {max(row.small.noise for row in mine):.2f} |"
         )
     return "\n".join(lines)
 
@@ -224,8 +98,49 @@ def summary(rows: Sequence[Row]) -> str:
 def difficulties() -> str:
     """Markdown: `grpo`'s factor on the gradient of a task, by its chance of a win and the size of the group."""
     lines = ["| chance of a win | " + " | ".join(f"groups of {size}" for size in SIZES) + " |", "|---" * 5 + "|"]
-    lines += [f"| {c} | " + " | ".join(f"{difficulty(c, size):.2f}" for size in SIZES) + " |" for c in CHANCES]
+    lines += [f"| {c} | " + " | ".join(f"{biases.difficulty(c, size):.2f}" for size in SIZES) + " |" for c in CHANCES]
     return "\n".join(lines)
+
+
+def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Markdown: one column per problem after the others."""
+    names = [problem.name for problem in PROBLEMS]
+    lines = ["| " + " | ".join([*head, *names]) + " |", "|---" * (len(head) + len(names)) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
+
+
+def aggregations(rows: Sequence[Row]) -> str:
+    """Markdown: `rloo` by aggregation on each problem, exact for two groups."""
+    mine = {row.problem: row for row in rows if row.setting.config == {"name": "rloo"}}
+    names: tuple[Aggregation, ...] = (*NORMALISED, "seq_mean_token_sum", "seq_mean_token_sum_norm")
+    return table(["aggregation"], [[f"`{name}`", *(bias_by(name)(mine[p.name]) for p in PROBLEMS)] for name in names])
+
+
+def aggregations_large() -> str:
+    """Markdown: the same with many groups, sampled."""
+    return table(
+        ["aggregation"],
+        [[f"`{name}`", *(interval(biases.aggregated(p, name)) for p in PROBLEMS)] for name in NORMALISED],
+    )
+
+
+def selections(rows: Sequence[Chosen], sizes: Sequence[int] = SELECTED) -> str:
+    """Markdown: a line per selection, estimator and size of the group."""
+    cells = []
+    for selection, credit, size in [(s, c, n) for s in SELECTIONS.names() for c in COMPARED for n in sizes]:
+        mine = {row.problem: row for row in rows if (row.selection, row.credit, row.size) == (selection, credit, size)}
+        found = [percent(mine[problem.name].comparison.bias) for problem in PROBLEMS]
+        cells.append([f"`{selection}`", f"`{credit}`", str(size), *found])
+    return table(["selection", "credit", "group of"], cells)
+
+
+def kept(rows: Sequence[Chosen]) -> str:
+    """Markdown: the share of groups of which something is kept."""
+    cells = []
+    for selection, size in [(s, n) for s in SELECTIONS.names() for n in SELECTED]:
+        mine = {row.problem: row for row in rows if (row.selection, row.size) == (selection, size)}
+        cells.append([f"`{selection}`", str(size), *(f"{mine[problem.name].kept:.0%}" for problem in PROBLEMS)])
+    return table(["selection", "group of"], cells)
 
 
 Wanted = Callable[[Setting], bool]
@@ -293,10 +208,13 @@ TEXT = """# Bias and noise of the credit estimators
 
 What `python benchmarks/estimators.py --write-docs` finds. On problems so small that every episode can be listed, the
 policy gradient is known, and so is the mean of each estimator's gradient over all groups there can be. The estimate is
-the mean over episodes of the sum over turns of advantage times score (one token per turn, on-policy, no clipping, no
-loss normalisation). Groups have {size} episodes. Figures of batches of two groups are **exact**, by enumeration of all
-groups or pairs of groups; only those of batches of {many} groups are **sampled** ({batches} batches, with `rloo`,
-`turn_return` and `reinforce` as control variates) and come with 95 % intervals.
+the sum over turns of advantage times score, on-policy and without clipping, added up over episodes as an `aggregation`
+of the loss says. Where nothing else is said that is `seq_mean_token_sum`, the mean over episodes (written *sum* below;
+`seq_mean_token_sum_norm` divides it by a constant of the recipe, which changes no direction). **The default is
+`token_mean`, with which no estimator here is unbiased where episodes differ in length:** see "What the aggregation
+does". Groups have {size} episodes. Figures of batches of two groups are **exact**, by enumeration of all groups or
+pairs of groups; only those of batches of {many} groups are **sampled** ({batches} batches, with `rloo`, `turn_return`
+and `reinforce` as control variates) and come with 95 % intervals.
 
 - **scale**: length of the mean estimate along the exact gradient; an optimiser that normalises does not see it.
 - **bias**: what is left of the mean, divided by scale, minus the exact gradient, in lengths of the exact gradient; it
@@ -308,14 +226,57 @@ groups or pairs of groups; only those of batches of {many} groups are **sampled*
 |---|---|
 {problems}
 
-`gae` gets the exact value of everything that happened so far, or a wrong critic: an arbitrary function of state and
-turn. `gdpo`, `igpo` and `tag_group` are measured where there are two rewards.
+Only in `words` are actions of several tokens; the first one decides. `gae` gets the exact value of everything that
+happened so far, or a wrong critic: an arbitrary function of state and turn. `gdpo`, `igpo` and `tag_group` are measured
+where there are two rewards; estimators that discount by the token are not measured on `words`.
 
-## Unbiased
+## Unbiased, by aggregation
+
+The first column of biases is why these estimators are called unbiased; the others are what the same advantages become
+under an aggregation that divides by lengths. Batches of two groups, exact, the worst case over the problems.
 
 {unbiased}
 
+## What the aggregation does
+
+`token_mean` divides by the number of sampled tokens of the batch, which was sampled too: what happens in a batch of
+long episodes weighs less. With more groups this fades.
+{token_mean}
+
+`seq_mean_token_mean` divides every episode by its own length, which no number of groups makes good: the same return is
+worth more where it was had in fewer tokens, and a failure is cheaper in more of them.
+{seq_mean}
+
+`seq_mean_token_sum` and `seq_mean_token_sum_norm` divide by what does not depend on what was sampled, so the bias is
+the estimator's own. `rloo`, two groups, exact:
+
+{aggregations}
+
+The same with {many} groups, sampled, 95 % intervals:
+
+{aggregations_large}
+
+## What a selection does
+
+A selection drops groups or episodes after their returns are known, so what is left is no longer what the policy does.
+Bias of what it leaves, exact, with as many rounds of play as a full batch needs; a win is a first reward of 1 or more.
+
+- `zero_variance`: for estimators that give a group of equal returns exactly 0 it changes the length of the gradient,
+  not its direction; those that credit turns apart (`turn_return`) lose what such groups had to say.
+- `balanced_difficulty`: groups that are nearly always or never won are left out, so tasks of middling difficulty weigh
+  more, and so do the episodes that come in such groups; for one task with two returns the direction stays.
+- `dynamic_contrastive`: the best against the worst, the short wins against the long failures, is another objective:
+  {dynamic} in front of `rloo` with groups of {size}.
+
+{selections}
+
+Share of groups of which something is kept:
+
+{kept}
+
 ## Biased: when, and by how much
+
+With *sum*.
 
 {notes}
 
@@ -328,15 +289,23 @@ is, and the more so the larger the group (one turn, won or not; exact):
 
 {summary}
 
-## Bias on each problem, exact
+## Bias on each problem, exact: sum
 
 In brackets: against the gradient of the discounted return-to-go.
 
 {bias}
 
+## Bias on each problem, exact: `token_mean`
+
+{bias_token_mean}
+
+## Bias on each problem, exact: `seq_mean_token_mean`
+
+{bias_seq_mean}
+
 ## What a large batch leaves of the bias
 
-For estimators that compare groups: batches of {many} groups, sampled, 95 % intervals.
+For estimators that compare groups, with *sum*: batches of {many} groups, sampled, 95 % intervals.
 
 {large}
 
@@ -347,17 +316,32 @@ For estimators that compare groups: batches of {many} groups, sampled, 95 % inte
 
 
 def unbiased(rows: Sequence[Row]) -> str:
-    """Markdown: the settings without bias on any problem, and their scale."""
-    lines = []
+    """Markdown: the settings without bias on any problem under the sum, their scale, and their other biases."""
+    lines = ["| credit | settings | scale | bias: sum | `token_mean` | `seq_mean_token_mean` |", "|---" * 6 + "|"]
     for setting, mine in by_setting(rows):
         if max(row.small.bias for row in mine) < EXACT:
-            scale = mine[0].small.scale
-            factor = "" if abs(scale - 1) < EXACT else f": the gradient times {scale:.4g}"
-            lines.append(f"- `{setting.name}` ({setting.label}){factor}")
+            others = " | ".join(worst(mine, name) for name in NORMALISED)
+            lines.append(f"| `{setting.name}` | {setting.label} | {mine[0].small.scale:.4g} | 0 | {others} |")
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row]) -> str:
+def plainly(rows: Sequence[Row], aggregation: Aggregation) -> str:
+    """A sentence: `rloo` with this aggregation."""
+    mine = [row for row in rows if row.setting.config == {"name": "rloo"}]
+    return f"`rloo` with `{aggregation}` has a bias of up to {worst(mine, aggregation)}."
+
+
+def contrastive(rows: Sequence[Chosen]) -> str:
+    """The biases of the contrastive selection in front of `rloo`."""
+    found = [
+        row.comparison.bias
+        for row in rows
+        if (row.selection, row.credit, row.size) == ("dynamic_contrastive", "rloo", SIZE)
+    ]
+    return f"{percent(min(found))} to {percent(max(found))}"
+
+
+def page(rows: Sequence[Row], chosen: Sequence[Chosen]) -> str:
     """docs/estimators.md."""
     return TEXT.format(
         size=SIZE,
@@ -365,10 +349,19 @@ def page(rows: Sequence[Row]) -> str:
         batches=BATCHES,
         problems="\n".join(f"| {problem.name} | {problem.about} |" for problem in PROBLEMS),
         unbiased=unbiased(rows),
+        token_mean=plainly(rows, "token_mean"),
+        seq_mean=plainly(rows, "seq_mean_token_mean"),
+        aggregations=aggregations(rows),
+        aggregations_large=aggregations_large(),
+        dynamic=contrastive(chosen),
+        selections=selections(chosen),
+        kept=kept(chosen),
         notes=notes(rows),
         difficulties=difficulties(),
         summary=summary(rows),
         bias=matrix(rows, small_bias),
+        bias_token_mean=matrix(rows, bias_by("token_mean")),
+        bias_seq_mean=matrix(rows, bias_by("seq_mean_token_mean")),
         large=matrix([row for row in rows if row.large], lambda row: interval(row.large) if row.large else ""),
         noise=matrix(rows, lambda row: f"{row.small.noise:.2f}"),
     )
@@ -376,8 +369,10 @@ def page(rows: Sequence[Row]) -> str:
 
 def record(row: Row) -> dict[str, Any]:
     """Every number of a row."""
-    numbers = {key: asdict(value) for key in ("small", "discounted", "large") if (value := getattr(row, key))}
-    return {"problem": row.problem, "credit": row.setting.config, "critic": row.setting.critic, **numbers}
+    numbers = {key: asdict(value) for key in ("discounted", "large") if (value := getattr(row, key))}
+    exact = {name: asdict(found) for name, found in row.by.items()}
+    what = {"problem": row.problem, "credit": row.setting.config, "critic": row.setting.critic}
+    return {**what, "exact": exact, **numbers}
 
 
 def main() -> None:
@@ -388,11 +383,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        rows = [row for problem in PROBLEMS for row in measure(problem, SETTINGS)]
-        text = page(rows)
-    print(json.dumps([record(row) for row in rows], indent=1) if args.json else summary(rows))
+        rows = [row for problem in PROBLEMS for row in biases.measure(problem, SETTINGS)]
+        chosen = [row for problem in PROBLEMS for row in biases.selections(problem)]
+        text = page(rows, chosen)
+    if args.json:
+        print(json.dumps([record(row) for row in rows] + [asdict(row) for row in chosen], indent=1))
+    else:
+        print(summary(rows), selections(chosen), sep="\n\n")
     if args.write_docs:
-        PAGE.write_text(text)
+        PAGE.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from turnrl.training.batch import TokenBatch
+from turnrl.training.losses.base import LOSSES, Aggregation
 
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 Advantages = Callable[[Tensor, TokenBatch], Tensor]
 Critic = Literal["exact", "wrong"]
 
@@ -31,6 +33,8 @@ class Move(NamedTuple):
     action: int
     rewards: tuple[float, ...] = (0.0,)
     tag: int = -1
+    tokens: int = 1
+    """In how many it is written; the first one decides, the others follow from it."""
 
 
 Play = tuple[Move, ...]
@@ -61,6 +65,19 @@ class Problem:
     def turns_N(self) -> Tensor:
         """Number of turns."""
         return torch.tensor([len(play) for play in self.plays])
+
+    @cached_property
+    def tokens_NT(self) -> Tensor:
+        """Tokens of each turn; 0 where there is no turn."""
+        return self._per_turn(lambda move: move.tokens, 0)
+
+    @cached_property
+    def turn_NL(self) -> Tensor:
+        """The turn of each token of an episode, -1 after its end."""
+        turn_NL = torch.full((len(self.plays), int(self.tokens_NT.sum(1).max())), -1)
+        for n, tokens in enumerate(self.tokens_NT):
+            turn_NL[n, : tokens.sum()] = torch.arange(len(tokens)).repeat_interleave(tokens)
+        return turn_NL
 
     @cached_property
     def score_NTP(self) -> Tensor:
@@ -108,16 +125,18 @@ class Problem:
         chance_N = self.chance_N / len(self.tasks)
         return torch.einsum("n,nt,ntp->p", chance_N, self.future_NT(gamma), self.score_NTP)
 
-    def values_NT(self, critic: Critic, gamma: float = 1.0) -> Tensor:
-        """Before each turn: the expected return-to-go given all that happened, or some function of state and turn."""
+    def values_NL(self, critic: Critic, gamma: float = 1.0) -> Tensor:
+        """Before each token: the expected return-to-go given all that was written, or a function of state and turn."""
         states, future_NT = list(self.logits), self.future_NT(gamma)
-        values_NT = torch.zeros_like(future_NT)
+        values_NL = torch.zeros(self.turn_NL.shape, dtype=torch.float64)
         for n, play in enumerate(self.plays):
-            for t, move in enumerate(play):
-                same = [m for m in range(len(self.plays)) if self._alike(n, m, t)]
+            places = [(t, move, k) for t, move in enumerate(play) for k in range(move.tokens)]
+            for column, (t, move, k) in enumerate(places):
+                same = [m for m in range(len(self.plays)) if self._alike(n, m, t + (k > 0))]
                 exact = self.chance_N[same] @ future_NT[same, t] / self.chance_N[same].sum()
-                values_NT[n, t] = exact if critic == "exact" else 0.8 - 0.5 * t + 0.3 * states.index(move.state)
-        return values_NT
+                wrong = 0.8 - 0.5 * t + 0.3 * states.index(move.state) + 0.1 * k * (move.action + 1)
+                values_NL[n, column] = exact if critic == "exact" else wrong
+        return values_NL
 
     def _alike(self, n: int, m: int, t: int) -> bool:
         """Were the episodes n and m the same until turn t began?"""
@@ -128,15 +147,14 @@ class Problem:
         sums = self.rewards_KNT.sum(2)
         return float(sums.min()), float(sums.max())
 
-    def batch(self, index_E: Tensor, group_E: Tensor, values_NT: Tensor | None = None, tokens: int = 1) -> Case:
-        """The episodes `index_E` as a batch; each turn has `tokens` tokens, of which the first decides."""
-        turns_E = self.turns_N[index_E]
-        most = int(turns_E.max())
-        turn_L = torch.arange(most * tokens) // tokens
-        turn_BL = torch.where(turn_L < turns_E[:, None], turn_L, -1)
+    def batch(self, index_E: Tensor, group_E: Tensor, values_NL: Tensor | None = None) -> Case:
+        """The episodes `index_E` as a batch."""
+        turns_E, lengths_E = self.turns_N[index_E], self.tokens_NT[index_E].sum(1)
+        most, width = int(turns_E.max()), int(lengths_E.max())
+        turn_BL = self.turn_NL[index_E, :width]
         batch = TokenBatch(
             tokens_BL=torch.zeros_like(turn_BL),
-            lengths_B=turns_E * tokens,
+            lengths_B=lengths_E,
             turn_BL=turn_BL,
             logprobs_BL=torch.zeros(turn_BL.shape, dtype=torch.float64),
             episode_B=torch.arange(len(index_E)),
@@ -148,9 +166,11 @@ class Problem:
             reward_weights_K=torch.tensor(self.weights, dtype=torch.float64),
             state_ET=self._state_NT[index_E, :most],
             tag_ET=self._tag_NT[index_E, :most],
-            values_BL=None if values_NT is None else values_NT[index_E][:, turn_L],
+            values_BL=None if values_NL is None else values_NL[index_E, :width],
         )
-        return Case(batch, self.rewards_KNT[:, index_E, :most], self.score_NTP[index_E, :most], index_E)
+        tokens_ET = self.tokens_NT[index_E, :most]
+        first_ET = (tokens_ET.cumsum(1) - tokens_ET).clamp(max=width - 1)
+        return Case(batch, self.rewards_KNT[:, index_E, :most], self.score_NTP[index_E, :most], index_E, first_ET)
 
     @cached_property
     def _state_NT(self) -> Tensor:
@@ -160,9 +180,9 @@ class Problem:
     def _tag_NT(self) -> Tensor:
         return self._per_turn(lambda move: move.tag)
 
-    def _per_turn(self, number: Callable[[Move], int]) -> Tensor:
+    def _per_turn(self, number: Callable[[Move], int], fill: int = -1) -> Tensor:
         width = int(self.turns_N.max())
-        return torch.tensor([[*map(number, play), *[-1] * (width - len(play))] for play in self.plays])
+        return torch.tensor([[*map(number, play), *[fill] * (width - len(play))] for play in self.plays])
 
 
 @dataclass(frozen=True)
@@ -173,18 +193,27 @@ class Case:
     rewards_KET: Tensor
     score_ETP: Tensor
     index_E: Tensor
+    first_ET: Tensor
+    """The column of each turn's first token, which decides."""
 
     def gradient_EP(self, credit: Advantages) -> Tensor:
         """Each episode's part of the estimate: turns are added up, the mean over episodes is left to the caller."""
         advantages = credit(self.rewards_KET, self.batch)
         if getattr(credit, "level", "turn") == "token":
-            advantages = advantages[:, :: advantages.shape[1] // self.batch.max_turns]
+            advantages = advantages.gather(1, self.first_ET)
         return (advantages[:, :, None] * self.score_ETP).sum(1)
 
-    def with_values(self, values_NT: Tensor) -> Case:
-        """The same batch with a critic's values (one token per turn)."""
-        values_BL = values_NT[self.index_E, : self.batch.max_turns]
+    def with_values(self, values_NL: Tensor) -> Case:
+        """The same batch with a critic's values."""
+        values_BL = values_NL[self.index_E, : self.batch.turn_BL.shape[1]]
         return replace(self, batch=replace(self.batch, values_BL=values_BL))
+
+    def weights_E(self, aggregation: Aggregation) -> Tensor:
+        """What the loss's aggregation multiplies each episode's tokens with, in this batch."""
+        loss = LOSSES.build({"name": "reinforce", "aggregation": aggregation}).of_length(1)
+        return loss.weights_BL(self.batch, torch.float64)[
+            :, 0
+        ]  # an episode is one row, sampled from its first token on
 
 
 @dataclass(frozen=True)
@@ -214,37 +243,64 @@ def groups(problem: Problem, size: int) -> tuple[list[tuple[int, ...]], list[flo
     return found, chances
 
 
-def all_groups(problem: Problem, size: int, tokens: int = 1) -> tuple[Case, Tensor]:
+def all_groups(problem: Problem, size: int) -> tuple[Case, Tensor]:
     """Every group that can occur, side by side in one batch, and their probabilities [C]."""
     found, chances = groups(problem, size)
     index_E = torch.tensor(found).flatten()
-    case = problem.batch(index_E, torch.arange(len(found)).repeat_interleave(size), tokens=tokens)
+    case = problem.batch(index_E, torch.arange(len(found)).repeat_interleave(size))
     return case, torch.tensor(chances, dtype=torch.float64)
 
 
-def all_batches(problem: Problem, size: int) -> tuple[list[Case], Tensor]:
-    """Every batch of two groups that can occur, regardless of order, and their probabilities [C]."""
+@dataclass(frozen=True)
+class Batches:
+    """Every batch of two groups that can occur, regardless of order."""
+
+    side: Case
+    """All groups side by side, in one batch."""
+    cases: list[Case]
+    chance_C: Tensor
+    pair_C2: Tensor
+    """Which groups of `side` a case is made of."""
+    weights: dict[Aggregation, Tensor]
+    """The weight of each episode [C, E], by aggregation of the loss."""
+
+    def gradient_CEP(self, credit: Advantages, *, pooled: bool) -> Tensor:
+        """Each episode's part of the estimate, case by case; `pooled` if the estimator compares groups."""
+        if pooled:
+            return torch.stack([case.gradient_EP(credit) for case in self.cases])
+        gradient_EP = self.side.gradient_EP(credit)
+        return gradient_EP.unflatten(0, (int(self.side.batch.group_E.max()) + 1, -1))[self.pair_C2].flatten(1, 2)
+
+    def moments_by(self, credit: Advantages, *, pooled: bool) -> dict[Aggregation, Moments]:
+        """Exact moments of the estimate, by aggregation."""
+        gradient_CEP = self.gradient_CEP(credit, pooled=pooled)
+        return {
+            name: moments((weight_CE[:, :, None] * gradient_CEP).sum(1), self.chance_C)
+            for name, weight_CE in self.weights.items()
+        }
+
+
+def all_batches(problem: Problem, size: int) -> Batches:
+    """Every batch of two groups."""
     found, chances = groups(problem, size)
     group_E = torch.arange(2).repeat_interleave(size)
     pairs = list(itertools.combinations_with_replacement(range(len(found)), 2))
     cases = [problem.batch(torch.tensor(found[a] + found[b]), group_E) for a, b in pairs]
-    return cases, torch.tensor([(1 + (a != b)) * chances[a] * chances[b] for a, b in pairs], dtype=torch.float64)
+    chance = [(1 + (a != b)) * chances[a] * chances[b] for a, b in pairs]
+    side, _ = all_groups(problem, size)
+    weights = {name: torch.stack([case.weights_E(name) for case in cases]) for name in AGGREGATIONS}
+    return Batches(side, cases, torch.tensor(chance, dtype=torch.float64), torch.tensor(pairs), weights)
 
 
-def estimates(credit: Advantages, cases: Sequence[Case]) -> Tensor:
+def estimates(credit: Advantages, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum") -> Tensor:
     """The estimate of each batch [C, P]."""
-    return torch.stack([case.gradient_EP(credit).mean(0) for case in cases])
+    return torch.stack([case.weights_E(aggregation) @ case.gradient_EP(credit) for case in cases])
 
 
 def moments_of_groups(credit: Advantages, case: Case, chance_C: Tensor) -> Moments:
     """Exact moments of one group's estimate, for estimators that look at nothing beyond the group."""
     gradient_CP = case.gradient_EP(credit).unflatten(0, (len(chance_C), -1)).mean(1)
     return moments(gradient_CP, chance_C)
-
-
-def moments_of_batches(credit: Advantages, cases: Sequence[Case], chance_C: Tensor) -> Moments:
-    """Exact moments of a batch's estimate, for estimators that compare groups."""
-    return moments(estimates(credit, cases), chance_C)
 
 
 def sample_batches(problem: Problem, size: int, count: int, batches: int, seed: int = 0) -> Iterator[Case]:
@@ -304,97 +360,3 @@ def compare(found: Moments, exact_P: Tensor) -> Comparison:
         variance=variance,
         margin=found.radius / (abs(scale) * norm),
     )
-
-
-def stop_go(*paid: tuple[float, ...]) -> tuple[tuple[Play, ...]]:
-    """Go on or stop, three times at most; the rewards of the four episodes there can be, one number per turn."""
-    actions = ((0,), (1, 0), (1, 1, 0), (1, 1, 1))
-    play = lambda a, r: tuple(Move(f"turn {t + 1}", a[t], (r[t],)) for t in range(len(a)))
-    return (tuple(map(play, actions, paid)),)
-
-
-def _two_steps(task: str) -> tuple[Play, ...]:
-    """Only doing the right thing twice wins."""
-    first, second, lost = f"{task} 1", f"{task} 2", f"{task} lost"
-    return (
-        (Move(first, 0), Move(lost, 0)),
-        (Move(first, 1), Move(second, 0)),
-        (Move(first, 1), Move(second, 1, (1.0,))),
-    )
-
-
-def _dense(first: int, second: int) -> Play:
-    early, middle, late = 0.2 if first else 0.5, 0.6 * second, 0.8 * first
-    return (Move("start", first, (early,)), Move("middle", second, (middle,)), Move("end", 0, (late,)))
-
-
-SPARSE = Problem(
-    "sparse",
-    "two turns, 1 at the end of two of the four episodes",
-    {"start": (0.2, -0.3), "left": (0.5, 0.0), "right": (-0.4, 0.9)},
-    (
-        (
-            (Move("start", 0), Move("left", 0)),
-            (Move("start", 0), Move("left", 1, (1.0,))),
-            (Move("start", 1), Move("right", 0)),
-            (Move("start", 1), Move("right", 1, (1.0,))),
-        ),
-    ),
-)
-DENSE = Problem(
-    "dense",
-    "three turns, every one pays; what the first choice earns comes partly at once and partly two turns later",
-    {"start": (0.3, -0.3), "middle": (0.4, 0.0), "end": (0.0,)},
-    (tuple(_dense(first, second) for first in (0, 1) for second in (0, 1)),),
-)
-LENGTH = Problem(
-    "length",
-    "stop or go on, three turns at most; every turn pays, and stopping at the second pays more",
-    {"turn 1": (0.0, 0.4), "turn 2": (0.2, 0.0), "turn 3": (0.5, 0.0)},
-    stop_go((0.4,), (0.4, 1.6), (0.4, 0.7, 0.2), (0.4, 0.7, 0.2)),
-)
-RARE = Problem(
-    "rare",
-    "two tasks with parameters of their own, won with chance 0.64 and 0.04; many groups hold no win",
-    {
-        "easy 1": (0.0, math.log(4)), "easy 2": (0.0, math.log(4)), "easy lost": (0.0,),
-        "hard 1": (math.log(4), 0.0), "hard 2": (math.log(4), 0.0), "hard lost": (0.0,),
-    },
-    (_two_steps("easy"), _two_steps("hard")),
-)  # fmt: skip
-TIES = Problem(
-    "ties",
-    "stop or go on, three turns at most; whoever stops wins 1, whenever that is",
-    {"turn 1": (0.0, 0.4), "turn 2": (0.2, 0.0), "turn 3": (0.5, 0.0)},
-    stop_go((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)),
-)
-ANCHORS = Problem(
-    "anchors",
-    "a hall to stay in or to leave, then a door that opens (1) or not; who stays once meets the hall again, and who "
-    "leaves it then finds the door open, for 0.6",
-    {"hall": (0.3, 0.0), "door": (0.0, 0.5), "open door": (0.0,)},
-    (
-        (
-            (Move("hall", 1), Move("door", 0)),
-            (Move("hall", 1), Move("door", 1, (1.0,))),
-            (Move("hall", 0), Move("hall", 1), Move("open door", 0, (0.6,))),
-            (Move("hall", 0), Move("hall", 0)),
-        ),
-    ),
-)
-TWO_REWARDS = Problem(
-    "two rewards",
-    "query, then answer or search once more; an outcome on the last turn, a process reward of weight 0.5 before it",
-    {"query": (0.0, 0.5), "vague": (0.3, 0.0), "clear": (0.0, 0.2), "answer": (0.0,)},
-    (
-        (
-            (Move("query", 0, (0.0, 0.1), 0), Move("vague", 0, (0.0, 0.0), 1)),
-            (Move("query", 0, (0.0, 0.1), 0), Move("vague", 1, (0.0, 0.5), 0), Move("answer", 0, (1.0, 0.0))),
-            (Move("query", 1, (0.0, 0.6), 0), Move("clear", 0, (1.0, 0.0), 1)),
-            (Move("query", 1, (0.0, 0.6), 0), Move("clear", 1, (0.0, 0.3), 0), Move("answer", 0, (1.0, 0.0))),
-        ),
-    ),
-    ("outcome", "process"),
-    (1.0, 0.5),
-)
-PROBLEMS = (SPARSE, DENSE, LENGTH, RARE, TIES, ANCHORS, TWO_REWARDS)

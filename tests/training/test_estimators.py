@@ -19,6 +19,8 @@ from torch import Tensor
 from turnrl.agents.episode import StopReason
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS, Credit
+from turnrl.training.losses.base import LOSSES
+from turnrl.training.selection.base import SELECTIONS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -33,10 +35,15 @@ def load(name: str) -> ModuleType:
 
 
 tabular: Any = load("tabular")
+problems: Any = load("problems")
+biases: Any = load("biases")
 bench: Any = load("estimators")
-BY_NAME = {problem.name: problem for problem in tabular.PROBLEMS}
-EVERY = pytest.mark.parametrize("problem", tabular.PROBLEMS, ids=lambda problem: problem.name)
-FIXED, DECIDED = ("sparse", "dense", "rare"), ("length", "ties", "anchors", "two rewards")
+BY_NAME = {problem.name: problem for problem in problems.PROBLEMS}
+EVERY = pytest.mark.parametrize("problem", problems.PROBLEMS, ids=lambda problem: problem.name)
+ONE_TOKEN = pytest.mark.parametrize(
+    "problem", [p for p in problems.PROBLEMS if p.name != "words"], ids=lambda problem: problem.name
+)
+FIXED, DECIDED = ("sparse", "words", "dense", "rare"), ("length", "ties", "anchors", "two rewards")
 """The length of an episode is the same for all, or up to the policy."""
 
 
@@ -44,16 +51,17 @@ def build(name: str, **fields: Any) -> Credit:
     return CREDITS.build({"name": name, **fields})
 
 
-def mean(credit: Any, problem: Any, size: int = 4, values_NT: Tensor | None = None) -> Tensor:
+def mean(credit: Any, problem: Any, size: int = 4, values_NL: Tensor | None = None) -> Tensor:
     """Exact mean of a group's estimate [P]."""
     case, chance_C = tabular.all_groups(problem, size)
-    case = case if values_NT is None else case.with_values(values_NT)
+    case = case if values_NL is None else case.with_values(values_NL)
     return tabular.moments_of_groups(credit, case, chance_C).mean_P
 
 
 def mean_of_pairs(credit: Any, problem: Any, size: int = 2) -> Tensor:
     """Exact mean of the estimate of a batch of two groups [P]."""
-    return tabular.moments_of_batches(credit, *tabular.all_batches(problem, size)).mean_P
+    found = tabular.all_batches(problem, size).moments_by(credit, pooled=True)
+    return found["seq_mean_token_sum"].mean_P
 
 
 def bias(mean_P: Tensor, exact_P: Tensor) -> float:
@@ -136,8 +144,14 @@ def test_the_mean_of_the_batch_contains_every_episode_once(problem: Any) -> None
 @EVERY
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 def test_gae_is_unbiased_with_the_exact_critic(lam: float, problem: Any) -> None:
-    found = mean(build("gae", lam=lam, whiten=False), problem, values_NT=problem.values_NT("exact"))
+    found = mean(build("gae", lam=lam, whiten=False), problem, values_NL=problem.values_NL("exact"))
     assert same(found, problem.gradient())
+
+
+def written(problem: Any, tokens: int) -> Any:
+    """The problem with so many tokens to every action."""
+    play = lambda moves: tuple(move._replace(tokens=tokens) for move in moves)
+    return replace(problem, tasks=tuple(tuple(map(play, plays)) for plays in problem.tasks))
 
 
 @settings(max_examples=20)
@@ -145,10 +159,10 @@ def test_gae_is_unbiased_with_the_exact_critic(lam: float, problem: Any) -> None
 @pytest.mark.parametrize("name", ["length", "anchors"])
 def test_gae_with_lam_1_is_unbiased_with_any_critic(name: str, seed: int, over: str, tokens: int) -> None:
     """Values of every token: any function of what happened before the turn, and anything inside a turn."""
-    problem, random = BY_NAME[name], torch.Generator().manual_seed(seed)
+    problem, random = written(BY_NAME[name], tokens), torch.Generator().manual_seed(seed)
     values: dict[Any, float] = {}
     draw = lambda: float(torch.randn(1, generator=random))
-    case, chance_C = tabular.all_groups(problem, 2, tokens)
+    case, chance_C = tabular.all_groups(problem, 2)
     values_BL = torch.zeros(case.batch.turn_BL.shape, dtype=torch.float64)
     for e, n in enumerate(case.index_E.tolist()):
         play = problem.plays[n]
@@ -164,7 +178,7 @@ def test_gae_with_lam_1_is_unbiased_with_any_critic(name: str, seed: int, over: 
 @EVERY
 def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
     found = {
-        lam: mean(build("gae", lam=lam, whiten=False), problem, values_NT=problem.values_NT("wrong"))
+        lam: mean(build("gae", lam=lam, whiten=False), problem, values_NL=problem.values_NL("wrong"))
         for lam in (0.0, 0.95)
     }
     exact_P = problem.gradient()
@@ -174,19 +188,19 @@ def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
 def test_gae_bootstraps_where_a_curriculum_cut() -> None:
     """Cut before the third turn, the gradient of the first two turns is still that of the whole problem."""
     problem = BY_NAME["length"]
-    value_NT = problem.values_NT("exact")
+    value_NL = problem.values_NL("exact")
     # A prefix stands for the two episodes that it can become.
     cut = replace(problem, tasks=((*problem.plays[:2], problem.plays[2][:2]),))
     case, chance_C = tabular.all_groups(cut, 3)
     cut_E = case.index_E == 2
-    bootstrap_E = torch.where(cut_E, value_NT[2, 2], 0.0)
+    bootstrap_E = torch.where(cut_E, value_NL[2, 2], 0.0)
     inside = torch.tensor([i for i, s in enumerate(s for s, v in problem.logits.items() for _ in v) if s != "turn 3"])
 
     def found(bootstrap_E: Tensor) -> Tensor:
         reasons = {True: StopReason.CURRICULUM_LIMIT, False: StopReason.LOST}
         stops = tuple(reasons[cut] for cut in cut_E.tolist())
         batch = replace(case.batch, terminated_E=~cut_E, stops=stops, bootstrap_E=bootstrap_E)
-        whole = replace(case, batch=batch).with_values(value_NT)
+        whole = replace(case, batch=batch).with_values(value_NL)
         gae = build("gae", lam=1.0, whiten=False)
         return tabular.moments_of_groups(gae, whole, chance_C).mean_P[inside]
 
@@ -194,12 +208,12 @@ def test_gae_bootstraps_where_a_curriculum_cut() -> None:
     assert not same(found(torch.zeros_like(bootstrap_E)), problem.gradient()[inside])
 
 
-@EVERY
+@ONE_TOKEN
 def test_discounting_estimators_aim_at_the_discounted_return_to_go(problem: Any) -> None:
     found = [
         mean(build("turn_return", gamma=0.8), problem),
         mean(build("reinforce_pp", gamma=0.8, whiten=False), problem),
-        mean(build("gae", gamma=0.8, lam=1.0, whiten=False), problem, values_NT=problem.values_NT("wrong")),
+        mean(build("gae", gamma=0.8, lam=1.0, whiten=False), problem, values_NL=problem.values_NL("wrong")),
     ]
     assert all(same(mean_P, problem.gradient(0.8)) for mean_P in found)
     assert bias(problem.gradient(0.8), problem.gradient()) > 0.05
@@ -219,7 +233,7 @@ def test_grpo_weighs_a_task_by_its_difficulty(chance: float, size: int) -> None:
         math.comb(size, k) * chance**k * (1 - chance) ** (size - k) * math.sqrt(k * (size - k) * size * (size - 1))
         for k in range(size + 1)
     ) / (size**2 * chance * (1 - chance))
-    assert bench.difficulty(chance, size) == pytest.approx(factor, rel=1e-5)
+    assert biases.difficulty(chance, size) == pytest.approx(factor, rel=1e-5)
     assert bias(mean(build("grpo"), once(chance), size), once(chance).gradient()) < 1e-9
 
 
@@ -380,15 +394,165 @@ def test_the_comparison() -> None:
     assert found.margin == pytest.approx(0.2)
 
 
-def test_every_estimator_is_measured() -> None:
-    assert {setting.name for setting in bench.SETTINGS} == set(CREDITS.names())
+# Aggregations of the loss.
+
+LENGTHS_DIFFER = ("words", "length", "ties", "anchors", "two rewards")
+"""Episodes of different numbers of tokens."""
+
+
+def by_aggregation(credit: Any, problem: Any, *, pooled: bool = False) -> dict[str, float]:
+    """Exact bias of a batch of two groups."""
+    found = tabular.all_batches(problem, 3).moments_by(credit, pooled=pooled)
+    return {name: tabular.compare(moments, problem.gradient()).bias for name, moments in found.items()}
+
+
+@EVERY
+def test_an_aggregation_that_divides_by_lengths_is_biased_where_they_differ(problem: Any) -> None:
+    found = by_aggregation(build("rloo"), problem)
+    assert set(found) == set(tabular.AGGREGATIONS)
+    assert found["seq_mean_token_sum"] < 1e-9
+    assert found["seq_mean_token_sum_norm"] < 1e-9
+    for name in ("token_mean", "seq_mean_token_mean"):
+        assert (found[name] > 1e-4) == (problem.name in LENGTHS_DIFFER)
+        assert (found[name] < 1e-9) == (problem.name not in LENGTHS_DIFFER)
+
+
+def test_the_default_aggregation_has_two_percent_on_ties() -> None:
+    """Two groups of four, `rloo`; the episode's own mean has 31 %."""
+    assert LOSSES.build({"name": "ppo_clip"}).aggregation == "token_mean"
+    found = tabular.all_batches(BY_NAME["ties"], 4).moments_by(build("rloo"), pooled=False)
+    exact_P = BY_NAME["ties"].gradient()
+    assert tabular.compare(found["token_mean"], exact_P).bias == pytest.approx(0.0202, abs=5e-5)
+    assert tabular.compare(found["seq_mean_token_mean"], exact_P).bias == pytest.approx(0.3106, abs=5e-5)
+
+
+def test_token_mean_by_hand() -> None:
+    """One turn, won with chance p, and a win takes three tokens: the mean over ordered pairs of groups of two."""
+    problem = BY_NAME["words"]
+    one = replace(
+        once(0.3), tasks=(tuple((move._replace(tokens=1 + 2 * move.action),) for (move,) in once(0.3).plays),)
+    )
+    expected = 0.0
+    for wins in itertools.product((0, 1), repeat=4):
+        chance = math.prod(0.3 if win else 0.7 for win in wins)
+        tokens = sum(1 + 2 * win for win in wins)
+        for a, b in ((0, 1), (2, 3)):
+            for i, j in ((a, b), (b, a)):  # rloo: minus the other; the score of the win's logit is win - p
+                expected += chance * (wins[i] - wins[j]) * (wins[i] - 0.3) / tokens
+    found = tabular.all_batches(one, 2).moments_by(build("rloo"), pooled=False)["token_mean"]
+    assert float(found.mean_P[1]) == pytest.approx(expected)
+    assert int(problem.tokens_NT.max()) == 4
+
+
+@pytest.mark.parametrize("name", ["words", "two rewards"])
+@pytest.mark.parametrize("aggregation", tabular.AGGREGATIONS)
+def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -> None:
+    """By automatic differentiation of the real loss over the real log-probabilities of every token."""
+    problem, groups = BY_NAME[name], torch.arange(2).repeat_interleave(3)
+    loss = LOSSES.build({"name": "ppo_clip", "aggregation": aggregation}).of_length(1)
+    for index in ([0, 1, 2, 3, 3, 0], [1, 1, 2, 0, 0, 0], [2, 3, 1, 2, 0, 2]):
+        case = problem.batch(torch.tensor(index), groups)
+        logits = {s: torch.tensor(v, dtype=torch.float64, requires_grad=True) for s, v in problem.logits.items()}
+        # A token that follows from the first one has probability 1.
+        rows = [
+            [logits[m.state].log_softmax(0)[m.action] * (k == 0) for m in problem.plays[n] for k in range(m.tokens)]
+            for n in index
+        ]
+        zero, width = torch.zeros((), dtype=torch.float64), case.batch.turn_BL.shape[1]
+        new_BL = torch.stack([torch.stack([*row, *[zero] * (width - len(row))]) for row in rows])
+        batch = replace(case.batch, logprobs_BL=new_BL.detach())
+        for credit in (build("rloo"), build("reinforce_pp")):
+            advantages = credit(case.rewards_KET, batch)
+            advantages_BL = advantages if credit.level == "token" else batch.spread(advantages)
+            total = (loss(new_BL, batch, advantages_BL).loss_BL * loss.weights_BL(batch, torch.float64)).sum()
+            found = torch.autograd.grad(total, list(logits.values()), retain_graph=True)
+            assert same(-torch.cat(found), tabular.estimates(credit, [case], aggregation)[0])
+
+
+@EVERY
+def test_cutting_out_groups_is_looking_at_pairs(problem: Any) -> None:
+    """The estimate of a pair put together from two groups is that of the pair."""
+    batches = tabular.all_batches(problem, 2)
+    for credit in (build("grpo"), build("turn_return")):
+        whole, parts = (batches.gradient_CEP(credit, pooled=pooled) for pooled in (True, False))
+        torch.testing.assert_close(parts, whole)
+
+
+# Selections.
+
+
+def of_rloo(selection: str, problem: Any, size: int = 4) -> Any:
+    return biases.selected(selection, "rloo", problem, biases.select(selection, problem, size), size).comparison
+
+
+@EVERY
+def test_zero_variance_changes_the_length_of_the_gradient_and_not_its_direction(problem: Any) -> None:
+    left = biases.select("zero_variance", problem, 4)
+    assert sum(left.values()) == pytest.approx(1.0)
+    found = biases.selected("zero_variance", "rloo", problem, left, 4)
+    assert found.comparison.bias < 1e-9
+    assert found.comparison.scale == pytest.approx(1 / found.kept)
+    assert found.kept == pytest.approx(1 - left[()])
+
+
+@EVERY
+def test_dynamic_contrastive_has_another_objective(problem: Any) -> None:
+    """Only where equal returns go with equal lengths does the direction stay."""
+    found = of_rloo("dynamic_contrastive", problem)
+    assert (found.bias < 1e-9) == (problem.name == "sparse")
+    assert found.bias < 0.31
+
+
+def test_balanced_difficulty_weighs_tasks_by_their_difficulty() -> None:
+    """With two returns and groups of four it drops what has no variance; with eight also one win, and seven."""
+    assert all(
+        of_rloo("balanced_difficulty", BY_NAME[name]).bias < 1e-9 for name in ("sparse", "words", "rare", "ties")
+    )
+    assert of_rloo("balanced_difficulty", BY_NAME["two rewards"]).bias > 0.01
+    hard = torch.tensor([s.startswith("hard") for s, logits in BY_NAME["rare"].logits.items() for _ in logits])
+    assert bool(hard.any())
+    assert of_rloo("balanced_difficulty", BY_NAME["rare"], 6).bias > 0.05
+
+
+def test_ties_are_broken_in_the_order_of_play() -> None:
+    """Over all orders, episodes that a selection cannot tell apart are kept equally often."""
+    left = biases.select("dynamic_contrastive", BY_NAME["sparse"], 4)
+    often = {n: sum(chance * group.count(n) for group, chance in left.items()) for n in range(4)}
+    chance_N = BY_NAME["sparse"].chance_N
+    for lost, won in ((0, 2), (1, 3)):
+        assert often[lost] / often[won] == pytest.approx(float(chance_N[lost] / chance_N[won]))
+
+
+# The page.
+
+
+def test_every_estimator_and_selection_is_measured() -> None:
+    assert {setting.name for setting in biases.SETTINGS} == set(CREDITS.names())
+    assert {row.selection for row in biases.selections(BY_NAME["sparse"], [4])} == set(SELECTIONS.names())
 
 
 def test_the_page_is_what_the_script_finds() -> None:
-    """All that looks at one group only; the rest takes a minute."""
-    lines = bench.PAGE.read_text().splitlines()
-    alone = [setting for setting in bench.SETTINGS if not setting.pooled]
-    rows = [row for problem in tabular.PROBLEMS for row in bench.measure(problem, alone)]
+    """All that looks at one group only, and groups of four; the rest takes minutes."""
+    lines = bench.PAGE.read_text("utf-8").splitlines()
+    alone = [setting for setting in biases.SETTINGS if not setting.pooled]
+    rows = [row for problem in problems.PROBLEMS for row in biases.measure(problem, alone)]
+    chosen = [row for problem in problems.PROBLEMS for row in biases.selections(problem, [4])]
     wanted = [*bench.matrix(rows, bench.small_bias).splitlines(), *bench.difficulties().splitlines()]
-    wanted += bench.unbiased(rows).splitlines()
+    for aggregation in bench.NORMALISED:
+        wanted += bench.matrix(rows, bench.bias_by(aggregation)).splitlines()
+        assert bench.plainly(rows, aggregation) in lines
+    wanted += [*bench.unbiased(rows).splitlines(), *bench.aggregations(rows).splitlines()]
+    wanted += bench.selections(chosen, [4]).splitlines()
+    assert bench.contrastive(chosen) in " ".join(lines)
     assert not set(wanted) - set(lines), "run python benchmarks/estimators.py --write-docs"
+
+
+def test_selections_say_what_they_do_to_the_gradient() -> None:
+    """The page of each holds the exact figures that the script finds with `rloo` and groups of four."""
+    chosen = [row for problem in problems.PROBLEMS for row in biases.selections(problem, [4])]
+    for name in SELECTIONS.names():
+        found = [row.comparison.bias for row in chosen if (row.selection, row.credit) == (name, "rloo")]
+        low, high = min(found), max(found)
+        said = "no bias" if high < 1e-9 else f"a bias of up to {high:.1%}".replace("%", " %")
+        text = " ".join((SELECTIONS.get(name).__doc__ or "").split())
+        assert f"In front of ``rloo`` it has {said}" in text, (name, low, high)

@@ -16,7 +16,8 @@ class Rloo(Credit):
 
     ``A_i = R_i - mean_{j != i} R_j = G / (G - 1) * (R_i - mean_g)``, with R_i the weighted sum of all rewards of
     episode i and G the size of its group. The baseline does not depend on the episode's own actions, so the gradient
-    is unbiased.
+    is unbiased, if the loss adds tokens up without dividing by how many were sampled (``seq_mean_token_sum``,
+    ``seq_mean_token_sum_norm``; docs/estimators.md).
 
     Edge cases: equal returns and groups of one give exactly 0; groups may differ in size.
 

@@ -25,9 +25,10 @@ class TurnReturn(Credit):
     - ``none``: 0.
 
     The return is formed before anything is subtracted, and b depends on other episodes only, so the gradient is
-    unbiased even where the policy decides how many turns there are. Centring the reward of each turn index instead
-    hides a bonus of minus its mean for every additional turn. `scale` divides by an unbiased standard deviation of
-    G_{.,0}, one value per episode: within the group, or within groups and pooled over the batch.
+    unbiased even where the policy decides how many turns there are, if the loss adds tokens up without dividing by how
+    many were sampled (``seq_mean_token_sum``, ``seq_mean_token_sum_norm``; docs/estimators.md). Centring the reward of
+    each turn index instead hides a bonus of minus its mean for every additional turn. `scale` divides by an unbiased
+    standard deviation of G_{.,0}, one value per episode: within the group, or within groups and pooled over the batch.
 
     Edge cases: groups of one give 0, unless there is no baseline and no scale; with a scale, no variance gives exactly
     0; deviations up to 1e-8 are 0; a truncated episode counts with the return it had.

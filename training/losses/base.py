@@ -42,7 +42,11 @@ class PolicyLoss(Plugin):
     skips_zero: ClassVar[bool] = True
     """A token with advantage 0 has no gradient, so the trainer may leave out sequences that have no other."""
 
-    aggregation: Aggregation = Field("token_mean", description="how token losses add up; a sequence is an episode")
+    aggregation: Aggregation = Field(
+        "token_mean",
+        description="how token losses add up; a sequence is an episode. The first two divide by lengths that were "
+        "sampled, which biases every credit (docs/estimators.md)",
+    )
     norm_length: int | None = Field(
         None,
         ge=1,

@@ -16,6 +16,10 @@ class BalancedDifficulty(Selection):
 
     The variance p (1 - p) of the outcome bounds from below how far one batch can move the policy; it is largest at 1/2.
 
+    What it does to the gradient: it is that of the tasks and groups that are kept, so tasks of middling difficulty
+    weigh more. In front of ``rloo`` it has a bias of up to 6.6 % of the gradient (groups of four; up to 18.9 % with
+    eight, where tasks differ in difficulty). Exact figures: docs/estimators.md.
+
     Edge cases: both bounds are inclusive; a batch that stays short after the last round is smaller.
 
     Paper: "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning" (arXiv 2504.03380). Provenance:

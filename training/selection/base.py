@@ -8,6 +8,9 @@
 
 A group that is dropped is replaced by playing another task, in up to `refill` rounds; if that does not suffice the
 batch is smaller, and the metrics say so. Nothing is ever learnt from twice to fill a batch.
+
+To choose by what came out changes the mean of the gradient, unless what is dropped had no advantage: each plug-in says
+by how much.
 """
 
 from __future__ import annotations
