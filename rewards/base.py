@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -34,6 +35,8 @@ class TurnReward(Plugin):
     given tokens with the policy that played and still has the caches of these episodes).
     """
 
+    compares: ClassVar[bool] = False
+    """What it pays an episode depends on the others of its group alone: a group of one always gets the same."""
     weight: float = Field(1.0, description="price of one unit of this reward in the return")
 
     @abstractmethod

@@ -36,9 +36,9 @@ class InformationGain(TurnReward):
     One forward pass over nothing but the targets is needed per turn of the batch: contexts are those in the engine's
     cache of the episode. ``expert`` also plays each episode's task once in the world before the policy does.
 
-    Edge cases: an episode of one turn has no gain; a target that does not fit into the model's context, a failing
-    engine, or a task that the expert does not win, gives NaN; under a symmetry the target is renamed like everything
-    else.
+    Edge cases: an episode of one turn has no gain; a failing engine, or a task that the expert does not win, gives NaN;
+    near the end of the model's context, where the target no longer fits, nothing is gained, and NaN if it never fits;
+    under a symmetry the target is renamed like everything else.
 
     Raises:
         UserError: the world has no gold answer.
@@ -75,16 +75,19 @@ class InformationGain(TurnReward):
 
     async def _gains(self, episode: Episode, agent: LanguageAgent) -> list[float]:
         targets = [rename(target, episode.renaming) for target in self._targets(episode)]
-        scores = [0.0] * len(episode.turns)
+        scores: list[float | None] = [0.0] * len(episode.turns)
         # From the last context to the first: each is the beginning of what the cache still holds.
         for t in reversed(range(len(episode.turns) if len(episode.turns) > 1 else 0)):
             try:
                 scores[t] = await self._score(episode, t, targets, agent)
-            except (ContextOverflow, EngineError):
+            except ContextOverflow:
+                scores[t] = None
+            except EngineError:
                 scores[t] = math.nan
+        known = carried(scores)
         if self.gain == "prob":
-            scores = [math.exp(score) for score in scores]
-        return [after - before for before, after in pairwise(scores)] + [0.0] * bool(episode.turns)
+            known = [math.exp(score) for score in known]
+        return [after - before for before, after in pairwise(known)] + [0.0] * bool(episode.turns)
 
     async def _score(self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent) -> float:
         """s_t of the likeliest target; NaN for none."""
@@ -109,3 +112,11 @@ class InformationGain(TurnReward):
                 "set target: expert, or target: goal with a text"
             )
         return golds
+
+
+def carried(scores: list[float | None]) -> list[float]:
+    """Scores with the one before in the place of None; NaN where there is none."""
+    known: list[float] = []
+    for score in scores:
+        known.append(score if score is not None else known[-1] if known else math.nan)
+    return known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class LengthPenalty(TurnReward):
     Paper: Kimi k1.5 (arXiv 2501.12599). Provenance: MEM.
     """
 
+    compares: ClassVar[bool] = True
     name: Literal["length_penalty"] = "length_penalty"
     unit: Literal["tokens", "turns"] = Field("tokens", description="length in tokens the player wrote, or in turns")
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -54,6 +54,7 @@ class Pairwise(Wrapper):
     Paper: Writing-Zero (arXiv 2506.00103). Provenance: NOTE; the prompt is ours.
     """
 
+    compares: ClassVar[bool] = True
     name: Literal["pairwise"] = "pairwise"
     by: dict[str, Any] | None = Field(None, description="the reward that decides; its weight is ignored")
     endpoint: EndpointConfig | None = Field(None, description="the model that decides: url, model, and limits")

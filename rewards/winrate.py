@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ class Winrate(Wrapper):
     Provenance: MEM (SPO, self-play preference optimisation: arXiv 2401.04056).
     """
 
+    compares: ClassVar[bool] = True
     name: Literal["winrate"] = "winrate"
     by: dict[str, Any] = Field({"name": "outcome"}, description="the reward that decides; its weight is ignored")
 

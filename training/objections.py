@@ -31,7 +31,7 @@ def objections(recipe: Recipe) -> Iterator[str]:
         if stage.name == "rl":
             yield from _sampling(recipe)
             yield from _groups(stage)
-            yield from _updates(stage)
+            yield from _updates(stage, recipe.agent.max_turns)
             yield from _returns(recipe, stage)
 
 
@@ -68,12 +68,18 @@ def _groups(stage: RlStage) -> Iterator[str]:
             yield f"rl.group_size={size}: selection '{each.name}' would drop every group, so nothing would be learnt"
 
 
-def _updates(stage: RlStage) -> Iterator[str]:
+def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
     episodes = stage.tasks_per_step * stage.group_size
     if stage.minibatches > episodes:
         yield (
             f"rl.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x group_size), and a "
             "minibatch needs one at least"
+        )
+    rows = episodes * most_turns
+    if stage.rows_multiple_of > rows:
+        yield (
+            f"rl.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most (one a turn), so all "
+            "would be dropped"
         )
     warm = stage.critic.warmup_steps
     if "values" in stage.build_credit().needs() and warm >= stage.steps:
@@ -81,11 +87,17 @@ def _updates(stage: RlStage) -> Iterator[str]:
 
 
 def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
-    if any(reward.weight for reward in recipe.build_rewards()):
-        return
+    paid = [reward for reward in recipe.build_rewards() if reward.weight]
     if any(term.coefficient for term in stage.build_regularizers()):
         return
-    yield "rewards: every weight is 0, so no return ever differs and rl learns nothing; give one a weight"
+    if not paid:
+        yield "rewards: every weight is 0, so no return ever differs and rl learns nothing; give one a weight"
+    elif stage.group_size < 2 and all(reward.compares for reward in paid):
+        names = ", ".join(f"'{reward.name}'" for reward in paid)
+        yield (
+            f"rl.group_size=1: {names} compares the episodes of a group, and pays a group of one the same whatever it "
+            "did; it must be 2 or more"
+        )
 
 
 def fits(agent: LanguageAgent, world: TextEnv) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,8 +36,12 @@ class Sampling(BaseModel):
     top_k: int = Field(0, ge=0, description="only the k most likely tokens; 0 is all")
     max_tokens: int = Field(64, ge=1, description="length limit of one response, in tokens")
     min_tokens: int = Field(0, ge=0, description="no stop before this many tokens (stop tokens are not sampled)")
-    stop: tuple[str, ...] = Field((), description="stop strings; the text that completes one ends the response")
-    stop_token_ids: tuple[int, ...] = Field((), description="token ids that end the response (kept as its last token)")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="stop strings; the text that completes one ends the response"
+    )
+    stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="token ids that end the response (kept as its last token)"
+    )
     seed: int = Field(0, ge=0, description="random stream of this request; engines give equal results for equal seeds")
 
 

@@ -166,6 +166,25 @@ def test_one_turn_has_no_gain_and_a_failing_engine_is_not_zero(monkeypatch: pyte
     assert all(math.isnan(value) for row in rows[1:] for value in row[:-1])
 
 
+def test_near_the_end_of_the_context_nothing_is_gained() -> None:
+    """An episode that ran into the limit of the context is still an episode to learn from."""
+    agent = agent_of()
+    groups = played(agent)
+    for episode in episodes_of(groups):
+        episode.answer = ["green"]
+    whole = gains(agent, groups)
+    longest = max(episodes_of(groups), key=lambda episode: len(episode.turns))
+    row = whole[episodes_of(groups).index(longest)]
+    last = len(longest.turns) - 1
+    agent.engine.max_context = len(longest.prompt(last))
+    cut = gains(agent, groups)[episodes_of(groups).index(longest)]
+    assert last >= 2
+    assert cut[: last - 1] == pytest.approx(row[: last - 1], abs=1e-5)
+    assert cut[last - 1 :] == [0.0, 0.0]
+    agent.engine.max_context = 1
+    assert math.isnan(gains(agent, groups)[0][0])
+
+
 def test_a_world_without_the_target_is_told_in_one_sentence() -> None:
     agent = agent_of()
     groups = played(agent)

@@ -78,6 +78,10 @@ def test_a_selection_that_would_drop_every_group_is_refused(name: str) -> None:
     assert "would drop every group" in refused(recipe(rl=tight)), "2 of 6 are too few, 3 of 6 too many"
 
 
+ALONE = {"group_size": 1, "credit": {"name": "reinforce"}}
+LENGTHS = {"name": "length_penalty"}
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
@@ -86,6 +90,10 @@ def test_a_selection_that_would_drop_every_group_is_refused(name: str) -> None:
         ({"rewards": [{"name": "outcome", "weight": 0}]}, "rewards: every weight is 0"),
         ({"rewards": []}, "rewards: every weight is 0"),
         ({"rewards": [], "rl": {"regularizers": [{"name": "kl", "coefficient": 0}]}}, "rewards: every weight is 0"),
+        ({"rl": {"rows_multiple_of": 65}}, "rl.rows_multiple_of=65: a step has 64 sequences at most"),
+        ({"rewards": [LENGTHS], "rl": ALONE}, "rl.group_size=1: 'length_penalty' compares"),
+        ({"agent": {"sampling": {"stop": [""]}}}, "at least 1 character"),
+        ({"agent": {"sampling": {"stop_token_ids": [-1]}}}, "greater than or equal to 0"),
         ({"rl": {"optim": {"lr": 0}}}, "greater than 0"),
         ({"rl": {"optim": {"lr": float("inf")}}}, "finite"),
         ({"rl": {"optim": {"betas": [0.9, 1.0]}}}, "less than 1"),
@@ -104,6 +112,7 @@ def test_settings_that_cannot_learn(changes: dict[str, Any], part: str) -> None:
 
 def test_a_regularizer_is_something_to_learn_from() -> None:
     Recipe.parse(recipe(rewards=[], rl={"regularizers": [{"name": "entropy"}]}))
+    Recipe.parse(recipe(rewards=[LENGTHS, {"name": "outcome"}], rl=ALONE))
 
 
 @pytest.mark.parametrize("stages", [slice(None), slice(0, 1), slice(1, 2)], ids=["both", "sft", "rl"])
