@@ -134,12 +134,21 @@ def _run(play: Play, found: CheckReport, count: int, on_rule: Callable[[str, Che
         if blocked:
             result = CheckResult(name, "skipped", f"needs '{blocked[0]}'")
         else:
-            result = _try(name, rule.check, play)
+            result = _once(_try(name, rule.check, play), found)
         status[name] = result.status
         found.results.append(result)
         on_rule(name, result)
         if name == "tasks" and result.ok:
             play.tasks = _sample(play, count)
+
+
+def _once(result: CheckResult, found: CheckReport) -> CheckResult:
+    """The result, or a skipped one if it fails for what another rule has failed for already."""
+    problem = result.detail.rpartition(" (")[0]
+    first = next((one for one in found.failures if problem and one.detail.rpartition(" (")[0] in result.detail), None)
+    if result.status != "failed" or first is None:
+        return result
+    return CheckResult(result.name, "skipped", f"fails as '{first.name}' does")
 
 
 def _try(name: str, check: Callable[[Play], str | None], play: Play) -> CheckResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -30,12 +31,38 @@ def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **pa
         entry_point: the class, or 'module:Class' to import it only when it is made.
         extra: the optional dependency group it needs, named when an import fails.
         params: default parameters of the family.
+
+    An id that is registered already stays as it is.
+
+    Raises:
+        UserError: the id is malformed or taken by Gymnasium, or the class is no TextEnv.
     """
-    if id in gymnasium.registry:
+    _speaks_text(entry_point, f"{id}: {getattr(entry_point, '__name__', entry_point)}")
+    if id in _FAMILIES:
         return
-    # Raw: no wrapper stands between the caller and TextEnv's own methods; check_env applies Gymnasium's checker.
-    gymnasium.register(id, entry_point=entry_point, kwargs=params, disable_env_checker=True, order_enforce=False)
+    taken = gymnasium.registry.get(id)
+    if taken is not None and taken.entry_point != entry_point:
+        raise UserError(f"the id '{id}' is taken by an environment that is none of turnrl's: choose another")
     _FAMILIES[id] = extra
+    if taken is not None:
+        return
+    try:
+        # Raw: no wrapper stands between the caller and TextEnv's own methods; check_env applies Gymnasium's checker.
+        gymnasium.register(id, entry_point=entry_point, kwargs=params, disable_env_checker=True, order_enforce=False)
+    except (gymnasium.error.Error, TypeError) as error:
+        del _FAMILIES[id]
+        problem = " ".join(str(error).split())
+        raise UserError(f"'{id}' cannot be registered: write namespace/name-v0 ({problem})") from None
+
+
+def _speaks_text(made: Any, what: str) -> None:
+    """Raise UserError for an environment, or a class of environments, that is no TextEnv."""
+    kind = made if isinstance(made, type) else type(made)
+    if isinstance(made, str) or issubclass(kind, TextEnv) or (kind is not made and not issubclass(kind, gymnasium.Env)):
+        return
+    if issubclass(kind, gymnasium.Env):
+        raise UserError(f"{what} is a gymnasium.Env that speaks no text: use turnrl.wrap")
+    raise UserError(f"{what} is not a turnrl.TextEnv")
 
 
 def load_plugins() -> None:
@@ -72,14 +99,30 @@ def make(id: str, **params: Any) -> TextEnv:
     for key in params.keys() & _GYMNASIUM:
         raise UserError(f"{id}: unknown parameter '{key}'" + ("; did you mean 'max_turns'?" if "steps" in key else ""))
     try:
+        _lead_somewhere(gymnasium.registry[id].entry_point)
         env = gymnasium.make(id, **params)
     except ImportError as error:
+        if not _FAMILIES[id]:
+            raise UserError(f"{id}: its world cannot be imported: {error}") from error
         raise UserError(f"{id} needs its extra: pip install 'turnrl[{_FAMILIES[id]}]' ({error})") from None
     except TypeError as error:
-        raise UserError(f"{id}: bad parameter: {error}") from None
-    assert isinstance(env.unwrapped, TextEnv)
-    _remember(env.unwrapped, params)
-    return env.unwrapped
+        raise UserError(f"{id}: bad parameter: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{id}: {' '.join(str(error).split())}") from error
+    world: Any = env.unwrapped
+    if not isinstance(world, TextEnv):
+        _speaks_text(world, f"{id}: {type(world).__name__}")
+        raise UserError(f"{id}: {type(world).__name__} is not a turnrl.TextEnv")
+    _remember(world, params)
+    return world
+
+
+def _lead_somewhere(entry_point: Any) -> None:
+    """Raise ImportError for an entry point that names no attribute of its module."""
+    if isinstance(entry_point, str):
+        module, _, attribute = entry_point.partition(":")
+        if not attribute or not hasattr(importlib.import_module(module), attribute):
+            raise ImportError(f"'{entry_point}' is no class: write module:Class")
 
 
 def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
