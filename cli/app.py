@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from ..plugins import UserError
 
@@ -23,6 +25,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose options have one value: click takes the last of several in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual. Raises UserError for an option that is given twice."""
+        given = [word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", args)]
+        for option in self.params:
+            single = not (getattr(option, "multiple", False) or getattr(option, "is_flag", False))
+            if single and sum(given.count(name) for name in option.opts if name.startswith("-")) > 1:
+                raise UserError(f"{option.opts[0]} is given twice")
+        return super().parse_args(ctx, args)
+
 
 Params = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters of the environment, e.g. level=5.")

@@ -17,7 +17,7 @@ import typer
 
 from ..plugins import UserError
 from . import measure, runs, worlds
-from .app import app
+from .app import Command, app
 
 # Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -26,7 +26,7 @@ _ORDER: tuple[Callable[..., None], ...] = (
     *(runs.train, runs.probe, runs.methods, runs.report),
 )
 for _command in _ORDER:
-    app.command(name="eval" if _command is measure.evaluate else None)(_command)
+    app.command(name="eval" if _command is measure.evaluate else None, cls=Command)(_command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -234,6 +234,13 @@ MISTAKES = [
     (["eval", "."], "holds no recipe.yaml"),
     (["eval", *GUESS, "--agent", "rondom"], "did you mean 'random'?"),
     (["eval", *GUESS, "--tasks", "-5"], "--tasks"),
+    (["eval", *GUESS, "--agent", "random", "--agent", "expert"], "--agent is given twice"),
+    (["eval", *GUESS, "--seed=1", "--seed", "2"], "--seed is given twice"),
+    (["eval", *GUESS, "--parser", "tags"], "only a language model has a parser"),
+    (["eval", *GUESS, "--agent", "WORLD"], "it is a file"),
+    (["eval", *GUESS, "--agent", "tiny"], "no agent 'tiny'"),
+    (["eval", *GUESS, "--agent", "no-such-owner/no-such-model"], "could not be fetched"),
+    (["train", "RECIPE", "--run", "a", "--run", "b"], "--run is given twice"),
     (["eval", *GUESS, "--tasks", "3"], "ask for 1 to 2"),
     (["eval", *GUESS, "--split", "dev"], "no split 'dev'"),
     (["eval", *GUESS, "--temperature", "-1"], "--temperature"),
@@ -261,7 +268,7 @@ def test_a_mistake_is_one_sentence(
     turnrl: Any, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    answer = turnrl(*(recipe if argument == "RECIPE" else argument for argument in arguments))
+    answer = turnrl(*({"RECIPE": recipe, "WORLD": WORLD}.get(argument, argument) for argument in arguments))
     assert answer.code == 2
     assert message in answer.err
     assert answer.err.startswith("turnrl: ")
