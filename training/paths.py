@@ -36,7 +36,7 @@ def module_file(name: str, base: Path) -> str:
     if name.endswith(".py"):
         return os.path.abspath(base / Path(name).expanduser())
     beside = base.joinpath(*name.split(".")).with_suffix(".py")
-    if name and not _known(name.partition(".")[0]) and beside.is_file():
+    if name and not _known(name.partition(".")[0]) and os.path.isfile(beside):
         return os.path.abspath(beside)
     return name
 
