@@ -123,8 +123,8 @@ def _first_sentence(text: str) -> str:
 
 
 def _paper(text: str) -> str:
-    """The paragraph that begins with "Provenance:" or "Paper:", without that word."""
-    found = re.search(r"^(?:Provenance|Paper):\s*(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    """The paragraph that begins with "Paper:" or "Source:", without that word."""
+    found = re.search(r"^(?:Papers?|Source):\s*(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return " ".join(found.group(1).split()) if found else ""
 
 

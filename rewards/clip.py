@@ -21,7 +21,7 @@ class Clip(Wrapper):
 
     Edge cases: q may lie outside [0, 1]; NaN stays NaN.
 
-    Provenance: MEM; the values of eta and of the weight are ours.
+    Source: general knowledge; the values of eta and of the weight are ours.
     """
 
     name: Literal["clip"] = "clip"

@@ -22,7 +22,7 @@ class Delta(Wrapper):
 
     Edge cases: a single turn keeps its q; q may lie outside [0, 1]; NaN stays NaN, on the turn before it as well.
 
-    Provenance: MEM; the value of the weight is ours.
+    Source: general knowledge; the value of the weight is ours.
     """
 
     name: Literal["delta"] = "delta"

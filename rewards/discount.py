@@ -24,7 +24,8 @@ class Discount(Wrapper):
     Edge cases: R = 0 gives zeros; a truncated episode counts with the R it had; R that could not be measured makes
     every turn NaN.
 
-    Paper: EAPO (arXiv 2511.07327). Provenance: NOTE; the default of gamma is ours.
+    Paper: EAPO (arXiv 2511.07327). Source: a description of the paper; the default of gamma is
+    ours.
     """
 
     name: Literal["discount"] = "discount"

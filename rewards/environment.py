@@ -16,7 +16,7 @@ class Environment(TurnReward):
 
     Edge cases: a lost episode keeps what it earned before it was lost.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["environment"] = "environment"

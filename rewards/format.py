@@ -19,7 +19,7 @@ class Format(TurnReward):
     Edge cases: an action that was parsed and then refused is not charged here but by ``invalid_action``, so that no
     turn pays twice.
 
-    Provenance: CODE, langfengQ/verl-agent (the coefficient).
+    Source: the code of langfengQ/verl-agent (the coefficient).
     """
 
     name: Literal["format"] = "format"

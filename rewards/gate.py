@@ -67,7 +67,8 @@ class Gate(Wrapper):
     Raises:
         UserError: a level that gates others has no threshold.
 
-    Paper: ChatShopBuddy (arXiv 2603.06065). Provenance: RECON; the tree and the bounds are ours.
+    Paper: ChatShopBuddy (arXiv 2603.06065). Source: inspired by it, written without its code; the
+    tree and the bounds are ours.
     """
 
     name: Literal["gate"] = "gate"

@@ -43,8 +43,8 @@ class InformationGain(TurnReward):
     Raises:
         UserError: the world has no gold answer.
 
-    Paper: IGPO (arXiv 2510.14967). Provenance: CODE, GuoqingWang1/IGPO, and NOTE; targets other than gold answers are
-    ours.
+    Paper: IGPO (arXiv 2510.14967). Source: the code of GuoqingWang1/IGPO and a description of the
+    paper; targets other than gold answers are ours.
     """
 
     name: Literal["information_gain"] = "information_gain"

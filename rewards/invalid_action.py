@@ -18,7 +18,7 @@ class InvalidAction(TurnReward):
 
     Edge cases: an unparsable turn is charged by ``format`` alone, so that no turn pays twice.
 
-    Paper: GiGPO (arXiv 2505.10978). Provenance: CODE, langfengQ/verl-agent (the coefficient).
+    Paper: GiGPO (arXiv 2505.10978). Source: the code of langfengQ/verl-agent (the coefficient).
     """
 
     name: Literal["invalid_action"] = "invalid_action"

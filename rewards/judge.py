@@ -48,7 +48,8 @@ class Judge(TurnReward):
     Raises:
         UserError: the endpoint refuses the first request (a wrong key, an unknown model), or its cache cannot be used.
 
-    Provenance: standard (a language model as a judge: arXiv 2306.05685); the prompt and the escaping are ours.
+    Source: standard in the field (a language model as a judge: arXiv 2306.05685); the prompt and
+    the escaping are ours.
     """
 
     name: Literal["judge"] = "judge"

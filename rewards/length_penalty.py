@@ -22,7 +22,7 @@ class LengthPenalty(TurnReward):
 
     Edge cases: equal lengths, and groups of one, give 0; an episode in which nothing was said does not count.
 
-    Paper: Kimi k1.5 (arXiv 2501.12599). Provenance: MEM.
+    Paper: Kimi k1.5 (arXiv 2501.12599). Source: inspired by it and written from general knowledge.
     """
 
     compares: ClassVar[bool] = True

@@ -26,7 +26,8 @@ class MarginalGain(TurnReward):
     Edge cases: a turn that was unparsable or refused met nothing, whatever was answered: endless new mistakes pay
     nothing; worlds that print a step counter say something new on every turn; worlds without milestones pay 0.
 
-    Paper: submodular reinforcement learning (Prajapat et al., arXiv 2307.13372). Provenance: MEM.
+    Paper: submodular reinforcement learning (Prajapat et al., arXiv 2307.13372). Source: inspired
+    by it and written from general knowledge.
     """
 
     name: Literal["marginal_gain"] = "marginal_gain"

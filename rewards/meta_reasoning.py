@@ -37,8 +37,9 @@ class MetaReasoning(TurnReward):
     Raises:
         UserError: turns of a group were parsed and none names a kind of reasoning, so the parser knows none.
 
-    Paper: RLVMR (arXiv 2507.22844). Provenance: PAPER; the penalty NOTE; the sizes of the others, the cap and the
-    conditions on answers are ours. Credit ``tag_group`` compares what it pays by tag.
+    Paper: RLVMR (arXiv 2507.22844). Source: the paper; the penalty from a description of it; the
+    sizes of the others, the cap and the conditions on answers are ours. Credit ``tag_group``
+    compares what it pays by tag.
     """
 
     name: Literal["meta_reasoning"] = "meta_reasoning"

@@ -26,7 +26,7 @@ class Milestones(TurnReward):
     Raises:
         UserError: an episode reached more milestones of the kind than `total`.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["milestones"] = "milestones"

@@ -19,7 +19,7 @@ class Outcome(TurnReward):
     Edge cases: an ended episode that was not won, a truncated one and one with a high score are failures alike; an
     episode without turns yields an empty list.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["outcome"] = "outcome"

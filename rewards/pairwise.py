@@ -51,7 +51,7 @@ class Pairwise(Wrapper):
     Raises:
         UserError: both comparators or none, or the endpoint refuses the first request.
 
-    Paper: Writing-Zero (arXiv 2506.00103). Provenance: NOTE; the prompt is ours.
+    Paper: Writing-Zero (arXiv 2506.00103). Source: a description of the paper; the prompt is ours.
     """
 
     compares: ClassVar[bool] = True

@@ -52,7 +52,8 @@ class ProcessComposite(Wrapper):
     Raises:
         UserError: the judge is not asked per turn, or its endpoint refuses the first request.
 
-    Paper: CRAFT-GUI (arXiv 2508.11360). Provenance: RECON; rules in place of demonstrations and all weights are ours.
+    Paper: CRAFT-GUI (arXiv 2508.11360). Source: inspired by it, written without its code; rules in
+    place of demonstrations and all weights are ours.
     """
 
     name: Literal["process_composite"] = "process_composite"

@@ -32,7 +32,7 @@ class Progress(TurnReward):
     Raises:
         UserError: the world did not report its potential.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"progress"})

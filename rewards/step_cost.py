@@ -19,7 +19,7 @@ class StepCost(TurnReward):
     Edge cases: where success is rare, giving up early is cheaper than trying; keep the weight below the value of
     success divided by the turn limit.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["step_cost"] = "step_cost"

@@ -27,7 +27,8 @@ class Winrate(Wrapper):
     Edge cases: a group of one gets 0.5; sums within 1e-9 are ties; an episode whose `by` could not be measured is NaN
     and one without turns is unpaid, and neither is compared with the others.
 
-    Provenance: MEM (SPO, self-play preference optimisation: arXiv 2401.04056).
+    Source: inspired by SPO, self-play preference optimisation (arXiv 2401.04056), and written from
+    general knowledge.
     """
 
     compares: ClassVar[bool] = True

@@ -31,7 +31,8 @@ def modules() -> Iterator[list[types.ModuleType]]:
     for number, block in enumerate(BLOCKS):
         module = types.ModuleType(f"contributing_{number}")
         sys.modules[module.__name__] = module
-        exec(compile(block, f"{GUIDE.name} block {number}", "exec"), vars(module))
+        code = compile(block, f"{GUIDE.name} block {number}", "exec", dont_inherit=True)
+        exec(code, vars(module))
         made.append(module)
     yield made
     for module in made:

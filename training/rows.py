@@ -17,8 +17,8 @@ def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
     batch, so that no return, group statistic or advantage depends on the choice. Equal seeds choose equally, whatever
     else is random in the process.
 
-    Paper: IterResearch (arXiv 2511.07327), which keeps more than 99% of its rows. Provenance: NOTE; leaving out
-    sequences without a sampled token is ours.
+    Paper: IterResearch (arXiv 2511.07327), which keeps more than 99% of its rows. Source: a
+    description of the paper; leaving out sequences without a sampled token is ours.
 
     Raises:
         UserError: there are fewer sequences than `multiple`.

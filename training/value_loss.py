@@ -30,7 +30,8 @@ def value_loss(
         The scalar loss (0 without targets), and what adds up over cuts of a batch as the loss does: ``square``, the
         mean squared error, and ``clipped``, the share of targets at which the clip holds.
 
-    Paper: PPO's reference implementation; the clip is not in arXiv 1707.06347. Provenance: CODE, volcengine/verl.
+    Paper: PPO's reference implementation; the clip is not in arXiv 1707.06347. Source: the code of
+    volcengine/verl.
     """
     target_BL = ~returns_BL.isnan()
     value_S, old_S = values_BL[target_BL], old_values_BL[target_BL].to(values_BL.dtype)

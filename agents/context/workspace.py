@@ -36,7 +36,8 @@ class Workspace(Context):
     the player, even if the world stood still. A report that is too long is cut at the end of a sentence (without one at
     a space, without that anywhere), and the prompt says so. The action of a response out of shape is shown as empty.
 
-    Paper: IterResearch (arXiv 2511.07327). Provenance: NOTE; the limit, its notes and the escaping are ours.
+    Paper: IterResearch (arXiv 2511.07327). Source: a description of the paper; the limit, its notes
+    and the escaping are ours.
     """
 
     name: Literal["workspace"] = "workspace"

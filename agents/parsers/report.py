@@ -58,7 +58,8 @@ class Report(Parser):
     player is told the format and the reward ``format`` charges the turn; with ``require_report: false`` its action is
     executed and nothing is charged. Either way the context goes on with the last report.
 
-    Paper: IterResearch (arXiv 2511.07327). Provenance: NOTE; the strictness is ours.
+    Paper: IterResearch (arXiv 2511.07327). Source: a description of the paper; the strictness is
+    ours.
     """
 
     name: Literal["report"] = "report"

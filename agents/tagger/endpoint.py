@@ -56,7 +56,8 @@ class EndpointTagger(Tagger):
     Raises:
         UserError: the endpoint refuses the first request (a wrong key, an unknown model), or its cache cannot be used.
 
-    Paper: RLVMR (arXiv 2507.22844). Provenance: PAPER for the kinds and a teacher that writes them; the prompt is ours.
+    Paper: RLVMR (arXiv 2507.22844). Source: the paper for the kinds and for a teacher that writes
+    them; the prompt is ours.
     """
 
     name: Literal["endpoint"] = "endpoint"

@@ -24,7 +24,8 @@ class RuleTagger(Tagger):
     - explore: a turn whose target is new in the episode.
     - monitor: every other turn.
 
-    Paper: RLVMR (arXiv 2507.22844). Provenance: PAPER for the kinds; rules in place of its teacher model are ours.
+    Paper: RLVMR (arXiv 2507.22844). Source: the paper for the kinds; rules in place of its teacher
+    model are ours.
     """
 
     name: Literal["rules"] = "rules"

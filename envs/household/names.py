@@ -1,7 +1,7 @@
 """Display names of PDDL ids: 'cabinet 3' of 'cabinet_bar__plus_00_dot_68_bar_...', numbered as ALFWorld does.
 
-Provenance: `Demangler` of alfworld (MIT), whose import would set ALFWORLD_DATA and bring more than text play needs; a
-test compares the two.
+Source: `Demangler` of alfworld (MIT), whose import would set ALFWORLD_DATA and bring more than text
+play needs; a test compares the two.
 """
 
 from __future__ import annotations

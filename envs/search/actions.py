@@ -7,8 +7,8 @@ mean the same::
 `canonical` rewrites those into the first before the sanitiser looks, so that a query with an escaped quotation mark
 or a line break arrives whole.
 
-Provenance: the spans and that the first one counts are Search-R1's (PeterGriffinJin/Search-R1); its rule that an answer
-needs two spans belongs to its prompt and is left out.
+Source: the spans and that the first one counts are Search-R1's (PeterGriffinJin/Search-R1); its
+rule that an answer needs two spans belongs to its prompt and is left out.
 """
 
 from __future__ import annotations

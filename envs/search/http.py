@@ -6,7 +6,7 @@ r"""A retriever behind HTTP, as Search-R1's servers answer::
 Servers that leave the scores out, ``{"result": [[document, ...]]}``, are understood too, and documents with a title
 and a text of their own. Nothing is tried twice here: whoever plays decides what becomes of a lost episode.
 
-Provenance: the request and both answers are those of PeterGriffinJin/Search-R1.
+Source: the request and both answers are those of PeterGriffinJin/Search-R1.
 """
 
 from __future__ import annotations

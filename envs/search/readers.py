@@ -13,7 +13,7 @@ sentences: [...]}``, or ``content`` in place of ``sentences``. A file is JSON (o
 with a record is said with its place; one in a hundred may be bad and is left out (`turnrl.envs.rows`). Texts are read
 in Unicode's composed form.
 
-Provenance: the published files of these data sets and of their copies.
+Source: the published files of these data sets and of their copies.
 """
 
 from __future__ import annotations

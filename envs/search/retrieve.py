@@ -99,7 +99,7 @@ class Bm25Index:
         corpus: what is searched.
         settings: k1 and b.
 
-    Provenance: CODE, bm25s (Lù, arXiv 2407.03618), eager scores in a sparse matrix.
+    Source: the code of bm25s (Lù, arXiv 2407.03618), eager scores in a sparse matrix.
     """
 
     def __init__(self, corpus: Corpus, settings: Bm25) -> None:

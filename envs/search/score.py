@@ -6,8 +6,9 @@
 Both compare normalised texts: Unicode's composed form, lower case, without ASCII punctuation, without the articles a,
 an and the, single spaces.
 
-Provenance: the evaluation scripts of SQuAD and HotpotQA; from HotpotQA (and FlashRAG) comes that an answer yes, no or
-noanswer has no F1 with anything but itself. Only the answer is scored, never the text around it.
+Source: the evaluation scripts of SQuAD and HotpotQA; from HotpotQA (and FlashRAG) comes that an
+answer yes, no or noanswer has no F1 with anything but itself. Only the answer is scored, never the
+text around it.
 """
 
 from __future__ import annotations

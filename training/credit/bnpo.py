@@ -28,8 +28,8 @@ class Bnpo(Credit):
     Raises:
         UserError: an episode's sum of a reward lies outside `low` .. `high`.
 
-    Paper: "BNPO: Beta Normalization Policy Optimization" (arXiv 2506.02864). Provenance: CODE, changyi7231/BNPO; the
-    guard for equal means is ours.
+    Paper: "BNPO: Beta Normalization Policy Optimization" (arXiv 2506.02864). Source: the code of
+    changyi7231/BNPO; the guard for equal means is ours.
     """
 
     compares: ClassVar[Peers] = "group"

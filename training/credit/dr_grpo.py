@@ -20,7 +20,7 @@ class DrGrpo(Credit):
     Edge cases: equal returns and groups of one give exactly 0. In a group of G it is ``(G - 1) / G`` of ``rloo``.
 
     Paper: "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783).
-    Provenance: CODE, volcengine/verl, huggingface/trl.
+    Source: the code of volcengine/verl and huggingface/trl.
     """
 
     compares: ClassVar[Peers] = "group"

@@ -41,9 +41,9 @@ class Gae(Credit):
         ValueError: the batch has no values, or no bootstrap values for an episode that needs one.
 
     Paper: "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (arXiv 1506.02438).
-    Provenance: CODE, volcengine/verl, pearls-lab/meow-tea-taro (``token``).
-    Provenance: inspired by "RAGEN" (arXiv 2504.20073); MEM: written from general knowledge, not verified against the
-    authors' code (``turn``).
+    Source: the code of volcengine/verl and of pearls-lab/meow-tea-taro (``token``). Inspired by
+    "RAGEN" (arXiv 2504.20073): written from general knowledge, not verified against the authors'
+    code (``turn``).
     """
 
     level: ClassVar[Literal["turn", "token"]] = "token"

@@ -23,7 +23,7 @@ class Gdpo(Credit):
     Edge cases: a reward that is constant in a group contributes 0 there; a batch without variance is 0; with a single
     reward the last normalisation is left out, which is ``grpo``.
 
-    Paper: GDPO (arXiv 2601.05242). Provenance: CODE, NVlabs/GDPO, huggingface/trl.
+    Paper: GDPO (arXiv 2601.05242). Source: the code of NVlabs/GDPO and huggingface/trl.
     """
 
     compares: ClassVar[Peers] = "group"

@@ -25,7 +25,7 @@ class Gigpo(Credit):
     step counter never meet a state twice. `step_weighted` counts an episode once per turn in the mean of ``A^E``, as
     the released default does: long failures then dominate.
 
-    Paper: GiGPO (arXiv 2505.10978). Provenance: CODE, langfengQ/verl-agent.
+    Paper: GiGPO (arXiv 2505.10978). Source: the code of langfengQ/verl-agent.
     """
 
     compares: ClassVar[Peers] = "group"

@@ -20,7 +20,8 @@ class Grpo(Credit):
 
     Edge cases: a group whose deviation is at most 1e-8, and a group of one, give exactly 0.
 
-    Paper: "DeepSeekMath" (arXiv 2402.03300). Provenance: CODE, volcengine/verl (eps 1e-6), huggingface/trl (eps 1e-4).
+    Paper: "DeepSeekMath" (arXiv 2402.03300). Source: the code of volcengine/verl (eps 1e-6) and
+    huggingface/trl (eps 1e-4).
     """
 
     compares: ClassVar[Peers] = "group"

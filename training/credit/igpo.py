@@ -28,7 +28,8 @@ class Igpo(Credit):
     Raises:
         UserError: the recipe has no reward of the name `process`.
 
-    Paper: IGPO (arXiv 2510.14967). Provenance: CODE, GuoqingWang1/IGPO, and NOTE; ``joint`` from memory.
+    Paper: IGPO (arXiv 2510.14967). Source: the code of GuoqingWang1/IGPO and a description of the
+    paper; ``joint`` from memory.
     """
 
     name: Literal["igpo"] = "igpo"

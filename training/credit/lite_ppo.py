@@ -21,7 +21,8 @@ class LitePpo(Credit):
 
     Edge cases: groups without variance, groups of one, and a batch without variance give exactly 0.
 
-    Paper: "Tricks or Traps? A Deep Dive into RL for LLM Reasoning" (arXiv 2508.08221). Provenance: MEM.
+    Paper: "Tricks or Traps? A Deep Dive into RL for LLM Reasoning" (arXiv 2508.08221). Source:
+    inspired by it and written from general knowledge.
     """
 
     compares: ClassVar[Peers] = "group"

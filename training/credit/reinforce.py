@@ -22,7 +22,7 @@ class Reinforce(Credit):
     which scales the expected gradient by ``1 - 1/E``; ``rloo`` leaves it out.
 
     Paper: "Simple statistical gradient-following algorithms for connectionist reinforcement learning" (Williams, 1992).
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["reinforce"] = "reinforce"

@@ -25,7 +25,7 @@ class ReinforcePp(Credit):
     Edge cases: equal returns-to-go give exactly 0. With ``baseline: group``, groups without variance and groups of one
     give exactly 0 and leave the statistics. The reward of a turn without tokens goes to the turn before it.
 
-    Paper: "REINFORCE++" (arXiv 2501.03262). Provenance: CODE, volcengine/verl.
+    Paper: "REINFORCE++" (arXiv 2501.03262). Source: the code of volcengine/verl.
     """
 
     level: ClassVar[Literal["turn", "token"]] = "token"

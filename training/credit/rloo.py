@@ -23,7 +23,7 @@ class Rloo(Credit):
 
     Paper: "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback" (arXiv
     2402.14740).
-    Provenance: CODE, volcengine/verl.
+    Source: the code of volcengine/verl.
     """
 
     compares: ClassVar[Peers] = "group"

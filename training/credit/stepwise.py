@@ -25,8 +25,8 @@ class Stepwise(Credit):
 
     Edge cases: groups of one, and groups whose returns-to-go are all equal, give exactly 0.
 
-    Provenance: RECON, after the step-wise modes of public trainers, which weigh turns (4 wins of 10 turns and 4 losses
-    of 50, worth 10 and 0, then have the mean 1.67 instead of 5).
+    Source: inspired by the step-wise modes of public trainers, which weigh turns (4 wins of 10
+    turns and 4 losses of 50, worth 10 and 0, then have the mean 1.67 instead of 5).
     """
 
     compares: ClassVar[Peers] = "group"

@@ -27,7 +27,7 @@ class TagGroup(Credit):
     Raises:
         UserError: the recipe has no reward of that name.
 
-    Paper: RLVMR (arXiv 2507.22844). Provenance: PAPER; what happens to untagged turns is ours (RECON).
+    Paper: RLVMR (arXiv 2507.22844). Source: the paper; what happens to untagged turns is ours.
     """
 
     name: Literal["tag_group"] = "tag_group"

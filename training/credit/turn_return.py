@@ -33,8 +33,9 @@ class TurnReturn(Credit):
     Edge cases: groups of one give 0, unless there is no baseline and no scale; with a scale, no variance gives exactly
     0; deviations up to 1e-8 are 0; a truncated episode counts with the return it had.
 
-    Papers: "Policy Gradient Methods for Reinforcement Learning with Function Approximation" (Sutton et al., 1999);
-    leave-one-out, arXiv 2402.14740. Provenance: standard; the per-turn baseline and its carry are ours.
+    Papers: "Policy Gradient Methods for Reinforcement Learning with Function Approximation" (Sutton
+    et al., 1999); leave-one-out, arXiv 2402.14740. Source: standard in the field; the per-turn
+    baseline and its carry are ours.
     """
 
     name: Literal["turn_return"] = "turn_return"

@@ -22,7 +22,7 @@ class Horizon(Curriculum):
 
     Edge cases: a `first` above the recipe's limit is that limit. Evaluation always has the recipe's limit.
 
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["horizon"] = "horizon"

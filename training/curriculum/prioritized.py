@@ -19,7 +19,8 @@ class Prioritized(Measured):
 
     Edge cases: if all are solved, or none, every task is equally likely.
 
-    Paper: Kimi k1.5 (arXiv 2501.12599). Provenance: MEM; the floor is ours.
+    Paper: Kimi k1.5 (arXiv 2501.12599). Source: inspired by it and written from general knowledge;
+    the floor is ours.
     """
 
     name: Literal["prioritized"] = "prioritized"

@@ -24,7 +24,8 @@ class Staged(Measured):
     Edge cases: ties in difficulty keep the order of the tasks; the last stage is never left; fewer tasks than stages
     make fewer stages.
 
-    Paper: CRAFT-GUI (arXiv 2508.11360). Provenance: RECON: the paper orders by length and type, this by measurement.
+    Paper: CRAFT-GUI (arXiv 2508.11360). Source: inspired by it: the paper orders by length and
+    type, this by measurement.
     """
 
     name: Literal["staged"] = "staged"

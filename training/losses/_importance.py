@@ -31,7 +31,7 @@ class Importance(BaseModel):
 
     Edge cases: log-ratios are clamped at +-20; equal log-probabilities give exactly 1.
 
-    Provenance: CODE, volcengine/verl, huggingface/trl.
+    Source: the code of volcengine/verl and huggingface/trl.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -28,7 +28,7 @@ class PpoClip(PolicyLoss):
     clipped; A = 0 gives gradient 0.
 
     Papers: PPO, arXiv 1707.06347; dual clip, arXiv 1912.09729; clip higher, arXiv 2503.14476.
-    Provenance: CODE, volcengine/verl.
+    Source: the code of volcengine/verl.
     """
 
     name: Literal["ppo_clip"] = "ppo_clip"

@@ -19,7 +19,7 @@ class ReinforceLoss(PolicyLoss):
     Edge cases: several updates on one batch are biased, use ``ppo_clip`` there; A = 0 gives gradient 0.
 
     Paper: "Simple statistical gradient-following algorithms for connectionist reinforcement learning" (Williams, 1992).
-    Provenance: standard.
+    Source: standard in the field.
     """
 
     name: Literal["reinforce"] = "reinforce"

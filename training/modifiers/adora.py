@@ -20,7 +20,7 @@ class Adora(Modifier):
 
     Edge cases: a group without such failures is advantageous, one without a success is not.
 
-    Provenance: CODE, ShadeCloak/ADORA (the factor); the predicate is RECON.
+    Source: the code of ShadeCloak/ADORA for the factor; the predicate is inspired by it.
     """
 
     name: Literal["adora"] = "adora"

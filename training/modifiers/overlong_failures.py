@@ -19,7 +19,7 @@ class OverlongFailures(Modifier):
 
     Edge cases: groups without a success, and failures no longer than m, keep their advantages.
 
-    Provenance: CODE, Indolent-Kawhi/View-R1 (APO-STCR).
+    Source: the code of Indolent-Kawhi/View-R1 (APO-STCR).
     """
 
     name: Literal["overlong_failures"] = "overlong_failures"

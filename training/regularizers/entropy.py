@@ -19,7 +19,8 @@ class Entropy(Regularizer):
 
     Edge cases: positions outside the mask are ignored; a coefficient of 0 only reports the entropy.
 
-    Paper: "Asynchronous Methods for Deep Reinforcement Learning" (arXiv 1602.01783). Provenance: standard.
+    Paper: "Asynchronous Methods for Deep Reinforcement Learning" (arXiv 1602.01783). Source:
+    standard in the field.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"entropy"})

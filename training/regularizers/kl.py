@@ -32,7 +32,8 @@ class Kl(Regularizer):
 
     Edge cases: identical models give exactly 0; only sampled tokens count.
 
-    Paper: the estimators are J. Schulman's, "Approximating KL Divergence" (2020). Provenance: CODE, volcengine/verl.
+    Paper: the estimators are J. Schulman's, "Approximating KL Divergence" (2020). Source: the code
+    of volcengine/verl.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})

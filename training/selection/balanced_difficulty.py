@@ -22,8 +22,8 @@ class BalancedDifficulty(Selection):
 
     Edge cases: both bounds are inclusive; a batch that stays short after the last round is smaller.
 
-    Paper: "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning" (arXiv 2504.03380). Provenance:
-    NOTE; the number of rounds is ours.
+    Paper: "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning" (arXiv
+    2504.03380). Source: a description of the paper; the number of rounds is ours.
     """
 
     name: Literal["balanced_difficulty"] = "balanced_difficulty"

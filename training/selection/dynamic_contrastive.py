@@ -23,7 +23,7 @@ class DynamicContrastive(Selection):
     Edge cases: quarters are rounded down, but hold one episode at least; ties go to the earlier episode; the two sides
     never overlap; a group whose kept returns are all equal is dropped, as is a group of one.
 
-    Paper: ChatShopBuddy, DCPO (arXiv 2603.06065). Provenance: RECON.
+    Paper: ChatShopBuddy, DCPO (arXiv 2603.06065). Source: inspired by it, written without its code.
     """
 
     name: Literal["dynamic_contrastive"] = "dynamic_contrastive"

@@ -21,7 +21,8 @@ class ZeroVariance(Selection):
 
     Edge cases: a group of one has no variance; if nothing is left after the last round, the step is skipped.
 
-    Paper: DAPO, dynamic sampling (arXiv 2503.14476). Provenance: standard; the number of rounds is ours.
+    Paper: DAPO, dynamic sampling (arXiv 2503.14476). Source: standard in the field; the number of
+    rounds is ours.
     """
 
     name: Literal["zero_variance"] = "zero_variance"
