@@ -28,7 +28,7 @@ Every plug-in by slot, as its code documents it (`python docs/generate.py` write
 key: `credit: {name: turn_return, gamma: 0.9}`. `turnrl methods NAME` prints the same in a terminal.
 
 Each says where it comes from: "the code of X" was read and is followed; "the paper" was read; "a description of the
-paper" was, but neither the paper nor its code; "inspired by" is written from general knowledge, with details of our own.
+paper" was, but neither the paper nor its code; "inspired by" is written from general knowledge, with details of ours.
 """
 
 
