@@ -17,8 +17,12 @@ class AgentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    context: dict[str, Any] = Field({"name": "full_history"}, description="what is shown at each turn")
-    parser: dict[str, Any] = Field({"name": "line"}, description="how an action is read out of a response")
+    context: dict[str, Any] = Field(
+        {"name": "full_history"}, description="what the model is shown at each turn, by name and fields"
+    )
+    parser: dict[str, Any] = Field(
+        {"name": "line"}, description="how an action is read out of a response, by name and fields"
+    )
     max_turns: int = Field(50, ge=1, description="turns after which an episode is cut")
     system: bool = Field(True, description="send the world's instructions and the expected format as a system prompt")
     sampling: Sampling = Field(default_factory=Sampling, description="how responses are sampled")

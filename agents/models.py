@@ -35,7 +35,7 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1, description="rank of the adapters")
-    alpha: float = Field(default=32.0, gt=0, description="scale: an adapter counts alpha / rank")
+    alpha: float = Field(default=32.0, gt=0, description="scale of the adapters: they count alpha / rank")
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="dropout before the adapters; 0 keeps log-probabilities exact"
     )
@@ -77,9 +77,9 @@ class ModelConfig(BaseModel):
         "longrope that is its original context)",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="dtype of the weights; train in float32, small updates vanish in the others"
+        default="float32", description="type of the weights; train in float32, small updates vanish in the others"
     )
-    seed: int = Field(default=0, ge=0, description="seed of random weights (tiny, LoRA)")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of random weights (tiny, LoRA)")
     lora: LoraConfig | None = Field(default=None, description="train low-rank adapters instead of all weights")
 
 

@@ -1,14 +1,25 @@
-"""Write docs/methods.md from the docstrings and fields of the plug-ins: ``python docs/generate.py``.
+"""Write docs/methods.md and docs/recipe.md from docstrings and fields: ``python docs/generate.py``.
 
-A test holds that the page is what this script prints.
+A test holds that the pages are what this script prints.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
-from turnrl.cli.catalogue import describe_method, slots
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from turnrl.agents.config import AgentConfig
+from turnrl.agents.engines.base import Sampling
+from turnrl.agents.models import LoraConfig, ModelConfig
+from turnrl.cli.catalogue import describe_method, plain, slots, type_name
+from turnrl.training.critic import CriticConfig
+from turnrl.training.optim import OptimConfig
+from turnrl.training.recipe import EngineConfig, EvaluateConfig, PoolConfig, Recipe, RlStage, SftStage
+
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 TITLES = {
     "rewards": "Rewards",
@@ -55,5 +66,62 @@ def page() -> str:
     return "\n".join(parts)
 
 
+RECIPE = """# The keys of a recipe
+
+Every key that a recipe may have, as the code documents it (`python docs/generate.py` writes this page). A key without a
+default must be given; any other key is refused. On the command line a key is named with dots, a stage by its name:
+`turnrl train recipe.yaml seed=3 model.width=128 rl.optim.lr=0.001`. `--dry-run` prints the whole recipe.
+
+Methods are named by their key, with their fields beside it: `credit: {name: turn_return, gamma: 0.9}`.
+[methods.md](methods.md) lists them. A class of your own is named by its file or module: `name: mine.py:MyReward`.
+The file is relative to the recipe.
+"""
+BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
+    "": (Recipe, "The recipe"),
+    "model": (ModelConfig, "Which model plays and learns. The sizes shape a tiny model only."),
+    "model.lora": (LoraConfig, "Low-rank adapters, through peft: only they are trained."),
+    "engine": (EngineConfig, "Who generates responses."),
+    "agent": (AgentConfig, "How the model plays."),
+    "agent.sampling": (Sampling, "How a response is sampled."),
+    "pool": (PoolConfig, "Where the worlds run."),
+    "stages: sft": (SftStage, "Supervised warm start on the expert's episodes."),
+    "stages: rl": (RlStage, "Reinforcement learning: play, reward, credit, update."),
+    "optim": (OptimConfig, "AdamW and its learning rate, in either stage."),
+    "critic": (CriticConfig, "The critic of a reinforcement learning stage, where the credit needs values."),
+    "evaluate": (EvaluateConfig, "Success during the run, and on test tasks after every stage."),
+}
+
+
+def recipe_page() -> str:
+    """The page about the keys of a recipe."""
+    parts = [RECIPE]
+    for name, (model, about) in BLOCKS.items():
+        parts.append(f"## `{name}`\n\n{about}\n" if name else f"## {about}\n")
+        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        rows += [row(key, field) for key, field in model.model_fields.items()]
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def row(key: str, field: FieldInfo) -> str:
+    """One key as a line of a table."""
+    default = "" if field.is_required() else field.get_default(call_default_factory=True)
+    kind = type_name(field.annotation)
+    for name, (model, _) in BLOCKS.items():
+        kind = kind.replace(model.__name__, f"block `{name}`")
+    limits = [
+        f"{word} {value}"
+        for mark, word in LIMITS.items()
+        for item in field.metadata
+        if (value := getattr(item, mark, None)) is not None and value < 2**32
+    ]
+    kind = ", ".join([kind, *limits]).replace("|", "\\|")
+    shown = "" if default == "" or isinstance(default, BaseModel) else f"`{json.dumps(plain(default))}`"
+    if isinstance(default, BaseModel) and (own := default.model_dump(mode="json", exclude_unset=True)):
+        shown = f"`{json.dumps(own)}`"
+    return f"| `{key}` | {kind} | {shown} | {field.description or ''} |"
+
+
 if __name__ == "__main__":
-    Path(__file__).with_name("methods.md").write_text(page())
+    for name, text in (("methods.md", page()), ("recipe.md", recipe_page())):
+        Path(__file__).with_name(name).write_text(text, "utf-8")

@@ -72,7 +72,9 @@ class Gate(Wrapper):
     """
 
     name: Literal["gate"] = "gate"
-    levels: list[Level] = Field(min_length=1, description="from the most important one down; each gates the next")
+    levels: list[Level] = Field(
+        min_length=1, description="levels of rewards, the most important one first; each gates the next"
+    )
 
     @model_validator(mode="after")
     def _thresholds(self) -> Gate:

@@ -49,7 +49,7 @@ class InformationGain(TurnReward):
 
     name: Literal["information_gain"] = "information_gain"
     target: Literal["answer", "expert", "goal"] = Field("answer", description="what should become likelier")
-    goal: str | None = Field(None, min_length=1, description="the text, for target 'goal'")
+    goal: str | None = Field(None, min_length=1, description="text that should become likelier, for target 'goal'")
     answer: str = Field("{}", description="the action that gives an answer, {} being the answer")
     gain: Literal["log_prob", "prob"] = Field(
         "log_prob", description="difference of log-probabilities or of probabilities"

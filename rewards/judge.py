@@ -55,7 +55,7 @@ class Judge(TurnReward):
     name: Literal["judge"] = "judge"
     endpoint: EndpointConfig = Field(description="the model that judges: url, model, and limits")
     rubric: str = Field(min_length=1, description="what is good, as text; or a file that says it, named *.txt or *.md")
-    per: Literal["episode", "turn"] = Field("episode", description="what gets a score")
+    per: Literal["episode", "turn"] = Field("episode", description="what gets a score: each turn or the whole episode")
     scale: tuple[float, float] = Field((0.0, 10.0), description="worst and best score")
     clip: int = Field(2000, ge=1, description="characters shown of the opening, each action and each observation")
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")

@@ -27,7 +27,9 @@ class LengthPenalty(TurnReward):
 
     compares: ClassVar[bool] = True
     name: Literal["length_penalty"] = "length_penalty"
-    unit: Literal["tokens", "turns"] = Field("tokens", description="length in tokens the player wrote, or in turns")
+    unit: Literal["tokens", "turns"] = Field(
+        "tokens", description="unit of the length: tokens that the player wrote, or turns"
+    )
 
     async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""

@@ -31,7 +31,7 @@ class Milestones(TurnReward):
 
     name: Literal["milestones"] = "milestones"
     kind: str = Field("", description="which milestones count: their name, or its part before the colon; '' for all")
-    total: int = Field(1, ge=1, description="how many of them a task has")
+    total: int = Field(1, ge=1, description="number of milestones that a task has")
 
     async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
         """One number per turn, per episode."""

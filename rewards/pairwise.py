@@ -61,7 +61,7 @@ class Pairwise(Wrapper):
     rubric: str = Field(
         "Which agent came closer to what the task asks for, with fewer wasted steps?",
         min_length=1,
-        description="for the model: what is better, as text; or a file that says it, named *.txt or *.md",
+        description="what is better, as text for the model; or a file that says it, named *.txt or *.md",
     )
     clip: int = Field(2000, ge=1, description="characters shown of the opening, each action and each observation")
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")

@@ -1,13 +1,67 @@
-"""Generated pages are what their scripts print."""
+"""Generated pages are what their scripts print, and say what every key of a recipe means."""
+
+from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+from turnrl import Recipe
+from turnrl.cli.catalogue import methods
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_methods_page_is_what_the_docstrings_say():
+@pytest.fixture(scope="module")
+def generate() -> Any:
+    """The script that writes the pages."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    assert (DOCS / "methods.md").read_text() == generate.page(), "run python docs/generate.py"
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_methods_page_is_what_the_docstrings_say(generate: Any) -> None:
+    assert (DOCS / "methods.md").read_text("utf-8") == generate.page(), "run python docs/generate.py"
+
+
+def test_the_recipe_page_is_what_the_fields_say(generate: Any) -> None:
+    assert (DOCS / "recipe.md").read_text("utf-8") == generate.recipe_page(), "run python docs/generate.py"
+
+
+def blocks(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A model and every model inside its fields."""
+    yield model
+    for field in model.model_fields.values():
+        waiting = [field.annotation]
+        while waiting:
+            inner = waiting.pop()
+            waiting += get_args(inner)
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from blocks(inner)
+
+
+def test_every_block_of_a_recipe_has_its_table(generate: Any) -> None:
+    assert set(blocks(Recipe)) == {model for model, _ in generate.BLOCKS.values()}
+
+
+FRAGMENT = re.compile(r"(of|after|before|in|with|for|under|at|by|only|no|0|used|the same)\b")
+"""How a help text begins that cannot be understood without the name of its field."""
+
+
+def test_every_help_reads_alone() -> None:
+    for model in blocks(Recipe):
+        for name, field in model.model_fields.items():
+            assert field.description or name == "name", f"{model.__name__}.{name} has no help"
+            assert not FRAGMENT.match(field.description or ""), f"{model.__name__}.{name}: {field.description}"
+    for method in methods():
+        for field in method["fields"]:
+            text = field["description"]
+            assert text, f"{method['name']}.{field['name']} has no help"
+            assert not FRAGMENT.match(text), f"{method['name']}.{field['name']}: {text}"

@@ -23,12 +23,13 @@ class CriticConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: Literal["separate", "shared"] = Field(
-        "separate", description="a copy of the policy (of one with LoRA: of its adapters), or the policy itself"
+        "separate",
+        description="network under the value head: a copy of the policy (with LoRA, of its adapters), or itself",
     )
-    lr: float = Field(1e-3, gt=0, description="learning rate of the head and of a separate backbone")
+    lr: float = Field(1e-3, gt=0, description="learning rate of the value head and of a separate backbone")
     clip: float | None = Field(0.2, gt=0, description="largest change of a value per update; null for none")
     coefficient: float = Field(0.5, gt=0, description="weight of the value loss beside the policy loss")
-    warmup_steps: int = Field(0, ge=0, description="steps in which only the critic learns")
+    warmup_steps: int = Field(0, ge=0, description="steps at the start in which only the critic learns")
 
 
 class Critic(nn.Module):

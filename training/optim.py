@@ -19,14 +19,16 @@ class OptimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="updates in which the learning rate rises from 0, linearly")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="course of the learning rate after the warm-up"
+    )
     final: float = Field(
         0.0, ge=0, le=1, description="share of the peak rate at the end of a linear or cosine schedule"
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of matrices")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="AdamW's moments")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW) of matrices; vectors have none")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay rates of AdamW's two moments")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm that larger gradients are scaled down to")
 
     def lr_at(self, step: int, total: int) -> float:
         """Learning rate of update `step` (from 0) of `total`."""

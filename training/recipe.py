@@ -44,8 +44,10 @@ class Config(BaseModel):
 class EngineConfig(Config):
     """The `engine` block."""
 
-    name: Literal["torch"] = Field("torch", description="embedded engine that shares the trainer's weights")
-    max_batch: int = Field(64, ge=1, description="rows of a generation batch")
+    name: Literal["torch"] = Field(
+        "torch", description="who generates: the built-in engine, which shares the trainer's weights"
+    )
+    max_batch: int = Field(64, ge=1, description="responses that are generated at once, at most")
     patience_ms: float | None = Field(
         None,
         ge=0,
@@ -57,14 +59,26 @@ class EngineConfig(Config):
 class PoolConfig(Config):
     """The `pool` block: where environments run."""
 
-    backend: Literal["thread", "process"] = Field("thread", description="threads, or spawned worker processes")
-    workers: int | None = Field(None, ge=1, description="threads or processes (default: the machine's cores)")
+    backend: Literal["thread", "process"] = Field(
+        "thread", description="where worlds run: in threads of this process, or in worker processes"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="number of threads or processes (default: 16 threads, or one process per core)"
+    )
     slots: int | None = Field(
         None, ge=1, description="worlds alive at once, at most; episodes wait for a free one (default: a whole step's)"
     )
-    step_timeout: float = Field(30.0, gt=0, description="seconds after which a step is lost")
-    reset_timeout: float = Field(120.0, gt=0, description="seconds after which a reset is lost")
-    imports: tuple[str, ...] = Field((), description="modules or .py files that register worlds of your own")
+    step_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="seconds after which a world that does not answer an action ends its episode as a failure",
+    )
+    reset_timeout: float = Field(
+        120.0, gt=0, description="seconds after which a world that does not start ends its episode as a failure"
+    )
+    imports: tuple[str, ...] = Field(
+        (), description="modules or .py files that register worlds of your own; a file is relative to the recipe"
+    )
 
     def build(self, slots: int, extras: Iterable[str]) -> EnvPool:
         """A pool for so many episodes at once, or fewer if `slots` is, whose worlds tell these extras."""
@@ -82,14 +96,16 @@ class PoolConfig(Config):
 class EvaluateConfig(Config):
     """The `evaluate` block: measured during the run on `split`, and at the end of each stage on the test split."""
 
-    split: Literal["train", "valid", "test"] = Field("valid", description="split of the periodic evaluation")
+    split: Literal["train", "valid", "test"] = Field(
+        "valid", description="split that is played in the periodic evaluation"
+    )
     tasks: int | None = Field(
         None, ge=1, description="tasks of the periodic evaluation, each once (default: at most 100)"
     )
-    every: int = Field(0, ge=0, description="steps between evaluations; 0 for none")
+    every: int = Field(0, ge=0, description="reinforcement learning steps between two evaluations; 0 for none")
     test_tasks: int = Field(0, ge=0, description="test tasks played once after each stage; 0 for none")
     temperature: float | None = Field(
-        None, ge=0, description="of evaluation play; 0 is greedy, null is that of agent.sampling"
+        None, ge=0, description="sampling temperature of every evaluation; 0 is greedy, null is that of agent.sampling"
     )
 
 
@@ -97,30 +113,42 @@ class SftStage(Config):
     """Supervised warm start on expert episodes; observation tokens carry no loss unless asked for."""
 
     name: Literal["sft"] = "sft"
-    demonstrations: int = Field(10, ge=1, description="expert episodes, one per training task")
-    noise: float = Field(0.0, ge=0, lt=1, description="share of random actions in them, seen but not learnt from")
-    symmetries: int = Field(1, ge=1, description="renamings of the world under which demonstrations are shown")
+    demonstrations: int = Field(10, ge=1, description="number of expert episodes to learn from, one per training task")
+    noise: float = Field(
+        0.0, ge=0, lt=1, description="share of random actions in the demonstrations, which are seen but not learnt from"
+    )
+    symmetries: int = Field(
+        1,
+        ge=1,
+        description="number of renamings of the world under which demonstrations are shown; 1 is none",
+    )
     views: int | None = Field(
-        None, ge=1, description="of these, how many each demonstration is shown under, in turns (default: all)"
+        None,
+        ge=1,
+        description="number of those renamings that each demonstration is shown under, in turns (default: all)",
     )
     tagger: dict[str, Any] | None = Field(
         None,
         description="who writes a kind of reasoning and a thought before each demonstrated action (default: nobody)",
     )
-    epochs: int = Field(3, ge=1, description="passes over the demonstrations at most")
-    batch: int = Field(16, ge=1, description="episodes per update")
+    epochs: int = Field(3, ge=1, description="passes over the demonstrations, at most")
+    batch: int = Field(16, ge=1, description="demonstrations per update")
     observation_weight: float = Field(
         0.0, ge=0, description="loss weight of observation tokens, each when it is new, beside 1 for actions"
     )
-    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=1e-3))
-    validate_every: int = Field(5, ge=1, description="updates between looks at the validation split")
-    validation: int = Field(10, ge=1, description="validation tasks: expert episodes for the loss")
-    patience: int = Field(3, ge=1, description="looks without a better validation loss before stopping")
-    until_loss: float | None = Field(
-        None, gt=0, description="stop once the validation loss (nats per action token) is this low"
+    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=1e-3), description="optimiser of this stage")
+    validate_every: int = Field(5, ge=1, description="updates between two measurements of the validation loss")
+    validation: int = Field(
+        10, ge=1, description="number of validation tasks whose expert episodes give the validation loss"
     )
-    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included")
-    bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
+    patience: int = Field(
+        3, ge=1, description="measurements in a row without a better validation loss after which the stage stops"
+    )
+    until_loss: float | None = Field(
+        None, gt=0, description="validation loss (nats per action token) at which the stage stops"
+    )
+    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included, at most")
+    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
     dropout: bool = Field(
         False, description="the model's own dropout, of its config and of LoRA, is active in the updates"
     )
@@ -139,36 +167,48 @@ class RlStage(Config):
     """Reinforcement learning: play, reward, credit, update."""
 
     name: Literal["rl"] = "rl"
-    steps: int = Field(100, ge=1, description="batches of played episodes")
-    tasks: int | None = Field(None, ge=1, description="training tasks used (default: at most 100)")
-    tasks_per_step: int = Field(8, ge=1, description="tasks, hence groups, per step")
-    group_size: int = Field(8, ge=1, description="episodes per task and step")
-    concurrency: int = Field(64, ge=1, description="episodes played at once")
-    symmetries: int = Field(1, ge=1, description="renamings of the world; the episodes of a group take turns with them")
-    credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages")
-    loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss")
-    regularizers: list[dict[str, Any]] = Field(
-        [], description="terms beside the loss; the reference of kl is the policy at the start of this stage"
+    steps: int = Field(100, ge=1, description="number of steps: play a batch of episodes, then learn from it")
+    tasks: int | None = Field(
+        None, ge=1, description="number of training tasks to draw from (default: all, at most 100)"
     )
-    critic: CriticConfig = Field(default_factory=CriticConfig, description="used if the credit requires values")
-    modifiers: list[dict[str, Any]] = Field([], description="what happens to advantages after the estimator, in order")
-    curriculum: dict[str, Any] = Field({"name": "uniform"}, description="which tasks are played")
-    selection: list[dict[str, Any]] = Field([], description="which groups are learnt from, one filter after the other")
-    updates: int = Field(1, ge=1, description="passes over each batch")
+    tasks_per_step: int = Field(8, ge=1, description="tasks, and so groups of episodes, per step")
+    group_size: int = Field(8, ge=1, description="episodes of each task in a step: the group that is compared")
+    concurrency: int = Field(64, ge=1, description="episodes played at once")
+    symmetries: int = Field(
+        1,
+        ge=1,
+        description="number of renamings of the world that the episodes of a group take turns with; 1 is none",
+    )
+    credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages, by name and fields")
+    loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss, by name and fields")
+    regularizers: list[dict[str, Any]] = Field(
+        [], description="terms that are added to the loss; the reference of kl is the policy at the start of this stage"
+    )
+    critic: CriticConfig = Field(
+        default_factory=CriticConfig, description="the critic, which exists only if the credit requires values"
+    )
+    modifiers: list[dict[str, Any]] = Field([], description="changes of the advantages after the estimator, in order")
+    curriculum: dict[str, Any] = Field(
+        {"name": "uniform"}, description="who chooses the tasks of a step, by name and fields"
+    )
+    selection: list[dict[str, Any]] = Field(
+        [], description="filters that decide which groups are learnt from, one after the other"
+    )
+    updates: int = Field(1, ge=1, description="passes over the episodes of a step")
     minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
-    optim: OptimConfig = Field(default_factory=OptimConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser of this stage")
     average: float = Field(
         0.0, ge=0, lt=1, description="decay per step of a running mean of the weights, which is evaluated and saved"
     )
-    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included")
-    merge: bool = Field(True, description="turns that extend each other become one sequence")
+    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included, at most")
+    merge: bool = Field(True, description="train turns that extend each other as one sequence")
     rows_multiple_of: int = Field(
         1, ge=1, description="sequences of a batch are a multiple of this; the rest is dropped at random after credit"
     )
-    bf16: bool = Field(False, description="bfloat16 arithmetic over float32 weights")
-    save_episodes: int = Field(16, ge=0, description="episodes written per step that is logged with them")
-    episodes_every: int = Field(10, ge=1, description="steps between written episodes")
-    checkpoint_every: int = Field(10, ge=1, description="steps between checkpoints to resume from")
+    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
+    save_episodes: int = Field(16, ge=0, description="episodes that are kept of a step whose episodes are kept")
+    episodes_every: int = Field(10, ge=1, description="steps between those whose episodes are kept")
+    checkpoint_every: int = Field(10, ge=1, description="steps between two checkpoints that a run can be resumed from")
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> RlStage:
@@ -210,17 +250,22 @@ Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]
 class Recipe(Config):
     """A run from the first token to the last table."""
 
-    name: str = Field(description="names the run's folder", pattern=r"^[\w.-]+$")
-    seed: int = Field(0, ge=0, description="of everything random")
-    threads: int = Field(1, ge=1, description="of the model's arithmetic; reruns are bit-exact with 1")
-    env: dict[str, Any] = Field(description="{id: registered id, ...parameters of the environment}")
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    engine: EngineConfig = Field(default_factory=EngineConfig)
-    agent: AgentConfig = Field(default_factory=AgentConfig)
-    pool: PoolConfig = Field(default_factory=PoolConfig)
-    rewards: list[dict[str, Any]] = Field([{"name": "outcome"}], description="named turn rewards with weights")
-    stages: list[Stage] = Field(min_length=1)
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    name: str = Field(description="name of the run and, under runs/, of its folder", pattern=r"^[\w.-]+$")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is random")
+    threads: int = Field(1, ge=1, le=1024, description="threads that compute the model; reruns are bit-exact with 1")
+    env: dict[str, Any] = Field(
+        description="the environment: its id and its parameters, e.g. {id: textworld/coin-v0, level: 5}"
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="which model plays and learns")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="who generates its responses")
+    agent: AgentConfig = Field(default_factory=AgentConfig, description="how it plays")
+    pool: PoolConfig = Field(default_factory=PoolConfig, description="where the worlds run")
+    rewards: list[dict[str, Any]] = Field(
+        [{"name": "outcome"}],
+        description="rewards of a turn, by name and fields; `weight` multiplies each in their sum",
+    )
+    stages: list[Stage] = Field(min_length=1, description="what is done, in order: sft, rl, or both")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how success is measured")
 
     @field_validator("env")
     @classmethod

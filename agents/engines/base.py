@@ -31,18 +31,22 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    temperature: float = Field(1.0, ge=0, description="0 is greedy; log-probabilities are then those at temperature 1")
-    top_p: float = Field(1.0, gt=0, le=1, description="smallest set of tokens with this mass")
-    top_k: int = Field(0, ge=0, description="only the k most likely tokens; 0 is all")
-    max_tokens: int = Field(64, ge=1, description="length limit of one response, in tokens")
-    min_tokens: int = Field(0, ge=0, description="no stop before this many tokens (stop tokens are not sampled)")
+    temperature: float = Field(
+        1.0, ge=0, description="sampling temperature; 0 is greedy, with the log-probabilities of temperature 1"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="probability of the smallest set of tokens that is sampled from; 1 is all"
+    )
+    top_k: int = Field(0, ge=0, description="number of most likely tokens that is sampled from; 0 is all")
+    max_tokens: int = Field(64, ge=1, description="longest response, in tokens")
+    min_tokens: int = Field(0, ge=0, description="shortest response, in tokens: no stop token is sampled before")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="stop strings; the text that completes one ends the response"
     )
     stop_token_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="token ids that end the response (kept as its last token)"
     )
-    seed: int = Field(0, ge=0, description="random stream of this request; engines give equal results for equal seeds")
+    seed: int = Field(0, ge=0, description="seed of a response; a run sets it, and equal seeds give equal responses")
 
 
 @dataclass(slots=True)

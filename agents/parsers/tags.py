@@ -19,7 +19,7 @@ class Tags(Parser):
 
     name: Literal["tags"] = "tags"
     require_think: bool = Field(default=False, description="a response without a thought is unparsable")
-    thoughts: tuple[str, ...] = Field(("think",), min_length=1, description="tags that a thought may have, one of them")
+    thoughts: tuple[str, ...] = Field(("think",), min_length=1, description="tags of which a thought must have one")
 
     @field_validator("thoughts")
     @classmethod

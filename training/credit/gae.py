@@ -49,9 +49,11 @@ class Gae(Credit):
     level: ClassVar[Literal["turn", "token"]] = "token"
     requires: ClassVar[frozenset[str]] = frozenset({"values"})
     name: Literal["gae"] = "gae"
-    over: Literal["token", "turn"] = Field("token", description="what one step is")
+    over: Literal["token", "turn"] = Field("token", description="what one step is: a token or a turn")
     gamma: float = Field(1.0, ge=0, le=1, description="discount per step")
-    lam: float = Field(0.95, ge=0, le=1, description="0: one-step estimates, 1: returns minus values")
+    lam: float = Field(
+        0.95, ge=0, le=1, description="lambda of the traces: 0 is one-step estimates, 1 is returns minus values"
+    )
     limit: Literal["end", "bootstrap"] = Field(
         "end", description="what the recipe's turn limit is: an end of the task, or a cut that hides its future"
     )

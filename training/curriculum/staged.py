@@ -31,7 +31,7 @@ class Staged(Measured):
     name: Literal["staged"] = "staged"
     stages: int = Field(3, ge=1, description="number of stages")
     threshold: float = Field(0.7, ge=0, le=1, description="mean success that ends a stage")
-    window: int = Field(20, ge=1, description="groups over which that mean is taken")
+    window: int = Field(20, ge=1, description="number of groups over which the mean success is taken")
     patience: int = Field(200, ge=1, description="groups after which a stage ends in any case")
     replay: float = Field(0.2, ge=0, lt=1, description="share of tasks from earlier stages")
 
