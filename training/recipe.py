@@ -21,7 +21,7 @@ from ..agents.engines.base import Sampling
 from ..agents.models import ModelConfig
 from ..agents.tagger.base import KINDS, PARSER, TAGGERS, Tagger, speaks
 from ..envs.pool import EnvPool
-from ..plugins import UserError, explain, keys_of, nearest
+from ..plugins import UserError, explain, keys_of
 from ..rewards.base import REWARDS, TurnReward
 from .credit.base import CREDITS, Credit
 from .critic import CriticConfig
@@ -30,6 +30,7 @@ from .losses.base import LOSSES, PolicyLoss
 from .modifiers.base import MODIFIERS, Modifier
 from .objections import objections
 from .optim import OptimConfig
+from .overrides import override, stages_of
 from .paths import anchored, module_file
 from .regularizers.base import REGULARIZERS, Regularizer
 from .selection.base import SELECTIONS, Selection
@@ -339,8 +340,8 @@ class Recipe(Config):
         if not isinstance(data, dict):
             raise UserError(f"'{path}' is not a recipe: it must be a mapping with name, env and stages")
         data = anchored(data, Path(path).absolute().parent)
-        for override in overrides:
-            _override(data, override)
+        for change in overrides:
+            override(data, change, cls.model_fields)
         return cls.parse(data, str(path))
 
     @classmethod
@@ -364,50 +365,9 @@ class Recipe(Config):
 
 def _known_keys(data: dict[str, Any]) -> dict[str, list[str]]:
     known = keys_of(Recipe)
-    for i, stage in enumerate(_stages(data)):
+    for i, stage in enumerate(stages_of(data)):
         kinds: dict[str, type[BaseModel]] = {"sft": SftStage, "rl": RlStage}
         for key, model in kinds.items():
             if stage.get("name") == key:
                 known |= keys_of(model, f"stages.{i}.{key}")
     return known
-
-
-def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The stages of a recipe that may be malformed; what is no block is an empty one."""
-    stages = data.get("stages")
-    return [stage if isinstance(stage, dict) else {} for stage in stages] if isinstance(stages, list) else []
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    """Apply ``a.b.c=value``; the first part may be the name of a stage. The value is read as YAML."""
-    path, equals, raw = text.partition("=")
-    if not equals or not path:
-        raise UserError(f"'{text}' is not an override: write key=value, e.g. rl.steps=20")
-    try:
-        value = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
-        raise UserError(f"the value of '{text}' is not valid YAML") from None
-    head, *rest = path.split(".")
-    stages = {stage["name"]: stage for stage in _stages(data) if isinstance(stage.get("name"), str)}
-    target: Any = data
-    if head in stages and head not in Recipe.model_fields:
-        target, parts = stages[head], rest
-    elif head in Recipe.model_fields:
-        parts = [head, *rest]
-    else:
-        raise UserError(f"'{text}': no key '{head}'; {nearest(head, [*Recipe.model_fields, *stages])}")
-    if not parts:
-        raise UserError(f"'{text}': name a key of the stage, e.g. {head}.steps=20")
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if isinstance(target, list):
-            named = {str(item.get("name")): item for item in target if isinstance(item, dict)}
-            if last or (part not in named and not (part.isdigit() and int(part) < len(target))):
-                raise UserError(f"'{text}': '{part}' is not in the list; {nearest(part, list(named))}")
-            target = named[part] if part in named else target[int(part)]
-        elif not isinstance(target, dict):
-            raise UserError(f"'{text}': '{parts[i - 1]}' is a value, not a block")
-        elif last:
-            target[part] = value
-        else:
-            target = target.setdefault(part, {})
