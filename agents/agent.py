@@ -24,7 +24,7 @@ from .chat import Chat, Prompt
 from .context.base import Context
 from .engines.base import Engine, Sampling
 from .episode import Turn
-from .parsers.base import Parser
+from .parsers.base import Parser, read_action
 
 if TYPE_CHECKING:
     from ..envs.pool import EnvSession
@@ -172,7 +172,7 @@ class LanguagePlayer(Player):
         completion = await self.agent.engine.generate(self._chat.ids, sampling, session=self.session)
         stopped = completion.finish_reason == "stop" and completion.token_ids[-1] in self._sampling.stop_token_ids
         text = self._chat.respond(completion.token_ids, stopped=stopped)
-        parsed = self.agent.parser.parse(text)
+        parsed = read_action(self.agent.parser, text)
         turn = Turn(
             prompt_ids=self.prompt.new_ids,
             extends=self.prompt.extends,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .chat_template import Part, template_of
-from .context.base import Context, History
+from .context.base import Context, History, shown
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Chat:
         # Lone surrogates cannot be tokenised; a world that read a broken file may still say them.
         self.history.observations.append(observation.encode("utf-8", "replace").decode("utf-8"))
         old, responses = self._parts, self.history.responses
-        self._parts = parts = self._template.parts(self.context.messages(self.history), responses, self._tools)
+        self._parts = parts = self._template.parts(shown(self.context, self.history), responses, self._tools)
         if old and len(parts) == len(old) + 2 and parts[-2] == len(responses) - 1 and parts[: len(old)] == old:
             last = parts[-1]
             assert not isinstance(last, int)

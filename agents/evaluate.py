@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from ..envs import Task, TextEnv, make
 from ..envs.bar import bar
+from ..envs.closing import close_worlds
 from ..envs.pool import EnvPool, pool_for
 from ..envs.registry import import_worlds
 from ..plugins import UserError
 from .agent import Agent
 from .baselines import BASELINES
 from .checkpoint import LoadedAgent, digest, load_named
-from .episode import Episode
+from .episode import Episode, StopReason
 from .play import Job, PlayStats, play_many
 
 if TYPE_CHECKING:
@@ -45,19 +47,34 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
-class Rate(BaseModel):
-    """A success rate with its 95 % Wilson interval."""
+MOST_LOST = 0.1
+"""Share of an evaluation's episodes that may be lost. Of what fails at random, long episodes are lost more often than
+short ones, so the survivors of more than this say little about the player."""
 
-    success: float
+
+class Rate(BaseModel):
+    """A success rate with its 95 % Wilson interval; None where nothing was measured."""
+
+    success: float | None
     low: float
     high: float
     n: int
 
     @classmethod
     def of(cls, outcomes: Sequence[bool]) -> Rate:
-        """The rate of True in `outcomes`; success 0 for none."""
+        """The rate of True in `outcomes`; success None for none."""
         low, high = wilson(sum(outcomes), len(outcomes))
-        return cls(success=sum(outcomes) / max(len(outcomes), 1), low=low, high=high, n=len(outcomes))
+        return cls(success=_mean(sum(outcomes), len(outcomes)), low=low, high=high, n=len(outcomes))
+
+    @property
+    def text(self) -> str:
+        """The rate in percent, or '-' where nothing was measured."""
+        return "-" if self.success is None else f"{self.success:.1%}"
+
+
+def _mean(total: float, count: int) -> float | None:
+    """The mean of `count` things, None of none: what was not measured is not zero."""
+    return total / count if count else None
 
 
 class Evaluation(Rate):
@@ -67,13 +84,13 @@ class Evaluation(Rate):
     agent: str
     split: str
     families: dict[str, Rate] = Field(description="by task family (environment and parameters)")
-    turns: float = Field(description="mean turns per episode")
+    turns: float | None = Field(description="mean turns per episode")
     turns_when_won: float | None = Field(description="mean turns of the successful episodes")
-    invalid_rate: float = Field(description="share of actions refused or not understood")
-    repeated_rate: float = Field(
+    invalid_rate: float | None = Field(description="share of actions refused or not understood")
+    repeated_rate: float | None = Field(
         description="share of actions given before in the same episode after the same observation"
     )
-    tokens: float = Field(description="mean tokens the player wrote per episode")
+    tokens: float | None = Field(description="mean tokens the player wrote per episode")
     stops: dict[str, int] = Field(description="finished episodes by StopReason")
     lost: dict[str, int] = Field(description="lost episodes by StopReason")
     seed: int
@@ -88,6 +105,33 @@ class Evaluation(Rate):
     seconds: float
     tokens_per_second: float
 
+    @computed_field(description=f"at most {MOST_LOST:.0%} of the episodes were lost: the rate is that of the tasks")  # type: ignore[prop-decorator]
+    @property
+    def whole(self) -> bool:
+        """At least one episode was finished, and at most `MOST_LOST` of all were lost."""
+        return self.n > 0 and self.lost_share <= MOST_LOST
+
+    @property
+    def lost_share(self) -> float:
+        """Lost episodes among all that could be played by this agent."""
+        lost = sum(count for name, count in self.lost.items() if name != StopReason.UNPLAYABLE)
+        return lost / max(self.n + lost, 1)
+
+    @property
+    def trouble(self) -> str | None:
+        """What the lost episodes do to the rate, as a sentence; None if none were lost."""
+        lost, all_ = sum(self.lost.values()), self.n + sum(self.lost.values())
+        if not lost:
+            return None
+        reasons = ", ".join(f"{count} {name}" for name, count in self.lost.items())
+        if self.success is None:
+            return f"nothing was measured: {lost} of {all_} episodes were lost ({reasons})"
+        won = round(self.success * self.n)
+        return (
+            f"{lost} of {all_} episodes were lost ({reasons}): had they all been played, the success rate would be "
+            f"between {won / all_:.1%} and {(won + lost) / all_:.1%}"
+        )
+
     def table(self) -> Table:
         """The same as a rich table."""
         from rich.table import Table
@@ -95,12 +139,14 @@ class Evaluation(Rate):
         table = Table("", "success", "95 % interval", "n", title=f"{self.agent} on {self.env} ({self.split})")
         rows: dict[str, Rate] = {"all": self} | (self.families if len(self.families) > 1 else {})
         for name, rate in rows.items():
-            table.add_row(name, f"{rate.success:.1%}", f"{rate.low:.1%} to {rate.high:.1%}", str(rate.n))
-        lost = ", ".join(f"{count} {name}" for name, count in self.lost.items()) or "none"
-        table.caption = (
-            f"{self.turns:.1f} turns, {self.invalid_rate:.1%} invalid, {self.repeated_rate:.1%} repeated actions, "
-            f"{self.tokens:.0f} tokens per episode; lost: {lost}; {self.seconds:.1f} s"
-        )
+            table.add_row(name, rate.text, f"{rate.low:.1%} to {rate.high:.1%}", str(rate.n))
+        said = {
+            "{:.1f} turns": self.turns, "{:.1%} invalid": self.invalid_rate, "{:.1%} repeated actions":
+            self.repeated_rate, "{:.0f} tokens per episode": self.tokens,
+        }  # fmt: skip
+        means = [form.format(value) for form, value in said.items() if value is not None]
+        parts = [", ".join(means), self.trouble or "no episode was lost", f"{self.seconds:.1f} s"]
+        table.caption = "; ".join(part for part in parts if part)
         return table
 
 
@@ -115,26 +161,28 @@ def summarise(
     temperature: float | None,
     **conditions: Any,
 ) -> Evaluation:
-    """Count finished episodes; failed ones are in `lost` only. `conditions` are further fields of the Evaluation."""
+    """Count finished episodes; failed ones are in `lost` only, and warned about where they are too many.
+
+    `conditions` are further fields of the Evaluation.
+    """
     finished = [e for e in episodes if not e.stop.failed]
-    families: dict[str, list[bool]] = {}
+    families: dict[str, list[bool]] = {episode.task.family: [] for episode in episodes}
     for episode in finished:
-        families.setdefault(episode.task.family, []).append(episode.success)
+        families[episode.task.family].append(episode.success)
     turns = [turn for episode in finished for turn in episode.turns]
     won = [len(e.turns) for e in finished if e.success]
     tokens = sum(e.response_tokens for e in finished)
-    count = max(len(finished), 1)
-    return Evaluation(
+    result = Evaluation(
         **Rate.of([e.success for e in finished]).model_dump(),
         env=env,
         agent=agent,
         split=split,
         families={name: Rate.of(outcomes) for name, outcomes in sorted(families.items())},
-        turns=len(turns) / count,
-        turns_when_won=sum(won) / len(won) if won else None,
-        invalid_rate=sum(not t.valid_action for t in turns) / max(len(turns), 1),
-        repeated_rate=sum(map(_repeated, finished)) / max(len(turns), 1),
-        tokens=tokens / count,
+        turns=_mean(len(turns), len(finished)),
+        turns_when_won=_mean(sum(won), len(won)),
+        invalid_rate=_mean(sum(not t.valid_action for t in turns), len(turns)),
+        repeated_rate=_mean(sum(map(_repeated, finished)), len(turns)),
+        tokens=_mean(tokens, len(finished)),
         stops=dict(Counter(e.stop.value for e in finished)),
         lost=dict(Counter(e.stop.value for e in episodes if e.stop.failed)),
         seed=seed,
@@ -143,6 +191,9 @@ def summarise(
         tokens_per_second=tokens / stats.seconds if stats.seconds else 0.0,
         **conditions,
     )
+    if not result.whole and result.trouble:
+        warnings.warn(result.trouble, stacklevel=2)
+    return result
 
 
 def _repeated(episode: Episode) -> int:
@@ -224,7 +275,7 @@ def evaluate(
         who = _resolve(agent, temperature, max_turns, changes or {}, trust)
         prototype.prepare(chosen, progress=progress)
     finally:
-        prototype.close()
+        close_worlds([prototype])
     worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
     try:
         played, stats = asyncio.run(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
 from ..envs.pool import EnvFailure, EnvPool, EnvSession
+from ..plugins import kind_of, told
 from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason, Turn
@@ -83,6 +84,9 @@ async def play(
         episode.error = str(failure)
     except EngineError as failure:
         episode.stop, episode.error = StopReason.ENGINE_ERROR, str(failure)
+        cause = failure.__cause__
+        kind, why = (str(failure), str(failure)) if cause is None else (kind_of(cause), told(cause))
+        pool.faults.note(f"engine_error: {kind}", f"engine_error in {task.id}: {why}")
     except Unplayable as failure:
         episode.stop, episode.error = StopReason.UNPLAYABLE, str(failure)
     except ContextOverflow:

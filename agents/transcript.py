@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+from ..envs.sanitise import well_formed
 from .episode import Episode
 
 _DECODER = json.JSONDecoder()
@@ -60,8 +61,3 @@ def json_value(answer: str, key: str) -> Any:
             values.append(found[key])
     stray = re.search(rf'"{re.escape(key)}"\s*:', outside + text[end:])
     return None if stray or not values or any(value != values[0] for value in values) else values[0]
-
-
-def well_formed(text: str) -> str:
-    """The text without lone surrogates, which neither a file nor a request can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")

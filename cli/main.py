@@ -1,7 +1,8 @@
 """The front door: ``turnrl envs | check | play | eval | train | probe | methods | report``.
 
-Answers go to standard output (pure JSON with --json), progress to standard error. A user's mistake is one sentence and
-exit code 2; a check that fails is exit code 1. Every command imports what it needs when it runs.
+Answers go to standard output (pure JSON with --json), progress and warnings to standard error. A user's mistake is one
+sentence and exit code 2; a check that fails, and a run or a measurement that could not be done, is exit code 1. Every
+command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from ..plugins import UserError
+from ..plugins import RunFailed, UserError
 from . import measure, runs, worlds
 from .app import Command, app
 
@@ -30,15 +31,20 @@ for _command in _ORDER:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0, 1 for a failed check, 2 for a user's mistake."""
+    """Run one command line and return its exit code: 0, 1 for a failed check or run, 2 for a user's mistake."""
     try:
-        code = app(args=list(arguments), prog_name="turnrl", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(args=list(arguments), prog_name="turnrl", standalone_mode=False)
         sys.stdout.flush()
     except (UserError, _UsageError) as error:
         sentence = getattr(error, "format_message", error.__str__)()
         if sentence:
             print(f"turnrl: {' '.join(sentence.split())}", file=sys.stderr)
         return 2
+    except RunFailed as failure:
+        print(f"turnrl: {' '.join(str(failure).split())}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         print("turnrl: interrupted", file=sys.stderr)
         return 130
@@ -60,7 +66,6 @@ def main() -> None:
         # A terminal that lacks a character of a world's words must not end the command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = _warn
     sys.exit(run(sys.argv[1:]))
 
 

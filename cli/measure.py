@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..plugins import UserError
+from ..plugins import RunFailed, UserError
 from .app import (
     AsJson,
     Imports,
@@ -76,7 +76,7 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the success rate of an agent, with its 95 % interval.
+    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many episodes were lost.
 
     A run is measured as it measured itself: its environment, limits, temperature, seed and number of test tasks hold
     unless an option says otherwise.
@@ -109,9 +109,9 @@ def evaluate(
         output.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
     if episodes is not None:
         save_episodes(episodes, played)
-    if as_json:
-        return answer(data)
-    return Console().print(result.table())
+    answer(data) if as_json else Console().print(result.table())
+    if not result.whole:
+        raise RunFailed(f"this is no measurement of {result.env}: {result.trouble}")
 
 
 def _protocol(target: str) -> Protocol | None:

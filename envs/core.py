@@ -30,6 +30,7 @@ from typing import Any, ClassVar, TypedDict
 import gymnasium
 
 from ..plugins import UserError
+from . import answers
 from .sanitise import REASONS, Grammar, clean
 from .spaces import UnicodeText
 from .task import SPLITS, SeededTasks, Split, Task
@@ -177,7 +178,7 @@ class TextEnv(gymnasium.Env[str, str]):
         task = chosen if isinstance(chosen, Task) else Task.model_validate(chosen)
         # Over until the world has begun: a world that raises is not playable.
         self.current, self._turns, self._over = task, 0, True
-        self._last = self._begin(task)
+        self._last = self._settled(self._begin(task), "_begin")
         self._over = False
         return self._last.observation, self._info(self._last, None)
 
@@ -191,7 +192,7 @@ class TextEnv(gymnasium.Env[str, str]):
             assert reason is not None
             outcome = self._refused(reason)
         else:
-            outcome = self._act(allowed)
+            outcome = self._settled(self._act(allowed), "_act")
             reason = None if outcome.valid else "rejected"
         self._last = outcome
         truncated = not outcome.ended and self.max_turns is not None and self._turns >= self.max_turns
@@ -205,6 +206,23 @@ class TextEnv(gymnasium.Env[str, str]):
             f"Invalid action: {REASONS[reason]}.", valid=False, admissible=last.admissible, score=last.score,
             progress=last.progress, milestones=last.milestones, answer=last.answer,
         )  # fmt: skip
+
+    def _settled(self, outcome: Any, method: str) -> Outcome:
+        """The Outcome with plain Python's types. Raises TypeError or ValueError for what cannot be brought to them."""
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"{type(self).__name__}.{method} must return an Outcome, not {type(outcome).__name__}")
+        return Outcome(
+            observation=answers.text(outcome.observation, "the observation"),
+            reward=answers.number(outcome.reward, "the reward"),
+            ended=answers.flag(outcome.ended, "ended"),
+            success=answers.flag(outcome.success, "success"),
+            valid=answers.flag(outcome.valid, "valid"),
+            admissible=answers.maybe(answers.names, outcome.admissible, "admissible"),
+            score=answers.maybe(answers.number, outcome.score, "the score"),
+            progress=answers.maybe(answers.number, outcome.progress, "progress"),
+            milestones=answers.names(outcome.milestones, "milestones"),
+            answer=answers.maybe(answers.names, outcome.answer, "answer"),
+        )
 
     def _info(self, outcome: Outcome, reason: str | None) -> TurnInfo:
         return TurnInfo(

@@ -29,20 +29,25 @@ from typing import Any, Literal, Self
 
 from ..plugins import UserError
 from .core import TextEnv, TurnInfo
+from .faults import Faults
 from .processes import Processes, WorkerStartError, cores
 from .task import Task
 from .threads import Threads
-from .worker import Started, Stepped
+from .worker import Fault, Started, Stepped
 
 __all__ = ["EnvFailure", "EnvPool", "EnvSession", "WorkerStartError", "pool_for"]
 
 
 class EnvFailure(Exception):
-    """The world of this episode crashed ('error', also when its worker died) or hung ('timeout'). Never a reward."""
+    """The world of this episode crashed ('error', also when its worker died) or hung ('timeout'). Never a reward.
 
-    def __init__(self, kind: Literal["error", "timeout"], message: str) -> None:
-        super().__init__(message)
+    Its first line says what failed; a traceback may follow.
+    """
+
+    def __init__(self, kind: Literal["error", "timeout"], task: Task, fault: Fault) -> None:
+        super().__init__(f"{task.id}: {fault.sentence}{chr(10) * bool(fault.trace)}{fault.trace}".rstrip())
         self.kind: Literal["error", "timeout"] = kind
+        self.task, self.fault = task, fault
 
 
 class EnvSession:
@@ -87,7 +92,7 @@ class EnvSession:
 
     async def _ask(self, op: str, argument: str | Task | None, limit: float) -> Any:
         if self._failure is not None:
-            raise EnvFailure(self._failure.kind, str(self._failure))
+            raise EnvFailure(self._failure.kind, self.task, self._failure.fault)
         if self._busy:
             raise RuntimeError("this episode already waits for its world: await one call before the next")
         self._busy = True
@@ -101,7 +106,8 @@ class EnvSession:
             raise UserError(value)
         kind: Literal["error", "timeout"] = "timeout" if status == "timeout" else "error"
         self._pool.stats[f"{kind}s"] += 1
-        self._failure = EnvFailure(kind, f"{self.task.id}: {value}")
+        self._failure = EnvFailure(kind, self.task, value)
+        self._pool.faults.note(f"env_{kind}: {value.kind}", f"env_{kind} in {self.task.id}: {value.sentence}")
         raise self._failure
 
     def _leave(self) -> None:
@@ -145,6 +151,8 @@ class EnvPool:
         self.step_timeout, self.reset_timeout, self.slots = step_timeout, reset_timeout, slots
         self.stats = {"episodes": 0, "steps": 0, "errors": 0, "timeouts": 0, "restarts": 0, "recycled": 0}
         """Counters since the start. 'restarts': workers or threads lost to a fault; 'recycled': for their age."""
+        self.faults = Faults()
+        """What failed in this pool, and in those who play in it."""
         self._backend: Processes | Threads
         if backend == "process":
             self._backend = Processes(

@@ -27,15 +27,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..plugins import UserError
+from ..plugins import RunFailed, UserError
 from .task import Task
-from .worker import Inbox, Reply, Status, pack
+from .worker import CLOSED, MARK, Fault, Inbox, Reply, Status, end_all_of, pack
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from turnrl.envs.worker import main; main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))"
 )
 _START_ATTEMPTS = 3
+"""Starts in a row that may fail before nothing is expected of further ones."""
+_KILLED_ATTEMPTS = 10
+"""The same where they were killed from outside, which says nothing about the world, or where others have started."""
 
 
 def cores() -> int:
@@ -43,7 +46,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class WorkerStartError(RuntimeError):
+class WorkerStartError(RunFailed):
     """Worker processes die while they start, again and again; the message has the end of their stderr."""
 
 
@@ -82,7 +85,7 @@ class Worker:
         path = [os.path.abspath(entry) for entry in sys.path]
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # A fixed hash seed: worlds that iterate over sets play alike in every worker.
-        env = {"PYTHONHASHSEED": "0"} | dict(os.environ) | limits | {"TMPDIR": str(root / "tmp")}
+        env = {"PYTHONHASHSEED": "0"} | dict(os.environ) | limits | {"TMPDIR": str(root / "tmp"), MARK: self.root}
         with open(root / "stderr", "wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps(path), str(fd), self.root, str(os.getpid())],
@@ -168,11 +171,16 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
         # Also when it has ended by itself: what it started may live on in its group.
+        self.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the process and everything it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)
-        shutil.rmtree(self.root, ignore_errors=True)
+        end_all_of(self.root)
 
     def last_words(self) -> str:
         """The end of what the process wrote to stderr, or its exit code where that is all there is."""
@@ -201,7 +209,7 @@ class Processes:
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()
         self._pid = os.getpid()
-        self._failed_starts = 0
+        self._failed_starts, self._any_started = 0, False
         self._broken: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -232,7 +240,7 @@ class Processes:
                     raise type(self._broken)(str(self._broken))
                 seat.worker = self._pick()
             if seat.worker.dead:
-                return "error", "the worker process of this episode died"
+                return "error", Fault("died", "the worker process of this episode died")
             future: asyncio.Future[Reply] = self.loop.create_future()
             seat.worker.send(future, limit, (op, seat.session, argument))
             self._watch_soon()
@@ -277,7 +285,8 @@ class Processes:
     def started(self, worker: Worker, reply: Reply) -> None:
         """The worker said hello, or that it cannot import what the user named."""
         if reply[0] == "ok":
-            worker.ready, self._failed_starts = True, 0
+            worker.ready = self._any_started = True
+            self._failed_starts = 0
         else:
             self._broken = UserError(reply[1])
             self.lost(worker)
@@ -288,25 +297,28 @@ class Processes:
             return
         self._workers.remove(worker)
         worker.detach()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.process.wait(5.0)
+        worker.kill()
         words = worker.last_words()
+        last = words.splitlines()[-1]
         worker.reap(0.0)
         self.stats["restarts"] += 1
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= _START_ATTEMPTS and self._broken is None:
-                self._broken = WorkerStartError(f"worker processes cannot start ({_START_ATTEMPTS} attempts): {words}")
+            by_itself = late or (worker.process.returncode or 0) >= 0
+            lasting = by_itself and not self._any_started
+            attempts = _START_ATTEMPTS if lasting else _KILLED_ATTEMPTS
+            if self._failed_starts >= attempts and self._broken is None:
+                self._broken = WorkerStartError(f"worker processes cannot start ({attempts} attempts): {words}")
         for index, (future, limit) in enumerate(worker.pending):
             status: Status = "error" if worker.ready else "startup"
-            text = f"the worker process of this episode died: {words}"
+            fault = Fault("died", f"the worker process of this episode died: {last}", words if last != words else "")
             if late and worker.ready:
                 status = "timeout" if index == 0 else "error"
-                text = f"no answer within {limit:g} s" if index == 0 else "another episode hung in the same worker"
+                fault = Fault("timeout", f"no answer within {limit:g} s")
+                if index:
+                    fault = Fault("beside", "another episode hung in the same worker")
             if future is not None and not future.done():
-                future.set_result((status, text))
+                future.set_result((status, fault))
         worker.pending.clear()
 
     def _watch_soon(self) -> None:
@@ -341,7 +353,7 @@ class Processes:
             worker.detach()
             for future, _ in worker.pending:
                 if future is not None and not future.done() and not self.loop.is_closed():
-                    future.set_result(("error", "the pool was closed"))
+                    future.set_result(("error", CLOSED))
             worker.pending.clear()
         return [*workers, *self._leaving]
 

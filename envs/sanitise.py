@@ -88,3 +88,8 @@ def composed(text: str) -> str:
 
 def _denied(word: str, deny: frozenset[str]) -> bool:
     return word in deny or (len(word) >= _Z_WORD and any(verb[:_Z_WORD] == word[:_Z_WORD] for verb in deny))
+
+
+def well_formed(text: str) -> str:
+    """Return the text without lone surrogates, which neither a file nor a request can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

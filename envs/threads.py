@@ -11,14 +11,17 @@ import asyncio
 import contextlib
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from . import closing
+from .core import TextEnv
 from .registry import import_worlds
 from .task import Task
-from .worker import Reply, Stage, answer
+from .worker import CLOSED, Fault, Reply, Stage, answer
 
 
 @dataclass
@@ -61,7 +64,8 @@ class Threads:
         import_worlds(*imports)
         self.loop: asyncio.AbstractEventLoop
         self.stats = stats
-        self._stage = Stage(options, idle=slots, threaded=True)
+        self._stage = Stage(options, idle=slots, threaded=True, closer=self._close)
+        self._closing: list[threading.Thread] = []
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._open: dict[int, Call] = {}
         self._size = min(workers or 16, slots)
@@ -98,6 +102,12 @@ class Threads:
             call.orphaned = True
             self._stage.discard(seat.session)
 
+    def _close(self, envs: Sequence[TextEnv]) -> None:
+        """Close worlds beside what goes on: one that hangs must not hold the event loop."""
+        thread = closing.close_aside(envs)
+        if thread is not None:
+            self._closing.append(thread)
+
     def _add_thread(self) -> None:
         self._threads += 1
         threading.Thread(target=_work, args=(self._calls, self._stage, self._hand_over), daemon=True).start()
@@ -128,7 +138,7 @@ class Threads:
                 self._threads -= 1
                 self._add_thread()
                 self.stats["restarts"] += 1
-                self._settle(call, ("timeout", f"no answer within {call.limit:g} s"))
+                self._settle(call, ("timeout", Fault("timeout", f"no answer within {call.limit:g} s")))
         if self._open:
             self._watch_soon()
 
@@ -141,7 +151,7 @@ class Threads:
         for call in list(self._open.values()):
             call.orphaned = True
             if not self.loop.is_closed():
-                self._settle(call, ("error", "the pool was closed"))
+                self._settle(call, ("error", CLOSED))
         for _ in range(self._threads):
             self._calls.put(None)
         if not busy:
@@ -149,11 +159,18 @@ class Threads:
         return []
 
     def reap(self, workers: Sequence[Any]) -> None:
-        """Nothing to wait for."""
+        """Wait for the worlds that are being closed; those that take too long are left with a warning. Blocks."""
+        deadline = time.monotonic() + closing.LIMIT
+        for thread in self._closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = sum(thread.is_alive() for thread in self._closing)
+        if stuck:
+            warnings.warn(f"close() of a world has not ended after {closing.LIMIT:g} s: it is left", stacklevel=2)
+        self._closing.clear()
 
     def close(self) -> None:
-        """The same as `detach`."""
-        self.detach()
+        """`detach` and `reap`."""
+        self.reap(self.detach())
 
 
 def _work(calls: SimpleQueue[Call | None], stage: Stage, done: Any) -> None:
@@ -161,7 +178,7 @@ def _work(calls: SimpleQueue[Call | None], stage: Stage, done: Any) -> None:
         if call.future.cancelled() or call.orphaned:
             call.finished = True
             stage.discard(call.session)
-            done(call, ("error", "cancelled"))
+            done(call, ("error", CLOSED))
             continue
         call.started = time.monotonic()
         reply = answer(stage, call.op, call.session, call.argument)

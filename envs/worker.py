@@ -26,11 +26,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from ..plugins import UserError
+from ..plugins import UserError, kind_of, told
+from . import answers
+from .closing import close_here
 from .core import TextEnv, TurnInfo
 from .registry import env_ids, import_worlds, make_for
 from .task import Task
@@ -43,6 +45,25 @@ Stepped = tuple[str, float, bool, bool, TurnInfo]
 _HEADER = struct.Struct("<Q")
 
 
+class Fault(NamedTuple):
+    """What failed: the value of a reply whose status is 'error', 'timeout' or 'startup'."""
+
+    kind: str
+    """What equal faults share: no message, no task."""
+    sentence: str
+    trace: str = ""
+    """The traceback, if there is one."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Fault:
+        """The fault of a world that raised."""
+        return cls(kind_of(error), told(error), "".join(traceback.format_exception(error)))
+
+
+CLOSED = Fault("closed", "the pool was closed")
+"""Of a request that was under way when its pool ended."""
+
+
 class Stage:
     """The environment instances of one process, each used by one episode at a time and reused afterwards.
 
@@ -50,9 +71,18 @@ class Stage:
         options: keyword arguments for `make_for` (``extras``, ``max_turns``).
         idle: how many unused instances are kept; the longest unused are closed first.
         threaded: True where several threads play; worlds that cannot do that are refused with a UserError.
+        closer: closes instances that are not needed any more; must not raise.
     """
 
-    def __init__(self, options: Mapping[str, Any] | None = None, *, idle: int = 64, threaded: bool = False) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any] | None = None,
+        *,
+        idle: int = 64,
+        threaded: bool = False,
+        closer: Callable[[Sequence[TextEnv]], object] = close_here,
+    ) -> None:
+        self._closer = closer
         self._options, self._idle_limit, self._threaded = dict(options or {}), idle, threaded
         self._held: dict[int, tuple[str, TextEnv]] = {}
         self._idle: list[tuple[str, TextEnv]] = []
@@ -67,16 +97,20 @@ class Stage:
             held = None
         env = held[1] if held is not None else self._take(key, task)
         self._held[session] = (key, env)
-        observation, info = env.reset(options={"task": task})
-        return env.instructions, env.tools, observation, info
+        started = env.reset(options={"task": task})
+        observation, info = started if _checks(env) else answers.started(started)
+        return answers.text(env.instructions, "instructions"), answers.tools(env.tools), observation, info
 
     def step(self, session: int, action: str) -> Stepped:
         """One action in the episode of that number."""
-        return self._held[session][1].step(action)
+        env = self._held[session][1]
+        stepped = env.step(action)
+        return stepped if _checks(env) else answers.stepped(stepped)
 
     def expert(self, session: int) -> str | None:
         """The expert's next action in the episode of that number."""
-        return self._held[session][1].expert_action()
+        action = self._held[session][1].expert_action()
+        return answers.maybe(answers.text, action, "the expert's action")
 
     def release(self, session: int) -> None:
         """The episode is over; its instance may serve another one."""
@@ -86,8 +120,7 @@ class Stage:
                 return
             self._idle.append(held)
             surplus = [self._idle.pop(0)[1] for _ in range(len(self._idle) - self._idle_limit)]
-        for env in surplus:
-            env.close()
+        self._closer(surplus)
 
     def discard(self, session: int) -> None:
         """Forget an instance whose state is unknown, without closing it: something may still run in it."""
@@ -95,10 +128,10 @@ class Stage:
 
     def close(self) -> None:
         """Close all instances."""
-        for _, env in [*self._held.values(), *self._idle]:
-            env.close()
+        envs = [env for _, env in [*self._held.values(), *self._idle]]
         self._held.clear()
         self._idle.clear()
+        self._closer(envs)
 
     def _take(self, key: str, task: Task) -> TextEnv:
         with self._lock:
@@ -114,7 +147,7 @@ class Stage:
             )
         env = make_for(task, **self._options)
         if self._threaded and not env.in_process:
-            env.close()
+            self._closer([env])
             raise UserError(f"{task.env} cannot run in threads: use EnvPool(backend='process')")
         return env
 
@@ -122,6 +155,12 @@ class Stage:
 def _plays(key: str, env: TextEnv, wanted: str, task: Task) -> bool:
     """Whether an instance that was made for one key serves a task with another."""
     return key == wanted or (env.any_params and env.id == task.env)
+
+
+def _checks(env: TextEnv) -> bool:
+    """Whether the base class itself looks at what this world answers."""
+    cls = type(env)
+    return all(getattr(cls, name) is getattr(TextEnv, name) for name in ("reset", "step", "_info", "_settled"))
 
 
 def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:
@@ -133,9 +172,9 @@ def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:
     except UserError as error:
         stage.discard(session)
         return "user", str(error)
-    except Exception:  # the fault boundary: a broken world must not take the pool with it
+    except BaseException as error:  # the fault boundary: a broken world must not take the pool with it, nor exit for it
         stage.discard(session)
-        return "error", traceback.format_exc()
+        return "error", Fault.of(error)
 
 
 def pack(message: Any) -> bytes:
@@ -209,9 +248,9 @@ def _serve(link: socket.socket) -> None:
             status, value = answer(stage, op, session, argument)
             try:
                 reply = pack((status, value, memory_mb() if op == "reset" else None))
-            except Exception:  # the fault boundary again: a world put something into its info that cannot travel
+            except Exception as error:  # the fault boundary again: what a world answered cannot travel
                 stage.discard(session)
-                reply = pack(("error", traceback.format_exc(), None))
+                reply = pack(("error", Fault.of(error), None))
             link.sendall(reply)
     # A world that hangs on closing must not keep the process: the alarm's default action ends it.
     signal.alarm(5)
@@ -238,7 +277,32 @@ def _follow(parent: int, root: str) -> None:
 def _leave(root: str) -> None:
     """Remove the private directory and end this process with everything it started."""
     os.chdir("/")
+    end_all_of(root)
     shutil.rmtree(root, ignore_errors=True)
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(0)
+
+
+MARK = "TURNRL_WORKER"
+"""Environment variable of a worker, with its private directory: what it starts inherits it."""
+
+
+def end_all_of(root: str) -> None:
+    """Kill whatever a worker with this private directory has started, daemons in sessions of their own too.
+
+    They are found by their environment under /proc; where there is none, nothing is done.
+    """
+    mark = f"{MARK}={root}".encode()
+    for _ in range(3):  # what is killed may have started another one meanwhile
+        found = False
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            pid = int(file.parent.name)
+            try:
+                if pid != os.getpid() and mark in file.read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
+                    found = True
+            except OSError:  # it has ended, or it is somebody else's
+                continue
+        if not found:
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ class Wrapper(TurnReward):
     def needs(self) -> frozenset[str]:
         """What it requires itself, and what the others do."""
         return self.requires.union(*(reward.needs() for reward in self._inner))
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Those of the others."""
+        return sum((reward.failures for reward in self._inner), Counter())
 
     def state_dict(self) -> dict[str, Any]:
         """The others', in order."""

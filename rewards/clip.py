@@ -10,6 +10,7 @@ from pydantic import Field
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
 from ._wrapper import Wrapper
+from .base import ask
 
 
 class Clip(Wrapper):
@@ -35,6 +36,6 @@ class Clip(Wrapper):
 
     async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
         """One number per turn, per episode."""
-        rows = await self._inner[0](group, scorer)
+        rows = await ask(self._inner[0], group, scorer)
         # Not min(): with NaN its answer depends on the order of its arguments.
         return [[0.0 if value >= self.eta else value - self.eta for value in row] for row in rows]

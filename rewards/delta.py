@@ -11,6 +11,7 @@ from pydantic import Field
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
 from ._wrapper import Wrapper
+from .base import ask
 
 
 class Delta(Wrapper):
@@ -35,5 +36,5 @@ class Delta(Wrapper):
 
     async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
         """One number per turn, per episode."""
-        rows = await self._inner[0](group, scorer)
+        rows = await ask(self._inner[0], group, scorer)
         return [[value - after for value, after in pairwise([*row, 0.0])] for row in rows]

@@ -12,7 +12,8 @@ from pydantic import Field, PrivateAttr, model_validator
 from ..agents.agent import LanguageAgent
 from ..agents.endpoint import Endpoint, EndpointConfig, Message, settle
 from ..agents.episode import Episode, Group
-from ..agents.transcript import json_value, transcript, well_formed
+from ..agents.transcript import json_value, transcript
+from ..envs.sanitise import well_formed
 from .base import TurnReward, on_last_turn
 
 SYSTEM = """\
@@ -46,7 +47,7 @@ class Judge(TurnReward):
     the other, the questions of a group side by side.
 
     Raises:
-        UserError: the endpoint refuses the first request (a wrong key, an unknown model), or its cache cannot be used.
+        UserError: the endpoint refuses the first request (a wrong key, an unknown model).
 
     Source: standard in the field (a language model as a judge: arXiv 2306.05685); the prompt and
     the escaping are ours.

@@ -13,7 +13,7 @@ from ..agents.endpoint import settle
 from ..agents.episode import Group
 from ..plugins import UserError
 from ._wrapper import Wrapper
-from .base import REWARDS
+from .base import REWARDS, ask
 from .judge import Judge
 
 
@@ -93,7 +93,7 @@ class ProcessComposite(Wrapper):
         paid = [[0.0] * len(episode.turns) for episode in group]
         open_turns = [[True] * len(episode.turns) for episode in group]
         for rule, reward in zip(self.rule, self._inner, strict=True):
-            for e, row in enumerate(await reward(group, scorer)):
+            for e, row in enumerate(await ask(reward, group, scorer)):
                 for t, value in enumerate(row):
                     paid[e][t] += rule.weight * value
                     open_turns[e][t] &= rule.least is None or value >= rule.least

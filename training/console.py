@@ -28,16 +28,18 @@ class Narrator:
 
     def _text(self, record: Record) -> str:
         if record["kind"] in ("eval", "test"):
+            success = "-" if record["success"] is None else f"{record['success']:.0%}"
             return (
-                f"{record['stage']} {record['step']}: [bold]{record['success']:.0%}[/bold] of {record['n']} "
+                f"{record['stage']} {record['step']}: [bold]{success}[/bold] of {record['n']} "
                 f"{record['split']} tasks ({record['low']:.0%} to {record['high']:.0%})"
             )
         if record["stage"] == "rl":
             seconds = sum(value for key, value in record.items() if key in ("seconds/play", "seconds/update"))
-            return (
-                f"rl {record['step']}/{self.steps}: success {record.get('success', 0):.0%}, return "
-                f"{record.get('return', 0):.2f}, entropy {record.get('entropy', 0):.2f}, {seconds:.1f} s"
-            )
+            forms = {"success": "{:.0%}", "return": "{:.2f}", "entropy": "{:.2f}"}
+            told = [f"{key} {form.format(record[key]) if key in record else '-'}" for key, form in forms.items()]
+            lost = sum(value for key, value in record.items() if key.startswith("lost/"))
+            told += [f"{lost:.0f} episodes lost"] if lost else []
+            return f"rl {record['step']}/{self.steps}: {', '.join(told)}, {seconds:.1f} s"
         if "valid_loss" in record:
             return f"sft {record['step']}: loss {record['loss']:.2f}, validation {record['valid_loss']:.3f}"
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from ..agents.episode import Group
+from .boundaries import selected
 from .selection.base import Selection
 
 Play = Callable[[int, int], Awaitable[tuple[list[Group], dict[str, float]]]]
@@ -45,7 +46,7 @@ def _select(group: Group, selection: Sequence[Selection], weights: dict[str, flo
             sum(weights[name] * value for turn in episode.turns for name, value in turn.rewards.items())
             for episode in chosen
         ]
-        chosen = each(chosen, returns)
+        chosen = selected(each, chosen, returns)
     return chosen
 
 
@@ -57,11 +58,13 @@ def merged(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     if len(rounds) == 1:
         return rounds[0]
     names = list(dict.fromkeys(name for each in rounds for name in each))
-    episodes = sum(each["episodes"] for each in rounds)
     out = {}
     for name in names:
         if name.startswith(SUMMED):
             out[name] = sum(each.get(name, 0.0) for each in rounds)
-        else:
-            out[name] = sum(each.get(name, 0.0) * each["episodes"] for each in rounds) / max(episodes, 1.0)
+            continue
+        # A round in which nothing was played to its end has no rates.
+        known = [(each[name], each["episodes"]) for each in rounds if name in each]
+        if weight := sum(count for _, count in known):
+            out[name] = sum(value * count for value, count in known) / weight
     return out

@@ -24,10 +24,11 @@ from ..agents.play import Job, play_many
 from ..agents.probes import PROBES, ProbeAgent, reword
 from ..envs import Task, make
 from ..envs.bar import bars
+from ..envs.closing import close_worlds
 from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..plugins import UserError
-from ..rewards.base import TurnReward
+from ..rewards.base import TurnReward, pay
 from .recipe import Recipe
 from .run import ENV_EXTRAS
 
@@ -122,7 +123,7 @@ async def _probe(recipe: Recipe, rewards: Sequence[TurnReward], count: int, prog
     prototype = make(recipe.env_id, **recipe.env_params)
     tasks = list(prototype.tasks("train")[:count])
     prototype.prepare(tasks, progress=progress)
-    prototype.close()
+    close_worlds([prototype])
     needs = frozenset().union(*(reward.needs() for reward in rewards))
     pool = recipe.pool.build(SLOTS, needs & ENV_EXTRAS | ProbeAgent.extras)
     try:
@@ -194,7 +195,7 @@ async def _judge(recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[
     groups = [Group(tasks[i], [of[i] for of in match.played.values() if i in of]) for i in won]
     for reward in rewards:
         for group in groups:
-            for episode, row in zip(group, await reward(group, None), strict=True):
+            for episode, row in zip(group, await pay(reward, group, None, match.pool.faults), strict=True):
                 for turn, value in zip(episode.turns, row, strict=True):
                     turn.rewards[reward.name] = value
     weights = {reward.name: reward.weight for reward in rewards}

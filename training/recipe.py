@@ -210,6 +210,12 @@ class RlStage(Config):
     save_episodes: int = Field(16, ge=0, description="episodes that are kept of a step whose episodes are kept")
     episodes_every: int = Field(10, ge=1, description="steps between those whose episodes are kept")
     checkpoint_every: int = Field(10, ge=1, description="steps between two checkpoints that a run can be resumed from")
+    give_up_after: int = Field(
+        3,
+        ge=1,
+        description="steps in a row without anything to learn from (every episode lost, no finite gradient) that end "
+        "the run",
+    )
 
     @model_validator(mode="after")
     def _plugins_exist(self) -> RlStage:

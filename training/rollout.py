@@ -41,7 +41,8 @@ async def rollout(
         park: see `play_many`.
 
     Returns:
-        Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares.
+        Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares; without
+        those of which nothing was measured.
     """
     shorter = task_turns is not None and max_turns < task_turns
     before = asdict(agent.engine.stats)
@@ -75,7 +76,7 @@ def _costs(episodes: Sequence[Episode], stats: PlayStats, spent: Mapping[str, fl
         "tokens/prompt": spent["prompt_tokens"],
         "tokens/cached": spent["cached_tokens"],
         "tokens/generated": spent["generated_tokens"],
-        "useful_share": _useful(episodes) / max(spent["generated_tokens"], 1),
+        **({"useful_share": _useful(episodes) / spent["generated_tokens"]} if spent["generated_tokens"] else {}),
         "seconds/engine": spent["busy_seconds"],
         "seconds/straggling": stats.straggler_seconds,
         "tokens_per_second": spent["generated_tokens"] / max(stats.seconds, 1e-9),
@@ -88,14 +89,16 @@ def _useful(episodes: Sequence[Episode]) -> int:
 
 
 def _about(episodes: Sequence[Episode]) -> dict[str, float]:
-    count = max(len(episodes), 1)
+    """What finished episodes were like; of none there is nothing to tell but their number."""
+    found = {"episodes": float(len(episodes))}
+    if episodes:
+        found |= {
+            "success": sum(e.success for e in episodes) / len(episodes),
+            "turns": sum(len(e.turns) for e in episodes) / len(episodes),
+            "tokens": sum(e.response_tokens for e in episodes) / len(episodes),
+        }
     turns = [turn for episode in episodes for turn in episode.turns]
+    if turns:
+        found["invalid_rate"] = sum(not turn.valid_action for turn in turns) / len(turns)
     stops = Counter(episode.stop.value for episode in episodes)
-    return {
-        "episodes": float(len(episodes)),
-        "success": sum(e.success for e in episodes) / count,
-        "turns": len(turns) / count,
-        "tokens": sum(e.response_tokens for e in episodes) / count,
-        "invalid_rate": sum(not turn.valid_action for turn in turns) / max(len(turns), 1),
-        **{f"stop/{name}": float(n) for name, n in sorted(stops.items())},
-    }
+    return found | {f"stop/{name}": float(n) for name, n in sorted(stops.items())}

@@ -21,13 +21,15 @@ from ..agents.evaluate import choose_tasks, play_tasks
 from ..agents.models import Loaded, load, settle_folder
 from ..agents.symmetry import rename
 from ..envs import Task, TextEnv, make
+from ..envs.closing import close_worlds
 from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
-from ..plugins import UserError
+from ..plugins import RunFailed, UserError
 from . import checkpoint
 from .console import Narrator
 from .log import Record, RunLog
 from .objections import fits
+from .patience import Patience, enough_memory
 from .recipe import Recipe, RlStage, SftStage
 from .session import Session, known_renamings
 from .sft import SupervisedTrainer, parameter_count
@@ -59,6 +61,7 @@ def train(
 
     Raises:
         UserError: the recipe, the folder or the world cannot be used.
+        RunFailed: it learns nothing, its weights are not finite any more, or nothing was measured at the end.
     """
     log = RunLog(Path(run_dir or Path("runs") / recipe.name), recipe, resume=resume)
     torch.manual_seed(recipe.seed)
@@ -111,7 +114,7 @@ async def _train(recipe: Recipe, log: RunLog, resume: bool, progress: bool, on_r
             seconds[f"test-{stage.name}"] = time.perf_counter() - begun
     finally:
         await pool.aclose()
-        prototype.close()
+        close_worlds([prototype])
     return _finish(session, seconds)
 
 
@@ -145,7 +148,8 @@ async def _run_stage(
     session: Session, stage: SftStage | RlStage, index: int, state: checkpoint.TrainerState | None, on_record: OnRecord
 ) -> None:
     if isinstance(stage, SftStage):
-        await SupervisedTrainer(session, stage).run(on_record)
+        with enough_memory("the warm start", "sft.token_budget (tokens of a micro-batch) or the size of the model"):
+            await SupervisedTrainer(session, stage).run(on_record)
         session.save("sft")
         return
     trainer = Trainer(session, stage, index)
@@ -156,9 +160,11 @@ async def _run_stage(
     else:
         session.best = -1.0
         session.save("last", trainer.state(0))
+    patience = Patience(stage.give_up_after, stage.steps)
     for number in range(first, stage.steps):
         metrics = await trainer.step(number)
         on_record(session.log.record("rl", number + 1, "train", metrics))
+        patience.after(number + 1, trainer.cause)
         if trainer.due(number, session.recipe.evaluate.every):
             with trainer.averaged(number + 1):
                 await _validate(session, number + 1, on_record)
@@ -173,10 +179,13 @@ async def _run_stage(
 
 
 async def _validate(session: Session, step: int, on_record: OnRecord) -> None:
-    """Periodic evaluation; the best checkpoint is the latest of those that did best."""
+    """Periodic evaluation; the best checkpoint is the latest of those that did best.
+
+    An evaluation that lost more than a share of its episodes (`Evaluation.whole`) is logged and decides nothing.
+    """
     result = await session.evaluate(session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl")
     on_record(session.log.record("rl", step, "eval", result.model_dump()))
-    if result.success >= session.best:
+    if result.whole and result.success is not None and result.success >= session.best:
         session.best = result.success
         session.save("best")
 
@@ -188,6 +197,8 @@ def _finish(session: Session, seconds: dict[str, float]) -> dict[str, Any]:
     if rates:
         result |= {"before": rates[-2] if len(rates) > 1 else None, "after": rates[-1]}
     session.log.text("result.json", json.dumps(result, indent=1) + "\n")
+    if rates and not rates[-1]["n"]:
+        raise RunFailed("the run is trained and saved, but its test measured nothing: every episode of it was lost")
     return result
 
 

@@ -19,6 +19,7 @@ from ..envs.pool import EnvPool
 from ..plugins import UserError
 from . import checkpoint
 from .log import RunLog
+from .patience import check_finite
 from .recipe import Recipe
 
 
@@ -77,7 +78,8 @@ class Session:
         )
 
     def save(self, name: str, state: checkpoint.TrainerState | None = None) -> Path:
-        """Write ``checkpoints/<name>``."""
+        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not finite."""
+        check_finite(self.model, f"when '{name}' is to be saved")
         folder = self.log.folder / "checkpoints" / name
         checkpoint.write(folder, self.model, self.tokenizer, self.saved_agent(), state)
         return folder

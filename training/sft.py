@@ -7,6 +7,7 @@ from nothing learns the world's language from observations too).
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +21,9 @@ from ..agents.demonstrations import fitting, retell
 from ..agents.endpoint import settle
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
-from ..agents.tagger.base import Tagged
+from ..agents.tagger.base import Tagged, thoughts
 from ..envs import Task, TextEnv, make_for
-from ..plugins import UserError
+from ..plugins import RunFailed, UserError
 from .batch import TokenBatch
 from .forward import autocast, score
 from .log import Record
@@ -32,6 +33,11 @@ from .session import Session
 
 Demonstration = tuple[Episode, list[Tagged] | None]
 """An expert's episode and what is thought in it, if anything is."""
+
+
+GIVE_UP_AFTER = 3
+"""Updates in a row without a finite gradient that end the stage."""
+HINT = "lower sft.optim.lr, and look at the weights that the stage starts from"
 
 
 class SupervisedTrainer:
@@ -51,6 +57,7 @@ class SupervisedTrainer:
         updates_per_epoch = -(-len(train) // stage.batch)
         total = stage.epochs * updates_per_epoch
         best, best_weights, bad_looks = float("inf"), copy.deepcopy(session.model.state_dict()), 0
+        useless = 0
         for update in range(total):
             epoch, offset = divmod(update, updates_per_epoch)
             order = torch.randperm(
@@ -61,6 +68,11 @@ class SupervisedTrainer:
             with self.dropout(update):
                 loss = self.learn(chosen)
             [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
+            useless = 0 if math.isfinite(norm) else useless + 1
+            if useless >= GIVE_UP_AFTER:
+                raise RunFailed(
+                    f"sft: no gradient of the last {useless} updates was finite, so nothing is learnt: {HINT}"
+                )
             metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
             if self.lost and not update:
                 metrics["lost/tagger"] = float(self.lost)
@@ -75,6 +87,8 @@ class SupervisedTrainer:
             on_record(session.log.record("sft", update + 1, "train", metrics | {"valid_loss": valid_loss}))
             if bad_looks >= stage.patience or (stage.until_loss is not None and valid_loss <= stage.until_loss):
                 break
+        if not math.isfinite(best):
+            raise RunFailed(f"sft: no validation loss was finite, so no weights are worth keeping: {HINT}")
         session.model.load_state_dict(best_weights)
         session.engine.load_weights(session.model.state_dict(), 0)
 
@@ -134,7 +148,7 @@ class SupervisedTrainer:
         if self.tagger is None:
             return [[(episode, None) for episode in episodes] for episodes in played.values()]
         everything = [episode for episodes in played.values() for episode in episodes]
-        answers = iter(await settle(self.tagger(e, worlds[e.task.family].instructions) for e in everything))
+        answers = iter(await settle(thoughts(self.tagger, e, worlds[e.task.family].instructions) for e in everything))
         kept: dict[str, list[Demonstration]] = {}
         for split, episodes in played.items():
             kept[split] = [(episode, tagged) for episode in episodes if (tagged := next(answers)) is not None]

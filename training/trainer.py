@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import math
 import time
@@ -16,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..agents.endpoint import settle
 from ..agents.episode import Group, episodes_of
+from ..rewards.base import pay
+from . import boundaries
 from .average import WeightAverage
 from .batch import TokenBatch, map_groups
 from .checkpoint import TrainerState
@@ -25,11 +27,14 @@ from .forward import score_batch
 from .gather import gather
 from .log import Record
 from .optim import make_optimizer
+from .patience import check_finite, enough_memory
 from .recipe import RlStage
 from .rollout import rollout
 from .rows import downsample
 from .session import Session
 from .update import Learner
+
+LOWER = "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the model"
 
 
 class Trainer:
@@ -65,32 +70,43 @@ class Trainer:
         )
         self.average = WeightAverage(session.model, stage.average)
         self.seconds: dict[str, float] = {}
+        self.measured = 0
+        """Groups of the step that were played and rewarded, before any was filtered out."""
+        self.cause = ""
+        """Why the last step taught nothing; empty if it did, or if filters dropped what was played."""
 
     # -- the walk ------------------------------------------------------------------------------------------------
 
     async def step(self, number: int) -> Record:
         """One step of learning; returns its metrics."""
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
-        self.seconds = {}
+        self.seconds, self.measured = {}, 0
+        before = session.pool.faults.counts.copy()
         groups, metrics = await gather(partial(self.play, number), self.selection, stage.tasks_per_step, self.weights)
+        self.cause = self.why_nothing(before)
         if not groups:
             return metrics | {"skipped": 1.0}
-        with self._clock("score"):
+        with self._clock("score"), enough_memory(f"step {number + 1}", LOWER):
             batch = self.batch(groups)
         with self._clock("credit"):
             batch, rewards_KET = self.with_rewards(batch, groups)
-            advantages = self.credit(rewards_KET, batch)
-            advantages_BL = batch.spread(advantages) if self.credit.level == "turn" else advantages
+            advantages_BL = boundaries.advantages_of(self.credit, rewards_KET, batch)
             for modifier in self.modifiers:
-                advantages_BL = modifier(advantages_BL, batch)
+                advantages_BL = boundaries.modified(modifier, advantages_BL, batch)
             self.annotate(groups, batch, advantages_BL)
-        with self._clock("update"):
+        if not bool(torch.isfinite(advantages_BL).all()):
+            self.cause = f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
+            return metrics | {"skipped": 1.0} | self.timing()
+        with self._clock("update"), enough_memory(f"step {number + 1}", LOWER):
             part, part_BL = batch, advantages_BL
             if stage.rows_multiple_of > 1:
                 rows = downsample(batch, stage.rows_multiple_of, seed * 1_000_003 + number)
                 part = batch.select(rows)
                 part_BL = advantages_BL[rows, : part.tokens_BL.shape[1]]
             updated = self.learner.update(part, part_BL, number, seed)
+            if updated.get("gradients/lost") == 1:
+                self.cause = "no gradient was finite, so no optimiser step was taken"
+            check_finite(session.model, f"after step {number + 1}")
             self.average.update()
             session.engine.load_weights(session.model.state_dict(), number + 1)
         if self.due(number, stage.episodes_every):
@@ -102,28 +118,32 @@ class Trainer:
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
         with self._clock("play"):
             full = session.recipe.agent.max_turns
-            tasks = self.curriculum.sample(session.choose("train", stage.tasks), count, self.drawn, seed)
+            known = session.choose("train", stage.tasks)
+            tasks = boundaries.next_tasks(self.curriculum, known, count, self.drawn, seed)
             self.drawn += count
             groups, metrics = await rollout(
                 tasks, session.agent, session.pool, group_size=stage.group_size, step=number, seed=seed,
-                max_turns=self.curriculum.max_turns(full, number / stage.steps), task_turns=full,
+                max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps), task_turns=full,
                 concurrency=stage.concurrency, renamings=session.renamings(stage.symmetries), first=first,
                 ask_expert="expert" in self.needs, park="scorer" in self.needs,
             )  # fmt: skip
-            self.curriculum.observe(groups)
+            boundaries.observe(self.curriculum, groups)
         with self._clock("reward"):
             await self.reward(groups)
             for episode in episodes_of(groups) if "scorer" in self.needs else ():
                 session.engine.close(episode.session)
             groups, unmeasured = measured(groups)
         metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
-        return [group for group in groups if any(episode.response_tokens for episode in group)], metrics
+        groups = [group for group in groups if any(episode.response_tokens for episode in group)]
+        self.measured += len(groups)
+        return groups, metrics
 
     async def reward(self, groups: Sequence[Group]) -> None:
         """Write every named reward into the turns."""
+        faults = self.session.pool.faults
         for reward in self.rewards:
             # All at once, so that an engine can score the episodes of the whole batch together.
-            rows = await asyncio.gather(*(reward(group, self.session.agent) for group in groups))
+            rows = await settle(pay(reward, group, self.session.agent, faults) for group in groups)
             for group, values in zip(groups, rows, strict=True):
                 for episode, row in zip(group, values, strict=True):
                     for turn, value in zip(episode.turns, row, strict=True):
@@ -159,13 +179,20 @@ class Trainer:
             for name in weights
         }  # fmt: skip
         for term in self.learner.regularizers:
-            reward_BL = term.reward_BL(batch)
+            reward_BL = boundaries.reward_of(term, batch)
             if reward_BL is not None:
                 named = named | {term.name: turn_sums(batch, reward_BL)}
                 weights[term.name] = term.coefficient
         return batch.with_rewards(named, weights)
 
     # -- beside the walk -----------------------------------------------------------------------------------------
+
+    def why_nothing(self, before: Counter[str]) -> str:
+        """Why no episode of the step can be learnt from; empty if some can."""
+        if self.measured:
+            return ""
+        lost = self.session.pool.faults.since(before)
+        return f"every episode was lost ({lost})" if lost else "no response was sampled in any episode"
 
     def due(self, number: int, every: int) -> bool:
         """Every so many steps, at the first and at the last."""

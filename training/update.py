@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import TokenBatch
+from .boundaries import policy_loss, regularizing
 from .critic import Critic
 from .forward import Scores, autocast, score
 from .losses.base import PolicyLoss
@@ -64,6 +65,7 @@ class Learner:
             for name, norm in zip(("grad_norm", "grad_norm/critic"), norms, strict=False):
                 self._note(name, norm)
             self._note("lr", lr)
+            self._note("gradients/lost", float(not all(map(math.isfinite, norms))))
         means = {name: sum(values) / len(values) for name, values in self.metrics.items()}
         if "engine_gap/max" in self.metrics:
             means["engine_gap/max"] = max(self.metrics["engine_gap/max"])
@@ -148,9 +150,9 @@ class Learner:
             # The same numbers up to rounding, which in bfloat16 depends on what else is in the micro-batch.
             micro = replace(micro, old_logprobs_BL=scores.logprobs_BL.detach())
         loss = torch.zeros(())
-        outputs = [("policy", 1.0, self.loss(scores.logprobs_BL, micro, advantages_BL))]
+        outputs = [("policy", 1.0, policy_loss(self.loss, scores.logprobs_BL, micro, advantages_BL))]
         outputs += [
-            (term.name, term.coefficient, term.token_loss(scores.logprobs_BL, micro, scores.entropy_BL))
+            (term.name, term.coefficient, regularizing(term, scores.logprobs_BL, micro, scores.entropy_BL))
             for term in self.regularizers
         ]
         for name, coefficient, output in outputs:

@@ -13,10 +13,11 @@ old prompt verbatim (then the KV cache and the training sequence go on) or not (
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from ...plugins import Plugin, Slot
+from ...plugins import Plugin, PluginError, Slot, boundary
 
 
 class Message(TypedDict):
@@ -58,6 +59,23 @@ class Context(Plugin):
     @abstractmethod
     def messages(self, history: History) -> list[Message]:
         """The messages shown before the next response. Must not change `history`."""
+
+
+def shown(context: Context, history: History) -> list[Message]:
+    """Ask a context for its messages. Raises PluginError if it raises or answers something else."""
+    what = f"context '{context.name}'"
+    with boundary(what):
+        answer: Any = context.messages(history)
+    is_list = isinstance(answer, Sequence) and not isinstance(answer, str)
+    if not is_list or not all(isinstance(m, Mapping) and _are_texts(m.get("role"), m.get("content")) for m in answer):
+        raise PluginError(
+            f"{what} answered {answer!r:.80}: expected a list of messages with the texts role and content"
+        )
+    return list(answer)
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 CONTEXTS: Slot[Context] = Slot("turnrl.agents.context", Context)

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
-from ...plugins import Plugin, Slot
+from ...plugins import Plugin, PluginError, Slot, boundary
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,20 @@ class Parser(Plugin):
 
         Formats without room for a thought, or for its kind, leave it out.
         """
+
+
+def read_action(parser: Parser, text: str) -> Parsed:
+    """Ask a parser for the action in a response. Raises PluginError if it raises or answers something else."""
+    what = f"parser '{parser.name}'"
+    with boundary(what):
+        parsed: Any = parser.parse(text)
+    if not isinstance(parsed, Parsed) or not all(
+        part is None or isinstance(part, str) for part in (parsed.action, parsed.thought, parsed.tag)
+    ):
+        raise PluginError(
+            f"{what} answered {parsed!r:.80}: expected Parsed(action), with an action that is text or None"
+        )
+    return parsed
 
 
 PARSERS: Slot[Parser] = Slot("turnrl.agents.parsers", Parser)

@@ -14,8 +14,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
-from ...plugins import Plugin, Slot
+from ...plugins import Plugin, PluginError, Slot, boundary
 from ..episode import Episode
 from ..parsers.base import Parser
 
@@ -47,6 +48,18 @@ class Tagger(Plugin):
 
         An episode without its thoughts is no demonstration. `instructions` are those of the world.
         """
+
+
+async def thoughts(tagger: Tagger, episode: Episode, instructions: str) -> list[Tagged] | None:
+    """Ask a tagger about an episode. Raises PluginError if it raises or answers something else."""
+    what, count = f"tagger '{tagger.name}'", len(episode.turns)
+    with boundary(what):
+        answer: Any = await tagger(episode, instructions)
+    if answer is None:
+        return None
+    if not isinstance(answer, list) or len(answer) != count or not all(isinstance(each, Tagged) for each in answer):
+        raise PluginError(f"{what} answered {answer!r:.80}: expected None or one Tagged for each of {count} turns")
+    return answer
 
 
 def speaks(parser: Parser) -> bool:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
+from ...envs.sanitise import well_formed
 from ..endpoint import Endpoint, EndpointConfig, Message
 from ..episode import Episode
-from ..transcript import json_value, transcript, well_formed
+from ..transcript import json_value, transcript
 from .base import KINDS, Tagged, Tagger
 
 SYSTEM = """\
@@ -54,7 +55,7 @@ class EndpointTagger(Tagger):
     other.
 
     Raises:
-        UserError: the endpoint refuses the first request (a wrong key, an unknown model), or its cache cannot be used.
+        UserError: the endpoint refuses the first request (a wrong key, an unknown model).
 
     Paper: RLVMR (arXiv 2507.22844). Source: the paper for the kinds and for a teacher that writes
     them; the prompt is ours.

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from turnrl.agents import endpoint
-from turnrl.agents.endpoint import EndpointConfig, RateLimit, settle
+from turnrl.agents.breaker import RateLimit
+from turnrl.agents.endpoint import EndpointConfig, settle
 from turnrl.plugins import UserError
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from turnrl.agents.endpoint import Cache, settle
-from turnrl.plugins import UserError
+from turnrl.agents import answer_cache
+from turnrl.agents.answer_cache import AnswerCache
+from turnrl.agents.endpoint import Endpoint, settle
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
 
@@ -55,11 +58,11 @@ def test_two_clients_share_a_cache(tmp_path: Path) -> None:
 
 WRITER = """
 import os, signal, sqlite3, sys
-from turnrl.agents.endpoint import Cache
+from turnrl.agents.answer_cache import AnswerCache
 path, name = sys.argv[1:]
 sys.stdin.readline()
 for i in range(40):
-    Cache(path).put(f"{name}{i}", name * i)
+    AnswerCache(path).put(f"{name}{i}", name * i)
 database = sqlite3.connect(path, timeout=60, isolation_level=None)
 database.execute("BEGIN IMMEDIATE")
 database.execute("INSERT INTO answers VALUES (?, 'half')", (name,))
@@ -76,19 +79,73 @@ def test_processes_share_a_cache_and_may_be_killed(tmp_path: Path) -> None:
         writer.stdin.write("go\n")
         writer.stdin.close()
     assert [writer.wait(120) for writer in writers] == [-signal.SIGKILL] * 3
-    cache = Cache(str(path))
+    cache = AnswerCache(str(path))
     assert all(cache.get(f"{name}{i}") == name * i for name in "abc" for i in range(40))
     assert [cache.get(name) for name in "abc"] == [None] * 3
     cache.put("a", "whole")
     assert cache.get("a") == "whole"
 
 
-def test_a_cache_that_is_none_is_said(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not a database " * 100)
-    for path in (tmp_path / "notes.txt", tmp_path, tmp_path / "notes.txt" / "below"):
-        with (
-            serving(script()) as server,
-            pytest.raises(UserError, match=r"cannot use '.*' as the cache of an endpoint"),
-        ):
-            ask(at(server, cache=str(path)))
-    assert (tmp_path / "notes.txt").read_text() == "not a database " * 100
+def damaged(path: Path) -> None:
+    """A database of which the middle was overwritten."""
+    kept = AnswerCache(str(path))
+    for i in range(200):
+        kept.put(f"key{i}", "x" * 500)
+    data = bytearray(path.read_bytes())
+    data[4096:-4096] = b"\xff" * (len(data) - 8192)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("trouble", ["text", "folder", "below a file", "damaged", "other table", "no path", "locked"])
+def test_a_run_goes_on_without_a_cache_that_cannot_be_used_and_says_so_once(
+    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_cache, "PATIENCE", 0.05)
+    path = tmp_path / "answers.sqlite"
+    locked: sqlite3.Connection | None = None
+    if trouble in ("text", "below a file"):
+        path.write_text("not a database " * 100)
+        path = path if trouble == "text" else path / "below"
+    elif trouble == "folder":
+        path.mkdir()
+    elif trouble == "damaged":
+        damaged(path)
+    elif trouble == "other table":
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE answers (number INTEGER)")
+    elif trouble == "no path":
+        path = Path(f"{tmp_path}/\0")
+    else:
+        AnswerCache(str(path)).put("a", "b")
+        locked = sqlite3.connect(path, isolation_level=None)
+        locked.execute("PRAGMA journal_mode = DELETE")
+        locked.execute("BEGIN EXCLUSIVE")
+    before = path.read_bytes() if trouble == "text" else b""
+    with serving(lambda body: says(body["messages"][0]["content"])) as server:
+        asked = at(server, cache=str(path))
+        with pytest.warns(UserWarning, match="goes on without its cache") as said:
+            assert [ask(asked, text) for text in "abca"] == list("abca")
+    assert len(said) == 1
+    assert len(server.requests) == 4
+    if locked is not None:
+        locked.close()
+    if before:
+        assert path.read_bytes() == before
+
+
+def test_only_what_could_be_read_is_kept(tmp_path: Path) -> None:
+    """A passing complaint that comes as an answer must not be the answer for ever."""
+    path = str(tmp_path / "answers.sqlite")
+
+    def read(asked: Endpoint) -> int | None:
+        def number(text: str) -> int | None:
+            return int(text) if text.isdecimal() else None
+
+        return asyncio.run(asked.read([{"role": "user", "content": "How many?"}], number, max_tokens=8))
+
+    with serving(script(says("overloaded"), says("overloaded"), says("Well."), says("7"))) as server:
+        with pytest.warns(UserWarning, match="unparsable"):
+            assert read(at(server, cache=path)) is None
+        assert read(at(server, cache=path)) == 7
+        assert read(at(server, cache=path)) == 7
+    assert len(server.requests) == 4

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-import math
+import warnings
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from turnrl import UserError, evaluate
 from turnrl.agents import tiny
 from turnrl.agents.checkpoint import AGENT_FILE, load_agent
@@ -97,11 +99,39 @@ def test_lost_episodes_are_counted_and_excluded() -> None:
     assert Evaluation.model_validate_json(result.model_dump_json()) == result
 
 
-def test_nothing_finished() -> None:
-    result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
-    assert (result.n, result.success, result.low, result.high) == (0, 0.0, 0.0, 1.0)
-    assert result.turns_when_won is None
-    assert not any(isinstance(value, float) and math.isnan(value) for value in result.model_dump().values())
+def test_what_was_not_measured_is_none_and_not_zero() -> None:
+    with pytest.warns(UserWarning, match=r"nothing was measured: 1 of 1 episodes were lost \(1 env_error\)"):
+        result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
+    assert (result.n, result.success, result.low, result.high) == (0, None, 0.0, 1.0)
+    assert [result.turns, result.turns_when_won, result.tokens, result.invalid_rate, result.repeated_rate] == [None] * 5
+    assert result.families["toy/x-v0?level=1"].success is None
+    assert not result.whole
+    assert Evaluation.model_validate_json(result.model_dump_json()) == result
+    said = Console(width=200, record=True, file=io.StringIO())
+    said.print(result.table())
+    assert "nothing was measured" in said.export_text()
+    assert "0.0%" not in said.export_text().replace("0.0% to 100.0%", "")
+
+
+def test_a_family_of_which_every_episode_was_lost_is_listed() -> None:
+    with pytest.warns(UserWarning, match="1 of 2 episodes were lost"):
+        result = summary([episode("a", "p"), episode("", "", stop=StopReason.ENV_ERROR, level=2)])
+    assert {name: rate.success for name, rate in result.families.items()} == {
+        "toy/x-v0?level=1": 0.0, "toy/x-v0?level=2": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("lost", "whole"), [(0, True), (1, True), (2, True), (3, False), (19, False), (20, False)])
+def test_an_evaluation_that_lost_more_than_a_tenth_is_not_whole(lost: int, whole: bool) -> None:
+    played = [episode("", "", stop=StopReason.ENGINE_ERROR)] * lost
+    played += [episode("a", "p", stop=StopReason.WON, success=True)] * (20 - lost)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = summary(played)
+    assert (result.whole, bool(said)) == (whole, not whole)
+    assert (result.trouble is None) == (lost == 0)
+    if 0 < lost < 20:
+        assert f"between {(20 - lost) / 20:.1%} and 100.0%" in (result.trouble or "")
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

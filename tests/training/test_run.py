@@ -190,15 +190,6 @@ def test_a_crashing_episode_is_counted_and_the_run_goes_on(tmp_path: Path) -> No
         assert line["useful_share"] <= 1
 
 
-def test_a_step_without_a_single_episode_is_skipped(tmp_path: Path) -> None:
-    env = {"id": "toy/faulty_lights-v0", "broken": list(range(40)), "fault": "reset"}
-    data = recipe(env=env, rl={"steps": 2, "tasks_per_step": 2, "group_size": 2})
-    run(tmp_path / "run", data | {"stages": data["stages"][1:]})
-    for line in rl_lines(tmp_path / "run"):
-        assert (line["skipped"], line["lost/env_error"], line["episodes"]) == (1, 4, 0)
-    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
-
-
 def test_worlds_in_worker_processes_and_bf16(tmp_path: Path) -> None:
     small = {"rl": {"steps": 2}, "sft": {"epochs": 6}}
     run(tmp_path / "threads", recipe(**small))

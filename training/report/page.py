@@ -22,7 +22,8 @@ class Row:
     """One measured success rate; the bar is drawn from `low` to `high` in percent."""
 
     name: str
-    success: float
+    success: float | None
+    """None where nothing was measured."""
     low: float
     high: float
     n: int
@@ -86,9 +87,9 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
 
 def rates(result: Mapping[str, Any], path: str = "") -> Iterator[Row]:
     """Every success rate with an interval inside the result, at any depth."""
-    values = [number(result.get(key)) for key in ("success", "low", "high", "n")]
-    if all(value is not None for value in values):
-        success, low, high, n = (value or 0.0 for value in values)
+    success = number(result.get("success"))
+    low, high, n = (number(result.get(key)) for key in ("low", "high", "n"))
+    if low is not None and high is not None and n is not None and (success is not None or not n):
         yield Row(path or "result", success, low, high, int(n))
     for key, value in result.items():
         if isinstance(value, Mapping) and key != "families":

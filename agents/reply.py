@@ -1,0 +1,115 @@
+"""Reply: what a server sent back, read up to a limit; and its address, as it is asked and as it is shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    import httpx
+
+_PATH = "/chat/completions"
+
+
+def completions_url(url: str) -> str:
+    """Return the address that is asked: the path of a base address is extended, its query stays behind it."""
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path if path.endswith(_PATH) else path + _PATH, parts.query, ""))
+
+
+def shown_url(url: str) -> str:
+    """Return an address as it may stand in a message: without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return what may be secret in an address: its password, also as it is sent, and long values of its query."""
+    parts = urlsplit(url)
+    passwords = []
+    if parts.password is not None:
+        user, password = unquote(parts.username or ""), unquote(parts.password)
+        passwords = [parts.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
+    return [*passwords, *(value for _, value in parse_qsl(parts.query) if len(value) >= 8)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply."""
+
+    status: int
+    text: str
+    """Its body, or the beginning of it."""
+    trouble: str = ""
+    """Why the body is not whole; empty if it is."""
+    retry_after: float | None = None
+    """Seconds that the server asks to wait."""
+
+    def completion(self) -> tuple[str | None, str | None]:
+        """Return the text of a chat completion and why it ended, each None if it is not there."""
+        try:
+            choice = json.loads(self.text)["choices"][0]
+            content, reason = choice["message"]["content"], choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None, None
+        return content if isinstance(content, str) else None, reason if isinstance(reason, str) else None
+
+    def complaint(self) -> str:
+        """Return what the server says about a failure, in the three forms that servers use, else its text."""
+        message: Any
+        try:
+            data = json.loads(self.text)
+            error = data.get("error", data)
+            message = error if isinstance(error, str) else error.get("message") or error["detail"]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            message = self.text
+        return " ".join(str(message).split())[:500]
+
+
+async def read_reply(response: httpx.Response, limit: int) -> Reply:
+    """Read a streamed response, at most `limit` bytes as they are sent and as they unpack."""
+    raw = bytearray()
+    async for chunk in response.aiter_raw():
+        raw += chunk
+        if len(raw) > limit:
+            break
+    packed = response.headers.get("Content-Encoding", "").strip().lower()
+    data, trouble = bytes(raw), ""
+    if packed in ("gzip", "x-gzip", "deflate"):
+        data, trouble = _unpack(data, limit)
+    elif packed not in ("", "identity"):
+        data, trouble = b"", f"packed as '{packed[:40]}', which was not asked for"
+    if len(raw) > limit or len(data) > limit:
+        data, trouble = data[:limit], f"more than {limit:,} bytes"
+    text = data.decode("utf-8", "replace") or response.reason_phrase
+    return Reply(response.status_code, text, trouble, _retry_after(response.headers))
+
+
+def _unpack(data: bytes, limit: int) -> tuple[bytes, str]:
+    """At most one byte more than `limit`, so that a small reply cannot unpack to gigabytes."""
+    for window in (47, -15):  # gzip or zlib, by the header; deflate without one
+        try:
+            return zlib.decompressobj(window).decompress(data, limit + 1), ""
+        except zlib.error:
+            continue
+    return b"", "its packing is damaged"
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds, from a number or a date."""
+    text = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)

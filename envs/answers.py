@@ -1,0 +1,146 @@
+"""What a world answers, in the types that everything above relies on: text, numbers, flags, lists of names.
+
+Worlds are written by many hands: numbers of numpy are numbers, half a surrogate pair in a text is replaced, and what
+is of another type is refused with a TypeError that says which answer it was::
+
+    text(b"You see a door.", "the observation")         # TypeError: the observation is bytes, not str
+    number(np.float32(0.5), "the reward")               # 0.5
+
+The pool plays behind these checks, so that a wrong answer ends its own episode and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .sanitise import well_formed
+
+if TYPE_CHECKING:
+    from .core import TurnInfo
+
+T = TypeVar("T")
+
+
+LONGEST = 1_000_000
+"""Characters of a text; what is longer could be read by no model, and a tokenizer would be busy with it for minutes."""
+
+
+def text(value: Any, what: str) -> str:
+    """Return a text without lone surrogates. Raises TypeError for what is no string, ValueError for one too long."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {_named(value)}, not str")
+    if len(value) > LONGEST:
+        raise ValueError(f"{what} has {len(value):,} characters, more than {LONGEST:,}")
+    return value if type(value) is str and value.isascii() else well_formed(str(value))
+
+
+def number(value: Any, what: str) -> float:
+    """Return a finite float. Raises TypeError for what is no single number, ValueError for NaN and infinity."""
+    found = value if type(value) is float else real(value, what)
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is {found}, not a finite number")
+    return found
+
+
+def real(value: Any, what: str) -> float:
+    """Return a float that may be NaN or infinite. Raises TypeError for what is no single number."""
+    plain = _plain(value)
+    if not isinstance(plain, int | float):
+        raise TypeError(f"{what} is {_named(plain)}, not a number")
+    return float(plain)
+
+
+def flag(value: Any, what: str) -> bool:
+    """Return a bool. Raises TypeError for anything but True, False, 0 and 1."""
+    if type(value) is bool:
+        return value
+    plain = _plain(value)
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise TypeError(f"{what} is {_named(value)}, not True or False")
+    return bool(plain)
+
+
+def names(value: Any, what: str) -> list[str]:
+    """Return a fresh list of texts. Raises TypeError for a single string, or for an entry that is no string."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{what} is {_named(value)}, not a list of str")
+    return [entry if type(entry) is str and entry.isascii() else text(entry, f"an entry of {what}") for entry in value]
+
+
+def maybe(check: Callable[[Any, str], T], value: Any, what: str) -> T | None:
+    """Return what `check` makes of a value that may also be None."""
+    return None if value is None else check(value, what)
+
+
+def tools(value: Any) -> list[dict[str, Any]] | None:
+    """Return JSON schemas of actions, their texts without lone surrogates. Raises TypeError for what is no list."""
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError(f"tools is {_named(value)}, not a list of JSON schemas")
+    return cast("list[dict[str, Any]]", _well_formed(list(value)))
+
+
+def started(value: Any) -> tuple[str, TurnInfo]:
+    """Return what `reset` answered. Raises TypeError if that is not (observation, info) as `TextEnv` has them."""
+    observation, info = _tuple(value, 2, "reset")
+    return text(observation, "the observation"), _info(info)
+
+
+def stepped(value: Any) -> tuple[str, float, bool, bool, TurnInfo]:
+    """Return what `step` answered. Raises TypeError if that is not the five parts as `TextEnv` has them."""
+    observation, reward, terminated, truncated, info = _tuple(value, 5, "step")
+    return (
+        text(observation, "the observation"),
+        number(reward, "the reward"),
+        flag(terminated, "terminated"),
+        flag(truncated, "truncated"),
+        _info(info),
+    )
+
+
+def _tuple(value: Any, size: int, method: str) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) or len(value) != size:
+        raise TypeError(f"{method} returned {_named(value)}, not a tuple of {size}")
+    return value
+
+
+def _info(value: Any) -> TurnInfo:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"the info is {_named(value)}, not a dict")
+    missing = {"success", "valid_action", "invalid_reason", "milestones", *_NUMBERS, *_LISTS} - value.keys()
+    if missing:
+        raise TypeError(f"the info lacks the key '{min(missing)}'")
+    checked: dict[str, Any] = {key: flag(value[key], f"info['{key}']") for key in ("success", "valid_action")}
+    checked["milestones"] = names(value["milestones"], "info['milestones']")
+    for key in _NUMBERS:
+        checked[key] = maybe(number, value[key], f"info['{key}']")
+    for key in _LISTS:
+        checked[key] = maybe(names, value[key], f"info['{key}']")
+    checked["invalid_reason"] = maybe(text, value["invalid_reason"], "info['invalid_reason']")
+    return cast("TurnInfo", checked)
+
+
+_NUMBERS = ("score", "progress")
+_LISTS = ("admissible_actions", "answer")
+
+
+def _plain(value: Any) -> Any:
+    """The Python number in a number of numpy or torch, or in an array of one element without axes."""
+    if isinstance(value, int | float) or getattr(value, "shape", None) != ():
+        return value
+    return value.item()
+
+
+def _named(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, Mapping):
+        return {_well_formed(key): _well_formed(item) for key, item in value.items()}
+    return [_well_formed(item) for item in value] if isinstance(value, list | tuple) else value

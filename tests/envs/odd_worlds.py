@@ -1,0 +1,80 @@
+"""Worlds that answer in odd types. For ``imports``, like toy_envs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from turnrl.envs import Outcome, Split, Task, TextEnv, register
+
+VALUES: dict[str, Any] = {
+    "none": None, "bytes": b"text", "number": 0.5, "list": ["text"], "huge": "x" * 1_000_001, "text": "text",
+    "array": np.ones(3), "nan": float("nan"), "inf": float("inf"), "numbers": [1, 2], "str_": np.str_("text"),
+    "surrogate": "half \ud83d a pair", "float32": np.float32(0.5), "float64": np.float64(0.5), "int64": np.int64(1),
+    "bool": True, "bool_": np.bool_(False), "int": 0, "tuple": ("a", "b"),
+}  # fmt: skip
+SPECIAL: dict[str, Any] = {
+    "observation number": 7, "answer bytes": [b"text"], "admissible surrogate": ["\udc00"], "answer array":
+    np.array(["a", "b"]),
+}  # fmt: skip
+
+
+class OddAnswers(TextEnv):
+    """Answers with one field of an odd type, ``how="reward none"`` say, when it is reset or stepped."""
+
+    instructions = "Wait."
+
+    def _tasks(self, split: Split) -> list[Task]:
+        return [self.task({"train": 0, "valid": 1, "test": 2}[split], split)]
+
+    def _begin(self, task: Task) -> Outcome:
+        return self._answer("reset")
+
+    def _act(self, action: str) -> Outcome:
+        return self._answer("step")
+
+    def _answer(self, when: str) -> Any:
+        how = self.params.get("how", "nothing odd")
+        field, _, kind = how.partition(" ")
+        if how == "nothing odd" or self.params.get("when", "step") != when:
+            return Outcome("You wait.")
+        if field == "outcome":
+            return None if kind == "none" else ("You wait.", 0.0, False)
+        if kind == "tensor":
+            import torch
+
+            return Outcome("You wait.", reward=torch.tensor(0.5))  # type: ignore[arg-type]
+        fields: dict[str, Any] = {"observation": "You wait."}
+        return Outcome(**fields | {field: SPECIAL.get(how, VALUES.get(kind))})
+
+
+class Overrides(OddAnswers):
+    """Breaks what the base class fills in, as ``what`` says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        field, _, kind = self.params.get("what", "").partition(" ")
+        if field == "instructions":
+            self.instructions = VALUES[kind]
+        if field == "tools":
+            self.tools = "text" if kind == "text" else [{"function": {"name": "\ud800", "parameters": {}}}]  # type: ignore[assignment]
+
+    def expert_action(self) -> Any:
+        return 7 if self.params.get("what") == "expert number" else "wait"
+
+    def step(self, action: str) -> Any:
+        stepped = super().step(action)
+        broken = {"step none": None, "step short": stepped[:4], "step bytes": (b"text", *stepped[1:])}
+        return broken.get(self.params.get("what", ""), stepped)
+
+    def _info(self, outcome: Outcome, reason: str | None) -> Any:
+        info: Any = super()._info(outcome, reason)
+        what = self.params.get("what", "")
+        if what == "info short":
+            del info["answer"]
+        more = {"info none": None, "info text": {**info, "score": "high"}, "info more": {**info, "mine": object()}}
+        return more.get(what, info)
+
+
+register("odd/answers-v0", OddAnswers)
+register("odd/overrides-v0", Overrides)

@@ -1,0 +1,137 @@
+"""Boundaries: what plug-ins answer is looked at where it comes in, and a mistake is told with the plug-in's name.
+
+Each function asks one plug-in for its one answer. All raise PluginError if the plug-in raises, or answers in another
+type or shape than its slot takes; what follows can then rely on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..agents.episode import Episode, Group
+from ..envs import Task
+from ..plugins import PluginError, boundary
+from .batch import TokenBatch
+from .credit.base import Credit
+from .curriculum.base import Curriculum
+from .losses.base import LossOutput, PolicyLoss
+from .modifiers.base import Modifier
+from .regularizers.base import Regularizer
+from .selection.base import Selection
+
+
+def advantages_of(credit: Credit, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    """Ask an estimator for its advantages, and return them per token [B, L], float64, without gradient."""
+    what = f"credit '{credit.name}'"
+    with boundary(what):
+        answer = credit(rewards_KET, batch)
+    if credit.level == "turn":
+        axes, shape = "[E, T]: one number per turn of each episode", (batch.episodes, batch.max_turns)
+        return batch.spread(_tensor(answer, shape, what, axes))
+    return _tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN)
+
+
+def modified(modifier: Modifier, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
+    """Ask a modifier for the advantages [B, L] in the place of the given ones."""
+    what = f"modifier '{modifier.name}'"
+    with boundary(what):
+        answer = modifier(advantages_BL, batch)
+    return _tensor(answer, advantages_BL.shape, what, _PER_TOKEN)
+
+
+def policy_loss(loss: PolicyLoss, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+    """Ask a loss for its term per token."""
+    what = f"loss '{loss.name}'"
+    with boundary(what):
+        answer = loss(logprobs_BL, batch, advantages_BL)
+    return _output(answer, logprobs_BL.shape, what)
+
+
+def regularizing(term: Regularizer, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
+    """Ask a regularizer for its term per token."""
+    what = f"regularizer '{term.name}'"
+    with boundary(what):
+        answer = term.token_loss(logprobs_BL, batch, entropy_BL)
+    return _output(answer, logprobs_BL.shape, what)
+
+
+def reward_of(term: Regularizer, batch: TokenBatch) -> Tensor | None:
+    """Ask a regularizer for its reward per token [B, L], or None."""
+    what = f"regularizer '{term.name}'"
+    with boundary(what):
+        answer = term.reward_BL(batch)
+    return None if answer is None else _tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN)
+
+
+def selected(selection: Selection, group: Group, returns: Sequence[float]) -> Group | None:
+    """Ask a filter for what is left of a group: some of its episodes, or None."""
+    what = f"selection '{selection.name}'"
+    with boundary(what):
+        answer: Any = selection(group, returns)
+    if answer is None:
+        return None
+    known = {id(episode) for episode in group}
+    if not isinstance(answer, Group) or not all(isinstance(e, Episode) and id(e) in known for e in answer.episodes):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a Group of some of the given episodes, or None")
+    return answer
+
+
+def next_tasks(curriculum: Curriculum, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
+    """Ask a curriculum for the next `count` tasks."""
+    what = f"curriculum '{curriculum.name}'"
+    with boundary(what):
+        answer: Any = curriculum.sample(tasks, count, drawn, seed)
+        chosen = list(answer)
+    if len(chosen) != count or not all(isinstance(task, Task) for task in chosen):
+        kinds = ", ".join(sorted({_named(task) for task in chosen})) or "nothing"
+        raise PluginError(f"{what} answered {len(chosen)} entries ({kinds}): expected a list of {count} tasks")
+    return chosen
+
+
+def turn_limit(curriculum: Curriculum, limit: int, progress: float) -> int:
+    """Ask a curriculum for the turn limit of a step, from 1 to `limit`."""
+    what = f"curriculum '{curriculum.name}'"
+    with boundary(what):
+        answer: Any = curriculum.max_turns(limit, progress)
+    if not isinstance(answer, int) or not 1 <= answer <= limit:
+        raise PluginError(f"{what} answered a turn limit of {answer!r}: expected a whole number from 1 to {limit}")
+    return answer
+
+
+def observe(curriculum: Curriculum, groups: Sequence[Group]) -> None:
+    """Tell a curriculum what was played."""
+    with boundary(f"curriculum '{curriculum.name}'"):
+        curriculum.observe(groups)
+
+
+_PER_TOKEN = "[B, L]: one number per token of each sequence"
+
+
+def _output(answer: Any, shape: Sequence[int], what: str) -> LossOutput:
+    if not isinstance(answer, LossOutput):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a LossOutput")
+    for part in (answer.loss_BL, *answer.metrics.values()):
+        _check(part, shape, what, _PER_TOKEN)
+    return answer
+
+
+def _tensor(answer: Any, shape: Sequence[int], what: str, axes: str) -> Tensor:
+    _check(answer, shape, what, axes)
+    return answer.detach().double()  # type: ignore[no-any-return]
+
+
+def _check(answer: Any, shape: Sequence[int], what: str, axes: str) -> None:
+    if not isinstance(answer, Tensor):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a tensor {axes}")
+    if tuple(answer.shape) != tuple(shape):
+        raise PluginError(f"{what} answered a tensor {list(answer.shape)}: expected {list(shape)}, {axes}")
+    if answer.is_complex() or answer.dtype is torch.bool:
+        raise PluginError(f"{what} answered a tensor of {answer.dtype}: expected numbers, {axes}")
+
+
+def _named(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
