@@ -54,6 +54,8 @@ class Learner:
             self.critic.eval()
         self._warming = self.critic is not None and step < self.stage.critic.warmup_steps
         for part, advantages in self._minibatches(batch, advantages_BL.float(), step, seed):
+            for name, value in self.loss.prepare(part).items():
+                self._note(name, value)
             policy = not self._warming and self._teaches(part, advantages)
             self._accumulate(part, advantages, policy=policy)
             if not policy and self.critic is None:
@@ -89,13 +91,12 @@ class Learner:
 
     def _teaches(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:
         """Whether the policy has a gradient: from an advantage, or from a term that asks for none."""
+        counts_BL = self.loss.weights_BL(batch) > 0
         terms = not self.loss.skips_zero or any(term.coefficient for term in self.regularizers)
-        return terms or bool(((advantages_BL != 0) & batch.mask_BL).any())
+        return bool((counts_BL if terms else counts_BL & (advantages_BL != 0)).any())
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
         """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are partial sums of it."""
-        for name, value in self.loss.prepare(batch).items():
-            self._note(name, value)
         weights_BL = self.loss.weights_BL(batch)
         value_weights_BL = value_weights(batch.signals["returns"]) if self.critic is not None else None
         # A critic on the policy's own layers trains them too.

@@ -157,6 +157,20 @@ def test_a_minibatch_without_advantage_takes_no_step() -> None:
     assert len(step.gradients) == 1
 
 
+@pytest.mark.parametrize("regularizers", [[], [{"name": "entropy"}]])
+def test_a_minibatch_that_importance_sampling_masks_takes_no_step(regularizers: list[dict[str, Any]]) -> None:
+    batch = batch_of("full_history")
+    loss = {"name": "ppo_clip", "importance": {"mode": "token_mask"}}
+    step = Step(replace(batch, old_logprobs_BL=batch.logprobs_BL), loss=loss, regularizers=regularizers)
+    assert (len(step.gradients), step.metrics["importance_ess"]) == (1, pytest.approx(1.0))
+    before = copy.deepcopy(step.model.state_dict())
+    far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0, signals={})
+    metrics = step.learner.update(far, advantages(batch), 1, 0)
+    assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (1, 0, 1)
+    for name, weight in step.model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
 @pytest.mark.parametrize("backbone", ["separate", "shared"])
 def test_a_critic_learns_where_the_policy_has_no_advantage(backbone: str) -> None:
     """On layers of its own it moves nothing of the policy, whatever the optimiser's moments say."""
