@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from ..plugins import UserError, explain, keys_of, nearest, refuse_paths
 from .agent import LanguageAgent
 from .config import AgentConfig
+from .manifest import check_manifest
 
 AGENT_FILE = "agent.json"
 CHECKPOINTS = ("best", "rl", "last", "sft")
@@ -136,6 +137,8 @@ def load_agent(
     from .models import ModelConfig, load
 
     folder = checkpoint_folder(Path(name)) if Path(name).is_dir() else None
+    if folder is not None:
+        check_manifest(folder)
     saved = SavedAgent() if folder is None else SavedAgent.read(folder, trust=trust)
     saved = _changed(saved, {**(changes or {}), **({} if max_turns is None else {"max_turns": max_turns})})
     limit = {} if saved.max_context is None else {"max_context": saved.max_context}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..envs import Task
+from .files import new_file
 
 FinishReason = Literal["stop", "length"]
 
@@ -175,15 +175,10 @@ class Episode:
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with gzip.open(beside, "wt", encoding="utf-8") as file:
-            for episode in episodes:
-                file.write(json.dumps(episode.to_json()) + "\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises UserError."""
+    with new_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as file:
+        for episode in episodes:
+            file.write(json.dumps(episode.to_json()) + "\n")
 
 
 @dataclass(slots=True)

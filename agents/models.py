@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
-import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..plugins import UserError
 from .engines.positions import exact_positions
+from .files import new_folder
+from .manifest import check_manifest, write_manifest
 
 BUILT_IN = ("tiny", "smollm2")
 Corpus = Callable[[], Iterable[str]]
@@ -123,6 +123,8 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
     if config.lora is not None:
         model = _with_lora(model, config.lora, config.seed)
     _own_memory(model)
+    if spoilt := not_finite(model.state_dict()):
+        raise UserError(f"model '{config.name}': its weights are not finite ({spoilt})")
     model.eval()
     own_limit = exact_positions(model.config) or config.max_context
     description = {
@@ -146,6 +148,11 @@ def _own_memory(model: Any) -> None:
         tensor.data = tensor.data.clone()
 
 
+def not_finite(tensors: Mapping[str, Any]) -> str:
+    """The name of the first tensor that holds a NaN or an infinity; "" if there is none."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
+
+
 def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool = False) -> Path:
     """Write model and tokenizer in Hugging Face format; an existing folder is replaced in one rename.
 
@@ -155,50 +162,22 @@ def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool 
         folder: where; parents are made.
         adapters_only: write a LoRA model's adapters alone, unmerged. They load only beside the base model's own path.
 
-    Raises OSError; whatever was in `folder` is then still there.
+    Raises UserError if it cannot be written; whatever was in `folder` is then still there.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        if hasattr(model, "merge_and_unload") and not adapters_only:
-            model = copy.deepcopy(model).merge_and_unload()
-        with quiet():
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-        replace_folder(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with new_folder(folder) as beside:
+        write(model, tokenizer, beside, adapters_only=adapters_only)
+        write_manifest(beside)
     return folder
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`, whose old content is removed afterwards. Raises OSError, `folder` unchanged."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def settle_folder(folder: Path) -> None:
-    """Finish what a process that was killed in `replace_folder` or `save` left beside `folder`.
-
-    If `folder` is missing, its old content comes back; whatever else was left is removed. Nobody may be writing it.
-    """
-    left = sorted(folder.parent.glob(f".{folder.name}.*"), key=lambda path: path.stat().st_mtime)
-    old = [path for path in left if path.suffix == ".old"]
-    if old and not folder.exists():
-        os.rename(old[-1], folder)
-    for path in left:
-        shutil.rmtree(path, ignore_errors=True)
+def write(model: Any, tokenizer: Any, folder: Path, *, adapters_only: bool = False) -> None:
+    """Write model and tokenizer into a folder that is empty; see `save`."""
+    if hasattr(model, "merge_and_unload") and not adapters_only:
+        model = copy.deepcopy(model).merge_and_unload()
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager
@@ -244,6 +223,7 @@ def _tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> t
 def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
     if not Path(name).is_dir():
         return _from_hub(name, dtype)
+    check_manifest(Path(name))
     if (Path(name) / "adapter_config.json").is_file():
         return _adapted(name, dtype)
     if not (Path(name) / "config.json").is_file():

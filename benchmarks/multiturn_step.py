@@ -187,9 +187,7 @@ async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str,
     pool = EnvPool(slots=16, workers=1)
     prototype = turnrl.make(WORLD)
     try:
-        session = Session(
-            recipe, model, tokenizer, engine, agent, prototype, pool, RunLog(folder, recipe), progress=False
-        )
+        session = Session(recipe, model, tokenizer, engine, agent, prototype, pool, RunLog(folder), progress=False)
         stage = recipe.stages[0]
         assert stage.name == "rl"
         return await steps_of(CpuTrainer(session, stage, 0), steps), parameters

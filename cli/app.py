@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import math
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from ..agents.files import finite
 from ..plugins import UserError
 
 app = typer.Typer(
@@ -108,15 +108,6 @@ def answer(data: Any) -> None:
     """Data on standard output, and nothing else there."""
     plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"
     print(json.dumps(finite(data), indent=2, ensure_ascii=plain, allow_nan=False))
-
-
-def finite(data: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become null."""
-    if isinstance(data, dict):
-        return {key: finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def aside() -> contextlib.redirect_stdout[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -45,9 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     except RunFailed as failure:
         print(f"turnrl: {' '.join(str(failure).split())}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, typer.Abort):
-        print("turnrl: interrupted", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _interrupted(error, arguments)
     except BrokenPipeError:
         # The reader has left (| head): the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,6 +58,22 @@ def run(arguments: Sequence[str]) -> int:
 def _warn(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
     """A warning is one line, as an error is."""
     print(f"turnrl: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _interrupted(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say that a command was stopped, and how a run goes on; returns the exit code."""
+    # Typer says Abort for whatever reads as an end: only a signal is one.
+    cause = error.__cause__ or error
+    if isinstance(cause, EOFError):
+        raise cause
+    from ..training.interrupt import Interrupted
+
+    if not isinstance(cause, Interrupted):
+        print("turnrl: interrupted", file=sys.stderr)
+        return 130
+    again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
+    print(f"turnrl: {cause}; go on with: {shlex.join(['turnrl', *again])}", file=sys.stderr)
+    return 128 + cause.signum
 
 
 def main() -> None:

@@ -27,14 +27,14 @@ def train(
     """
     import yaml
 
+    from ..training.plan import plan
     from ..training.recipe import Recipe
-    from ..training.run import plan
     from ..training.run import train as start
 
     import_modules(imports)
-    loaded, progress = Recipe.load(recipe, overrides or ()).importing(*imports or ()), sys.stderr.isatty()
+    loaded = Recipe.load(recipe, overrides or ()).importing(*imports or ())
     with aside():
-        result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume, progress=progress)
+        result = plan(loaded) if dry_run else start(loaded, run_dir=run_dir, resume=resume)
     if as_json:
         return answer(result)
     return print(yaml.safe_dump(result, sort_keys=False, allow_unicode=True).rstrip())

@@ -84,11 +84,12 @@ def sweep(parent: Path) -> None:
         except FileNotFoundError:
             continue
         # Another machine may share the cache, and its processes cannot be asked after.
-        if stale or (node == platform.node() and pid.isdecimal() and not _alive(int(pid))):
+        if stale or (node == platform.node() and pid.isdecimal() and not alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process with that number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

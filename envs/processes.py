@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pickle
+import platform
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plugins import RunFailed, UserError
+from .cache import alive
 from .task import Task
 from .worker import CLOSED, MARK, Fault, Inbox, Reply, Status, end_all_of, pack
 
@@ -39,11 +41,21 @@ _START_ATTEMPTS = 3
 """Starts in a row that may fail before nothing is expected of further ones."""
 _KILLED_ATTEMPTS = 10
 """The same where they were killed from outside, which says nothing about the world, or where others have started."""
+_FOLDER = f"turnrl-worker-{platform.node()}-"
+"""How the folder of a worker begins; the process that started it and something random follow."""
 
 
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sweep() -> None:
+    """Remove the folders of workers that were killed together with the process that started them."""
+    for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        pid = root.name.removeprefix(_FOLDER).partition("-")[0]
+        if pid.isdecimal() and not alive(int(pid)):
+            shutil.rmtree(root, ignore_errors=True)
 
 
 class WorkerStartError(RunFailed):
@@ -70,7 +82,7 @@ class Worker:
         self.head_since = math.inf
         """When the worker could begin with the oldest of them."""
         self._inbox, self._outbox, self._flushing = Inbox(), bytearray(), False
-        self.root = tempfile.mkdtemp(prefix="turnrl-worker-")
+        self.root = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
         self.link, far = socket.socketpair()
         with far:
             self.process = self._start(far.fileno())
@@ -205,6 +217,7 @@ class Processes:
         names = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
         self.setup = {"imports": names, "options": dict(options), "idle": math.ceil(slots / self.size)}
         self.stats = stats
+        sweep()
         self.loop: asyncio.AbstractEventLoop
         self._workers: list[Worker] = []
         self._leaving: set[Worker] = set()

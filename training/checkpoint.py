@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..agents.checkpoint import SavedAgent
-from ..agents.models import ModelConfig, load, replace_folder, save
+from ..agents.files import new_folder, told
+from ..agents.manifest import MANIFEST_FILE, check_manifest, write_manifest
+from ..agents.models import ModelConfig, load, not_finite
+from ..agents.models import write as write_model
 from ..plugins import UserError
 
 STATE_FILE = "trainer.pt"
 ADAPTERS_FILE = "adapters.pt"
 """What a LoRA model trains, beside the merged weights that can be played."""
+
+
+NEEDED = "without it the run cannot go on; restore it from a copy, or begin again with another --run"
 
 
 @dataclass(slots=True)
@@ -27,46 +32,104 @@ class TrainerState:
     stage: int
     """Index of the stage that goes on."""
     step: int
-    """Steps of it that are done."""
-    best: float
-    """Best validation success so far, -1 for none."""
+    """Steps of it that are done; updates of a warm start."""
     parts: dict[str, Any]
     """state_dicts by name: optimiser, critic, reference, plug-ins, random streams."""
+    best: float = -1.0
+    """Best validation success so far, -1 for none."""
+    best_step: int = 0
+    """The step whose weights are in the checkpoint 'best', 0 for none."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The recipe, as plain data."""
+    changes: list[str] = field(default_factory=list)
+    """How the recipe was changed on the way, oldest first."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Spent so far, by phase."""
 
 
-def write(folder: Path, model: nn.Module, tokenizer: Any, agent: SavedAgent, state: TrainerState | None = None) -> None:
-    """Write a checkpoint beside its place and rename it there."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    save(model, tokenizer, beside)
-    agent.write(beside)
-    if hasattr(model, "merge_and_unload"):
-        torch.save(
-            {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, beside / ADAPTERS_FILE
-        )
-    if state is not None:
-        payload = {"stage": state.stage, "step": state.step, "best": state.best, "parts": state.parts}
-        payload["weights"] = model.state_dict()
-        payload["rng"] = torch.get_rng_state()
-        torch.save(payload, beside / STATE_FILE)
-    replace_folder(beside, folder)
+@dataclass(slots=True)
+class Saved:
+    """A checkpoint to resume from, as it was read."""
+
+    state: TrainerState
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any]
+    """See `RunLog.mark`."""
+
+
+def write(
+    folder: Path, model: nn.Module, tokenizer: Any, agent: SavedAgent,
+    state: TrainerState | None = None, **about: Any,
+) -> None:  # fmt: skip
+    """Write a checkpoint beside its place and rename it there; `about` goes into its manifest.
+
+    Raises UserError if it cannot be written, or if a number of it is not finite: the old one is then still there.
+    """
+    weights = model.state_dict()
+    tensors = dict(_tensors({"weights": weights, "state": {} if state is None else state.parts}))
+    if spoilt := not_finite(tensors):
+        raise UserError(f"{spoilt} is not finite, so no checkpoint is written: '{folder}' stays as it was")
+    with new_folder(folder) as beside:
+        write_model(model, tokenizer, beside)
+        agent.write(beside)
+        if hasattr(model, "merge_and_unload"):
+            _write_tensors(
+                beside / ADAPTERS_FILE, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+            )
+        if state is not None:
+            _write_tensors(beside / STATE_FILE, shallow(state) | {"weights": weights})
+        write_manifest(beside, **about)
 
 
 def restore(folder: Path, model: nn.Module) -> None:
     """Put the weights of a checkpoint of this run into the model that it was written from."""
     adapters = folder / ADAPTERS_FILE
     if adapters.is_file():
-        model.load_state_dict(torch.load(adapters, weights_only=True), strict=False)
+        check_manifest(folder)
+        model.load_state_dict(_read_tensors(adapters), strict=False)
     else:
         model.load_state_dict(load(ModelConfig(name=str(folder))).model.state_dict())
 
 
-def read(folder: Path, model: nn.Module) -> TrainerState:
-    """Restore weights and random state in place. Raises UserError if there is nothing to resume."""
+def read(folder: Path) -> Saved:
+    """A checkpoint to resume from. Raises UserError if it is none, incomplete or damaged."""
     file = folder / STATE_FILE
-    if not file.is_file():
-        raise UserError(f"nothing to resume in '{folder.parent.parent}': no checkpoint was written yet")
-    payload = torch.load(file, weights_only=True)
-    model.load_state_dict(payload["weights"])
-    torch.set_rng_state(payload["rng"])
-    return TrainerState(payload["stage"], payload["step"], payload["best"], payload["parts"])
+    about = check_manifest(folder, NEEDED)
+    for path, there in ((file, file.is_file()), (folder / MANIFEST_FILE, about is not None)):
+        if not there:
+            raise UserError(f"'{path}' is missing: {NEEDED}")
+    payload = _read_tensors(file)
+    names = {each.name for each in fields(TrainerState)}
+    if not isinstance(payload, dict) or payload.keys() != names | {"weights"} or "metrics" not in (about or {}):
+        raise UserError(f"'{file}' was written by another version of turnrl, or is no state of a trainer")
+    weights = payload.pop("weights")
+    return Saved(TrainerState(**payload), weights, (about or {})["metrics"])
+
+
+def shallow(state: TrainerState) -> dict[str, Any]:
+    """The fields by name."""
+    return {each.name: getattr(state, each.name) for each in fields(state)}
+
+
+def _write_tensors(file: Path, payload: dict[str, Any]) -> None:
+    # Through a file object of Python's: what the system refuses is then told by the system's own error.
+    with file.open("wb") as stream:
+        torch.save(payload, stream)
+
+
+def _read_tensors(file: Path) -> Any:
+    with told(file, "read"):
+        return torch.load(file, weights_only=True)
+
+
+def _tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of real numbers inside nested data, with its place."""
+    if isinstance(data, Tensor):
+        if data.is_floating_point():
+            yield name, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _tensors(value, f"{name}.{index}")

@@ -18,13 +18,18 @@ class Narrator:
 
     def __init__(self, steps: int) -> None:
         self.steps, self.started = steps, time.perf_counter()
-        self.console = Console(stderr=True, highlight=False)
+        # Not wrapped: where it is no terminal, a line of a log is one line whatever its length.
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def __call__(self, record: Record) -> None:
-        """One line for `record`, or none if it says little."""
+        """Print one line for `record`, or none if it says little."""
         text = self._text(record)
         if text:
             self.console.print(f"{time.perf_counter() - self.started:6.0f} s  {text}")
+
+    def say(self, text: str) -> None:
+        """Print a line that is about the run itself."""
+        self.console.print(text, markup=False)
 
     def _text(self, record: Record) -> str:
         if record["kind"] in ("eval", "test"):
@@ -36,7 +41,10 @@ class Narrator:
         if record["stage"] == "rl":
             seconds = sum(value for key, value in record.items() if key in ("seconds/play", "seconds/update"))
             forms = {"success": "{:.0%}", "return": "{:.2f}", "entropy": "{:.2f}"}
-            told = [f"{key} {form.format(record[key]) if key in record else '-'}" for key, form in forms.items()]
+            told = [
+                f"{key} {form.format(record[key]) if record.get(key) is not None else '-'}"
+                for key, form in forms.items()
+            ]
             lost = sum(value for key, value in record.items() if key.startswith("lost/"))
             told += [f"{lost:.0f} episodes lost"] if lost else []
             return f"rl {record['step']}/{self.steps}: {', '.join(told)}, {seconds:.1f} s"

@@ -1,6 +1,6 @@
-"""RunLog: a run directory, written so that it can be read at any moment.
+"""RunLog: a run directory, written by one process at a time so that it can be read at any moment.
 
-run/recipe.yaml             the resolved recipe
+run/recipe.yaml             the recipe of the run as it is now; comments before it say what was changed on the way
 run/metrics.jsonl           one flat JSON object per training step or evaluation
 run/episodes/rl-000010.jsonl.gz    one Episode per line
 run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
@@ -9,69 +9,136 @@ run/result.json             the last table
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..agents.episode import Episode, save_episodes
+from ..agents.files import finite, tidy, told, write_text
+from ..agents.manifest import sealed
 from ..plugins import UserError
 from .recipe import Recipe
 
 Record = dict[str, Any]
+LAST = "checkpoints/last"
 
 
 class RunLog:
-    """Writes one run directory. Raises UserError if it holds another run and `resume` is False."""
+    """Writes one run directory and holds its lock until `close`.
 
-    def __init__(self, folder: Path, recipe: Recipe, *, resume: bool = False) -> None:
-        self.folder = folder
-        self.metrics = folder / "metrics.jsonl"
-        if self.metrics.exists() and not resume:
-            raise UserError(f"'{folder}' already holds a run: choose another --run, or --resume it")
-        if resume and not (folder / "recipe.yaml").exists():
-            raise UserError(f"nothing to resume in '{folder}': it has no recipe.yaml")
-        (folder / "episodes").mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        self.text("recipe.yaml", recipe.dump())
+    Args:
+        folder: of the run; it is made.
+        resume: go on in a folder that holds a run.
 
-    def text(self, name: str, content: str) -> None:
-        """Write a file beside its place, then rename it there."""
-        target = self.folder / name
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_text(content, "utf-8")
-        os.replace(beside, target)
+    Raises:
+        UserError: the folder holds a run and `resume` is False, or none and `resume` is True; another process trains
+            in it; it cannot be written.
+    """
 
-    def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
-        """Append one line to the metrics."""
-        line = {"stage": stage, "step": step, "kind": kind, **values}
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=True) + "\n")
-        return line
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+        with told(folder, "use the folder"):
+            if resume and not ((folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()):
+                raise UserError(f"nothing to resume in '{folder}': it has no recipe.yaml")
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        try:
+            with told(folder):
+                for part in ("episodes", "checkpoints"):
+                    (folder / part).mkdir(exist_ok=True)
+                    tidy(folder / part)
+                tidy(folder)
+                if not resume and not self.empty:
+                    raise UserError(f"'{folder}' already holds a run: choose another --run, or --resume it")
+        except BaseException:
+            self.close()
+            raise
+        self._written = hashlib.sha256()
+        self._size = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of a run was saved here yet."""
+        parts = (self.folder / "episodes", self.folder / "checkpoints")
+        return not self.metrics.exists() and not any(any(part.iterdir()) for part in parts)
+
+    def _locked(self) -> FileLock:
+        lock = FileLock(self.folder / ".lock")
+        with told(self.folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(f"another process trains in '{self.folder}': choose another --run") from None
+        return lock
+
+    def close(self) -> None:
+        """Let other processes write here."""
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    # -- what is written once --------------------------------------------------------------------------------------
+
+    def recipe(self, recipe: Recipe, changes: Sequence[str] = ()) -> None:
+        """Write the recipe as it is now, after the changes that it went through."""
+        history = "".join(f"# {change}\n" for change in changes)
+        write_text(self.folder / "recipe.yaml", sealed(history + recipe.dump()))
+
+    def result(self, result: Record) -> None:
+        """Write the last table."""
+        write_text(self.folder / "result.json", json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of a step."""
         save_episodes(self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz", episodes)
 
-    def forget_after(self, stages: Sequence[str], stage: str, step: int) -> None:
-        """Drop the lines a resumed run will write again: those after `step` of `stage`, and the test of that stage."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for text in self.metrics.read_text("utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            order = stages.index(line["stage"]) if line["stage"] in stages else len(stages)
-            tested_again = line["stage"] == stage and line["kind"] == "test"
-            if (order, line["step"]) <= (stages.index(stage), step) and not tested_again:
-                kept.append(text + "\n")
-        self.text("metrics.jsonl", "".join(kept))
+    # -- the metrics -----------------------------------------------------------------------------------------------
+
+    def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
+        """Append one line to the metrics and return it; what is not finite is None."""
+        line: Record = finite({"stage": stage, "step": step, "kind": kind, **values})
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        with told(self.metrics), self.metrics.open("ab") as file:
+            file.write(data)
+        self._written.update(data)
+        self._size += len(data)
+        return line
 
     def records(self) -> list[Record]:
         """Every line of the metrics."""
-        return (
-            [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()] if self.metrics.exists() else []
-        )
+        if not self.metrics.exists():
+            return []
+        with told(self.metrics, "read"):
+            return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+
+    def mark(self) -> dict[str, Any]:
+        """Have the metrics on the disk; returns their size in bytes and their SHA-256, for `go_on`."""
+        if self._size:
+            with told(self.metrics), self.metrics.open("ab") as file:
+                os.fsync(file.fileno())
+        return {"size": self._size, "sha256": self._written.hexdigest()}
+
+    def go_on(self, mark: Record, stage: str, step: int) -> None:
+        """Drop what was written after `mark` was returned, and episodes of steps of `stage` after `step`.
+
+        Metrics that somebody removed begin anew. Raises UserError if they are not what they were then.
+        """
+        with told(self.metrics):
+            if self.metrics.exists():
+                data = self.metrics.read_bytes()[: mark["size"]]
+                if hashlib.sha256(data).hexdigest() != mark["sha256"]:
+                    raise UserError(
+                        f"'{self.metrics}' is damaged, it is not what it was at the last checkpoint: restore it, or "
+                        "delete it to go on without its lines"
+                    )
+                os.truncate(self.metrics, mark["size"])
+                self._size = mark["size"]
+                self._written.update(data)
+            for path in (self.folder / "episodes").glob(f"{stage}-*.jsonl.gz"):
+                number = path.name.removesuffix(".jsonl.gz").rpartition("-")[2]
+                if number.isdecimal() and int(number) > step:
+                    path.unlink()

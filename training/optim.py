@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,6 +54,14 @@ def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], confi
                 decay = config.weight_decay if matrices else 0.0
                 entries.append({"params": chosen, "scale": scale, "weight_decay": decay, "part": part})
     return torch.optim.AdamW(entries, lr=config.lr, betas=config.betas, fused=True)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the moments of another process; rates and decay stay those that the recipe says now."""
+    said = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, said, strict=True):
+        group.update(values)
 
 
 def apply_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> list[float]:

@@ -29,8 +29,8 @@ from ..envs.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..plugins import UserError
 from ..rewards.base import TurnReward, pay
+from .plan import ENV_EXTRAS
 from .recipe import Recipe
-from .run import ENV_EXTRAS
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..agents.baselines import BASELINES
 from ..agents.config import AgentConfig
+from ..agents.manifest import unsealed
 from ..plugins import UserError, explain, keys_of
 from .recipe import EvaluateConfig, PoolConfig
 
@@ -40,7 +41,7 @@ class Protocol:
         if not file.is_file():
             raise UserError(f"'{folder}' is not the folder of a run: it holds no recipe.yaml")
         try:
-            data = yaml.safe_load(file.read_text("utf-8"))
+            data = yaml.safe_load(unsealed(file.read_text("utf-8"), file))
         except (OSError, yaml.YAMLError, ValueError) as error:
             raise UserError(f"'{file}' is damaged: {' '.join(str(error).split())}") from None
         env = data.get("env") if isinstance(data, dict) else None

@@ -150,6 +150,7 @@ class SftStage(Config):
     )
     token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included, at most")
     bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
+    checkpoint_every: int = Field(25, ge=1, description="updates between checkpoints to resume from")
     dropout: bool = Field(
         False, description="the model's own dropout, of its config and of LoRA, is active in the updates"
     )

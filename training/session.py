@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,8 @@ from ..envs import Task, TextEnv
 from ..envs.pool import EnvPool
 from ..plugins import UserError
 from . import checkpoint
+from .clock import Clock
+from .interrupt import Interrupts
 from .log import RunLog
 from .patience import check_finite
 from .recipe import Recipe
@@ -36,7 +37,15 @@ class Session:
     pool: EnvPool
     log: RunLog
     progress: bool = True
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    clock: Clock = field(default_factory=Clock)
+    changes: list[str] = field(default_factory=list)
+    """How the recipe was changed on the way."""
     best: float = -1.0
+    best_step: int = 0
+    """See `TrainerState`."""
+    where: str = "before the first stage"
+    """How far it is, for whoever interrupts it."""
     tasks: dict[str, list[Task]] = field(default_factory=dict)
 
     def choose(self, split: str, n: int | None) -> list[Task]:
@@ -77,12 +86,25 @@ class Session:
             max_batch=recipe.engine.max_batch,
         )
 
-    def save(self, name: str, state: checkpoint.TrainerState | None = None) -> Path:
-        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not finite."""
+    def save(self, name: str, progress: tuple[int, int], parts: dict[str, Any] | None = None) -> None:
+        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not finite.
+
+        Args:
+            progress: index of the stage, and how many of its steps are done.
+            parts: what makes a resume from it exact, if one can begin there; see `TrainerState`.
+        """
         check_finite(self.model, f"when '{name}' is to be saved")
-        folder = self.log.folder / "checkpoints" / name
-        checkpoint.write(folder, self.model, self.tokenizer, self.saved_agent(), state)
-        return folder
+        about: dict[str, Any] = {"progress": progress}
+        state = None
+        if parts is not None:
+            about["metrics"] = self.log.mark()
+            state = checkpoint.TrainerState(
+                *progress, parts, self.best, self.best_step, self.recipe.model_dump(mode="json"), self.changes,
+                self.clock.read(),
+            )  # fmt: skip
+        checkpoint.write(
+            self.log.folder / "checkpoints" / name, self.model, self.tokenizer, self.saved_agent(), state, **about,
+        )  # fmt: skip
 
     def write_episodes(self, stage: str, step: int, episodes: Sequence[Episode], most: int) -> None:
         """Write up to `most` episodes, evenly spread over the given ones."""

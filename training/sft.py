@@ -6,7 +6,7 @@ from nothing learns the world's language from observations too).
 
 from __future__ import annotations
 
-import copy
+import json
 import math
 import time
 import warnings
@@ -25,9 +25,11 @@ from ..agents.tagger.base import Tagged, thoughts
 from ..envs import Task, TextEnv, make_for
 from ..plugins import RunFailed, UserError
 from .batch import TokenBatch
+from .checkpoint import TrainerState
 from .forward import autocast, score
+from .interrupt import Asked
 from .log import Record
-from .optim import apply_step, make_optimizer
+from .optim import apply_step, make_optimizer, restore_optimizer
 from .recipe import SftStage
 from .session import Session
 
@@ -41,56 +43,121 @@ HINT = "lower sft.optim.lr, and look at the weights that the stage starts from"
 
 
 class SupervisedTrainer:
-    """One sft stage."""
+    """One sft stage.
 
-    def __init__(self, session: Session, stage: SftStage) -> None:
-        self.session, self.stage = session, stage
+    Args:
+        session: the parts of the run.
+        stage: its configuration.
+        index: its place among the stages, for checkpoints.
+    """
+
+    def __init__(self, session: Session, stage: SftStage, index: int) -> None:
+        self.session, self.stage, self.index = session, stage, index
         self.tagger = stage.build_tagger()
         self.lost = 0
         """Demonstrations that the tagger failed at."""
+        self.shown: tuple[list[Episode], list[Episode]] | None = None
+        """Demonstrations to learn from and to validate on, once they are made."""
+        self.done = 0
+        """Updates."""
+        self.useless = 0
+        """Updates in a row without a finite gradient."""
+        self.over = False
+        self.best, self.bad_looks = float("inf"), 0
+        self.best_weights = _trained(session.model)
         self.optimizer = make_optimizer([(session.model.parameters(), 1.0)], stage.optim)
 
-    async def run(self, on_record: Callable[[Record], None]) -> None:
-        """Train until the validation loss stops falling, is low enough, or the epochs are over."""
-        session, stage = self.session, self.stage
-        train, valid = await self.demonstrate()
+    async def run(self, on_record: Callable[[Record], None], state: TrainerState | None = None) -> int:
+        """Train until the validation loss stops falling, is low enough, or the epochs are over; returns the updates.
+
+        The model then has the weights of the best look. With `state`, go on from what `state` returned.
+        """
+        session = self.session
+        session.where = "before the first update of sft"
+        if state is None:
+            self.save()  # The tokenizer is made: a resume needs neither it nor its texts again.
+        else:
+            self.restore(state)
+        if not self.over:
+            if self.shown is None:
+                self.shown = await session.interrupts.cancel_for(self.demonstrate())
+            train, valid = self.shown
+            while not self.over:
+                try:
+                    session.interrupts.check()
+                except Asked:
+                    session.where = f"at sft update {self.done}"
+                    self.save()
+                    raise
+                self.learn_once(train, valid, on_record)
+                if self.done % self.stage.checkpoint_every == 0 and not self.over:
+                    self.save()
+            if not math.isfinite(self.best):
+                raise RunFailed(f"sft: no validation loss was finite, so no weights are worth keeping: {HINT}")
+            session.model.load_state_dict(self.best_weights, strict=False)
+            session.save("sft", (self.index, self.done))
+            self.save()
+        session.engine.load_weights(session.model.state_dict(), 0)
+        return self.done
+
+    def learn_once(self, train: list[Episode], valid: list[Episode], on_record: Callable[[Record], None]) -> None:
+        """One update, and a look at the validation split where one is due."""
+        session, stage, update = self.session, self.stage, self.done
         updates_per_epoch = -(-len(train) // stage.batch)
         total = stage.epochs * updates_per_epoch
-        best, best_weights, bad_looks = float("inf"), copy.deepcopy(session.model.state_dict()), 0
-        useless = 0
-        for update in range(total):
-            epoch, offset = divmod(update, updates_per_epoch)
-            order = torch.randperm(
-                len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)
-            ).tolist()
-            chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
-            started = time.perf_counter()
-            with self.dropout(update):
-                loss = self.learn(chosen)
-            [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
-            useless = 0 if math.isfinite(norm) else useless + 1
-            if useless >= GIVE_UP_AFTER:
-                raise RunFailed(
-                    f"sft: no gradient of the last {useless} updates was finite, so nothing is learnt: {HINT}"
-                )
-            metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
-            if self.lost and not update:
-                metrics["lost/tagger"] = float(self.lost)
-            if (update + 1) % stage.validate_every and update + 1 < total:
-                on_record(session.log.record("sft", update + 1, "train", metrics))
-                continue
-            valid_loss = self.loss_of(valid)
-            if valid_loss < best:
-                best, best_weights, bad_looks = valid_loss, copy.deepcopy(session.model.state_dict()), 0
+        epoch, offset = divmod(update, updates_per_epoch)
+        order = torch.randperm(
+            len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)
+        ).tolist()
+        chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
+        started = time.perf_counter()
+        with self.dropout(update):
+            loss = self.learn(chosen)
+        [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
+        self.useless = 0 if math.isfinite(norm) else self.useless + 1
+        if self.useless >= GIVE_UP_AFTER:
+            raise RunFailed(
+                f"sft: no gradient of the last {self.useless} updates was finite, so nothing is learnt: {HINT}"
+            )
+        metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
+        if self.lost and not update:
+            metrics["lost/tagger"] = float(self.lost)
+        self.done += 1
+        if self.done % stage.validate_every == 0 or self.done >= total:
+            valid_loss = metrics["valid_loss"] = self.loss_of(valid)
+            if valid_loss < self.best:
+                self.best, self.best_weights, self.bad_looks = valid_loss, _trained(session.model), 0
             else:
-                bad_looks += 1
-            on_record(session.log.record("sft", update + 1, "train", metrics | {"valid_loss": valid_loss}))
-            if bad_looks >= stage.patience or (stage.until_loss is not None and valid_loss <= stage.until_loss):
-                break
-        if not math.isfinite(best):
-            raise RunFailed(f"sft: no validation loss was finite, so no weights are worth keeping: {HINT}")
-        session.model.load_state_dict(best_weights)
-        session.engine.load_weights(session.model.state_dict(), 0)
+                self.bad_looks += 1
+            low = stage.until_loss is not None and valid_loss <= stage.until_loss
+            self.over = low or self.bad_looks >= stage.patience or self.done >= total
+        on_record(session.log.record("sft", self.done, "train", metrics))
+
+    def save(self) -> None:
+        """Write the checkpoint that a resume goes on from."""
+        shown = None if self.shown is None else [[e.to_json() for e in episodes] for episodes in self.shown]
+        parts = {
+            "optimizer": self.optimizer.state_dict(),
+            "shown": json.dumps(shown),
+            "lost": self.lost,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "bad_looks": self.bad_looks,
+            "useless": self.useless,
+            "over": self.over,
+        }
+        self.session.save("last", (self.index, self.done), parts)
+
+    def restore(self, state: TrainerState) -> None:
+        """Go on from what `save` wrote."""
+        parts, self.done = state.parts, state.step
+        restore_optimizer(self.optimizer, parts["optimizer"])
+        shown = json.loads(parts["shown"])
+        if shown is not None:
+            train, valid = ([Episode.from_json(data) for data in episodes] for episodes in shown)
+            self.shown = train, valid
+        self.lost, self.best, self.bad_looks = parts["lost"], parts["best"], parts["bad_looks"]
+        self.best_weights, self.useless, self.over = parts["best_weights"], parts["useless"], parts["over"]
 
     async def demonstrate(self) -> tuple[list[Episode], list[Episode]]:
         """Expert episodes of training tasks under each symmetry, and of validation tasks as they are.
@@ -236,6 +303,11 @@ async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> 
             raise UserError(f"the expert does not win {what}: nothing can be demonstrated")
         warnings.warn(f"the expert does not win {what}: they are not demonstrated", stacklevel=2)
     return won
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights that are trained, by name."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -26,7 +26,7 @@ from .critic import Critic
 from .forward import score_batch
 from .gather import gather
 from .log import Record
-from .optim import make_optimizer
+from .optim import make_optimizer, restore_optimizer
 from .patience import check_finite, enough_memory
 from .recipe import RlStage
 from .rollout import rollout
@@ -234,29 +234,43 @@ class Trainer:
             "tokens/trained": float(batch.mask_BL.sum()),
         }
 
-    def state(self, done: int) -> TrainerState:
-        """What a resume needs."""
-        parts: dict[str, Any] = {
+    def memory(self) -> dict[str, Any]:
+        """What playing a step changes: plug-ins, tasks drawn, random streams. A copy."""
+        return {
+            "drawn": self.drawn,
+            "plugins": [copy.deepcopy(plugin.state_dict()) for plugin in self.plugins],
+            "rng": torch.get_rng_state(),
+        }
+
+    def state(self, memory: dict[str, Any] | None = None, *, evaluated: bool) -> dict[str, Any]:
+        """What a resume needs beside the weights: the parts of a `TrainerState`.
+
+        Args:
+            memory: as it was before a step that was not finished; default as it is now.
+            evaluated: whether the evaluation that is due at this step was made.
+        """
+        return {
             "optimizer": self.learner.optimizer.state_dict(),
             "critic": None if self.critic is None else self.critic.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "average": self.average.state_dict(),
-            "drawn": self.drawn,
-            "plugins": [plugin.state_dict() for plugin in self.plugins],
+            "memory": memory or self.memory(),
+            "evaluated": evaluated,
         }
-        return TrainerState(self.index, done, self.session.best, parts)
 
     def restore(self, state: TrainerState) -> None:
         """Continue from what `state` returned."""
-        self.learner.optimizer.load_state_dict(state.parts["optimizer"])
+        restore_optimizer(self.learner.optimizer, state.parts["optimizer"])
         for module, key in ((self.critic, "critic"), (self.reference, "reference")):
             if module is not None:
                 module.load_state_dict(state.parts[key])
         self.average.load_state_dict(state.parts["average"])
-        self.drawn = state.parts["drawn"]
-        for plugin, saved in zip(self.plugins, state.parts["plugins"], strict=True):
+        memory = state.parts["memory"]
+        self.drawn = memory["drawn"]
+        for plugin, saved in zip(self.plugins, memory["plugins"], strict=True):
             plugin.load_state_dict(saved)
         self.session.engine.load_weights(self.session.model.state_dict(), state.step)
+        torch.set_rng_state(memory["rng"])
 
     def timing(self) -> dict[str, float]:
         """Seconds by phase."""

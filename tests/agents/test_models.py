@@ -150,7 +150,7 @@ def test_a_failed_save_leaves_the_old_folder(small: Loaded, tmp_path: Path, monk
         raise OSError("disk full")
 
     monkeypatch.setattr(type(small.tokenizer), "save_pretrained", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save(small.model, small.tokenizer, folder)
     monkeypatch.undo()
     assert load(ModelConfig(name=str(folder))).description["vocabulary"] == len(small.tokenizer)

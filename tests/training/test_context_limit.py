@@ -134,7 +134,7 @@ def test_a_step_in_which_nothing_could_be_said_is_skipped(tmp_path: Path) -> Non
 def test_demonstrations_end_where_the_context_does(tmp_path: Path, family: str) -> None:
     with session_of(tmp_path / "run", tight(tmp_path, family, 24)) as session:
         session.engine.max_context = 24
-        made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
+        made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
         with pytest.warns(UserWarning, match="4 of 4 training demonstrations do not fit a context of 24 tokens"):
             train, valid = asyncio.run(made.demonstrate())
         whole: list[Episode] = [*train, *valid]

@@ -29,7 +29,7 @@ def test_each_world_is_demonstrated_with_its_own_instructions(tmp_path: Path) ->
     with session_of(tmp_path / "run", data) as session:
         stage = session.recipe.stages[0]
         assert stage.name == "sft"
-        train, _ = asyncio.run(SupervisedTrainer(session, stage).demonstrate())
+        train, _ = asyncio.run(SupervisedTrainer(session, stage, 0).demonstrate())
         shown = {episode.task.env: session.tokenizer.decode(episode.turns[0].prompt_ids) for episode in train}
     assert [episode.task.env for episode in train].count("toy/lights-v0") == 4
     for episode in train:

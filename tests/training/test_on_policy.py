@@ -155,7 +155,7 @@ def test_dropout_of_a_warm_start_is_asked_for(tmp_path: Path) -> None:
     found = {}
     for asked in (False, True):
         with session_of(tmp_path / str(asked), recipe(model=model, sft={"dropout": asked})) as session:
-            made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
+            made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
             train, _ = asyncio.run(made.demonstrate())
             losses = []
             for update in (0, 1, 0):

@@ -1,4 +1,4 @@
-"""A run that was killed goes on in a new process as if nothing had happened."""
+"""A run that was killed or interrupted goes on in a new process as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -16,17 +17,26 @@ from ..toy_world import recipe, records
 
 WORLD = Path(__file__).parents[1] / "toy_world.py"
 DRIVER = Path(__file__).with_name("train_and_die.py")
-MODEL = {"layers": 2, "width": 32, "heads": 2, "intermediate": 1000, "vocabulary": 320, "max_context": 128}
+MODEL = {
+    "layers": 2, "width": 32, "heads": 2, "intermediate": 1000, "vocabulary": 320, "max_context": 128, "init_std": 0.15
+}  # fmt: skip
 """Its weights lie in a file at 40 modulo 64 bytes, where the matrix library rounds a single row otherwise."""
+DATA = recipe(
+    model=MODEL,
+    pool={"imports": [str(WORLD)]},
+    sft={"epochs": 6, "checkpoint_every": 2},
+    rl={"steps": 4, "checkpoint_every": 2, "save_episodes": 16},
+    evaluate={"every": 3, "tasks": 4, "test_tasks": 4},
+)
 
 
-def run(folder: Path, data: dict[str, Any], *options: str) -> int:
-    """The exit code of a process of its own."""
+def run(folder: Path, data: dict[str, Any], *options: str) -> tuple[int, str]:
+    """Exit code and standard error of a process of its own."""
     file = folder.with_suffix(".json")
-    file.write_text(json.dumps(data | {"pool": {"imports": [str(WORLD)]}}), "utf-8")
+    file.write_text(json.dumps(data), "utf-8")
     done = subprocess.run([sys.executable, DRIVER, file, folder, *options], capture_output=True, text=True)
-    assert done.returncode in (0, -9), done.stderr
-    return done.returncode
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
 
 
 def plays(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -39,21 +49,57 @@ def plays(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def same_run(left: Path, right: Path) -> None:
-    """Weights, metrics and episodes are equal to the last bit."""
+    """Weights, metrics and episodes are equal to the last bit, and nothing is left beside them."""
     assert records(left) == records(right)
     assert plays(left) == plays(right)
-    for name in ("sft", "last", "rl"):
+    for name in ("sft", "best", "last", "rl"):
         a, b = (load_file(folder / "checkpoints" / name / "model.safetensors") for folder in (left, right))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a), name
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (left, right)]
+    assert names[0] == names[1]
 
 
-def test_a_run_that_was_killed_in_rl_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
-    data = recipe(
-        model=MODEL | {"init_std": 0.15}, sft={"epochs": 6}, rl={"steps": 5, "checkpoint_every": 2, "save_episodes": 16}
-    )
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(whole, data) == 0
-    assert run(parts, data, "--die", "rl:3:train") == -9
-    assert run(parts, data, "--resume") == 0
-    same_run(parts, whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(folder, DATA)[0] == 0
+    return folder
+
+
+@pytest.mark.parametrize("at", ["sft:3:train", "rl:3:train"])
+def test_a_killed_run_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path, whole: Path, at: str) -> None:
+    assert run(tmp_path / "run", DATA, "--at", at)[0] == -9
+    assert run(tmp_path / "run", DATA, "--resume")[0] == 0
+    same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("at", "options", "code", "where"),
+    [
+        ("sft:3:train", ["--signal", "INT"], 130, "at sft update 3"),
+        ("rl:1:train", ["--signal", "TERM"], 143, "at rl step 1"),
+        ("rl:1:train", ["--signal", "INT", "--after", "0.03"], 130, "at rl step"),
+        ("rl:3:train", ["--signal", "INT"], 130, "at rl step 3"),
+        ("rl:4:eval", ["--signal", "INT"], 130, "in the test after rl"),
+    ],
+)
+def test_an_interrupted_run_says_where_and_loses_nothing(
+    tmp_path: Path, whole: Path, at: str, options: list[str], code: int, where: str
+) -> None:
+    done, said = run(tmp_path / "run", DATA, "--at", at, *options)
+    assert done == code
+    assert f"interrupted {where}" in said
+    lines = records(tmp_path / "run")
+    assert run(tmp_path / "run", DATA, "--resume")[0] == 0
+    assert records(tmp_path / "run")[: len(lines)] == lines
+    same_run(tmp_path / "run", whole)
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
+    done, said = run(tmp_path / "run", DATA, "--at", "rl:3:train", "--signal", "INT", "--times", "2")
+    assert done == 130
+    assert "interrupted at once" in said
+    assert run(tmp_path / "run", DATA, "--resume")[0] == 0
+    same_run(tmp_path / "run", whole)

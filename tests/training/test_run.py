@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from turnrl import Episode, Recipe, UserError, evaluate
 from turnrl.agents.checkpoint import load_agent
 from turnrl.agents.models import load, save
+from turnrl.training.corpus import world_text
 from turnrl.training.log import Record
-from turnrl.training.run import plan, train, world_text
+from turnrl.training.plan import plan
+from turnrl.training.run import train
 
 from ..toy_world import TEXTS, LightsEnv, recipe, records
 
@@ -281,16 +283,3 @@ def test_the_spelling_of_codes_is_no_text_for_the_tokenizer(monkeypatch: pytest.
     assert any("Now blue" in text for text in whole)
     assert len(whole) == len(set(whole)) <= len(spelled), "what differed by a code is the same text now"
     assert len(read(corpus=2)) < len(spelled)
-
-
-def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    data = recipe(rl={"steps": 2}, sft={"epochs": 6})
-    run(folder, data)
-    points = folder / "checkpoints"
-    kept = weights(folder)
-    (points / "last").rename(points / ".last.77.old")
-    (points / ".last.77").mkdir()
-    run(folder, data, resume=True)
-    assert all(torch.equal(kept[key], value) for key, value in weights(folder).items())
-    assert not list(points.glob(".*"))

@@ -21,7 +21,7 @@ SWAP = LightsEnv.symmetries[0]
 
 
 def trainer_in(session: Any) -> SupervisedTrainer:
-    return SupervisedTrainer(session, session.recipe.stages[0])
+    return SupervisedTrainer(session, session.recipe.stages[0], 0)
 
 
 def test_only_the_experts_turns_carry_loss(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_stage_learns_what_the_teacher_says_and_asks_nothing_twice(tmp_path: P
             runs.append([{key: value for key, value in line.items() if "second" not in key} for line in lines])
             assert len(server.requests) == 7
         with session_of(tmp_path / "third", data) as session:
-            made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
+            made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
             told, valid = asyncio.run(made.demonstrate())
     assert len(server.requests) == 7
     assert runs[0] == runs[1]
@@ -75,7 +75,7 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
     ):
         played = asyncio.run(expert_episodes(session, session.choose("train", 4), 0.0))
         bad.append([turn.action or "" for turn in played[1].turns])
-        made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
+        made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
         with pytest.warns(UserWarning, match=r"tagger") as caught:
             asyncio.run(made.run(lines.append))
         said = [str(warning.message) for warning in caught]
@@ -101,7 +101,7 @@ def test_nothing_is_learnt_without_a_teacher(tmp_path: Path, split: str) -> None
     ):
         other = session.choose("valid", 3) if split == "training" else session.choose("train", 4)
         good += [[turn.action or "" for turn in e.turns] for e in asyncio.run(expert_episodes(session, other, 0.0))]
-        made = SupervisedTrainer(session, session.recipe.stages[0])  # type: ignore[arg-type]
+        made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
         with pytest.raises(UserError) as error:
             asyncio.run(made.demonstrate())
     expected = f"sft: tagger 'endpoint' failed at every {split} episode (unavailable): there is nothing to show"

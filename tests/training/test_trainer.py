@@ -44,7 +44,7 @@ def session_of(folder: Path, data: dict[str, Any]) -> Iterator[Session]:
     pool = made.pool.build(64, needs)
     prototype = make(made.env_id, **made.env_params)
     try:
-        log = RunLog(folder, made)
+        log = RunLog(folder)
         yield Session(made, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress=False)
     finally:
         pool.close()

@@ -1,0 +1,136 @@
+"""Files and folders that are whole or not there: written beside their place, then renamed to it.
+
+What is unfinished is called ``.NAME.PID.new`` and what it replaces ``.NAME.PID.old``; after a failure neither is left,
+and `tidy` removes what a killed process left. Everything is on the disk before it gets its name, so that a power cut
+leaves the old content or the new one. A `UserError` says in one sentence what could not be written and why.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..plugins import UserError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Lend a name beside `path`, and give what was written there the name `path` at the end."""
+    beside = _beside(path, "new")
+    with told(path):
+        try:
+            yield beside
+            _flush(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as UTF-8, whole or not at all. Raises UserError, the old content unchanged."""
+    with new_file(path) as beside:
+        beside.write_text(text, "utf-8")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Lend an empty folder beside `path`, and put it in the place of `path` at the end.
+
+    Raises UserError if something cannot be written; the old content of `path` is then still there.
+    """
+    beside, old = _beside(path, "new"), _beside(path, "old")
+    with told(path):
+        for left in (beside, old):
+            shutil.rmtree(left, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        try:
+            yield beside
+            for file in (*beside.rglob("*"), beside):
+                _flush(file)
+            _replace(beside, path, old)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        _flush(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(new: Path, path: Path, old: Path) -> None:
+    if path.exists():
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left in a folder, where nobody may be writing.
+
+    What was about to be replaced comes back if nothing took its place.
+    """
+    for old in sorted(folder.glob(".*.old"), key=lambda path: path.stat().st_mtime, reverse=True):
+        path = folder / old.name[1:].rsplit(".", 2)[0]
+        if not path.exists():
+            os.rename(old, path)
+    for left in (*folder.glob(".*.new"), *folder.glob(".*.old")):
+        if re.fullmatch(r"\..+\.\d+\.(new|old)", left.name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def told(path: Path, what: str = "write") -> Iterator[None]:
+    """Turn what the operating system refuses into one sentence about `path`, through whatever library it came."""
+    try:
+        yield
+    except Exception as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise UserError(f"cannot {what} '{path}': {reason}") from None
+
+
+def _refusal(error: BaseException) -> str | None:
+    """Why the operating system refused, if that is what an error or one that it came from says; None else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return None
+        if isinstance(seen, OSError):
+            return seen.strerror or str(seen)
+        # Libraries that are not written in Python say it in their own words: "File too large (os error 27)".
+        if found := re.search(r"\(os error (\d+)\)", str(seen)):
+            return os.strerror(int(found[1]))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def finite(data: Any) -> Any:
+    """Data for JSON, which knows no NaN and no infinity: they become null."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
