@@ -41,10 +41,8 @@ class Narrator:
         if record["stage"] == "rl":
             seconds = sum(value for key, value in record.items() if key in ("seconds/play", "seconds/update"))
             forms = {"success": "{:.0%}", "return": "{:.2f}", "entropy": "{:.2f}"}
-            told = [
-                f"{key} {form.format(record[key]) if record.get(key) is not None else '-'}"
-                for key, form in forms.items()
-            ]
+            known = {key: record.get(key) for key in forms}
+            told = [f"{key} {'-' if value is None else forms[key].format(value)}" for key, value in known.items()]
             lost = sum(value for key, value in record.items() if key.startswith("lost/"))
             told += [f"{lost:.0f} episodes lost"] if lost else []
             return f"rl {record['step']}/{self.steps}: {', '.join(told)}, {seconds:.1f} s"
