@@ -1,4 +1,4 @@
-"""The front door: ``turnrl envs | check | play | eval | train | probe | methods | report``.
+"""The front door: ``turnrl init | envs | check | play | eval | train | probe | methods | report``.
 
 Answers go to standard output (pure JSON with --json), progress and warnings to standard error. A user's mistake is one
 sentence and exit code 2; a check that fails, and a run or a measurement that could not be done, is exit code 1. Every
@@ -24,7 +24,7 @@ from .app import Command, app
 # Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _ORDER: tuple[Callable[..., None], ...] = (
-    *(worlds.envs, worlds.check, worlds.play, measure.evaluate),
+    *(runs.init, worlds.envs, worlds.check, worlds.play, measure.evaluate),
     *(runs.train, runs.probe, runs.methods, runs.report),
 )
 for _command in _ORDER:

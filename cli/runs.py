@@ -1,15 +1,43 @@
-"""The commands about runs: train, probe, methods, report."""
+"""The commands about runs: init, train, probe, methods, report."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..plugins import UserError
 from .app import AsJson, Imports, Overrides, RecipeFile, answer, aside, import_modules
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where to write; made if it is not there.")
+    ] = Path(),
+) -> None:
+    """Write an example to start from: a world of your own, its recipe, and the recipes of the built-in worlds.
+
+    Example: turnrl init mine
+    """
+    home = Path(__file__).parents[1]
+    files = {folder / name: home / "examples" / name for name in ("custom_env.py", "custom_env.yaml")}
+    files |= {folder / "recipes" / path.name: path for path in sorted((home / "recipes").glob("*.yaml"))}
+    for target in files:
+        if os.path.lexists(target):
+            raise UserError(f"'{target}' is there already: name another folder")
+    try:
+        (folder / "recipes").mkdir(parents=True, exist_ok=True)
+        for target, source in files.items():
+            target.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror}") from None
+    world, recipe = folder / "custom_env.py", folder / "custom_env.yaml"
+    print("\n".join(map(str, files)))
+    print(f"\nturnrl check corridor/doors-v0 --import {world}\nturnrl train {recipe} --run {folder / 'runs' / 'first'}")
 
 
 def train(

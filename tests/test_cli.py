@@ -68,7 +68,7 @@ def trained(recipe: Path) -> Path:
     return folder
 
 
-COMMANDS = ("envs", "check", "play", "eval", "train", "probe", "methods", "report")
+COMMANDS = ("init", "envs", "check", "play", "eval", "train", "probe", "methods", "report")
 
 
 def test_help_names_every_command(turnrl: Any) -> None:
@@ -194,6 +194,26 @@ def test_a_run_can_be_evaluated_played_and_reported(turnrl: Any, trained: Path) 
     assert "Stage rl" in html
     assert "Stage sft" in html
     assert 'class="trained"' in html
+
+
+def test_init_writes_an_example_that_works(turnrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = turnrl("init", "mine")
+    assert answer.code == 0, answer.err
+    assert {"mine/custom_env.py", "mine/custom_env.yaml", "mine/recipes/quickstart.yaml"} <= set(answer.out.split())
+    commands = [line.split()[1:] for line in answer.out.splitlines() if line.startswith("turnrl ")]
+    assert [command[0] for command in commands] == ["check", "train"]
+    assert turnrl(*commands[0]).code == 0
+    done = turnrl(*commands[1], "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert done.data["recipe"]["pool"]["imports"] == [str(tmp_path / "mine" / "custom_env.py")]
+    for recipe in (tmp_path / "mine" / "recipes").iterdir():
+        yaml.safe_load(recipe.read_text("utf-8"))
+    again = turnrl("init", "mine")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "there already" in again.err
+    (tmp_path / "file").touch()
+    assert "cannot write to 'file'" in turnrl("init", "file").err
 
 
 def test_methods(turnrl: Any) -> None:

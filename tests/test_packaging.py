@@ -49,7 +49,8 @@ def test_every_folder_is_declared() -> None:
 
 
 def test_the_wheel_is_the_tree(wheel: Path) -> None:
-    expected = {p for p in tracked() if p.suffix == ".py" and (p.parts[0] in ROOMS or len(p.parts) == 1)}
+    rooms = (*ROOMS, "examples")
+    expected = {p for p in tracked() if p.suffix == ".py" and (p.parts[0] in rooms or len(p.parts) == 1)}
     held = {p.relative_to(wheel / "turnrl") for p in (wheel / "turnrl").rglob("*.py")}
     assert held == expected
     assert {path.name for path in wheel.iterdir()} == {"turnrl", f"turnrl-{PROJECT['project']['version']}.dist-info"}
@@ -58,7 +59,8 @@ def test_the_wheel_is_the_tree(wheel: Path) -> None:
 def test_the_wheel_holds_the_data_it_needs(wheel: Path) -> None:
     data = {p.relative_to(wheel / "turnrl").as_posix() for p in (wheel / "turnrl").rglob("*") if p.is_file()}
     others = {path for path in data if not path.endswith(".py")}
-    tree = {p.as_posix() for p in tracked() if p.parts[0] in ROOMS and p.suffix != ".py"}
+    kept = (*ROOMS, "examples", "recipes")
+    tree = {p.as_posix() for p in tracked() if p.parts[0] in kept and p.suffix != ".py"}
     assert others == tree | {"py.typed"}
 
 
@@ -69,6 +71,15 @@ def test_every_room_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", code, str(wheel), *PACKAGES, "turnrl.cli.main"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_init_writes_comes_with_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from turnrl.cli.main import run; sys.exit(run(sys.argv[2:]))"
+    arguments = [sys.executable, "-c", code, str(wheel), "init", str(tmp_path / "mine")]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine" / "custom_env.py").is_file()
+    assert (tmp_path / "mine" / "recipes" / "quickstart.yaml").is_file()
 
 
 def test_constraints_pin_every_direct_dependency() -> None:
