@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import turnrl
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from turnrl.agents.episode import Episode, StopReason, Turn
+from turnrl.agents.episode import Episode, StopReason, Turn, save_episodes
 from turnrl.envs import Task
 from turnrl.plugins import UserError
 from turnrl.training.report import write_report
@@ -243,6 +245,38 @@ def test_damaged_files_are_named(run: Path) -> None:
     assert "2 lines of metrics.jsonl cannot be read" in text
     assert "result.json cannot be read" in text
     assert "episodes/rl-000010.jsonl.gz is damaged" in text
+
+
+def test_a_damaged_tokenizer_is_named_and_the_next_one_read(run: Path, tokenizer: Tokenizer) -> None:
+    (run / "checkpoints" / "best" / "tokenizer.json").write_text('{"version": "1.0", "mod')
+    page = page_of(run)
+    assert "checkpoints/best/tokenizer.json is damaged" in page.text
+    assert "trained" not in page.classes
+    (run / "checkpoints" / "last").mkdir()
+    tokenizer.save(str(run / "checkpoints" / "last" / "tokenizer.json"))
+    page = page_of(run)
+    assert "checkpoints/best/tokenizer.json is damaged" in page.text
+    assert "trained" in page.classes
+
+
+def test_it_says_when_where_and_by_what_it_was_made(run: Path) -> None:
+    text = page_of(run).text
+    assert f"turnrl {turnrl.__version__}" in text
+    assert "last written" in text
+    assert re.search(r"reported\s*\d{4}-\d\d-\d\d", text)
+
+
+def test_every_line_answers_the_pointer(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for steps in (30, 400):
+        html = write_report(make_run(tmp_path / f"{steps}", tokenizer, steps=steps)).read_text("utf-8")
+        values = re.findall(r"<title>entropy at step (\d+): [\d.e-]+</title>", html)
+        assert 20 <= len(values) <= 60
+        assert int(values[0]) < steps / 10 < steps * 0.9 < int(values[-1])
+
+
+def test_test_plays_are_shown(run: Path, tokenizer: Tokenizer) -> None:
+    save_episodes(run / "episodes" / "test-rl-000030.jsonl.gz", [episode(tokenizer, True, seed=7)])
+    assert "test-rl step 30" in " ".join(page_of(run).text.split())
 
 
 def test_repeated_steps_of_a_resumed_run_count_once(run: Path) -> None:

@@ -10,6 +10,8 @@ WIDTH, HEIGHT = 440.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 8.0, 24.0
 MOST_POINTS = 240
 """Longer series are averaged over neighbouring steps, and say so."""
+MOST_DOTS = 60
+"""Points of a line that say their value under the pointer; of more, every so many do."""
 COLOURS = 6
 
 Point = tuple[float, float]
@@ -34,6 +36,8 @@ class Line:
     path: str
     band: str
     dots: list[tuple[float, float, str]]
+    thin: bool
+    """Whether the dots only answer the pointer: the points are too many to draw."""
 
 
 @dataclass(slots=True)
@@ -115,9 +119,11 @@ def draw(title: str, series: Sequence[Series], *, note: str = "", bounds: Point 
                 last=show(points[-1][1]),
                 path="M" + " L".join(f"{px(x)},{py(y)}" for x, y in points),
                 band=f"M{' L'.join(upper + lower)} Z" if len(one.band) > 1 else "",
-                dots=[(px(x), py(y), f"{one.name} at step {x:g}: {show(y)}{intervals.get(x, '')}") for x, y in points]
-                if len(points) <= 60
-                else [],
+                dots=[
+                    (px(x), py(y), f"{one.name} at step {x:g}: {show(y)}{intervals.get(x, '')}")
+                    for x, y in points[:: math.ceil(len(points) / MOST_DOTS)]
+                ],
+                thin=len(points) > MOST_DOTS,
             )
         )
     return Chart(title, note, lines, [(px(x), f"{x:g}") for x in x_values], [(py(y), show(y)) for y in y_values])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ... import __version__
 from ...plugins import UserError
 from . import samples
 from .curves import MEASURED, Section, sections
@@ -41,8 +44,8 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     """
     target = output or run / "report.html"
     html = render(RunFiles.read(run))
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        what = "it is a folder" if target.is_dir() else f"the folder {target.absolute().parent} does not exist"
+    if os.path.isdir(target) or not os.path.isdir(target.absolute().parent):
+        what = "it is a folder" if os.path.isdir(target) else f"the folder {target.absolute().parent} does not exist"
         raise UserError(f"cannot write '{target}': {what}")
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -82,7 +85,12 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     found += [(key, _short(run.recipe[key])) for key in ("env", "model", "engine", "seed") if key in run.recipe]
     found += [(f"{stage} steps", str(run.of_stage(stage)[-1]["step"])) for stage in run.stages]
-    return found
+    metrics = run.folder / "metrics.jsonl"
+    if metrics.is_file():
+        found.append(("last written", f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}"))
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    python = f"turnrl {__version__}, Python {platform.python_version()}"
+    return [*found, ("reported", f"{datetime.now():%Y-%m-%d %H:%M} by {python} on {machine}")]
 
 
 def rates(result: Mapping[str, Any], path: str = "") -> Iterator[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...agents.episode import Episode, Turn
@@ -71,7 +70,7 @@ def cut(text: str) -> str:
 
 def choose(run: RunFiles) -> list[Sample]:
     """A success and a failure each from the first, the middle and the last kept step of every stage."""
-    tokenizer = find_tokenizer(run.folder)
+    tokenizer = find_tokenizer(run)
     samples: list[Sample] = []
     for stage in run.episode_stages():
         files = run.episode_files(stage)
@@ -86,14 +85,17 @@ def choose(run: RunFiles) -> list[Sample]:
     return samples
 
 
-def find_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a checkpoint of the run, if one is there."""
+def find_tokenizer(run: RunFiles) -> Tokenizer | None:
+    """The tokenizer of a checkpoint of the run, if one can be read; the run's notes name a damaged one."""
     for name in ("best", "last", "rl", "sft"):
-        file = folder / "checkpoints" / name / "tokenizer.json"
+        file = run.folder / "checkpoints" / name / "tokenizer.json"
         if file.is_file():
             from tokenizers import Tokenizer
 
-            return Tokenizer.from_file(str(file))
+            try:
+                return Tokenizer.from_file(str(file))
+            except Exception:  # the library raises no more special type
+                run.notes.append(f"checkpoints/{name}/tokenizer.json is damaged and left out")
     return None
 
 
