@@ -248,6 +248,9 @@ def _read(name: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any]:
         model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **source)
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"model '{name}': the checkpoint is incomplete: it has no weights for {missing[0]}")
+    for weight, values in model.named_parameters():
+        if not values.isfinite().all():
+            raise UserError(f"model '{name}': the checkpoint is spoilt: {weight} holds NaN or infinity")
     return model, tokenizer
 
 

@@ -185,6 +185,18 @@ def test_a_model_without_some_of_its_weights_is_refused(run: Path, tmp_path: Pat
         load_agent(tmp_path / "model")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_said_to_be_so(run: Path, tmp_path: Path, value: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(run / "checkpoints" / "rl", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["model.norm.weight"][0] = value
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model.norm.weight holds NaN or infinity"):
+        load_agent(tmp_path / "model")
+
+
 CODE = """
 from pathlib import Path
 from typing import Literal
