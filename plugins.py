@@ -18,21 +18,22 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import sysconfig
 import traceback
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 
 class UserError(Exception):
@@ -119,6 +120,49 @@ class Plugin(BaseModel):
 
 
 P = TypeVar("P", bound=Plugin)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked(function: F) -> F:
+    """Decorate a public function: an argument of another type than its annotation is a UserError that names it.
+
+    Numbers of numpy become Python's.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given, adapters = _signature(function).bind(*args, **kwargs), _adapters(function)
+        for name in given.arguments.keys() & adapters:
+            value = given.arguments[name]
+            if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+                given.arguments[name] = value = value.item()
+            try:
+                adapters[name].validate_python(value, strict=True)
+            except ValidationError as error:
+                raise UserError(explain(error, f"{function.__name__}: {name}")) from None
+        return function(*given.args, **given.kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+@cache
+def _adapters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    """A validator for each annotated argument that has a name."""
+    hints = get_type_hints(function, include_extras=True)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    config = ConfigDict(arbitrary_types_allowed=True)
+    return {
+        name: TypeAdapter(hints[name], config=config)
+        for name, parameter in _signature(function).parameters.items()
+        if name in hints and parameter.kind not in several
+    }
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +163,8 @@ def load_named(name: str, others: Sequence[str], **options: Any) -> LoadedAgent:
     Raises:
         UserError: also where there is neither such a folder nor such a name.
     """
-    if not Path(name).is_dir() and not is_model_name(name):
-        if Path(name).exists():
+    if not os.path.isdir(name) and not is_model_name(name):
+        if os.path.exists(name):
             raise UserError(f"no agent '{name}': it is a file; give the folder of a run or checkpoint")
         raise UserError(f"no agent '{name}': give the folder of a run or checkpoint, or {nearest(name, list(others))}")
     return load_agent(name, **options)

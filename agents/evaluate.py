@@ -3,203 +3,31 @@
     from turnrl import evaluate
     print(evaluate("textworld/coin-v0", agent="random", tasks=60).success)
 
-Success is the world's own verdict. Episodes lost to failures of the infrastructure are in no denominator and are
-counted by name. Rates come with n and a 95 % Wilson interval (Wilson, 1927).
+What it measures, and what counts, is in `evaluation.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import warnings
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, computed_field
+from pydantic import Field
 
 from ..envs import Task, TextEnv, make
 from ..envs.bar import bar
 from ..envs.closing import close_worlds
 from ..envs.pool import EnvPool, pool_for
 from ..envs.registry import import_worlds
-from ..plugins import UserError
+from ..plugins import UserError, checked, nearest
 from .agent import Agent
 from .baselines import BASELINES
 from .checkpoint import LoadedAgent, digest, load_named
-from .episode import Episode, StopReason
+from .episode import Episode
+from .evaluation import Evaluation, summarise
 from .play import Job, PlayStats, play_many
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The Wilson score interval of a proportion, inside [0, 1]; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    p, z2 = successes / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
-
-
-MOST_LOST = 0.1
-"""Share of an evaluation's episodes that may be lost. Of what fails at random, long episodes are lost more often than
-short ones, so the survivors of more than this say little about the player."""
-
-
-class Rate(BaseModel):
-    """A success rate with its 95 % Wilson interval; None where nothing was measured."""
-
-    success: float | None
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, outcomes: Sequence[bool]) -> Rate:
-        """The rate of True in `outcomes`; success None for none."""
-        low, high = wilson(sum(outcomes), len(outcomes))
-        return cls(success=_mean(sum(outcomes), len(outcomes)), low=low, high=high, n=len(outcomes))
-
-    @property
-    def text(self) -> str:
-        """The rate in percent, or '-' where nothing was measured."""
-        return "-" if self.success is None else f"{self.success:.1%}"
-
-
-def _mean(total: float, count: int) -> float | None:
-    """The mean of `count` things, None of none: what was not measured is not zero."""
-    return total / count if count else None
-
-
-class Evaluation(Rate):
-    """What `evaluate` measured. `n` counts finished episodes; `lost` those that failed and count nowhere."""
-
-    env: str
-    agent: str
-    split: str
-    families: dict[str, Rate] = Field(description="by task family (environment and parameters)")
-    turns: float | None = Field(description="mean turns per episode")
-    turns_when_won: float | None = Field(description="mean turns of the successful episodes")
-    invalid_rate: float | None = Field(description="share of actions refused or not understood")
-    repeated_rate: float | None = Field(
-        description="share of actions given before in the same episode after the same observation"
-    )
-    tokens: float | None = Field(description="mean tokens the player wrote per episode")
-    stops: dict[str, int] = Field(description="finished episodes by StopReason")
-    lost: dict[str, int] = Field(description="lost episodes by StopReason")
-    seed: int
-    temperature: float | None = Field(None, description="of a language model's sampling; 0 is greedy")
-    max_turns: int | None = Field(None, description="turns after which an episode was cut")
-    max_context: int | None = Field(None, description="longest prompt plus response of a language model, in tokens")
-    params: dict[str, Any] = Field({}, description="parameters of the environment")
-    split_size: int | None = Field(None, description="tasks that the split has")
-    checkpoint: str | None = Field(
-        None, description="SHA-256 over the weights, tokenizer and configuration that played"
-    )
-    seconds: float
-    tokens_per_second: float
-
-    @computed_field(description=f"at most {MOST_LOST:.0%} of the episodes were lost: the rate is that of the tasks")  # type: ignore[prop-decorator]
-    @property
-    def whole(self) -> bool:
-        """At least one episode was finished, and at most `MOST_LOST` of all were lost."""
-        return self.n > 0 and self.lost_share <= MOST_LOST
-
-    @property
-    def lost_share(self) -> float:
-        """Lost episodes among all that could be played by this agent."""
-        lost = sum(count for name, count in self.lost.items() if name != StopReason.UNPLAYABLE)
-        return lost / max(self.n + lost, 1)
-
-    @property
-    def trouble(self) -> str | None:
-        """What the lost episodes do to the rate, as a sentence; None if none were lost."""
-        lost, all_ = sum(self.lost.values()), self.n + sum(self.lost.values())
-        if not lost:
-            return None
-        reasons = ", ".join(f"{count} {name}" for name, count in self.lost.items())
-        if self.success is None:
-            return f"nothing was measured: {lost} of {all_} episodes were lost ({reasons})"
-        won = round(self.success * self.n)
-        return (
-            f"{lost} of {all_} episodes were lost ({reasons}): had they all been played, the success rate would be "
-            f"between {won / all_:.1%} and {(won + lost) / all_:.1%}"
-        )
-
-    def table(self) -> Table:
-        """The same as a rich table."""
-        from rich.table import Table
-
-        table = Table("", "success", "95 % interval", "n", title=f"{self.agent} on {self.env} ({self.split})")
-        rows: dict[str, Rate] = {"all": self} | (self.families if len(self.families) > 1 else {})
-        for name, rate in rows.items():
-            table.add_row(name, rate.text, f"{rate.low:.1%} to {rate.high:.1%}", str(rate.n))
-        said = {
-            "{:.1f} turns": self.turns, "{:.1%} invalid": self.invalid_rate, "{:.1%} repeated actions":
-            self.repeated_rate, "{:.0f} tokens per episode": self.tokens,
-        }  # fmt: skip
-        means = [form.format(value) for form, value in said.items() if value is not None]
-        parts = [", ".join(means), self.trouble or "no episode was lost", f"{self.seconds:.1f} s"]
-        table.caption = "; ".join(part for part in parts if part)
-        return table
-
-
-def summarise(
-    episodes: Sequence[Episode],
-    stats: PlayStats,
-    *,
-    env: str,
-    agent: str,
-    split: str,
-    seed: int,
-    temperature: float | None,
-    **conditions: Any,
-) -> Evaluation:
-    """Count finished episodes; failed ones are in `lost` only, and warned about where they are too many.
-
-    `conditions` are further fields of the Evaluation.
-    """
-    finished = [e for e in episodes if not e.stop.failed]
-    families: dict[str, list[bool]] = {episode.task.family: [] for episode in episodes}
-    for episode in finished:
-        families[episode.task.family].append(episode.success)
-    turns = [turn for episode in finished for turn in episode.turns]
-    won = [len(e.turns) for e in finished if e.success]
-    tokens = sum(e.response_tokens for e in finished)
-    result = Evaluation(
-        **Rate.of([e.success for e in finished]).model_dump(),
-        env=env,
-        agent=agent,
-        split=split,
-        families={name: Rate.of(outcomes) for name, outcomes in sorted(families.items())},
-        turns=_mean(len(turns), len(finished)),
-        turns_when_won=_mean(sum(won), len(won)),
-        invalid_rate=_mean(sum(not t.valid_action for t in turns), len(turns)),
-        repeated_rate=_mean(sum(map(_repeated, finished)), len(turns)),
-        tokens=_mean(tokens, len(finished)),
-        stops=dict(Counter(e.stop.value for e in finished)),
-        lost=dict(Counter(e.stop.value for e in episodes if e.stop.failed)),
-        seed=seed,
-        temperature=temperature,
-        seconds=stats.seconds,
-        tokens_per_second=tokens / stats.seconds if stats.seconds else 0.0,
-        **conditions,
-    )
-    if not result.whole and result.trouble:
-        warnings.warn(result.trouble, stacklevel=2)
-    return result
-
-
-def _repeated(episode: Episode) -> int:
-    """Actions that were already given in this episode after the world had said the same."""
-    given = zip(episode.states(), (turn.action for turn in episode.turns), strict=True)
-    return len(episode.turns) - len(set(given))
 
 
 def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:
@@ -230,17 +58,18 @@ async def play_tasks(
         )
 
 
+@checked
 def evaluate(
     env: str,
-    agent: str | Agent = "random",
+    agent: str | Path | Agent = "random",
     *,
     params: Mapping[str, Any] | None = None,
     split: str = "test",
     tasks: int | None = None,
     seed: int = 0,
-    temperature: float | None = None,
-    concurrency: int = 64,
-    max_turns: int | None = None,
+    temperature: Annotated[float | None, Field(ge=0)] = None,
+    concurrency: Annotated[int, Field(ge=1)] = 64,
+    max_turns: Annotated[int | None, Field(ge=1)] = None,
     changes: Mapping[str, Any] | None = None,
     pool: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -318,17 +147,17 @@ class _Contestant:
 
 
 def _resolve(
-    agent: str | Agent, temperature: float | None, max_turns: int | None, changes: Mapping[str, Any], trust: bool
+    agent: str | Path | Agent, temperature: float | None, max_turns: int | None, changes: Mapping[str, Any], trust: bool
 ) -> _Contestant:
-    if isinstance(agent, Agent) or agent in BASELINES:
+    if isinstance(agent, Agent) or str(agent) in BASELINES:
         if changes:
             raise UserError(f"only a language model has a {next(iter(changes))} to change")
         limit = 50 if max_turns is None else max_turns
         if isinstance(agent, Agent):
             return _Contestant(agent, type(agent).__name__, limit)
-        return _Contestant(BASELINES[agent](), agent, limit)
+        return _Contestant(BASELINES[str(agent)](), str(agent), limit)
     loaded = load_named(
-        agent, list(BASELINES), temperature=temperature, max_turns=max_turns, changes=changes, trust=trust
+        str(agent), list(BASELINES), temperature=temperature, max_turns=max_turns, changes=changes, trust=trust
     )
     return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, loaded)
 
@@ -342,5 +171,8 @@ def _pool(
 ) -> EnvPool:
     if arguments is None:
         return pool_for(prototype, concurrency, extras=extras, imports=imports)
+    known = ("backend", "workers", "slots", "step_timeout", "reset_timeout", "recycle_episodes", "max_memory_mb")
+    for key in arguments.keys() - set(known):
+        raise UserError(f"evaluate: pool: unknown key '{key}'; {nearest(str(key), list(known))}")
     slots = min(concurrency, arguments.get("slots") or concurrency)
     return EnvPool(**{**arguments, "slots": slots, "imports": imports, "options": {"extras": tuple(extras)}})

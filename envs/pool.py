@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ..plugins import UserError
+from ..plugins import UserError, checked
 from .core import TextEnv, TurnInfo
 from .faults import Faults
 from .processes import Processes, WorkerStartError, cores
@@ -133,6 +133,7 @@ class EnvPool:
         WorkerStartError: from the calls of an episode, when worker processes cannot start at all.
     """
 
+    @checked
     def __init__(
         self,
         *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -94,8 +95,14 @@ def extra_of(id: str) -> str:
 def make(id: str, **params: Any) -> TextEnv:
     """Make a registered text environment. Raises UserError for an unknown id, a missing extra or a bad parameter."""
     load_plugins()
-    if id not in _FAMILIES:
-        raise UserError(f"no environment '{id}'; {nearest(id, env_ids())}")
+    if not isinstance(id, str) or id not in _FAMILIES:
+        raise UserError(f"no environment '{id}'; {nearest(str(id), env_ids())}")
+    for key, value in params.items():
+        if key not in ("extras", "max_turns") and not _is_plain(value):
+            raise UserError(
+                f"{id}: the parameter '{key}' is a {type(value).__name__}: parameters are numbers, words, true, false, "
+                "null, and lists and mappings of them"
+            )
     for key in params.keys() & _GYMNASIUM:
         raise UserError(f"{id}: unknown parameter '{key}'" + ("; did you mean 'max_turns'?" if "steps" in key else ""))
     try:
@@ -115,6 +122,15 @@ def make(id: str, **params: Any) -> TextEnv:
         raise UserError(f"{id}: {type(world).__name__} is not a turnrl.TextEnv")
     _remember(world, params)
     return world
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a Task can carry it, to be written as JSON and read again."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _lead_somewhere(entry_point: Any) -> None:

@@ -12,7 +12,8 @@ from ..agents.agent import LanguageAgent
 from ..agents.checkpoint import SavedAgent
 from ..agents.engines.base import Engine
 from ..agents.episode import Episode
-from ..agents.evaluate import Evaluation, choose_tasks, play_tasks, summarise
+from ..agents.evaluate import choose_tasks, play_tasks
+from ..agents.evaluation import Evaluation, summarise
 from ..envs import Task, TextEnv
 from ..envs.pool import EnvPool
 from ..plugins import UserError

@@ -71,4 +71,4 @@ def test_a_task_that_cannot_be_played_is_left_out_and_said(monkeypatch: pytest.M
     assert [stop is StopReason.UNPLAYABLE for stop in stops] == [episode.task.seed == 2 for episode in episodes]
     with pytest.warns(UserWarning, match="cannot be played"):
         result = evaluate("toy/corridor-v0", agent, split="train", tasks=3, progress=False)
-    assert (result.n, result.lost) == (2, {"unplayable": 1})
+    assert (result.n, result.failed) == (2, {"unplayable": 1})

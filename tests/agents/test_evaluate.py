@@ -6,15 +6,19 @@ import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import turnrl
 from rich.console import Console
 from turnrl import UserError, evaluate
 from turnrl.agents import tiny
 from turnrl.agents.checkpoint import AGENT_FILE, load_agent
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.episode import Episode, StopReason, Turn
-from turnrl.agents.evaluate import Evaluation, choose_tasks, summarise, wilson
+from turnrl.agents.evaluate import choose_tasks
+from turnrl.agents.evaluation import Evaluation, summarise, wilson
 from turnrl.agents.models import save
 from turnrl.agents.play import PlayStats
 from turnrl.envs import Task
@@ -90,7 +94,7 @@ def test_lost_episodes_are_counted_and_excluded() -> None:
     result = summary(played)
     assert (result.n, result.success) == (3, pytest.approx(1 / 3))
     assert (result.low, result.high) == pytest.approx(wilson(1, 3))
-    assert result.lost == {"env_error": 1, "engine_error": 1}
+    assert result.failed == {"env_error": 1, "engine_error": 1}
     assert result.stops == {"won": 1, "lost": 1, "turn_limit": 1}
     assert (result.turns, result.turns_when_won, result.tokens) == (pytest.approx(7 / 3), 2, pytest.approx(14 / 3))
     assert result.repeated_rate == 0
@@ -100,7 +104,7 @@ def test_lost_episodes_are_counted_and_excluded() -> None:
 
 
 def test_what_was_not_measured_is_none_and_not_zero() -> None:
-    with pytest.warns(UserWarning, match=r"nothing was measured: 1 of 1 episodes were lost \(1 env_error\)"):
+    with pytest.warns(UserWarning, match=r"nothing was measured: 1 of 1 episodes failed \(1 env_error\)"):
         result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
     assert (result.n, result.success, result.low, result.high) == (0, None, 0.0, 1.0)
     assert [result.turns, result.turns_when_won, result.tokens, result.invalid_rate, result.repeated_rate] == [None] * 5
@@ -114,7 +118,7 @@ def test_what_was_not_measured_is_none_and_not_zero() -> None:
 
 
 def test_a_family_of_which_every_episode_was_lost_is_listed() -> None:
-    with pytest.warns(UserWarning, match="1 of 2 episodes were lost"):
+    with pytest.warns(UserWarning, match="1 of 2 episodes failed"):
         result = summary([episode("a", "p"), episode("", "", stop=StopReason.ENV_ERROR, level=2)])
     assert {name: rate.success for name, rate in result.families.items()} == {
         "toy/x-v0?level=1": 0.0, "toy/x-v0?level=2": None,
@@ -139,7 +143,7 @@ def test_each_task_of_the_split_exactly_once(split: str) -> None:
     played: list[Episode] = []
     result = evaluate("toy/lights-v0", "expert", split=split, progress=False, episodes=played)
     assert sorted(e.task.seed for e in played) == list(SEEDS[split])
-    assert (result.success, result.n, result.lost) == (1.0, len(SEEDS[split]), {})
+    assert (result.success, result.n, result.failed) == (1.0, len(SEEDS[split]), {})
     assert (result.turns, result.invalid_rate, result.temperature) == (3, 0, None)
 
 
@@ -167,12 +171,65 @@ def test_user_errors() -> None:
     assert len(choose_tasks(range(1000), None, "x")) == 100  # type: ignore[arg-type]
 
 
+def test_the_result_says_under_which_conditions_and_how_each_task_went() -> None:
+    played: list[Episode] = []
+    result = evaluate(
+        "toy/lights-v0", "random", params={"length": 1}, tasks=3, max_turns=4, progress=False, episodes=played
+    )
+    assert (result.max_turns, result.params, result.split_size, result.n) == (4, {"length": 1}, 12, 3)
+    assert result.table().title == "random on toy/lights-v0 (test, 3 of 12 tasks)"
+    assert [one.task for one in result.tasks] == [one.task.id for one in played]
+    assert [one.success for one in result.tasks] == [one.success for one in played]
+    assert [one.turns for one in result.tasks] == [len(one.turns) for one in played]
+    assert result.versions["turnrl"] == turnrl.__version__
+    assert {"python", "torch", "transformers", "tokenizers", "gymnasium"} <= set(result.versions)
+    assert Evaluation.model_validate_json(result.model_dump_json()) == result
+    assert not {"tasks", "versions", "params"} & set(result.record())
+    with pytest.warns(UserWarning, match="1 of 1 episodes failed"):
+        failed = summary([episode("a", "p", stop=StopReason.ENV_ERROR)])
+    assert [(one.success, one.stop) for one in failed.tasks] == [(None, "env_error")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"seed": "1"}, "evaluate: seed"),
+        ({"seed": None}, "evaluate: seed"),
+        ({"tasks": 1.5}, "evaluate: tasks"),
+        ({"params": [3]}, "evaluate: params"),
+        ({"params": {"length": {1, 2}}}, "the parameter 'length' is a set"),
+        ({"params": {"length": object()}}, "the parameter 'length' is a object"),
+        ({"imports": "world.py"}, "evaluate: imports"),
+        ({"agent": 3}, "evaluate: agent"),
+        ({"env": 3}, "evaluate: env"),
+        ({"max_turns": "many"}, "evaluate: max_turns"),
+        ({"max_turns": 0}, "max_turns"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"temperature": -1.0, "agent": "random"}, "temperature"),
+        ({"pool": {"wrokers": 3}}, "wrokers"),
+        ({"pool": {"workers": "x"}}, "workers"),
+        ({"changes": {"parser": {"name": "tags"}}}, "only a language model"),
+        ({"agent": "x" * 5000}, "no agent"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_sentence(changed: dict[str, Any], part: str) -> None:
+    with pytest.raises(UserError) as error:
+        evaluate(**{"env": "toy/lights-v0", "tasks": 1, "progress": False, **changed})
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    measured = evaluate("toy/lights-v0", tasks=np.int64(2), seed=np.int64(3), progress=False)
+    assert (measured.n, measured.seed) == (2, 3)
+
+
 def test_an_agent_object_and_lost_episodes() -> None:
     broken = list(SEEDS["test"])[:2]
     engine = FakeEngine(lambda session, turn, prompt: light(prompt))
     params = {"broken": broken, "length": 2}
     result = evaluate("toy/faulty_lights-v0", agent(engine), params=params, progress=False)
-    assert (result.success, result.n, result.lost) == (1.0, 10, {"env_error": 2})
+    assert (result.success, result.n, result.failed) == (1.0, 10, {"env_error": 2})
 
 
 def test_a_checkpoint_plays(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_an_evaluation_that_lost_most_is_an_error_and_one_that_lost_a_few_is_not
     assert measured(1)[0] == 0
     code, errors = measured(6)
     assert code == 1
-    assert "6 of 12 episodes were lost (6 env_error)" in errors
+    assert "6 of 12 episodes failed (6 env_error)" in errors
     assert "between 50.0% and 100.0%" in errors
 
 
