@@ -76,7 +76,7 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many episodes were lost.
+    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many episodes failed.
 
     A run is measured as it measured itself: its environment, limits, temperature, seed and number of test tasks hold
     unless an option says otherwise.

@@ -92,7 +92,7 @@ def test_an_evaluation_of_lost_episodes_is_an_error(capsys: pytest.CaptureFixtur
     assert main.run([*arguments, "--tasks", "5", "--json"]) == 1
     out, errors = capsys.readouterr()
     result = json.loads(out)
-    assert (result["success"], result["n"], result["whole"], result["lost"]) == (None, 0, False, {"env_error": 5})
+    assert (result["success"], result["n"], result["whole"], result["failed"]) == (None, 0, False, {"env_error": 5})
     assert (result["turns"], result["tokens"], result["invalid_rate"], result["repeated_rate"]) == (None,) * 4
     [first] = [line for line in errors.splitlines() if "ValueError: the lamp burst" in line]
     assert first.startswith("turnrl: warning: env_error in toy/faulty_lights-v0?")
