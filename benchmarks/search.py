@@ -27,7 +27,8 @@ from turnrl.envs import Task
 from turnrl.envs.pool import EnvPool
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import check
-from turnrl.envs.search.retrieve import Retriever, open_retriever
+from turnrl.envs.search.retrieve import open_retriever
+from turnrl.envs.search.retriever import Retriever
 
 
 def build(pages: int) -> tuple[Retriever, dict[str, float]]:

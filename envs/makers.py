@@ -23,7 +23,7 @@ from typing import Any
 
 from ..plugins import UserError
 from .bar import bar
-from .cache import private, settle
+from .cache import private, settle, tell_damaged, whole
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """What iterates over sets of strings while it makes a file depends on the hash seed."""
@@ -64,19 +64,20 @@ class Makers:
         atexit.register(self._rest)
 
     def ensure(self, jobs: Sequence[Job], home: Path, *, workers: int | None, progress: bool) -> list[Path]:
-        """Do the jobs whose path is not there yet, `workers` at a time (None: one per CPU), and return all paths.
+        """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and return all paths.
 
         Whatever is made is made in `home`, a folder on the file system of the paths, and moved.
 
         Raises:
-            UserError: what a job asks for cannot be made.
+            UserError: what a job asks for cannot be made, or the cache cannot be used.
             GameError: a process failed. In both cases all other jobs are done nevertheless.
         """
         paths = [job.path for job in jobs]
-        if all(path.exists() for path in paths):
+        if all(whole(path) for path in paths):
             return paths
         with self._making:  # Threads of one process that want the same file would make it once each.
-            missing = list({job.path: job for job in jobs if not job.path.exists()}.values())
+            missing = list({job.path: job for job in jobs if not whole(job.path)}.values())
+            tell_damaged([job.path for job in missing])
             todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
             for job in missing:
                 todo.put(job)
@@ -124,14 +125,12 @@ class Makers:
 
 def _do(job: Job, maker: _Maker, home: Path) -> None:
     with private(home) as folder:
-        made = folder / f"game{job.path.suffix}"
+        made = folder / job.path.name
         answer = maker.ask(job.order(made))
         if not answer["ok"]:
             kind = UserError if answer.get("impossible", job.users) else GameError
             raise kind(f"cannot make the game {job.name}: {answer['error']}")
-        for suffix in job.beside:
-            settle(made.with_suffix(suffix), job.path.with_suffix(suffix))
-        settle(made, job.path)
+        settle(made, job.path, job.beside)
 
 
 class _Maker:

@@ -6,7 +6,8 @@ import ast
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,58 @@ def test_no_room_imports_upwards(path: Path) -> None:
 
 def test_plugins_import_no_room() -> None:
     assert rooms((ROOT / "plugins.py").read_text("utf-8"), ["turnrl"]) == set()
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = ("turnrl", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def edges(modules: Mapping[str, str], packages: Container[str]) -> dict[str, set[str]]:
+    """Module -> modules that its source imports, at any depth. What only a type checker imports is no part of it."""
+    found: dict[str, set[str]] = {}
+    for name, source in modules.items():
+        package = name.split(".") if name in packages else name.split(".")[:-1]
+        tree = Unchecked().visit(ast.parse(source))
+        names = {*imports(ast.unparse(tree), package)}
+        # 'turnrl.envs.task.Task' is a name in a module, 'turnrl.envs.task' a module in a package.
+        targets = {dotted if dotted in modules else dotted.rpartition(".")[0] for dotted in names}
+        found[name] = (targets & modules.keys()) - {name}
+    return found
+
+
+class Unchecked(ast.NodeTransformer):
+    """Leaves out what stands under ``if TYPE_CHECKING``."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        checked = getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING"
+        return ast.Module(node.orelse, []) if checked else self.generic_visit(node)
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other around, if there are any."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_file_imports_itself_around_a_circle() -> None:
+    files = [*FILES, *(ROOT / name for name in BESIDE)]
+    sources = {module_of(path): path.read_text("utf-8") for path in files}
+    packages = {module_of(path) for path in files if path.name == "__init__.py"}
+    assert circle(edges(sources, packages)) == []
+
+
+def test_a_circle_is_seen_through_functions_and_packages_but_not_through_types() -> None:
+    a = "def late():\n    from .b import x"
+    late = edges({"p.a": a, "p.b": "from . import a"}, {"p"})
+    assert circle(late) == ["p.a", "p.b", "p.a"]
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import y"
+    assert circle(edges({"p.a": a, "p.b": typed}, {"p"})) == []
+    assert circle(edges({"p": "from .a import x", "p.a": "from . import z"}, {"p"})) == ["p", "p.a", "p"]
 
 
 IMPORT = "import sys, time; start = time.perf_counter(); import turnrl; print(time.perf_counter() - start); print({})"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -29,7 +28,6 @@ from typing import Any
 
 import fast_downward
 
-from ..cache import cache_dir, kept
 from .compiled_format import Compiled
 
 LOCK = threading.RLock()
@@ -69,7 +67,7 @@ def _load() -> Any:
     """Fast Downward without its debug symbols where that can be done: they are 97 % of a copy's size."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "libdownward.so"
-        shutil.copyfile(_stripped(), path)
+        path.write_bytes(_stripped())
         library = ctypes.CDLL(str(path))
     library.load_sas.argtypes, library.load_sas.restype = [ctypes.c_char_p], None
     library.get_applicable_operators.argtypes = [ctypes.POINTER(fast_downward.Operator)]
@@ -80,19 +78,16 @@ def _load() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _stripped() -> Path:
+def _stripped() -> bytes:
     original = Path(fast_downward.interface.DOWNWARD_LIB_PATH)
-    if shutil.which("strip") is None:
-        return original
-    seen = original.stat()
-
-    def make(path: Path) -> None:
-        subprocess.run(["strip", "-o", str(path), str(original)], check=True, capture_output=True)
-
-    try:
-        return kept(cache_dir("household", f"libdownward-{seen.st_size}-{seen.st_mtime_ns}.so"), make)
-    except (OSError, subprocess.CalledProcessError):
-        return original
+    # By each process anew, which takes some hundredths of a second: code is not taken from a cache.
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / original.name
+        try:
+            subprocess.run(["strip", "-o", str(small), str(original)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return original.read_bytes()
+        return small.read_bytes()
 
 
 @dataclass(frozen=True)

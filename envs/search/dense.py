@@ -20,7 +20,7 @@ import numpy as np
 from ...plugins import UserError
 from ..cache import cache_dir, kept_folder
 from .params import Dense
-from .retrieve import RetrieverError, best
+from .retriever import RetrieverError, best
 from .store import Corpus, Passage
 
 BATCH = 64

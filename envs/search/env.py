@@ -24,7 +24,8 @@ from ..task import SPLITS, Split, Task
 from .actions import ARGUMENTS, HELP, LONGEST, TOOLS, Action, canonical, parse
 from .library import Library, open_library
 from .params import check, given
-from .retrieve import Retriever, open_retriever
+from .retrieve import open_retriever
+from .retriever import Retriever
 from .score import exact_match, f1
 from .store import Passage, Question
 

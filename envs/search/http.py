@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...plugins import UserError
 from .params import Http
 from .readers import Malformed, passage_of
-from .retrieve import RetrieverError
+from .retriever import RetrieverError
 from .store import Passage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
 
 Where passages are in this process they are found by words (`Bm25Index`) or by vectors (`turnrl.envs.search.dense`);
 else a server is asked (`turnrl.envs.search.http`). Indexes are built once per corpus and setting, kept on disk and
-mapped into memory. A retriever that cannot answer raises: the episode is lost and counted, and not a reward of zero.
+mapped into memory. What all of them share is in `turnrl.envs.search.retriever`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,18 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..cache import cache_dir, kept_folder
 from .params import Bm25, Params
+from .retriever import Retriever, best
 from .store import Corpus, Passage
 
 _WORD = re.compile(r"\w+")
 _retrievers: dict[Any, Retriever] = {}
 _opening = threading.Lock()
-
-
-class RetrieverError(RuntimeError):
-    """The retriever failed. Never the player's fault."""
-
-
-class Retriever(Protocol):
-    """Finds passages. Called from many threads at once."""
-
-    def search(self, query: str, k: int) -> list[Passage]:
-        """The best k passages or fewer, the best first. Raises RetrieverError."""
 
 
 def open_retriever(params: Params, corpus: Corpus | None) -> Retriever:
@@ -134,15 +124,3 @@ class Bm25Index:
         ids = [stems[row].tolist() for row in rows]
         index.index((ids, vocabulary or {"": 0}), show_progress=False, create_empty_token=False)
         index.save(folder, show_progress=False)
-
-
-def best(scores: np.ndarray[Any, Any], k: int) -> list[int]:
-    """Places of the k highest positive scores, the highest first; of equals the earlier."""
-    # Most passages have no word of the query; leaving them out first makes this ten times quicker.
-    places = np.flatnonzero(scores > 0)
-    if len(places) > k:
-        # All that are not below the k-th stay: which of equals come first must be no accident of the partition.
-        found = scores[places]
-        places = places[found >= np.partition(found, len(found) - k)[len(found) - k]]
-    order = np.lexsort((places, -scores[places]))
-    return [int(place) for place in places[order[:k]]]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import subprocess
 import sys
 import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from turnrl import UserError
+from turnrl.envs import checksums
 from turnrl.envs.cache import cache_dir, kept, kept_folder, sweep
+from turnrl.envs.checksums import intact, write_sums
 
 
 def test_the_cache_is_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -25,6 +34,7 @@ def test_the_second_to_finish_throws_its_own_away(tmp_path: Path) -> None:
         (folder / "whole").write_text("mine")
         (tmp_path / "place").mkdir()  # another process was quicker
         (tmp_path / "place" / "whole").write_text("theirs")
+        write_sums(tmp_path / "place")
 
     assert kept_folder(tmp_path / "place", fill) == tmp_path / "place"
     assert (tmp_path / "place" / "whole").read_text() == "theirs"
@@ -32,12 +42,12 @@ def test_the_second_to_finish_throws_its_own_away(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    def fail(path: Path) -> None:
+    def half(path: Path) -> None:
         path.write_text("half")
         raise ValueError
 
     with pytest.raises(ValueError):
-        kept(tmp_path / "deep" / "place", fail)
+        kept(tmp_path / "deep" / "place", half)
     assert not list((tmp_path / "deep").iterdir())
 
 
@@ -71,3 +81,172 @@ def test_what_killed_processes_left_behind_is_swept(tmp_path: Path) -> None:
     sweep(tmp_path)
     left = {what for what, name in names.items() if (tmp_path / name).exists()}
     assert left == {"of a living one", "of another machine", "nobody's", "a game"}
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip(file: Path) -> None:
+    held = bytearray(file.read_bytes())
+    held[len(held) // 2] ^= 1
+    file.write_bytes(held)
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+DAMAGE = [halve, empty, flip, remove]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("which", ["thing", "thing.sha256"])
+def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path, damage: Callable[[Path], None], which: str) -> None:
+    def make(path: Path) -> None:
+        path.write_text("what was made")
+
+    thing = kept(tmp_path / "thing", make)
+    damage(tmp_path / which)
+    with told_damaged("thing") if (tmp_path / "thing").exists() else contextlib.nullcontext():
+        kept(thing, make)
+    assert thing.read_text() == "what was made"
+    with no_warning():
+        kept(thing, fail)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thing", "thing.sha256"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("which", ["a", "deeper/b", "SHA256SUMS"])
+def test_a_damaged_folder_is_made_anew_and_said(tmp_path: Path, damage: Callable[[Path], None], which: str) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "deeper").mkdir()
+        (folder / "a").write_text("first")
+        (folder / "deeper" / "b").write_text("second")
+
+    thing = kept_folder(tmp_path / "thing", fill)
+    damage(thing / which)
+    with told_damaged("thing"):
+        kept_folder(thing, fill)
+    assert [(thing / "a").read_text(), (thing / "deeper" / "b").read_text()] == ["first", "second"]
+    with no_warning():
+        kept_folder(thing, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_what_has_no_checksums_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "thing").write_text("from an earlier version")
+    with told_damaged("thing"):
+        kept(tmp_path / "thing", lambda path: path.write_text("new") and None)
+    assert (tmp_path / "thing").read_text() == "new"
+
+
+def test_a_file_that_nobody_made_spoils_a_folder(tmp_path: Path) -> None:
+    thing = kept_folder(tmp_path / "thing", lambda folder: (folder / "a").write_text("x") and None)
+    (thing / "planted").write_text("y")
+    assert not intact(thing)
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "b c").mkdir(parents=True)
+    (tmp_path / "folder" / "b c" / "d").write_text("x")
+    write_sums(tmp_path / "folder")
+    subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=tmp_path / "folder", check=True)
+
+
+def test_a_large_file_is_read_again_only_when_it_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    digest = checksums._digest
+    monkeypatch.setattr(checksums, "_digest", lambda file: read.append(file.name) or digest(file))
+    monkeypatch.setattr(checksums, "LARGE", 4)
+    thing = kept_folder(tmp_path / "thing", fill_large_and_small)
+
+    def opened_by_another_process() -> bool:
+        read.clear()
+        checksums._known.clear()
+        return intact(thing)
+
+    assert opened_by_another_process()
+    assert read == ["small"]
+    (thing / "large").write_bytes(b"0123456789")  # the same, but touched
+    assert opened_by_another_process()
+    assert sorted(read) == ["large", "small"]
+    assert opened_by_another_process()
+    assert read == ["small"]
+    flip(thing / "large")
+    assert not opened_by_another_process()
+
+
+def fill_large_and_small(folder: Path) -> None:
+    (folder / "large").write_bytes(b"0123456789")
+    (folder / "small").write_bytes(b"0")
+    time.sleep(0.02)  # the clock of a file system ticks some hundred times a second
+
+
+def test_the_cache_is_its_users_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+    assert cache_dir().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_that_others_could_write_to_is_closed_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache_dir().mkdir()
+    cache_dir().chmod(0o777)
+    with pytest.warns(UserWarning, match="could be written to by other users"):
+        kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+    assert cache_dir().stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_cache_of_another_user_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache_dir().mkdir()
+    os.chown(cache_dir(), 12345, 12345)
+    with pytest.warns(UserWarning, match="another user .number 12345.*XDG_CACHE_HOME"):
+        kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+
+
+@pytest.mark.parametrize("place", ["a file/turnrl", "a file", "/sys/no-cache-here", "x" * 300])
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.raises(UserError, match=r"cache cannot be used: .*XDG_CACHE_HOME"):
+        kept(cache_dir("search") / "b", fail)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: int) -> None:
+    def make(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(reason, os.strerror(reason))
+
+    with pytest.raises(UserError, match=os.strerror(reason)):
+        kept(tmp_path / "place", make)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        kept(tmp_path / "cache" / "place", lambda path: (tmp_path / "no such file").read_text() and None)
+
+
+def fail(path: Path) -> None:
+    raise AssertionError(f"{path} is made although it is there")
+
+
+def told_damaged(name: str) -> contextlib.AbstractContextManager[Any]:
+    return pytest.warns(UserWarning, match=f"{name} in the cache is damaged or of an earlier version")
+
+
+@contextlib.contextmanager
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield

@@ -30,7 +30,8 @@ pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search
 from turnrl.envs.cache import kept_folder
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import Bm25, Http, check
-from turnrl.envs.search.retrieve import Bm25Index, Retriever, RetrieverError, Tokens, best
+from turnrl.envs.search.retrieve import Bm25Index, Tokens
+from turnrl.envs.search.retriever import Retriever, RetrieverError, best
 from turnrl.envs.search.store import Corpus, Passage, write_corpus
 
 ID = "search/qa-v0"
