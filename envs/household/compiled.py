@@ -17,6 +17,7 @@ from typing import Any
 from textworld.envs.pddl import PddlEnv, textgen
 from textworld.logic import Rule
 
+from . import expression
 from .compiled_format import FORMAT
 from .goal import read_goal
 from .names import names_of
@@ -85,6 +86,7 @@ class _Reader:
         if isinstance(parsed, textgen.NonterminalSymbol):
             return ["rule", str(parsed)]
         if isinstance(parsed, textgen.EvalSymbol):
+            expression.read(parsed.expression)  # what may not be said is found here, and not in the middle of a game
             return ["value", parsed.expression]
         if isinstance(parsed, textgen.ConditionalSymbol):
             return ["each", self.symbol(parsed.expression), self.query(parsed.given)]

@@ -23,11 +23,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import fast_downward
 
+from . import expression
 from .compiled_format import Compiled
 
 LOCK = threading.RLock()
@@ -266,7 +266,7 @@ def _text(facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapp
                 return derive(facts, symbols, mapping, variables)
         raise LookupError(f"no rule of the grammar fits '{symbol[1]}' here")
     if kind == "value":
-        return str(eval(_code(symbol[1]), {}, dict(variables)))
+        return str(expression.read(symbol[1])(variables))
     if kind == "each":
         return "".join(_each(facts, symbol, mapping, variables))
     parts = list(_each(facts, symbol[1], mapping, variables))
@@ -286,11 +286,6 @@ def _each(facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapp
         return
     for found in facts.matches(query, mapping):
         yield _text(facts, inner, found, {**variables, **facts.game.entities_of(found)})
-
-
-@lru_cache(maxsize=1024)
-def _code(expression: str) -> CodeType:
-    return compile(expression.strip(), "<grammar>", "eval")
 
 
 atexit.register(_spare.clear)

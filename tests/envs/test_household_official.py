@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,3 +171,31 @@ def test_missing_and_broken_data_is_told_in_one_sentence(tree: Path, monkeypatch
 @pytest.mark.filterwarnings("ignore:alfworld/text")
 def test_the_contract(tree: Path) -> None:
     check_env(ID, params={"data": str(tree)})
+
+
+def test_a_grammar_that_says_more_than_it_may_is_refused_and_not_run(tree: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    [file] = (tree / "json_2.1.1" / "valid_seen").glob("*/*/game.tw-pddl")
+    game = json.loads(file.read_text("utf-8"))
+    planted = f"{{__import__('pathlib').Path('{proof}').touch()}}"
+    assert "{r.name" in game["grammar"]
+    file.write_text(
+        json.dumps(game | {"grammar": game["grammar"].replace("You arrive at ", f"You arrive at {planted} ")})
+    )
+    env = make(ID, data=str(tree))
+    with pytest.raises(UserError, match=r"game\.tw-pddl: the grammar's expression .* is none"):
+        env.reset(options={"task": env.tasks("valid")[0]})
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda held: held[: len(held) // 2], lambda held: b"", lambda held: b"{}"])
+def test_a_damaged_game_of_the_users_is_one_sentence_with_its_name(
+    tree: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    env = make(ID, data=str(tree))
+    task = env.tasks("valid")[0]
+    [file] = (tree / "json_2.1.1" / "valid_seen").glob("*/*/game.tw-pddl")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"game\.tw-pddl") as caught:
+        env.reset(options={"task": task})
+    assert "\n" not in str(caught.value)
