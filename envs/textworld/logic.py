@@ -103,8 +103,6 @@ class Logic:
 
     def __init__(self, game: Game) -> None:
         self.game = game
-        self.opening: Any = None
-        """Left here by the first instance that starts the game, for the others."""
         self._inform7 = Inform7Game(game)
         self._constants: dict[Any, Any] = dict(game.kb.types.constants_mapping)
         types = game.kb.logic.types

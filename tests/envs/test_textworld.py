@@ -86,7 +86,7 @@ def test_same_bytes_from_racing_processes_and_other_hash_seeds(tmp_path: Path) -
     assert [process.wait() for process in running] == [0, 0]
     assert begin("two", "3").wait() == 0
     made = bytes_under(tmp_path / "one")
-    assert sorted(Path(name).suffix for name in made) == [".json", ".z8"]
+    assert sorted(Path(name).suffix for name in made) == [".json", ".sha256", ".z8"]
     assert made == bytes_under(tmp_path / "two")
 
 
