@@ -12,6 +12,7 @@ from turnrl import Task, UserError
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "coin": ("textworld/coin-v0", {"level": 8}),
     "quest": ("textworld/quest-v0", {"rooms": 2, "objects": 3, "quest_length": 4}),
+    "cooking": ("textworld/cooking-v0", {"recipe": 1, "take": 1, "cook": True}),
     "search": ("search/qa-v0", {}),
     "webshop": ("shopping/webshop-v0", {}),
     "assistant": ("shopping/assistant-v0", {}),

@@ -5,6 +5,11 @@
 After one episode in a hundred a worker process is killed, with all that it plays. Every episode must end with a reason,
 those that were lost must be counted as lost, memory must stay flat, and no process and no file may remain; the exit
 status is 1 where that does not hold. Failed episodes are not played again here. Prints the table of docs/results.md.
+
+    python benchmarks/soak.py --backend thread --families cooking --episodes 1000 --tasks 12
+
+plays in threads of this process instead, where nothing is killed and no episode may be lost: instances are used again
+and again, and one that hangs is seen.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from families import add_choice, prepared
@@ -61,6 +67,8 @@ class Soak:
             found.append(f"{self.episodes - sum(self.stops.values())} episodes have no end")
         if failed != self.lost:
             found.append(f"{failed} episodes failed and {self.lost} are counted as lost")
+        if not self.kills and failed:
+            found.append(f"nothing was killed and {failed} episodes failed")
         if self.kills and not failed:
             found.append("workers were killed and no episode was lost")
         first, last = self.memory_mb[0], self.memory_mb[-1]
@@ -71,8 +79,18 @@ class Soak:
         return found
 
 
-def soak(family: str, tasks: list[Task], *, episodes: int, workers: int, slots: int, turns: int, seed: int) -> Soak:
-    """Play and kill."""
+def soak(
+    family: str,
+    tasks: list[Task],
+    *,
+    backend: Literal["process", "thread"],
+    episodes: int,
+    workers: int,
+    slots: int,
+    turns: int,
+    seed: int,
+) -> Soak:
+    """Play, and kill what can be killed."""
     result, rng = Soak(family, episodes), random.Random(seed)
     me = psutil.Process()
     samples: list[float] = []
@@ -87,13 +105,13 @@ def soak(family: str, tasks: list[Task], *, episodes: int, workers: int, slots: 
             result.memory_mb.append(statistics.median(samples))
             samples.clear()
         # Nobody is left to be killed near the end.
-        if rng.random() < 0.01 and workers_now and played < episodes - slots:
+        if backend == "process" and rng.random() < 0.01 and workers_now and played < episodes - slots:
             rng.choice(workers_now).kill()
             result.kills += 1
 
     async def play() -> None:
         async with EnvPool(
-            backend="process", workers=workers, slots=slots, options={"extras": ("admissible_actions",)}
+            backend=backend, workers=workers, slots=slots, options={"extras": ("admissible_actions",)}
         ) as pool:
             jobs = [Job(tasks[i % len(tasks)], f"soak:{i}", seed) for i in range(episodes)]
             _, stats = await play_many(
@@ -133,6 +151,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_choice(parser)
+    parser.add_argument("--backend", choices=["process", "thread"], default="process")
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--tasks", type=int, default=50, help="different ones, each played many times")
     parser.add_argument("--workers", type=int, default=2)
@@ -150,8 +169,8 @@ def main() -> int:
             faults.append(family)
             continue
         result = soak(
-            family, tasks, episodes=args.episodes, workers=args.workers, slots=args.slots, turns=args.turns,
-            seed=args.seed,
+            family, tasks, backend=args.backend, episodes=args.episodes, workers=args.workers, slots=args.slots,
+            turns=args.turns, seed=args.seed,
         )  # fmt: skip
         ends = ", ".join(f"{stop} {count}" for stop, count in sorted(result.stops.items()))
         left = "; ".join(result.faults) or "nothing"
