@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import os
-import pickle
 import platform
 import shutil
 import signal
@@ -152,8 +151,9 @@ class Worker:
             try:
                 for status, value, memory in self._inbox.feed(data):
                     self._settle((status, value), memory)
-            except (AttributeError, ImportError, pickle.UnpicklingError):
-                # A class that only the worker knows: the stream cannot be trusted any more.
+            except Exception:
+                # A class that only the worker knows, an answer that nobody waits for, bytes that are no message: the
+                # stream cannot be trusted any more.
                 self.backend.lost(self)
 
     def _settle(self, reply: Reply, memory: float | None) -> None:

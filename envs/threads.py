@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 import warnings
@@ -21,7 +22,7 @@ from . import closing
 from .core import TextEnv
 from .registry import import_worlds
 from .task import Task
-from .worker import CLOSED, Fault, Reply, Stage, answer
+from .worker import CLOSED, Fault, Reply, Stage, answer, leave_copy
 
 
 @dataclass
@@ -106,7 +107,7 @@ class Threads:
         """Close worlds beside what goes on: one that hangs must not hold the event loop."""
         thread = closing.close_aside(envs)
         if thread is not None:
-            self._closing.append(thread)
+            self._closing = [*(each for each in self._closing if each.is_alive()), thread]
 
     def _add_thread(self) -> None:
         self._threads += 1
@@ -174,6 +175,7 @@ class Threads:
 
 
 def _work(calls: SimpleQueue[Call | None], stage: Stage, done: Any) -> None:
+    pid = os.getpid()
     while (call := calls.get()) is not None:
         if call.future.cancelled() or call.orphaned:
             call.finished = True
@@ -182,6 +184,7 @@ def _work(calls: SimpleQueue[Call | None], stage: Stage, done: Any) -> None:
             continue
         call.started = time.monotonic()
         reply = answer(stage, call.op, call.session, call.argument)
+        leave_copy(pid)
         call.finished = True
         if call.orphaned:
             stage.discard(call.session)

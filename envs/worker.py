@@ -177,6 +177,12 @@ def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:
         return "error", Fault.of(error)
 
 
+def leave_copy(pid: int) -> None:
+    """End this process if it is not the one that had this id: a copy that a world made by a fork must not go on."""
+    if os.getpid() != pid:
+        os._exit(0)
+
+
 def pack(message: Any) -> bytes:
     """One message as bytes."""
     data = pickle.dumps(message, protocol=5)
@@ -232,7 +238,7 @@ def main(fd: int, root: str, parent: int) -> None:
 
 
 def _serve(link: socket.socket) -> None:
-    inbox = Inbox()
+    inbox, pid = Inbox(), os.getpid()
     stage: Stage | None = None
     while data := link.recv(1 << 18):
         for message in inbox.feed(data):
@@ -244,8 +250,10 @@ def _serve(link: socket.socket) -> None:
             op, session, argument = message
             if op == "end":
                 stage.release(session)
+                leave_copy(pid)
                 continue
             status, value = answer(stage, op, session, argument)
+            leave_copy(pid)
             try:
                 reply = pack((status, value, memory_mb() if op == "reset" else None))
             except Exception as error:  # the fault boundary again: what a world answered cannot travel
