@@ -88,7 +88,7 @@ class ExpertAgent(Agent):
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise = noise
-        self.extras = frozenset({"expert"} | ({"admissible_actions"} if noise else set()))
+        self.extras = frozenset({"admissible_actions"} if noise else ())
 
     def player(self, session: str, seed: int) -> ExpertPlayer:
         """A player that asks the expert at each turn."""

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from ..plugins import UserError, explain, keys_of, nearest, refuse_paths
 from .agent import LanguageAgent
 from .config import AgentConfig
-from .manifest import check_manifest
+from .manifest import MANIFEST_FILE, check_manifest, digest
 
 AGENT_FILE = "agent.json"
 CHECKPOINTS = ("best", "rl", "last", "sft")
@@ -27,7 +27,7 @@ CHECKPOINTS = ("best", "rl", "last", "sft")
 
 
 class SavedAgent(AgentConfig):
-    """How the weights beside it play: the `agent` block of their run, its limits, and which files belong to them."""
+    """How the weights beside it play: the `agent` block of their run, and its limits."""
 
     max_context: int | None = Field(
         None, ge=16, description="longest prompt plus response, in tokens (default: the model's own limit)"
@@ -37,7 +37,6 @@ class SavedAgent(AgentConfig):
         None, ge=0, description="sampling temperature of the run's evaluations (default: that of `sampling`)"
     )
     max_batch: int = Field(64, ge=1, description="responses that are generated at once, at most")
-    files: tuple[str, ...] = Field((), description="names of the files without which the checkpoint is incomplete")
 
     @classmethod
     def of(cls, agent: AgentConfig, **limits: Any) -> Self:
@@ -45,10 +44,8 @@ class SavedAgent(AgentConfig):
         return cls(**{name: getattr(agent, name) for name in AgentConfig.model_fields}, **limits)
 
     def write(self, folder: Path) -> None:
-        """Write ``agent.json`` beside the weights, naming every file that is in the folder now."""
-        files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != AGENT_FILE))
-        text = self.model_copy(update={"files": files}).model_dump_json(indent=1)
-        (folder / AGENT_FILE).write_text(text, "utf-8")
+        """Write ``agent.json`` beside the weights."""
+        (folder / AGENT_FILE).write_text(self.model_dump_json(indent=1), "utf-8")
 
     @classmethod
     def read(cls, folder: Path, *, trust: bool = False) -> Self:
@@ -59,7 +56,7 @@ class SavedAgent(AgentConfig):
             trust: whether the file may name classes of other packages or files, whose code is then run.
 
         Raises:
-            UserError: the file is damaged, names code that is not trusted, or a file of the checkpoint is missing.
+            UserError: the file is damaged, or names code that is not trusted.
         """
         file = folder / AGENT_FILE
         if not file.is_file():
@@ -76,10 +73,6 @@ class SavedAgent(AgentConfig):
             raise UserError(explain(error, f"{file} is damaged", keys_of(cls))) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
-        for name in saved.files:
-            part = folder / name
-            if not part.is_file() or not part.stat().st_size:
-                raise UserError(f"'{folder}' is incomplete: {name} is {'empty' if part.is_file() else 'missing'}")
         return saved
 
 
@@ -182,15 +175,12 @@ def _changed(saved: SavedAgent, changes: Mapping[str, Any]) -> SavedAgent:
         raise UserError(explain(error, "agent", keys_of(SavedAgent))) from None
 
 
-def digest(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """SHA-256 over names and contents of the files that make a model play: weights, config, tokenizer, template."""
-    found = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt") and path.is_file():
-            found.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+    kinds = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt")
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in kinds and path.name != MANIFEST_FILE]
+    lines = [f"{path.name} {digest(path)}\n" for path in paths if path.is_file()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-__all__ = ["AGENT_FILE", "LoadedAgent", "SavedAgent", "checkpoint_folder", "digest", "load_agent", "load_named"]
+__all__ = ["AGENT_FILE", "LoadedAgent", "SavedAgent", "checkpoint_folder", "fingerprint", "load_agent", "load_named"]

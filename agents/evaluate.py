@@ -24,7 +24,7 @@ from ..envs.registry import import_worlds
 from ..plugins import UserError, checked, nearest
 from .agent import Agent
 from .baselines import BASELINES
-from .checkpoint import LoadedAgent, digest, load_named
+from .checkpoint import LoadedAgent, fingerprint, load_named
 from .episode import Episode
 from .evaluation import Evaluation, summarise
 from .play import Job, PlayStats, play_many
@@ -142,7 +142,7 @@ class _Contestant:
             "temperature": self.loaded.temperature,
             "max_turns": self.max_turns,
             "max_context": self.loaded.max_context,
-            "checkpoint": None if self.loaded.folder is None else digest(self.loaded.folder),
+            "checkpoint": None if self.loaded.folder is None else fingerprint(self.loaded.folder),
         }
 
 

@@ -266,7 +266,7 @@ class ProbeAgent(Agent):
         max_words: words of a thought at most.
     """
 
-    extras = frozenset({"admissible_actions", "expert"})
+    extras = frozenset({"admissible_actions"})
 
     def __init__(self, name: str, parser: Parser, *, max_turns: int, max_words: int) -> None:
         self.probe, self.parser, self.max_turns, self.max_words = PROBES[name], parser, max_turns, max_words

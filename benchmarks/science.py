@@ -94,7 +94,7 @@ def _play(path: list[str], step: Any) -> float:
 
 def gold(count: int, seed: int) -> None:
     """How the expert does on `count` random variations of every task."""
-    env = turnrl.make(ID, extras=("expert",))
+    env = turnrl.make(ID)
     rng, won, played, start = random.Random(seed), 0, 0, time.perf_counter()
     for name in TASKS:
         pool = [t for split in ("train", "valid", "test") for t in turnrl.make(ID, task=name).tasks(split)]

@@ -19,7 +19,7 @@ from .task import Task
 
 Step = tuple[str, float, bool, bool, Mapping[str, Any]]
 WORDS = ("look", "help", "inventory", "go north", "go east", "examine room", "wait", "1", "yes", "xyzzy")
-EXTRAS = ("admissible_actions", "progress", "expert")
+EXTRAS = ("admissible_actions", "progress")
 """Everything that a world can be asked for."""
 _LONGEST = 30
 

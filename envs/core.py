@@ -80,7 +80,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     Args:
         max_turns: steps after which ``truncated`` is True (None: never; the player may have its own limit).
-        extras: what to put into the info beyond the free facts: any of 'admissible_actions', 'progress', 'expert'.
+        extras: what to put into the info beyond the free facts: 'admissible_actions', 'progress', or both.
             Worlds compute these only when asked, because they can cost more than the step itself.
         params: parameters of the family (``rooms=2``), stored in its Tasks.
     """
@@ -108,9 +108,9 @@ class TextEnv(gymnasium.Env[str, str]):
         extras: Collection[str] = ("admissible_actions",),
         **params: Any,
     ) -> None:
-        unknown = set(extras) - {"admissible_actions", "progress", "expert"}
+        unknown = set(extras) - {"admissible_actions", "progress"}
         if unknown:
-            raise UserError(f"unknown extra '{sorted(unknown)[0]}': known are admissible_actions, progress, expert")
+            raise UserError(f"unknown extra '{sorted(unknown)[0]}': known are admissible_actions and progress")
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
         self.max_turns, self.extras, self.params = max_turns, frozenset(extras), params

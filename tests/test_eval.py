@@ -13,7 +13,7 @@ import turnrl
 import yaml
 from turnrl import Episode, UserError
 from turnrl.agents import tiny
-from turnrl.agents.checkpoint import AGENT_FILE, checkpoint_folder, digest, load_agent
+from turnrl.agents.checkpoint import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
 from turnrl.agents.models import ModelConfig, load, save
 from turnrl.cli import main
 
@@ -308,8 +308,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_played(
 
 def test_the_digest_tells_checkpoints_apart(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoints" / "rl", tmp_path / "copy")
-    assert digest(tmp_path / "copy") == digest(run / "checkpoints" / "rl")
+    assert fingerprint(tmp_path / "copy") == fingerprint(run / "checkpoints" / "rl")
     with (tmp_path / "copy" / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         weights.write(b"\x55")
-    assert digest(tmp_path / "copy") != digest(run / "checkpoints" / "rl")
+    assert fingerprint(tmp_path / "copy") != fingerprint(run / "checkpoints" / "rl")

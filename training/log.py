@@ -2,7 +2,7 @@
 
 run/recipe.yaml             the recipe of the run as it is now; comments before it say what was changed on the way
 run/metrics.jsonl           one flat JSON object per training step or evaluation
-run/episodes/rl-000010.jsonl.gz    one Episode per line
+run/episodes/rl-000010.jsonl.gz    one Episode per line; test-rl-000080.jsonl.gz has those of the test
 run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
 run/result.json             the last table
 """
@@ -138,7 +138,8 @@ class RunLog:
                 os.truncate(self.metrics, mark["size"])
                 self._size = mark["size"]
                 self._written.update(data)
-            for path in (self.folder / "episodes").glob(f"{stage}-*.jsonl.gz"):
+            kept = (self.folder / "episodes").glob(f"*{stage}-*.jsonl.gz")
+            for path in [path for path in kept if path.name.startswith((f"{stage}-", f"test-{stage}-"))]:
                 number = path.name.removesuffix(".jsonl.gz").rpartition("-")[2]
                 if number.isdecimal() and int(number) > step:
                     path.unlink()

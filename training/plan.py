@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..agents.evaluate import choose_tasks
@@ -14,11 +15,12 @@ from .recipe import Recipe, RlStage, SftStage
 from .session import known_renamings
 from .sft import parameter_count
 
-ENV_EXTRAS = frozenset({"progress", "admissible_actions", "expert"})
+ENV_EXTRAS = frozenset({"progress", "admissible_actions"})
 
 
-def plan(recipe: Recipe) -> dict[str, Any]:
+def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate (MiB)."""
+    recipe = Recipe.of(recipe)
     config = recipe.model
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
@@ -51,10 +53,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
     """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an expert it needs."""
-    if "expert" in env_extras(recipe) and type(prototype).expert_action is TextEnv.expert_action:
-        asking = next(reward.name for reward in recipe.build_rewards() if "expert" in reward.needs())
+    asking = [reward.name for reward in recipe.build_rewards() if "expert" in reward.needs()]
+    if asking and type(prototype).expert_action is TextEnv.expert_action:
         raise UserError(
-            f"reward '{asking}' asks for the plan of the world's expert, and {prototype.id} has no expert: "
+            f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has no expert: "
             "set target: answer, or target: goal with a text"
         )
     wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}

@@ -13,7 +13,8 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -99,10 +100,11 @@ class ProbeReport(BaseModel):
         return table
 
 
-def probe(recipe: Recipe, *, tasks: int = 8, progress: bool = True) -> ProbeReport:
+def probe(recipe: Recipe | str | Path | dict[str, Any], *, tasks: int = 8, progress: bool = True) -> ProbeReport:
     """Let every probe and the world's expert play training tasks of a recipe, and compare what its rewards pay.
 
     Args:
+        recipe: a Recipe, the path of one, or its data.
         tasks: training tasks at most.
         progress: a progress bar on the terminal.
 
@@ -110,6 +112,7 @@ def probe(recipe: Recipe, *, tasks: int = 8, progress: bool = True) -> ProbeRepo
         UserError: no honest winner to compare with, no reward that can be judged without a model, or a world or reward
             that cannot be used.
     """
+    recipe = Recipe.of(recipe)
     if tasks < 1:
         raise UserError(f"tasks={tasks} cannot be: ask for 1 or more")
     rewards = [reward for reward in recipe.build_rewards() if "scorer" not in reward.needs()]

@@ -9,7 +9,7 @@ Plug-ins are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -334,8 +334,19 @@ class Recipe(Config):
         return [REWARDS.build(config) for config in self.rewards]
 
     @classmethod
+    def of(cls, recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+        """Return a Recipe as it is, load the one at a path, or parse plain data. Raises UserError."""
+        if isinstance(recipe, Recipe):
+            return recipe
+        if isinstance(recipe, str | Path):
+            return cls.load(recipe)
+        return cls.parse(dict(recipe) if isinstance(recipe, Mapping) else recipe)
+
+    @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a YAML recipe and apply ``key=value`` overrides. Raises UserError with one sentence."""
+        if isinstance(overrides, str) or not all(isinstance(change, str) for change in overrides):
+            raise UserError("the overrides of a recipe are a list of words such as ['rl.steps=20']")
         try:
             data = yaml.safe_load(Path(path).read_text("utf-8"))
         except OSError as error:
@@ -345,7 +356,7 @@ class Recipe(Config):
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict):
-            raise UserError(f"'{path}' is not a recipe: it must be a mapping with name, env and stages")
+            return cls.parse(data, f"'{path}'")
         data = anchored(data, Path(path).absolute().parent)
         for change in overrides:
             override(data, change, cls.model_fields)
@@ -354,6 +365,8 @@ class Recipe(Config):
     @classmethod
     def parse(cls, data: dict[str, Any], what: str = "recipe") -> Recipe:
         """A Recipe from plain data. Raises UserError with one sentence."""
+        if not isinstance(data, dict):
+            raise UserError(f"{what} is not a recipe: it must be a mapping with name, env and stages")
         try:
             return cls.model_validate(anchored(data, Path.cwd()))
         except ValidationError as error:

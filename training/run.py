@@ -37,7 +37,7 @@ OnRecord = Callable[[Record], None]
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | str | Path | dict[str, Any],
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
@@ -49,6 +49,7 @@ def train(
     Ctrl-C and SIGTERM stop it at the next place that loses nothing, with a checkpoint; a second one stops it at once.
 
     Args:
+        recipe: a Recipe, the path of one, or its data.
         run_dir: default ``runs/<name>``.
         resume: go on from the last checkpoint of that folder. The recipe may differ in what `training.resume` lists.
         progress: say on stderr how far it is.
@@ -64,6 +65,7 @@ def train(
         RunFailed: it learns nothing, its weights are not finite any more, or nothing was measured at the end.
         Interrupted: a signal stopped it.
     """
+    recipe = Recipe.of(recipe)
     log = RunLog(Path(run_dir or Path("runs") / recipe.name), resume=resume)
     narrator = Narrator(sum(stage.steps for stage in recipe.stages if isinstance(stage, RlStage)))
 
@@ -178,9 +180,9 @@ async def _run_stage(
     if session.recipe.evaluate.test_tasks:
         session.where = f"in the test after {stage.name}"
         with session.clock.phase(f"test-{stage.name}"):
-            test = session.evaluate("test", session.recipe.evaluate.test_tasks, stage.name)
+            test = session.evaluate("test", session.recipe.evaluate.test_tasks, stage.name, keep=done)
             result = await session.interrupts.cancel_for(test)
-        on_record(session.log.record(stage.name, done, "test", result.model_dump()))
+        on_record(session.log.record(stage.name, done, "test", result.record()))
 
 
 async def _reinforce(
@@ -231,7 +233,7 @@ async def _validate(session: Session, trainer: Trainer, step: int, on_record: On
     with trainer.averaged(step):
         evaluation = session.evaluate(session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl")
         result = await session.interrupts.cancel_for(evaluation)
-        on_record(session.log.record("rl", step, "eval", result.model_dump()))
+        on_record(session.log.record("rl", step, "eval", result.record()))
         if result.whole and result.success is not None and result.success >= session.best:
             session.best, session.best_step = result.success, step
             session.save("best", (trainer.index, step))

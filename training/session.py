@@ -62,8 +62,18 @@ class Session:
         """The first `count` symmetries of the world, as `known_renamings` has them."""
         return known_renamings(self.prototype, count)
 
-    async def evaluate(self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None) -> Evaluation:
-        """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call."""
+    async def evaluate(
+        self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None, *, keep: int | None = None
+    ) -> Evaluation:
+        """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call.
+
+        Args:
+            split: train, valid or test.
+            n: the first so many of its tasks; None for at most 100.
+            label: name of the player, a stage's.
+            agent: who plays; None is the recipe's agent.
+            keep: write the episodes into the run's folder, as those of this step of `label`.
+        """
         recipe, tasks = self.recipe, self.choose(split, n)
         sampling = recipe.evaluation
         player = recipe.agent.build(self.engine, self.tokenizer, sampling=sampling) if agent is None else agent
@@ -71,9 +81,12 @@ class Session:
             player, tasks, self.pool, max_turns=recipe.agent.max_turns, seed=recipe.seed, concurrency=64,
             label=f"eval-{split}", progress=self.progress,
         )  # fmt: skip
+        if keep is not None:
+            self.log.episodes(f"{split}-{label}", keep, episodes)
         return summarise(
             episodes, stats, env=recipe.env_id, agent=label, split=split, seed=recipe.seed,
-            temperature=sampling.temperature,
+            temperature=sampling.temperature, max_turns=recipe.agent.max_turns,
+            max_context=self.engine.max_context, split_size=len(self.prototype.tasks(split)),
         )  # fmt: skip
 
     def saved_agent(self) -> SavedAgent:

@@ -223,7 +223,7 @@ class Careless(Corridor):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.walls_of_instance = "grey" if "expert" in self.extras and not self.made_for_a_task() else "red"
+        self.walls_of_instance = "grey" if "progress" in self.extras and not self.made_for_a_task() else "red"
 
     @staticmethod
     def made_for_a_task() -> bool:

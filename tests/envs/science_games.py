@@ -10,7 +10,7 @@ from turnrl.envs import Task, make
 from turnrl.envs.scienceworld.env import ScienceWorldEnv
 
 ID = "scienceworld/task-v0"
-EVERYTHING = ("admissible_actions", "progress", "expert")
+EVERYTHING = ("admissible_actions", "progress")
 
 
 def new(**options: Any) -> ScienceWorldEnv:

@@ -33,7 +33,7 @@ from turnrl.envs.household.games import generated, opened
 from turnrl.envs.household.problem import sample
 from turnrl.envs.pool import EnvPool
 
-EVERYTHING = ("admissible_actions", "progress", "expert")
+EVERYTHING = ("admissible_actions", "progress")
 KINDS = games.KINDS
 
 

@@ -27,7 +27,7 @@ from turnrl.plugins import UserError
 from turnrl.rewards.base import REWARDS
 
 ID = "shopping/assistant-v0"
-EVERYTHING = ("admissible_actions", "progress", "expert")
+EVERYTHING = ("admissible_actions", "progress")
 SMALL = 300
 PAGE = Path(__file__).parents[2] / "docs" / "environments" / "shopping.md"
 

@@ -25,7 +25,7 @@ from turnrl.plugins import UserError
 
 shop_files = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("shop_files.py"))))
 ID = "shopping/webshop-v0"
-EVERYTHING = ("admissible_actions", "progress", "expert")
+EVERYTHING = ("admissible_actions", "progress")
 SMALL = 300
 
 

@@ -24,7 +24,7 @@ from turnrl.envs.textworld.env import route
 from turnrl.envs.textworld.generate import GameKey, generate, home
 from turnrl.envs.textworld.world import World, tidy
 
-EVERYTHING = ("admissible_actions", "progress", "expert")
+EVERYTHING = ("admissible_actions", "progress")
 GAMES: dict[str, dict[str, Any]] = {
     "textworld/quest-v0": {"rooms": 2, "objects": 3, "quest_length": 4},
     "textworld/coin-v0": {"level": 5},

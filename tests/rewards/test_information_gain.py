@@ -46,7 +46,7 @@ def played(agent: LanguageAgent, renamings: Any = ({},), **params: Any) -> list[
     tasks = [Task(env="toy/lights-v0", params={"length": 3} | params, seed=seed) for seed in range(2)]
 
     async def work() -> list[Group]:
-        async with EnvPool(options={"extras": ("expert",)}) as pool:
+        async with EnvPool() as pool:
             groups, _ = await rollout(
                 tasks, agent, pool, group_size=3, step=0, seed=1, max_turns=4, concurrency=64, renamings=renamings,
                 ask_expert=True, park=True,

@@ -88,7 +88,7 @@ def walked(*actions: str, seed: int = 0, max_turns: int = 8, **config: Any) -> t
 
     async def work() -> tuple[Episode, list[float]]:
         task = Task(env="toy/dead-end-v0", seed=seed)
-        async with EnvPool(options={"extras": ("expert",)}) as pool:
+        async with EnvPool() as pool:
             [episode], _ = await play_many(
                 agent, [Job(task, "s", 0)], pool, max_turns=min(max_turns, len(actions)), ask_expert=True, park=True
             )
