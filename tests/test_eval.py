@@ -14,6 +14,7 @@ import yaml
 from turnrl import Episode, UserError
 from turnrl.agents import tiny
 from turnrl.agents.checkpoint import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
+from turnrl.agents.manifest import MANIFEST_FILE
 from turnrl.agents.models import ModelConfig, load, save
 from turnrl.cli import main
 
@@ -156,18 +157,24 @@ def test_an_incomplete_checkpoint_is_refused(run: Path, tmp_path: Path, name: st
     shutil.copy(run / "recipe.yaml", tmp_path / "run")
     assert load_agent(target).max_turns == 5
     (target / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match=f"{name}'? is missing"):
         load_agent(target)
-    if name not in ("config.json", AGENT_FILE):
+    if name != "config.json":
         (target / name).touch()
-        with pytest.raises(UserError, match=f"{name} is empty"):
+        with pytest.raises(UserError, match=f"{name}' is damaged"):
             load_agent(target)
+
+
+def foreign(run: Path, folder: Path) -> None:
+    """A model that no run made: nothing says which files belong to it."""
+    shutil.copytree(run / "checkpoints" / "rl", folder)
+    (folder / AGENT_FILE).unlink()
+    (folder / MANIFEST_FILE).unlink()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_model_without_its_tokenizer_is_refused(run: Path, tmp_path: Path, name: str) -> None:
-    shutil.copytree(run / "checkpoints" / "rl", tmp_path / "model")
-    (tmp_path / "model" / AGENT_FILE).unlink()
+    foreign(run, tmp_path / "model")
     assert len(load(ModelConfig(name=str(tmp_path / "model"))).tokenizer) > 250
     (tmp_path / "model" / name).unlink()
     with pytest.raises(UserError, match=f"{name}.* is missing"):
@@ -177,7 +184,7 @@ def test_a_model_without_its_tokenizer_is_refused(run: Path, tmp_path: Path, nam
 def test_a_model_without_some_of_its_weights_is_refused(run: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(run / "checkpoints" / "rl", tmp_path / "model")
+    foreign(run, tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights.pop("model.layers.0.mlp.up_proj.weight")
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
@@ -189,7 +196,7 @@ def test_a_model_without_some_of_its_weights_is_refused(run: Path, tmp_path: Pat
 def test_weights_that_are_no_numbers_are_said_to_be_so(run: Path, tmp_path: Path, value: float) -> None:
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(run / "checkpoints" / "rl", tmp_path / "model")
+    foreign(run, tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights["model.norm.weight"][0] = value
     save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
@@ -223,6 +230,7 @@ def test_a_checkpoint_runs_no_code_without_trust(
     (tmp_path / f"{module}.py").write_text(CODE, "utf-8")
     target = tmp_path / "theirs"
     shutil.copytree(run / "checkpoints" / "rl", target)
+    (target / MANIFEST_FILE).unlink()
     saved = json.loads((target / AGENT_FILE).read_text("utf-8"))
     saved[key] = {"name": f"{tmp_path / f'{module}.py' if as_file else module}:{cls}"}
     (target / AGENT_FILE).write_text(json.dumps(saved), "utf-8")
@@ -260,7 +268,7 @@ def test_a_run_imports_nothing_without_trust(run: Path, tmp_path: Path, capsys: 
 
 def test_code_that_comes_with_a_model_is_not_run(run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(run / "checkpoints" / "rl", model)
+    foreign(run, model)
     (model / "theirs.py").write_text(
         f"open({str(tmp_path / 'was_run')!r}, 'w')\nclass Model: pass\nclass Config: pass\n"
     )
@@ -304,6 +312,17 @@ def test_what_cannot_be_written_is_said_before_anything_is_played(
         assert part in err
         assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_test_plays_of_a_run_are_kept_and_shown(run: Path) -> None:
+    for stage, done in (("sft", None), ("rl", 3)):
+        (file,) = (run / "episodes").glob(f"test-{stage}-*.jsonl.gz")
+        assert done is None or file.name == f"test-{stage}-{done:06d}.jsonl.gz"
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            episodes = [Episode.from_json(json.loads(line)) for line in lines]
+        (tested,) = [line for line in records(run, "test") if line["stage"] == stage]
+        assert len(episodes) == tested["n"] == 14
+        assert sum(one.success for one in episodes) == round(tested["success"] * 14)
 
 
 def test_the_digest_tells_checkpoints_apart(run: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from turnrl.envs import Outcome, Split, Task, TextEnv, register
 from turnrl.envs.pool import EnvPool
 from turnrl.plugins import UserError
 from turnrl.rewards.base import REWARDS
+from turnrl.training.plan import plan
 from turnrl.training.recipe import Recipe
-from turnrl.training.run import plan
 
 from ..agents.fake_engine import FakeEngine, tokenizer
 from ..agents.fake_engine import agent as agent_of
