@@ -24,7 +24,7 @@ from .chat import Chat, Prompt
 from .context.base import Context
 from .engines.base import Engine, Sampling
 from .episode import Turn
-from .parsers.base import Parser, read_action
+from .parsers.base import Parser, read_action, write_action
 
 if TYPE_CHECKING:
     from ..envs.pool import EnvSession
@@ -132,9 +132,9 @@ class LanguageAgent(Agent):
         A token that holds characters of `part` and of what stands before or after it counts as part of it, so that
         tokenizers which merge across that border lose nothing. Raises ValueError if the response does not hold `part`.
         """
-        text = self.parser.render(action)
+        text = write_action(self.parser, action)
         if text.count(part) > 1:  # a thought that a parser makes up may give the answer away
-            text = self.parser.render(action, "Now I know enough.")
+            text = write_action(self.parser, action, "Now I know enough.")
         start = text.rindex(part)
         ids = self.chat("", None).encode_response(text)
         # A token may hold a part of a character: only beginnings that read like the text count.

@@ -8,6 +8,7 @@ from typing import Any
 
 from .agent import LanguageAgent
 from .episode import Episode, Turn
+from .parsers.base import write_action
 from .symmetry import rename
 from .tagger.base import Tagged
 
@@ -31,7 +32,7 @@ def retell(
     for turn, before in zip(episode.turns, thoughts, strict=True):
         prompt = chat.observe(rename(observation, renaming))
         thought, tag = (rename(before.thought, renaming), before.tag) if before else (None, None)
-        text = agent.parser.render(rename(turn.action or "", renaming), thought, tag)
+        text = write_action(agent.parser, rename(turn.action or "", renaming), thought, tag)
         ids = chat.encode_response(text)
         chat.respond(ids, stopped=True)
         told.turns.append(

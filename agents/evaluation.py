@@ -127,7 +127,7 @@ class Evaluation(Rate):
         None, description="SHA-256 over the weights, tokenizer and configuration that played"
     )
     seconds: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     tasks: list[TaskResult] = Field([], description="how each task went, in the order of the split")
     versions: dict[str, str] = Field({}, description="releases of the software that played")
 
@@ -225,7 +225,7 @@ def summarise(
         seed=seed,
         temperature=temperature,
         seconds=stats.seconds,
-        tokens_per_second=tokens / stats.seconds if stats.seconds else 0.0,
+        tokens_per_second=tokens / stats.seconds if finished and stats.seconds else None,
         tasks=[TaskResult.of(episode) for episode in episodes],
         versions=versions(),
         **conditions,

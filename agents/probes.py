@@ -17,7 +17,7 @@ from ..envs import TurnInfo
 from ..envs.pool import EnvSession
 from .agent import Agent, Player, Unplayable, stream_seed
 from .episode import Episode, Turn
-from .parsers.base import Parser
+from .parsers.base import Parser, read_action, write_action
 from .tagger.base import speaks
 from .tagger.rules import RuleTagger
 
@@ -38,8 +38,8 @@ def written(parser: Parser, action: str, thought: str | None = None, tag: str | 
     """A turn as a model would write it, and what the parser makes of it. The tag is left out if it knows no such."""
     if tag is not None and parser.parse(parser.render("look", "A thought.", tag)).tag != tag:
         tag = None
-    text = parser.render(action, thought, tag)
-    parsed, words = parser.parse(text), len(text.split())
+    text = write_action(parser, action, thought, tag)
+    parsed, words = read_action(parser, text), len(text.split())
     return Turn(
         prompt_ids=[], extends=True, response_ids=[0] * words, logprobs=[0.0] * words, text=text, action=parsed.action,
         tag=parsed.tag,

@@ -6,15 +6,16 @@ type or shape than its slot takes; what follows can then rely on both.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..agents.episode import Episode, Group
 from ..envs import Task
-from ..plugins import PluginError, boundary
+from ..plugins import Plugin, PluginError, boundary
 from .batch import TokenBatch
 from .credit.base import Credit
 from .curriculum.base import Curriculum
@@ -106,6 +107,31 @@ def observe(curriculum: Curriculum, groups: Sequence[Group]) -> None:
     """Tell a curriculum what was played."""
     with boundary(f"curriculum '{curriculum.name}'"):
         curriculum.observe(groups)
+
+
+def memory_of(plugin: Plugin) -> dict[str, Any]:
+    """Ask a plug-in for what it remembers, and return a copy. It must be plain, or no checkpoint could give it back."""
+    what = f"plug-in '{plugin.name}'"
+    with boundary(what):
+        answer: Any = plugin.state_dict()
+        odd = _odd_part(answer)
+        copied = copy.deepcopy(answer)
+    if not isinstance(answer, dict) or odd:
+        raise PluginError(
+            f"{what} remembers {odd or _named(answer)} (state_dict): expected a dict of numbers, texts, lists, dicts "
+            "and tensors"
+        )
+    return cast("dict[str, Any]", copied)
+
+
+def _odd_part(value: Any) -> str:
+    """The name of a type in it that a checkpoint cannot give back, or ''."""
+    if isinstance(value, dict):
+        return next(filter(None, map(_odd_part, [*value, *value.values()])), "")
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return next(filter(None, map(_odd_part, value)), "")
+    plain = value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, Tensor)
+    return "" if plain else _named(value)
 
 
 _PER_TOKEN = "[B, L]: one number per token of each sequence"

@@ -10,6 +10,7 @@ from ..agents.agent import Agent, Unplayable
 from ..agents.baselines import ExpertAgent, RandomAgent
 from ..agents.episode import Episode
 from ..agents.evaluate import play_tasks
+from ..agents.parsers.base import write_action
 from ..agents.symmetry import rename
 from ..envs import Task, TextEnv
 from ..plugins import UserError
@@ -37,7 +38,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
     # A format that is more than the action is text too: its answers, and what a player who misses it is told.
     texts = [prototype.instructions, *([parser.expects] if parser.marks else [])]
     for episode in episodes:
-        exchanges = ((parser.render(turn.text), turn.observation) for turn in episode.turns)
+        exchanges = ((write_action(parser, turn.text), turn.observation) for turn in episode.turns)
         parts = [episode.opening, *itertools.chain.from_iterable(exchanges)]
         texts += [rename("\n".join(parts), renaming) for renaming in ({}, *prototype.symmetries)]
     if not recipe.model.codes:

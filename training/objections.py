@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..agents.agent import LanguageAgent
+from ..agents.parsers.base import write_action
 from ..envs import TextEnv
 from ..plugins import UserError
 
@@ -112,7 +113,7 @@ def fits(agent: LanguageAgent, world: TextEnv) -> None:
             f"model.max_context: the prompt takes {prompt} tokens before the world says more than a letter, and the "
             f"model reads {limit}: no episode can begin"
         )
-    answers = (agent.parser.render("a"), agent.parser.render("a", "a"))
+    answers = (write_action(agent.parser, "a"), write_action(agent.parser, "a", "a"))
     shortest = min(len(chat.encode_response(text)) for text in answers) - len(chat.stop_token_ids[:1])
     if shortest > most:
         raise UserError(

@@ -238,7 +238,7 @@ class Trainer:
         """What playing a step changes: plug-ins, tasks drawn, random streams. A copy."""
         return {
             "drawn": self.drawn,
-            "plugins": [copy.deepcopy(plugin.state_dict()) for plugin in self.plugins],
+            "plugins": [boundaries.memory_of(plugin) for plugin in self.plugins],
             "rng": torch.get_rng_state(),
         }
 

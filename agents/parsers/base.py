@@ -74,4 +74,14 @@ def read_action(parser: Parser, text: str) -> Parsed:
     return parsed
 
 
+def write_action(parser: Parser, action: str, thought: str | None = None, tag: str | None = None) -> str:
+    """Ask a parser for the text of an action. Raises PluginError if it raises or answers something else."""
+    what = f"parser '{parser.name}'"
+    with boundary(what):
+        text: Any = parser.render(action, thought, tag)
+    if not isinstance(text, str):
+        raise PluginError(f"{what} rendered {text!r:.80}: expected the text of an action")
+    return text
+
+
 PARSERS: Slot[Parser] = Slot("turnrl.agents.parsers", Parser)

@@ -159,8 +159,8 @@ class OddParser(Parser):
     def parse(self, text: str) -> Any:
         return Parsed(7) if self.how == "number in it" else odd(self.how, Parsed("red"))  # type: ignore[arg-type]
 
-    def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        return action
+    def render(self, action: str, thought: str | None = None, tag: str | None = None) -> Any:
+        return odd(self.how.removeprefix("render "), action) if self.how.startswith("render") else action
 
 
 class OddContext(Context):
@@ -294,6 +294,31 @@ def test_a_plug_in_of_the_agent_that_goes_wrong_is_named(
     how = "no content" if (key, how) == ("context", "number in it") else how
     why = failing(tmp_path / "run", {"agent": agent | {key: plug(cls, how)}})
     assert why.startswith(f"{what} ")
+
+
+@pytest.mark.parametrize("how", ["render raise", "render none", "render wrong"])
+def test_a_parser_that_cannot_write_is_named(tmp_path: Path, how: str) -> None:
+    agent = {"max_turns": 2, "system": False, "sampling": {"max_tokens": 3}, "parser": plug(OddParser, how)}
+    assert failing(tmp_path / "run", {"agent": agent}).startswith("parser 'odd' ")
+
+
+class Forgetful(Curriculum):
+    name: Literal["forgetful"] = "forgetful"
+    how: str
+
+    def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
+        return list(tasks[:count])
+
+    def state_dict(self) -> Any:
+        return {"set": {"seen": {1, 2}}, "object": {"a": [object()]}, "numpy": {"a": np.float32(1)}}.get(
+            self.how, odd(self.how, {"a": [1, "b", None, {"c": torch.ones(2)}]})
+        )
+
+
+@pytest.mark.parametrize("how", ["raise", "none", "text", "set", "object", "numpy", "right"])
+def test_a_memory_that_no_checkpoint_could_give_back_is_told_at_once(tmp_path: Path, how: str) -> None:
+    why = failing(tmp_path / "run", stage(curriculum=plug(Forgetful, how)))
+    assert why.startswith("plug-in 'forgetful' ") if how != "right" else not why
 
 
 @pytest.mark.parametrize("how", ["raise", "none", "fewer", "wrong"])
