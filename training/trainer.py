@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..agents.endpoint import settle
 from ..agents.episode import Group, episodes_of
+from ..agents.evaluation import MOST_FAILED
 from ..rewards.base import pay
 from . import boundaries
 from .average import WeightAverage
@@ -86,6 +87,7 @@ class Trainer:
         self.cause = self.why_nothing(before)
         if not groups:
             return metrics | {"skipped": 1.0}
+        self.warn_of_survivors(number + 1, metrics)
         with self._clock("score"), enough_memory(f"step {number + 1}", LOWER):
             batch = self.batch(groups)
         with self._clock("credit"):
@@ -187,12 +189,24 @@ class Trainer:
 
     # -- beside the walk -----------------------------------------------------------------------------------------
 
+    def warn_of_survivors(self, step: int, metrics: Record) -> None:
+        """Say once that many episodes are missing, of which more were long than of those that are left."""
+        failed = sum(value for key, value in metrics.items() if key.startswith("lost/"))
+        unmeasured = sum(value for key, value in metrics.items() if key.startswith("lost/reward_"))
+        played = metrics["episodes"] + failed - unmeasured
+        if failed > MOST_FAILED * played:
+            what = f"{failed:.0f} of {played:.0f} episodes of step {step} failed or could not be measured"
+            why = (
+                "what is learnt from are the survivors, and long episodes are among them less often than they should be"
+            )
+            self.session.pool.faults.note("survivors", f"{what}: {why}")
+
     def why_nothing(self, before: Counter[str]) -> str:
         """Why no episode of the step can be learnt from; empty if some can."""
         if self.measured:
             return ""
         lost = self.session.pool.faults.since(before)
-        return f"every episode was lost ({lost})" if lost else "no response was sampled in any episode"
+        return f"no episode could be learnt from ({lost})" if lost else "no response was sampled in any episode"
 
     def due(self, number: int, every: int) -> bool:
         """Every so many steps, at the first and at the last."""

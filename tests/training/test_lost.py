@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -67,7 +68,7 @@ def test_a_run_of_lost_episodes_stops_and_says_why(tmp_path: Path, steps: int, p
         assert line.keys().isdisjoint({"success", "turns", "tokens", "invalid_rate", "useful_share"})
         assert (line["episodes"], line["skipped"], line["lost/env_error"]) == (0, 1, 8)
     why = lines[-1]["why"]
-    assert f"up to step {played} taught nothing: every episode was lost" in why
+    assert f"up to step {played} taught nothing: no episode could be learnt from" in why
     assert "ValueError: no lamp" in why
     assert "toy_world.py:" in why
     assert "--resume" in why
@@ -246,6 +247,14 @@ def test_a_warm_start_without_a_finite_gradient_stops(tmp_path: Path) -> None:
     assert lines[-1]["kind"] == "failed"
     assert "sft" in lines[-1]["why"]
     assert not (tmp_path / "run" / "checkpoints" / "sft").exists()
+
+
+def test_a_step_that_lost_many_warns_of_its_survivors_once(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lines = run(tmp_path / "run", only_rl(env=broken(range(0, 40, 2), "reset"), rl={"steps": 3}))
+    assert any(line.get("lost/env_error", 0) > 1 and line["episodes"] > 0 for line in rl(lines))
+    assert sum("what is learnt from are the survivors" in str(each.message) for each in said) == 1
 
 
 def test_weights_are_looked_at_by_name() -> None:
