@@ -90,7 +90,6 @@ def parse_value(key: str, text: str) -> dict[str, Any]:
 
 def creatable(path: Path) -> None:
     """Raise UserError unless a file can be written at `path`, before anything is done that would be lost."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if os.path.isdir(path):
             raise UserError(f"cannot write '{path}': it is a folder")
@@ -98,6 +97,7 @@ def creatable(path: Path) -> None:
             raise UserError(f"cannot write '{path}': the folder {path.absolute().parent} does not exist")
         if os.path.exists(path):
             path.open("ab").close()
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.touch()
         beside.unlink()
     except (OSError, ValueError) as error:

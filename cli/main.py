@@ -52,6 +52,12 @@ def run(arguments: Sequence[str]) -> int:
         # The reader has left (| head): the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A file or folder that the user named, or a disk that is full: there is nothing to see in a traceback.
+        if error.filename is None:
+            raise
+        print(f"turnrl: cannot use '{str(error.filename)[:300]}': {error.strerror}", file=sys.stderr)
+        return 2
     return code if isinstance(code, int) else 0
 
 

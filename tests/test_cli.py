@@ -278,17 +278,29 @@ MISTAKES = [
     (["probe", "RECIPE", "--tasks", "0"], "--tasks"),
     (["probe", "RECIPE", "agent.max_turns=many"], "max_turns"),
     (["methods", "crdit"], "did you mean 'credit'?"),
+    (["report", "x" * 5000], "File name too long"),
+    (["eval", "x" * 5000], "File name too long"),
+    (["train", "RECIPE", "--dry-run", f"model.name={'x' * 5000}"], "File name too long"),
+    (["eval", *GUESS, "--output", ""], "it is a folder"),
+    (["train", "RECIPE", f"seed={10**26}", "--dry-run"], "seed: Input should be less than"),
+    (["envs", "--import", "WRONG"], "wrong.py:1"),
     (["report", "none"], "there is no such folder"),
     (["report", "."], "holds no recipe.yaml"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a).replace(WORLD, "W") for a, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("arguments", "message"), MISTAKES, ids=[" ".join(a).replace(WORLD, "W")[:80] for a, _ in MISTAKES]
+)
 def test_a_mistake_is_one_sentence(
     turnrl: Any, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
+    wrong = recipe.with_name("wrong.py")
+    wrong.write_text("def broken(:\n", "utf-8")
     monkeypatch.chdir(tmp_path)
-    answer = turnrl(*({"RECIPE": recipe, "WORLD": WORLD}.get(argument, argument) for argument in arguments))
+    answer = turnrl(
+        *({"RECIPE": recipe, "WORLD": WORLD, "WRONG": wrong}.get(argument, argument) for argument in arguments)
+    )
     assert answer.code == 2
     assert message in answer.err
     assert answer.err.startswith("turnrl: ")

@@ -314,6 +314,34 @@ def test_what_cannot_be_written_is_said_before_anything_is_played(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plain_model_plays_as_the_options_say(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign(run, tmp_path / "model")
+    plays = ["eval", "echo/animals-v0", "--agent", tmp_path / "model", "--tasks", 4, "--json"]
+    code, out, err = answer(capsys, *plays)
+    assert code == 0, err
+    usual = json.loads(out)
+    assert (usual["max_turns"], usual["max_context"], usual["temperature"], usual["seed"]) == (50, 256, 1.0, 0)
+    more = ["--max-turns", 3, "--max-tokens", 6, "--max-context", 128, "--parser", "tags", "--temperature", 0.5]
+    code, out, err = answer(capsys, *plays, *more, "--context", "{name: sliding_window, turns: 1}")
+    assert code == 0, err
+    other = json.loads(out)
+    assert (other["max_turns"], other["max_context"], other["temperature"]) == (3, 128, 0.5)
+    assert (other["turns"], other["invalid_rate"]) == (3, 1)
+    assert other["tokens"] <= 18
+    for option, part in ((["--parser", "tgas"], "did you mean 'tags'"), (["--context", "[1"], "not valid YAML")):
+        code, _, err = answer(capsys, *plays, *option)
+        assert code == 2
+        assert part in err
+
+
+def test_worlds_are_imported_in_the_process_that_evaluates(tmp_path: Path) -> None:
+    (tmp_path / "another.py").write_text(WORLD.replace("echo/animals-v0", "echo/another-v0"), "utf-8")
+    result = turnrl.evaluate(
+        "echo/another-v0", "expert", tasks=2, imports=[str(tmp_path / "another.py")], progress=False
+    )
+    assert (result.n, result.success) == (2, 1.0)
+
+
 def test_the_test_plays_of_a_run_are_kept_and_shown(run: Path) -> None:
     for stage, done in (("sft", None), ("rl", 3)):
         (file,) = (run / "episodes").glob(f"test-{stage}-*.jsonl.gz")
