@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from ..envs import TurnInfo
 from ..plugins import UserError
 from .chat import Chat, Prompt
+from .chat_template import TODAY
 from .context.base import Context
 from .engines.base import Engine, Sampling
 from .episode import Turn
@@ -96,6 +99,8 @@ class LanguageAgent(Agent):
         parser: how an action is read out of a response.
         sampling: how responses are sampled; stop tokens of the template and the parser are added.
         system: send the world's instructions and the expected format as a system prompt.
+        arguments: variables of the chat template.
+        today: the date that the chat template is told.
     """
 
     def __init__(
@@ -107,20 +112,24 @@ class LanguageAgent(Agent):
         sampling: Sampling,
         *,
         system: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+        today: date = TODAY,
     ) -> None:
         self.engine, self.tokenizer = engine, tokenizer
+        self.arguments, self.today = arguments, today
         self.context, self.parser, self.sampling, self.system = context, parser, sampling, system
 
     def chat(self, instructions: str, tools: list[dict[str, Any]] | None) -> Chat:
         """An empty conversation under this agent's context.
 
-        Of the world's tools it shows the one that the parser reads calls of, if any: the others would ask for a format
-        that is not understood.
+        Of the world's tools it shows those that the parser reads calls of: the others would ask for a format that is
+        not understood.
         """
         system = f"{instructions}\n{self.parser.expects}".strip() if self.system else ""
-        called = getattr(self.parser, "tool", None)
-        shown = [tool for tool in tools or () if tool["function"]["name"] == called]
-        return Chat(self.tokenizer, self.context, system=system, tools=shown or None)
+        shown = self.parser.shown(tools or ()) or None
+        return Chat(
+            self.tokenizer, self.context, system=system, tools=shown, arguments=self.arguments, today=self.today
+        )
 
     def player(self, session: str, seed: int) -> LanguagePlayer:
         """A player with its own session in the engine, opened at once."""
@@ -132,11 +141,12 @@ class LanguageAgent(Agent):
         A token that holds characters of `part` and of what stands before or after it counts as part of it, so that
         tokenizers which merge across that border lose nothing. Raises ValueError if the response does not hold `part`.
         """
-        text = write_action(self.parser, action)
+        chat, text = self.chat("", None), write_action(self.parser, action)
         if text.count(part) > 1:  # a thought that a parser makes up may give the answer away
             text = write_action(self.parser, action, "Now I know enough.")
+        text = chat.continued(text)
         start = text.rindex(part)
-        ids = self.chat("", None).encode_response(text)
+        ids = chat.encode_response(text)
         # A token may hold a part of a character: only beginnings that read like the text count.
         said = [self.tokenizer.decode(ids[:i], clean_up_tokenization_spaces=False) for i in range(len(ids) + 1)]
         first = max(i for i, beginning in enumerate(said) if text[:start].startswith(beginning))
@@ -158,10 +168,12 @@ class LanguagePlayer(Player):
         """Start the chat with the world's instructions."""
         self._chat = self.agent.chat(world.instructions, world.tools)
         self.prompt = self._chat.observe(observation)
+        # A model that always reasons may mention the format: its own end of the turn ends the response then.
+        stop = () if self._chat.opened else self.agent.parser.stop
         self._sampling = self.agent.sampling.model_copy(
             update={
                 "stop_token_ids": (*self.agent.sampling.stop_token_ids, *self._chat.stop_token_ids),
-                "stop": (*self.agent.sampling.stop, *self.agent.parser.stop),
+                "stop": (*self.agent.sampling.stop, *stop),
             }
         )
 
@@ -172,7 +184,7 @@ class LanguagePlayer(Player):
         completion = await self.agent.engine.generate(self._chat.ids, sampling, session=self.session)
         stopped = completion.finish_reason == "stop" and completion.token_ids[-1] in self._sampling.stop_token_ids
         text = self._chat.respond(completion.token_ids, stopped=stopped)
-        parsed = read_action(self.agent.parser, text)
+        parsed = read_action(self.agent.parser, self._chat.opened + text)
         turn = Turn(
             prompt_ids=self.prompt.new_ids,
             extends=self.prompt.extends,

@@ -6,25 +6,27 @@
     text = chat.respond(completion.token_ids, stopped=completion.finish_reason == "stop")
     prompt = chat.observe("You are in a garden.")             # only what is new, extends=True
 
-How it stays exact. The template is rendered with marks around what the player wrote and in place of what the world
-said. The rendering is thereby a list of *runs* (template text and the world's words) between *responses*. Runs are
-tokenised, responses are not: their sampled ids are used as they are. If the new list begins with the old one, only the
-last run is new and the prompt extends; if the template or the context changed anything earlier (reasoning dropped, a
-counter at the top, a window that moved on) a new sequence begins. No decision depends on decoded text, so a response
-of any ids, invalid UTF-8 and special tokens included, is safe.
+How it stays exact. The template is rendered with marks after what the player wrote and in place of what the world said.
+The rendering is thereby a list of *runs* (template text and the world's words) between *responses*. Runs are tokenised,
+responses are not: their sampled ids are used as they are. If the new list begins with the old one, only the last run is
+new and the prompt extends; if the template or the context changed anything earlier (reasoning dropped, a counter at the
+top, a window that moved on) a new sequence begins. The text is always that of the template's own rendering: a template
+that reads what was said, instead of only printing it, is shown the words and not the marks.
 
-What the world or the player wrote never becomes a special token: where its text spells one, the text is cut inside the
+What the world or the player wrote never becomes a control token: where its text spells one, the text is cut inside the
 spelling and both sides are tokenised alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
-from .chat_template import Part, template_of
+from .chat_template import TODAY, template_of
 from .context.base import Context, History, shown
+from .marks import Part
 
 
 @dataclass(slots=True)
@@ -44,17 +46,28 @@ class Chat:
         context: what is shown at each turn.
         system: instructions; folded into the first user message where the template knows no system role.
         tools: JSON schemas for templates that print them.
+        arguments: variables of the chat template, such as ``{"enable_thinking": False}``.
+        today: the date that the template is told.
+
+    Raises UserError if the tokenizer's chat template cannot be used.
     """
 
     def __init__(
-        self, tokenizer: Any, context: Context, *, system: str = "", tools: list[dict[str, Any]] | None = None
+        self,
+        tokenizer: Any,
+        context: Context,
+        *,
+        system: str = "",
+        tools: list[dict[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        today: date = TODAY,
     ) -> None:
         self.context = context
         self.history = History(system=system)
         self.ids: list[int] = []
         """All ids of the current sequence, prompts and responses, verbatim."""
         self.tokenizer = tokenizer
-        self._template = template_of(tokenizer)
+        self._template = template_of(tokenizer, arguments, today)
         self._tools = tools
         self._responses: list[list[int]] = []
         self._ends: list[int | None] = []
@@ -64,6 +77,11 @@ class Chat:
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end a response in this template."""
         return self._template.stop_token_ids
+
+    @property
+    def opened(self) -> str:
+        """What the prompt ends with, from a tag on that opens reasoning for the player; empty if it opens none."""
+        return self._template.opened
 
     def observe(self, observation: str) -> Prompt:
         """The world spoke: what must be fed before the next response. Raises UserError if the template refuses the
@@ -77,7 +95,7 @@ class Chat:
         if old and len(parts) == len(old) + 2 and parts[-2] == len(responses) - 1 and parts[: len(old)] == old:
             last = parts[-1]
             assert not isinstance(last, int)
-            new = self._template.encode(last, self._ends[-1])
+            new = self._template.encode(last, self._ends[-1], inside=True)
             self.ids += new
             return Prompt(new, True)
         new = self._assemble(parts)
@@ -89,7 +107,7 @@ class Chat:
         last = parts[-1]
         if len(parts) < 2 or parts[-2] != len(self._responses) - 1 or isinstance(last, int):
             return 0
-        return len(self._template.encode(last, self._ends[-1]))
+        return len(self._template.encode(last, self._ends[-1], inside=True))
 
     def respond(self, response_ids: Sequence[int], *, stopped: bool) -> str:
         """The player wrote these ids; returns them as text, without the stop token.
@@ -114,7 +132,15 @@ class Chat:
 
     def encode_response(self, text: str) -> list[int]:
         """The ids a player would sample to write this text and stop: for demonstrations."""
-        return self._template.encode(((text, True),), None) + list(self.stop_token_ids[:1])
+        return self._template.encode_response(text) + list(self.stop_token_ids[:1])
+
+    def continued(self, text: str) -> str:
+        """What a model of this template writes after the prompt to say a text.
+
+        With the header that belongs to an answer (gpt-oss), and without the tag of reasoning that the prompt opens, or
+        with reasoning that is closed at once. ``parser.parse(chat.opened + chat.continued(text))`` reads `text`.
+        """
+        return self._template.continued(text)
 
     def _assemble(self, parts: list[Part]) -> list[int]:
         ids: list[int] = []
@@ -124,6 +150,6 @@ class Chat:
                 ids += self._responses[part]
                 end = self._ends[part]
             else:
-                ids += self._template.encode(part, end)
+                ids += self._template.encode(part, end, inside=bool(ids))
                 end = None
         return ids

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import warnings
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from .agent import LanguageAgent
+from .chat_template import TODAY, template_of
 from .context.base import CONTEXTS, Context
 from .engines.base import Engine, Sampling
 from .parsers.base import PARSERS, Parser
+from .rendering import RESERVED
 
 
 class AgentConfig(BaseModel):
@@ -25,6 +29,12 @@ class AgentConfig(BaseModel):
     )
     max_turns: int = Field(50, ge=1, description="turns after which an episode is cut")
     system: bool = Field(True, description="send the world's instructions and the expected format as a system prompt")
+    template: dict[str, JsonValue] = Field(
+        default_factory=dict, description="variables of the chat template, for example enable_thinking: false"
+    )
+    date: datetime.date = Field(
+        TODAY, description="the date that the chat template is told: the clock is never read, so runs can be repeated"
+    )
     sampling: Sampling = Field(default_factory=Sampling, description="how responses are sampled")
 
     @field_validator("context")
@@ -37,6 +47,13 @@ class AgentConfig(BaseModel):
     @classmethod
     def _known_parser(cls, value: dict[str, Any]) -> dict[str, Any]:
         PARSERS.build(value)
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _free_names(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED & value.keys()):
+            raise ValueError(f"'{taken[0]}' is given by the conversation and cannot be set")
         return value
 
     @model_validator(mode="after")
@@ -54,7 +71,20 @@ class AgentConfig(BaseModel):
         return PARSERS.build(self.parser)
 
     def build(self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None) -> LanguageAgent:
-        """The agent that plays through `engine`."""
+        """The agent that plays through `engine`; warns of template variables that the chat template never reads.
+
+        Raises UserError if the tokenizer's chat template cannot be used.
+        """
+        known = template_of(tokenizer, self.template, self.date)
+        if unknown := known.unknown_arguments(self.template):
+            warnings.warn(f"agent.template: the chat template never reads '{unknown[0]}'", stacklevel=2)
         return LanguageAgent(
-            engine, tokenizer, self.build_context(), self.build_parser(), sampling or self.sampling, system=self.system
+            engine,
+            tokenizer,
+            self.build_context(),
+            self.build_parser(),
+            sampling or self.sampling,
+            system=self.system,
+            arguments=self.template,
+            today=self.date,
         )

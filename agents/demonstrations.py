@@ -32,7 +32,8 @@ def retell(
     for turn, before in zip(episode.turns, thoughts, strict=True):
         prompt = chat.observe(rename(observation, renaming))
         thought, tag = (rename(before.thought, renaming), before.tag) if before else (None, None)
-        text = write_action(agent.parser, rename(turn.action or "", renaming), thought, tag)
+        written = write_action(agent.parser, rename(turn.action or "", renaming), thought, tag)
+        text = chat.continued(written)
         ids = chat.encode_response(text)
         chat.respond(ids, stopped=True)
         told.turns.append(

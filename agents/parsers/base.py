@@ -14,6 +14,7 @@ world is not stepped.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,10 @@ class Parser(Plugin):
     def marks(self) -> tuple[str, ...]:
         """Strings that hold the format together, such as tags: single tokens where a tokenizer is made for it."""
         return ()
+
+    def shown(self, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of the world's tools those whose calls are read, as a chat template should show them."""
+        return []
 
     @abstractmethod
     def parse(self, text: str) -> Parsed:

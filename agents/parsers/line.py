@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..reasoning import split
 from .base import Parsed, Parser
 
 
 class Line(Parser):
-    """Strict: blank lines around the command are ignored, a second line that is not blank makes it unparsable."""
+    """Strict: blank lines around the command are ignored, a second line that is not blank makes it unparsable.
+
+    What a model reasons before it, in tags of its own, is its thought (see `reasoning.split`).
+    """
 
     name: Literal["line"] = "line"
 
@@ -18,9 +22,10 @@ class Line(Parser):
         return "Answer with one command on a single line and nothing else."
 
     def parse(self, text: str) -> Parsed:
-        """The only line that is not blank."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return Parsed(lines[0] if len(lines) == 1 else None)
+        """The only line that is not blank, after the reasoning."""
+        thought, answer = split(text)
+        lines = [line.strip() for line in (answer or "").splitlines() if line.strip()]
+        return Parsed(lines[0] if len(lines) == 1 else None, thought)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """The command alone: this format has no place for a thought."""

@@ -12,13 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..reasoning import split
 from .base import Parsed, Parser
 
 _INSIDE = r"(?:(?!</?(?:think|report|action)>).)*"
-_SHAPE = re.compile(
-    rf"\s*(?:<think>(?P<thought>{_INSIDE})</think>\s*)?(?:<report>(?P<report>{_INSIDE})</report>\s*)?(?P<rest>.*)",
-    re.DOTALL,
-)
+_SHAPE = re.compile(rf"\s*(?:<report>(?P<report>{_INSIDE})</report>\s*)?(?P<rest>.*)", re.DOTALL)
 _ACTION = re.compile(rf"<action>({_INSIDE})</action>\s*", re.DOTALL)
 _REPORT_TAG = re.compile(r"</?report>")
 
@@ -33,16 +31,17 @@ class Blocks:
 
 
 def read(text: str) -> Blocks:
-    """The blocks in their order, each at most once, without tags inside.
+    """The blocks in their order, each at most once, without tags inside; reasoning as `reasoning.split` reads it.
 
     A report is read whatever follows it, unless that spells a tag of a report too: then nobody can say which text is
     the report. An action needs all of the response in shape.
     """
-    shape = _SHAPE.fullmatch(text)
+    thought, answer = split(text)
+    shape = _SHAPE.fullmatch(answer or "")
     assert shape is not None  # every part of the shape may be empty
     action = _ACTION.fullmatch(shape["rest"])
     report = None if _REPORT_TAG.search(shape["rest"]) else shape["report"]
-    return Blocks(_filled(shape["thought"]), _filled(report), _filled(action[1] if action else None))
+    return Blocks(thought, _filled(report), _filled(action[1] if action else None))
 
 
 def _filled(block: str | None) -> str | None:
@@ -52,7 +51,8 @@ def _filled(block: str | None) -> str | None:
 class Report(Parser):
     """``<think>reasoning</think><report>what to remember</report><action>command</action>``.
 
-    Strict: nothing but white space outside the blocks, in this order, no tags inside them; the thought is optional.
+    Strict: nothing but white space outside the blocks, in this order, no tags inside report and action; the thought is
+    optional, and is read as reasoning models write it.
 
     Edge cases: without a report that says something the response is unparsable, so that the world stands still, the
     player is told the format and the reward ``format`` charges the turn; with ``require_report: false`` its action is

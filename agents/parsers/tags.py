@@ -7,11 +7,15 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ..reasoning import split
 from .base import Parsed, Parser
 
 
 class Tags(Parser):
-    """Strict: nothing but white space outside the two blocks, exactly one of each, no tags inside them.
+    """Strict: nothing but white space outside the two blocks, exactly one action, no tags inside it.
+
+    ``<think>`` is read as reasoning models write it: opened by the prompt already, more than once, with any words in
+    it. Reasoning in tags of a model's own stands before what is asked for and is not looked at (`reasoning.split`).
 
     With ``thoughts: [planning, explore, reflection, monitor]`` and ``require_think`` every response says what kind of
     reasoning it is, as the reward ``meta_reasoning`` needs.
@@ -52,20 +56,22 @@ class Tags(Parser):
 
     def parse(self, text: str) -> Parsed:
         """Action, thought and its tag, stripped; an empty command is none."""
+        reasoned, answer = split(text)
         names = "|".join(self.thoughts)
         shape = rf"\s*(?:<(?P<tag>{names})>(?P<thought>.*?)</(?P=tag)>\s*)?<action>(?P<action>.*?)</action>\s*"
-        match = re.fullmatch(shape, text, re.DOTALL)
+        match = re.fullmatch(shape, answer or "", re.DOTALL)
         if match is None:
-            return Parsed(None)
-        thought, action, tag = (
-            (match["thought"] or "").strip(),
-            match["action"].strip(),
-            match["tag"] if len(self.thoughts) > 1 else None,
-        )
-        stray = re.compile(rf"</?(?:{names}|action)>")
-        if not action or stray.search(action) or stray.search(thought) or (self.require_think and not thought):
-            return Parsed(None, thought or None)
-        return Parsed(action, thought or None, tag)
+            return Parsed(None, reasoned)
+        own, action, stray = match["thought"], match["action"].strip(), re.compile(rf"</?(?:{names}|action)>")
+        native = reasoned is not None and "think" in self.thoughts
+        thought = reasoned if own is None else own.strip() or None
+        said = native if own is None else thought is not None
+        if not action or stray.search(action) or stray.search(own or "") or (native and own is not None):
+            return Parsed(None, thought)
+        if self.require_think and not said:
+            return Parsed(None, thought)
+        tag = match["tag"] or ("think" if native else None)
+        return Parsed(action, thought, tag if len(self.thoughts) > 1 else None)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """Both blocks; without a thought only the action, unless a thought is required (then the command is given)."""

@@ -1,24 +1,44 @@
-"""Tool call: JSON as pretrained chat models write it (the Hermes style)::
+"""Tool call: one call of a tool, as pretrained chat models write it. Written in the Hermes style::
 
     <tool_call>{"name": "act", "arguments": {"action": "go north"}}</tool_call>
 
-The JSON object alone is accepted too. Text before the call is the thought.
+and read in the forms of other families too (`calls.find_calls`). Text before the call is the thought.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
+from ...envs.tools import tool
+from ..calls import Call, find_calls
+from ..reasoning import split
 from .base import Parsed, Parser
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_ARGUMENT = "action"
+_MARKUP = re.compile(
+    r"(?:\s|```\w*|</?\w*:?(?:tool_?calls?|function_?calls?)>|<[|\uff5c][^<>]{1,40}[|\uff5c]>|<\|tool_call>|"
+    r"\[TOOL_CALLS\]|\[|functools|<\uff5cDSML\uff5c\w+>|>>>|Action:|print\(|"
+    r"(?<=>)(?:function|assistant|commentary to=))+\Z",
+    re.IGNORECASE,
+)
+"""What stands around a call and is no thought."""
+_NEAR = 300
+"""Characters before a call that may be markup."""
 
 
 class ToolCall(Parser):
-    """One call of the tool `tool` with the string argument ``action``; nothing after it."""
+    """One call of the tool `tool`; what it is told to do is its argument ``action``, or its only argument.
+
+    Two calls are none, since nobody can say which was meant; so is a call of another tool. What is only mentioned in
+    passing does not count beside a call in the markup of calls. What follows the call is ignored; a call that was cut
+    inside its argument is none.
+    """
 
     name: Literal["tool_call"] = "tool_call"
     tool: str = Field(default="act", min_length=1, description="name of the tool that must be called")
@@ -33,26 +53,40 @@ class ToolCall(Parser):
         """The end of the call ends the response."""
         return (_CLOSE,)
 
+    def shown(self, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The world's tool of this name, with the argument that is read."""
+        known = [given["function"] for given in tools if given["function"]["name"] == self.tool]
+        described = str(known[0].get("description", "")) if known else ""
+        return [tool(self.tool, described, **{_ARGUMENT: "the whole command"})] if known else []
+
     def parse(self, text: str) -> Parsed:
         """Action and thought, stripped; a call of another tool or with an empty command is none."""
-        before, opened, rest = text.partition(_OPEN)
-        if not opened:
-            return Parsed(self._action(text))
-        call, closed, after = rest.rpartition(_CLOSE)
-        thought = before.strip().removeprefix("<think>").removesuffix("</think>").strip() or None
-        return Parsed(self._action(call) if closed and not after.strip() else None, thought)
+        reasoned, answer = split(text)
+        calls = _meant(find_calls(answer or ""), answer or "")
+        before = (answer or "")[: calls[0].start] if calls else ""
+        thought = "\n".join(filter(None, (reasoned, _cut(before)[0]))) or None
+        return Parsed(self._action(calls[0]) if len(calls) == 1 else None, thought)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """The call, after the thought if there is one."""
-        call = json.dumps({"name": self.tool, "arguments": {"action": action.strip()}}, ensure_ascii=False)
+        call = json.dumps({"name": self.tool, "arguments": {_ARGUMENT: action.strip()}}, ensure_ascii=False)
         return (f"<think>{thought}</think>" if thought else "") + f"{_OPEN}{call}{_CLOSE}"
 
-    def _action(self, call: str) -> str | None:
-        try:
-            data: Any = json.loads(call)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(data, dict) or data.get("name") != self.tool or not isinstance(data.get("arguments"), dict):
-            return None
-        action = data["arguments"].get("action")
-        return (action.strip() or None) if isinstance(action, str) else None
+    def _action(self, call: Call) -> str | None:
+        given = call.arguments
+        only = next(iter(given.values())) if len(given) == 1 else None
+        command = given.get(_ARGUMENT, only)
+        return (command.strip() or None) if call.name == self.tool and isinstance(command, str) else None
+
+
+def _meant(calls: list[Call], text: str) -> list[Call]:
+    """The calls in markup; without any, those in JSON or XML; without any, those in Python's syntax."""
+    marked = [call for call in calls if _cut(text[: call.start])[1].strip("[\n\r\t ")]
+    return marked or [call for call in calls if not call.loose] or calls
+
+
+def _cut(before: str) -> tuple[str, str]:
+    """(words, markup) of what stands before a call."""
+    tail = before[-_NEAR:]
+    words = _MARKUP.sub("", tail)
+    return (before[: len(before) - len(tail)] + words).strip(), tail[len(words) :]

@@ -33,11 +33,11 @@ class Verbs(Parser):
 
     def parse(self, text: str) -> Parsed:
         """The only line that is not blank, with the brackets that its verb takes."""
-        line = Line().parse(text).action
-        verb, _, argument = (line or "").partition(" ")
-        if line and verb in self.verbs and argument.strip():
-            return Parsed(f"{verb}[{argument.strip()}]")
-        return Parsed(line)
+        parsed = Line().parse(text)
+        verb, _, argument = (parsed.action or "").partition(" ")
+        if verb in self.verbs and argument.strip():
+            return Parsed(f"{verb}[{argument.strip()}]", parsed.thought)
+        return parsed
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """The command without its brackets: this format has no place for a thought.

@@ -66,8 +66,10 @@ def shown(*turns: tuple[str, str], opening: str = "Find it.", system: str = "", 
         ("<report>r</report>s</report><action>a</action>", Blocks(None, None, None)),
         ("<report><report>r</report><action>a</action>", Blocks(None, None, None)),
         ("<report>r<action>a</action></report>", Blocks(None, None, None)),
-        ("<think><report>r</report></think><action>a</action>", Blocks(None, None, None)),
-        ("<think>t<report>r</report><action>a</action>", Blocks(None, None, None)),
+        ("<think><report>r</report></think><action>a</action>", Blocks("<report>r</report>", None, "a")),
+        ("<think>t<report>r", Blocks("t<report>r", None, None)),
+        ("<think>t<report>r</report><action>a", Blocks("t<report>r</report><action>a", None, None)),
+        ("t</think><report>r</report><action>a</action>", Blocks("t", "r", "a")),
         ("<action>a</action><report>r</report>", Blocks(None, None, None)),
         ("Well: <report>r</report><action>a</action>", Blocks(None, None, None)),
         ("<report>r</report><think>t</think><action>a</action>", Blocks(None, "r", None)),
@@ -96,6 +98,7 @@ def test_no_text_upsets_the_parser_and_no_block_holds_a_tag(text: str) -> None:
     blocks = read(text)
     for block in (blocks.thought, blocks.report, blocks.action):
         assert block is None or (block and block == block.strip())
+    for block in (blocks.report, blocks.action):
         assert block is None or not re.search(r"</?(think|report|action)>", block)
     assert Report(require_report=False).parse(text) == Parsed(blocks.action, blocks.thought)
     assert Report().parse(text) == Parsed(blocks.action if blocks.report else None, blocks.thought)
@@ -115,7 +118,7 @@ def test_what_was_rendered_is_read(action: str, thought: str | None, report: str
 @pytest.mark.parametrize("text", ["<report>" * 30_000, "<" + " " * 300_000, "<think>" + "<" * 300_000, " " * 300_000])
 def test_long_garbage_is_read_in_linear_time(text: str) -> None:
     # Quadratic patterns would need hours for these.
-    assert read(text) == Blocks(None, None, None)
+    assert (read(text).report, read(text).action) == (None, None)
     assert text in shown((WRITE("go"), text))
     shown((f"<report>{'. ' + '.' * 300_000}</report>", "x"), limit=200_000)
 
