@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..envs.printable import visible
 from ..envs.sanitise import well_formed
 from ..plugins import UserError
 from .answer_cache import AnswerCache, CacheError
@@ -210,7 +211,7 @@ class Endpoint:
 
     def _say(self, what: str) -> None:
         where = f"the {self.who} '{self.config.model}' at {shown_url(self.config.url)}"
-        warnings.warn(f"{where} {self._redacted(what)}", stacklevel=4)
+        warnings.warn(visible(f"{where} {self._redacted(what)}"), stacklevel=4)
 
     # -- one question ------------------------------------------------------------------------------------------------
 

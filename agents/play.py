@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
 from ..envs.pool import EnvFailure, EnvPool, EnvSession
+from ..envs.printable import visible
 from ..plugins import kind_of, told
 from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
@@ -222,7 +223,7 @@ def _checked(episodes: list[Episode]) -> list[Episode]:
     if all(episode.stop.failed for episode in episodes):
         raise Unplayable(which[0].error)
     what = f"{len(which)} of {len(episodes)} episodes, such as {which[0].task.id}"
-    warnings.warn(f"{what}, cannot be played and count nowhere: {which[0].error}", stacklevel=3)
+    warnings.warn(f"{what}, cannot be played and count nowhere: {visible(which[0].error or '')}", stacklevel=3)
     return episodes
 
 

@@ -16,6 +16,7 @@ import typer
 import typer.core
 
 from ..agents.files import finite
+from ..envs.printable import escaped
 from ..plugins import UserError
 
 app = typer.Typer(
@@ -107,7 +108,7 @@ def creatable(path: Path) -> None:
 def answer(data: Any) -> None:
     """Data on standard output, and nothing else there."""
     plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"
-    print(json.dumps(finite(data), indent=2, ensure_ascii=plain, allow_nan=False))
+    print(escaped(json.dumps(finite(data), indent=2, ensure_ascii=plain, allow_nan=False)))
 
 
 def aside() -> contextlib.redirect_stdout[Any]:

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from ..envs.printable import visible
 from ..plugins import RunFailed, UserError
 from . import measure, runs, worlds
 from .app import Command, app
@@ -41,10 +42,10 @@ def run(arguments: Sequence[str]) -> int:
     except (UserError, _UsageError) as error:
         sentence = getattr(error, "format_message", error.__str__)()
         if sentence:
-            print(f"turnrl: {' '.join(sentence.split())}", file=sys.stderr)
+            _say(sentence)
         return 2
     except RunFailed as failure:
-        print(f"turnrl: {' '.join(str(failure).split())}", file=sys.stderr)
+        _say(str(failure))
         return 1
     except (KeyboardInterrupt, typer.Abort) as error:
         return _interrupted(error, arguments)
@@ -61,9 +62,14 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _say(sentence: str) -> None:
+    """One line on standard error, whatever was quoted in it."""
+    print(f"turnrl: {' '.join(visible(sentence).split())}", file=sys.stderr)
+
+
 def _warn(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
     """A warning is one line, as an error is."""
-    print(f"turnrl: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    _say(f"warning: {message}")
 
 
 def _interrupted(error: BaseException, arguments: Sequence[str]) -> int:

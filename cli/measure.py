@@ -83,10 +83,9 @@ def evaluate(
 
     Example: turnrl eval textworld/coin-v0 level=5 --agent runs/coin --tasks 60
     """
-    from rich.console import Console
-
     from ..agents.episode import Episode, save_episodes
     from ..agents.evaluate import evaluate as measure
+    from ..envs.terminal import Terminal
 
     import_modules(imports)
     for file in (output, episodes):
@@ -109,7 +108,7 @@ def evaluate(
         output.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
     if episodes is not None:
         save_episodes(episodes, played)
-    answer(data) if as_json else Console().print(result.table())
+    answer(data) if as_json else Terminal().print(result.table())
     if not result.whole:
         raise RunFailed(f"this is no measurement of {result.env}: {result.trouble}")
 

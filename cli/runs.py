@@ -79,8 +79,7 @@ def probe(
 
     Example: turnrl probe recipes/quickstart.yaml --tasks 4
     """
-    from rich.console import Console
-
+    from ..envs.terminal import Terminal
     from ..training.probe import probe as measure
     from ..training.recipe import Recipe
 
@@ -88,7 +87,7 @@ def probe(
     loaded = Recipe.load(recipe, overrides or ()).importing(*imports or ())
     with aside():
         found = measure(loaded, tasks=tasks, progress=sys.stderr.isatty())
-    answer(found.model_dump(mode="json")) if as_json else Console().print(found.table())
+    answer(found.model_dump(mode="json")) if as_json else Terminal().print(found.table())
     if found.exploits:
         raise typer.Exit(1)
 
@@ -101,15 +100,15 @@ def methods(
 
     Example: turnrl methods credit
     """
-    from rich.console import Console
     from rich.text import Text
 
+    from ..envs.terminal import Terminal
     from .catalogue import methods as describe
 
     found = describe(wanted)
     if as_json:
         return answer(found)
-    console, slot = Console(highlight=False, soft_wrap=True), ""
+    console, slot = Terminal(highlight=False, soft_wrap=True), ""
     for one in found:
         if one["slot"] != slot:
             slot = one["slot"]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
@@ -17,6 +16,8 @@ from ..agents.episode import Episode, Turn
 from ..agents.play import play
 from ..envs import Task, TextEnv, TurnInfo, make
 from ..envs.pool import EnvSession, pool_for
+from ..envs.printable import visible
+from ..envs.terminal import Terminal
 from ..plugins import UserError
 
 
@@ -27,19 +28,19 @@ class Quit(Exception):
 class HumanPlayer(Player):
     """Asks the person at the keyboard."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
         """Show the rules once."""
         if world.instructions:
-            self.console.print(Text(world.instructions, style="dim"))
+            self.console.print(Text(visible(world.instructions), style="dim"))
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Show what would be accepted."""
         if info and info["admissible_actions"]:
-            self.console.print(Text(f"You may: {', '.join(sorted(info['admissible_actions']))}", style="dim"))
+            self.console.print(Text(visible(f"You may: {', '.join(sorted(info['admissible_actions']))}"), style="dim"))
 
     async def move(self) -> Turn:
         """One line from the keyboard. Raises Quit at the end of input."""
@@ -55,7 +56,7 @@ class HumanAgent(Agent):
 
     extras = frozenset({"admissible_actions"})
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
 
     def player(self, session: str, seed: int) -> HumanPlayer:
@@ -66,7 +67,7 @@ class HumanAgent(Agent):
 class Narrator(Player):
     """Lets another player play and prints what happens."""
 
-    def __init__(self, inner: Player, console: Console, *, echo: bool) -> None:
+    def __init__(self, inner: Player, console: Terminal, *, echo: bool) -> None:
         self.inner, self.console, self.echo = inner, console, echo
         self.turns: list[Turn] = []
 
@@ -77,7 +78,7 @@ class Narrator(Player):
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
         """Print the opening."""
-        self.console.print(Panel(Text(observation.strip()), title="opening", title_align="left"))
+        self.console.print(Panel(Text(visible(observation).strip()), title="opening", title_align="left"))
         self.inner.begin(world, observation, info)
 
     async def move(self) -> Turn:
@@ -85,9 +86,9 @@ class Narrator(Player):
         turn = await self.inner.move()
         self.turns.append(turn)
         if self.echo:
-            self.console.print(Text.assemble((f"{len(self.turns)} > ", "bold cyan"), turn.text))
+            self.console.print(Text.assemble((f"{len(self.turns)} > ", "bold cyan"), visible(turn.text)))
             if turn.action != turn.text:
-                self.console.print(Text(f"    understood as: {turn.action}", style="dim"))
+                self.console.print(Text(visible(f"    understood as: {turn.action}"), style="dim"))
         return turn
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
@@ -102,7 +103,9 @@ class Narrator(Player):
         facts += [] if turn.valid_action else [f"refused: {turn.invalid_reason}"]
         subtitle = Text(", ".join(facts), style="green" if turn.valid_action else "red")
         title = f"turn {len(self.turns)}"
-        self.console.print(Panel(Text(turn.observation.strip()), title=title, title_align="left", subtitle=subtitle))
+        self.console.print(
+            Panel(Text(visible(turn.observation).strip()), title=title, title_align="left", subtitle=subtitle)
+        )
 
     def closing(self) -> Prompt | None:
         """As the inner player."""
@@ -114,7 +117,7 @@ class Narrator(Player):
 
 
 def choose_agent(
-    name: str, console: Console, temperature: float | None, max_turns: int | None, trust: bool
+    name: str, console: Terminal, temperature: float | None, max_turns: int | None, trust: bool
 ) -> tuple[Agent, int]:
     """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises UserError."""
     if name == "human" or name in BASELINES:
@@ -144,7 +147,7 @@ def play_in_terminal(
     seed: int,
     max_turns: int | None,
     temperature: float | None,
-    console: Console,
+    console: Terminal,
     imports: Sequence[str] = (),
     trust: bool = False,
 ) -> Episode | None:

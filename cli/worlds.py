@@ -33,26 +33,27 @@ def envs(
 
     Example: turnrl envs textworld/coin-v0 level=5
     """
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from ..envs.printable import visible
+    from ..envs.terminal import Terminal
     from .catalogue import environment, environments
 
     import_modules(imports)
     found = [environment(id, **parse_params(params))] if id else environments()
     if as_json:
         return answer(found[0] if id else found)
-    console = Console()
+    console = Terminal()
     if id:
         one = found[0]
-        console.print(Text(id, style="bold"), f"needs {one['extra'] or 'nothing extra'}")
+        console.print(Text(id, style="bold"), Text(f"needs {one['extra'] or 'nothing extra'}"))
         console.print(Text(f"parameters: {fields(one['parameters']) or 'none'}\nsplits: {fields(one['splits'])}"))
-        return console.print(Text(f"\n{one['instructions']}"))
+        return console.print(Text(visible(f"\n{one['instructions']}")))
     table = Table("id", "needs", "parameters", box=None, pad_edge=False)
     for one in found:
         extra = one["extra"] + ("" if one["installed"] else f": pip install 'turnrl[{one['extra']}]'")
-        table.add_row(one["id"], Text(extra), Text(fields(one["parameters"])))
+        table.add_row(Text(one["id"]), Text(extra), Text(fields(one["parameters"])))
     return console.print(table)
 
 
@@ -69,12 +70,12 @@ def check(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.text import Text
 
     from ..envs.check import CheckResult, check_env
+    from ..envs.terminal import Terminal
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Terminal(file=sys.stdout, highlight=False)
 
     def show(name: str, result: CheckResult | None) -> None:
         """Say each result when it is there: a rule may take a minute."""
@@ -109,12 +110,11 @@ def play(
 
     Example: turnrl play textworld/coin-v0 level=5 --agent expert
     """
-    from rich.console import Console
-
+    from ..envs.terminal import Terminal
     from .terminal import play_in_terminal
 
     import_modules(imports)
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     episode = play_in_terminal(
         id, agent, params=parse_params(params), split=split, seed=seed, max_turns=max_turns,
         temperature=temperature, console=console, imports=imports or (), trust=trust,

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 def bars(visible: bool) -> Progress:
     """A context for any number of bars, gone when it ends. Shows nothing unless stderr is a terminal."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from .terminal import Terminal
+
+    console = Terminal(stderr=True)
     return Progress(console=console, transient=True, disable=not visible or not console.is_terminal)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..plugins import told
 from .core import TextEnv
+from .printable import visible
 
 LIMIT = 5.0
 """Seconds after which a world that is being closed is left behind."""
@@ -19,7 +20,7 @@ def close_here(envs: Sequence[TextEnv]) -> None:
         try:
             env.close()
         except BaseException as error:  # the fault boundary: what was played is worth more than a clean end
-            warnings.warn(f"close() of {_name(env)} raised {told(error)}", stacklevel=2)
+            warnings.warn(f"close() of {_name(env)} raised {visible(told(error))}", stacklevel=2)
 
 
 def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
+from .printable import visible
+
 
 class Faults:
     """The ledger of all who play in one pool."""
@@ -26,7 +28,7 @@ class Faults:
         self.counts[kind] += times
         if kind not in self.first:
             self.first[kind] = sentence
-            warnings.warn(f"{sentence}; failures like this one are said once and counted", stacklevel=2)
+            warnings.warn(f"{visible(sentence)}; failures like this one are said once and counted", stacklevel=2)
 
     def since(self, before: Counter[str]) -> str:
         """Return the most frequent failure since the counts were `before`, as a sentence with its number; or ''."""

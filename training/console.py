@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
-
+from ..envs.terminal import Terminal
 from .log import Record
 
 
@@ -19,7 +18,7 @@ class Narrator:
     def __init__(self, steps: int) -> None:
         self.steps, self.started = steps, time.perf_counter()
         # Not wrapped: where it is no terminal, a line of a log is one line whatever its length.
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
     def __call__(self, record: Record) -> None:
         """Print one line for `record`, or none if it says little."""

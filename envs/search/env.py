@@ -15,8 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
-
 from ...plugins import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, clean
@@ -99,7 +97,9 @@ class SearchEnv(TextEnv):
 
     def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
         """Make or read the questions, and build the index. Takes one process, whatever `workers` says."""
-        console = Console(stderr=True)
+        from ..terminal import Terminal
+
+        console = Terminal(stderr=True)
         with console.status("preparing search/qa") if progress and console.is_terminal else nullcontext():
             self._open()
             self._index()
