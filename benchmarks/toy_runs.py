@@ -1,0 +1,211 @@
+"""Small runs in processes of their own, for kills.py and damage.py: a toy world, forked where everything is imported.
+
+A fork starts in milliseconds and shares no state with the other runs; only the memory of the imports is the same.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+
+import psutil
+import torch
+import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (what every run needs, imported once)
+from turnrl import Recipe, UserError, train
+from turnrl.training.interrupt import Interrupted
+
+WORLD = Path(__file__).parents[1] / "tests" / "toy_world.py"
+
+
+def toy_world() -> Any:
+    """The module of the toy world, which registers itself."""
+    spec = importlib.util.spec_from_file_location("toy_world", WORLD)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["toy_world"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_recipe(backend: str, **changes: Any) -> dict[str, Any]:
+    """Both stages, evaluations on the way, tests after each stage; seconds on one core."""
+    data: dict[str, Any] = toy_world().recipe(
+        pool={"backend": backend, "workers": 1, "imports": [str(WORLD)]},
+        sft={"epochs": 4, "validate_every": 2, "checkpoint_every": 2},
+        rl={"steps": 4, "checkpoint_every": 2, "episodes_every": 2, "credit": {"name": "gae"}},
+        evaluate={"every": 2, "tasks": 2, "test_tasks": 2},
+    )
+    return data | changes
+
+
+@dataclass
+class Child:
+    """A forked process that does one thing.
+
+    Args:
+        work: what it does; returns its exit code. What it prints goes to `output`.
+    """
+
+    pid: int
+    output: Path
+    code: int | None = None
+    """Once it has ended: the exit code, or minus the signal that ended it."""
+
+    @classmethod
+    def start(cls, home: Path, work: Callable[[], int]) -> Child:
+        """Fork; temporary files of the child and of its workers lie in ``home/tmp``."""
+        temporary, output = home / "tmp", home / "output"
+        temporary.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid:
+            return cls(pid, output)
+        code = 70
+        try:
+            os.setsid()
+            os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+            with output.open("w") as file:
+                for stream in (1, 2):
+                    os.dup2(file.fileno(), stream)
+            code = work()
+            sys.stdout.flush()
+        except BaseException as error:  # a traceback is what must never be seen
+            print(f"Traceback: {type(error).__name__}: {error}", flush=True)
+        finally:
+            os._exit(code)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the end, `seconds` at most; whether it came."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif deadline is not None and time.monotonic() > deadline:
+                return False
+            else:
+                time.sleep(0.002)
+        return True
+
+    def kill(self, tree: bool) -> None:
+        """SIGKILL for its process group, or for it with all its worker processes, which lie in groups of their own."""
+        kill_all(self.pid, tree)
+        self.wait()
+
+    def said(self) -> str:
+        """What it printed."""
+        return self.output.read_text("utf-8", errors="replace")
+
+
+def kill_all(pid: int, tree: bool) -> None:
+    """SIGKILL for a process group, or for a process with all its descendants."""
+    children = psutil.Process(pid).children(recursive=True) if tree else []
+    if pid != os.getpid():
+        os.killpg(pid, signal.SIGKILL)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    if pid == os.getpid():
+        os.killpg(pid, signal.SIGKILL)
+
+
+def trained(folder: Path, data: dict[str, Any], resume: bool, until: tuple[str, int, str] | None = None) -> int:
+    """Train in this process, as the command line does; returns its exit code.
+
+    Args:
+        until: stage, step and kind of the record at which this process kills itself.
+    """
+
+    def on_record(record: dict[str, Any]) -> None:
+        if (record["stage"], record["step"], record["kind"]) == until:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        train(Recipe.parse(data), run_dir=folder, resume=resume, on_record=on_record)
+    except UserError as error:
+        print(f"turnrl: {error}")
+        return 2
+    except Interrupted as error:
+        return 128 + error.signum
+    return 0
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """Everything that a run left, without what the clock says: equal for equal runs."""
+    found: dict[str, Any] = {"files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    found["metrics"] = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+    for path in sorted((folder / "episodes").iterdir()):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            episodes = [json.loads(line) | {"seconds": 0.0} for line in file]
+        found[path.name] = hashlib.sha256(json.dumps(episodes, sort_keys=True).encode()).hexdigest()
+    for path in sorted((folder / "checkpoints").iterdir()):
+        found[path.name] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    state = torch.load(folder / "checkpoints" / "last" / "trainer.pt", weights_only=True)
+    found["state"] = plain({key: value for key, value in state.items() if key not in ("seconds", "weights")})
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    found["result"] = {key: value for key, value in result.items() if key != "seconds"} | {
+        "phases": sorted(result["seconds"])
+    }
+    return found
+
+
+def plain(data: Any) -> Any:
+    """Nested data with tensors as lists, for comparisons."""
+    if isinstance(data, torch.Tensor):
+        return data.tolist()
+    if isinstance(data, dict):
+        return {str(key): plain(value) for key, value in data.items()}
+    return [plain(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def different(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """Names of what differs."""
+    return [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes that were started with a path below `home`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(home) in argument for argument in process.cmdline()) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def left_behind(home: Path, seconds: float = 10.0) -> list[str]:
+    """Processes and temporary files of runs that have ended, after the time that workers take to notice."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = [f"process {process.pid}" for process in processes_of(home)]
+        left += [f"tmp/{path.name}" for path in (home / "tmp").iterdir()]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+
+
+def cleared(folder: Path) -> Path:
+    """The folder, empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
