@@ -1,12 +1,13 @@
-"""Does a run survive the death of its process? Runs killed at random and at every file operation of a save, resumed.
+"""Does a run survive the end of its process? Killed and interrupted at random and at each file operation, resumed.
 
-    python benchmarks/kills.py --kills 100 --operations all
+    python benchmarks/kills.py --kills 100 --signals 30 --operations all
 
 A run with worker processes, both stages and evaluations is killed at random moments (SIGKILL of its process group, or
-of its workers too), up to three times, and resumed each time. Another one is killed before operations on files in its
-folder; where a file was just opened for writing, half of what is written is lost too. Each is then compared with the
-run that nothing happened to, bit by bit: weights, optimiser, metrics, episodes, names of all files. The exit status is
-1 if one differs, or if a process or a file is left behind.
+of its workers too), up to three times, and resumed each time. Another one gets SIGINT or SIGTERM, and is resumed: it
+must end by itself with that exit code and leave nothing beside its files. A third one is killed before operations on
+files in its folder; where a file was just opened for writing, half of what is written is lost too. Each is then compared
+with the run that nothing happened to, bit by bit: weights, optimiser, metrics, episodes, names of all files. The exit
+status is 1 if one differs, or if a process or a file is left behind.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -144,6 +146,38 @@ def random_kills(home: Path, count: int, rng: random.Random, tally: Tally) -> No
         compare(home, wanted, f"killed after {moments} s", child, tally)
 
 
+def signals(home: Path, count: int, rng: random.Random, tally: Tally) -> None:
+    """Interrupt runs with worker processes at random moments, sometimes twice, and resume them."""
+    data = small_recipe("process")
+    wanted, seconds = reference(home, data)
+    while tally.kills < count:
+        folder, signum, times = (
+            cleared(home) / "run",
+            rng.choice((signal.SIGINT, signal.SIGTERM)),
+            rng.choice((1, 1, 2)),
+        )
+        child = Child.start(home, partial(trained, folder, data, resume=False))
+        moment = rng.uniform(0.1, seconds * 0.9)
+        if child.wait(moment):
+            continue
+        for _ in range(times):
+            os.kill(child.pid, signum)
+            time.sleep(0.01)
+        if not child.wait(30.0):
+            tally.faults.append(f"signal {signum} after {moment:.2f} s: it does not end")
+            child.kill(tree=True)
+        tally.kills += 1
+        tally.hit[phase(folder) if child.code else "it ended by itself"] += 1
+        if child.code not in (0, 128 + signum):
+            tally.faults.append(f"signal {signum} after {moment:.2f} s: exit {child.code}: {child.said()[-300:]}")
+        if hidden := [path.name for path in folder.rglob(".*")]:
+            tally.faults.append(f"signal {signum} after {moment:.2f} s: left {hidden}")
+        child = Child.start(home, partial(trained, folder, data, (folder / "recipe.yaml").exists()))
+        child.wait()
+        tally.resumes += 1
+        compare(home, wanted, f"signal {signum} after {moment:.2f} s, {times} times", child, tally)
+
+
 def operations(home: Path, which: str, rng: random.Random, tally: Tally) -> None:
     """Kill runs before operations on their files, from the second save of the reinforcement to the end."""
     data = small_recipe("thread")
@@ -202,28 +236,29 @@ def listing(counts: Counter[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="at random moments")
+    parser.add_argument("--signals", type=int, default=30, help="SIGINT and SIGTERM at random moments")
     parser.add_argument("--operations", choices=("all", "kinds", "none"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started, rng = time.monotonic(), random.Random(options.seed)
-    at_random, at_operations = Tally(), Tally()
+    at_random, by_signal, at_operations = Tally(), Tally(), Tally()
     with tempfile.TemporaryDirectory(prefix="turnrl-kills-") as name:
         home = Path(name, "home")
         if options.kills:
             random_kills(home, options.kills, rng, at_random)
+        if options.signals:
+            signals(home, options.signals, rng, by_signal)
         if options.operations != "none":
             operations(home, options.operations, rng, at_operations)
-    print("| killed | kills | resumes | where | debris until the resume | faults |\n|---|---|---|---|---|---|")
-    for what, tally in (("at random moments", at_random), ("before operations on files", at_operations)):
-        where, debris = (
-            ", ".join(f"{count} {key}" for key, count in sorted(counter.items()))
-            for counter in (tally.hit, tally.debris)
-        )
+    print("| how | stopped | resumes | where | debris until the resume | faults |\n|---|---|---|---|---|---|")
+    rows = {"killed at random moments": at_random, "interrupted": by_signal, "killed before operations": at_operations}
+    for what, tally in rows.items():
+        where, debris = listing(tally.hit), listing(tally.debris)
         print(f"| {what} | {tally.kills} | {tally.resumes} | {where} | {debris} | {len(tally.faults)} |")
     print(f"\n{time.monotonic() - started:.0f} s")
-    for fault in (*at_random.faults, *at_operations.faults):
-        print(fault)
-    sys.exit(bool(at_random.faults or at_operations.faults))
+    faults = [fault for tally in rows.values() for fault in tally.faults]
+    print(*faults, sep="\n")
+    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+PREPARED = "while the run was prepared"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,6 +77,8 @@ class Interrupts:
         """There is nothing to save inside the block: the first signal already raises Interrupted."""
         self._hurry = True
         try:
+            if self.signum:
+                raise Interrupted(PREPARED, self.signum)
             yield
         finally:
             self._hurry = False
@@ -101,7 +104,7 @@ class Interrupts:
         if self._count > 2:  # the way out hangs
             os._exit(128 + signum)
         if self._count == 2 or self._hurry:
-            raise Interrupted("while the run was prepared" if self._hurry else "at once", signum)
+            raise Interrupted(PREPARED if self._hurry else "at once", signum)
         # It may come in the middle of a print, so nothing but the system call is safe.
         os.write(2, b"\nstopping at the next place that loses nothing; once more stops at once\n")
         if self._task is not None:

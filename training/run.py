@@ -66,7 +66,6 @@ def train(
         Interrupted: a signal stopped it.
     """
     recipe = Recipe.of(recipe)
-    log = RunLog(Path(run_dir or Path("runs") / recipe.name), resume=resume)
     narrator = Narrator(sum(stage.steps for stage in recipe.stages if isinstance(stage, RlStage)))
 
     def tell(record: Record) -> None:
@@ -75,19 +74,22 @@ def train(
         if on_record is not None:
             on_record(record)
 
-    try:
-        saved = _saved(log) if resume else None
-        new = {} if saved is None else changes(saved.state.recipe, recipe, saved.state)
-        if saved is None:
-            log.recipe(recipe)
-        if resume and progress:
-            narrator.say(_going_on(recipe, saved, new))
-        torch.manual_seed(recipe.seed)
-        torch.set_num_threads(recipe.threads)
-        with Interrupts() as interrupts:
+    with Interrupts() as interrupts:
+        with interrupts.at_once():
+            log = RunLog(Path(run_dir or Path("runs") / recipe.name), resume=resume)
+        try:
+            with interrupts.at_once():
+                saved = _saved(log) if resume else None
+                new = {} if saved is None else changes(saved.state.recipe, recipe, saved.state)
+                if saved is None:
+                    log.recipe(recipe)
+                if resume and progress:
+                    narrator.say(_going_on(recipe, saved, new))
+            torch.manual_seed(recipe.seed)
+            torch.set_num_threads(recipe.threads)
             return asyncio.run(_train(recipe, log, interrupts, saved, new, progress, tell))
-    finally:
-        log.close()
+        finally:
+            log.close()
 
 
 def _saved(log: RunLog) -> Saved | None:

@@ -68,38 +68,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("at", ["sft:3:train", "rl:3:train"])
-def test_a_killed_run_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path, whole: Path, at: str) -> None:
-    assert run(tmp_path / "run", DATA, "--at", at)[0] == -9
+def test_a_killed_run_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path, whole: Path) -> None:
+    for at in ("sft:3:train", "rl:3:train"):
+        options = ["--resume"] if (tmp_path / "run").exists() else []
+        assert run(tmp_path / "run", DATA, "--at", at, *options)[0] == -9
     assert run(tmp_path / "run", DATA, "--resume")[0] == 0
     same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize(
-    ("at", "options", "code", "where"),
-    [
-        ("sft:3:train", ["--signal", "INT"], 130, "at sft update 3"),
-        ("rl:1:train", ["--signal", "TERM"], 143, "at rl step 1"),
-        ("rl:1:train", ["--signal", "INT", "--after", "0.03"], 130, "at rl step"),
-        ("rl:3:train", ["--signal", "INT"], 130, "at rl step 3"),
-        ("rl:4:eval", ["--signal", "INT"], 130, "in the test after rl"),
-    ],
-)
-def test_an_interrupted_run_says_where_and_loses_nothing(
-    tmp_path: Path, whole: Path, at: str, options: list[str], code: int, where: str
-) -> None:
-    done, said = run(tmp_path / "run", DATA, "--at", at, *options)
-    assert done == code
-    assert f"interrupted {where}" in said
+def test_an_interrupted_run_says_where_and_loses_nothing(tmp_path: Path, whole: Path) -> None:
+    """In the warm start, before an evaluation that is due, and in the last test; each resume is interrupted again."""
+    stops = [
+        ("sft:3:train", "INT", 130, "at sft update 3"),
+        ("rl:3:train", "TERM", 143, "at rl step 3"),
+        ("rl:4:eval", "INT", 130, "in the test after rl"),
+    ]
+    for at, name, code, where in stops:
+        options = ["--resume"] if (tmp_path / "run").exists() else []
+        done, said = run(tmp_path / "run", DATA, "--at", at, "--signal", name, *options)
+        assert done == code
+        assert f"interrupted {where}" in said
     lines = records(tmp_path / "run")
     assert run(tmp_path / "run", DATA, "--resume")[0] == 0
     assert records(tmp_path / "run")[: len(lines)] == lines
     same_run(tmp_path / "run", whole)
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path, whole: Path) -> None:
-    done, said = run(tmp_path / "run", DATA, "--at", "rl:3:train", "--signal", "INT", "--times", "2")
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    done, said = run(tmp_path / "run", DATA, "--at", "sft:1:train", "--signal", "INT", "--times", "2")
     assert done == 130
     assert "interrupted at once" in said
-    assert run(tmp_path / "run", DATA, "--resume")[0] == 0
-    same_run(tmp_path / "run", whole)
