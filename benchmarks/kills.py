@@ -5,7 +5,7 @@
 A run with worker processes, both stages and evaluations is killed at random moments (SIGKILL of its process group, or
 of its workers too), up to three times, and resumed each time. Another one gets SIGINT or SIGTERM, and is resumed: it
 must end by itself with that exit code and leave nothing beside its files. A third one is killed before operations on
-files in its folder; where a file was just opened for writing, half of what is written is lost too. Each is then compared
+files in its folder; where a file was just opened for writing, half of what is written is lost too. Each is compared
 with the run that nothing happened to, bit by bit: weights, optimiser, metrics, episodes, names of all files. The exit
 status is 1 if one differs, or if a process or a file is left behind.
 """
