@@ -22,6 +22,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,48 @@ class Logic:
         return scene.commands
 
     def plan(self, view: View) -> tuple[str, ...]:
-        """Commands that win from here; empty if the game is over or TextWorld knows no way."""
+        """Commands that win from here; empty if the game is over or nobody knows a way.
+
+        TextWorld plans; where it has no plan from the start, as in cooking games with a limited inventory, the game's
+        own walkthrough is followed from every state on it.
+        """
         if view.plan is None:
-            progression: Any = copy.copy(self._progression)
-            progression.quest_progressions = view.quests
-            view.plan = tuple(self._inform7.gen_commands_from_actions(progression.winning_policy or ()))
+            policy = self._policy(view)
+            commands = self._inform7.gen_commands_from_actions(policy or ())
+            view.plan = tuple(commands) if self._is_planned else self._rest_of_walkthrough(view.scene)
         return view.plan
+
+    # -- plans ---------------------------------------------------------------------------------------------------
+
+    def _policy(self, view: View) -> Any:
+        progression: Any = copy.copy(self._progression)
+        progression.quest_progressions = view.quests
+        return progression.winning_policy
+
+    @cached_property
+    def _is_planned(self) -> bool:
+        """Whether TextWorld has a plan at the start."""
+        return bool(self._policy(self.opening_view(plan=True)))
+
+    def _rest_of_walkthrough(self, scene: Scene) -> tuple[str, ...]:
+        way, places = self._walkthrough
+        place = places.get(scene.facts)
+        return () if place is None else way[place:]
+
+    @cached_property
+    def _walkthrough(self) -> tuple[tuple[str, ...], dict[frozenset[Any], int]]:
+        """The commands of the walkthrough, and which of them is next by what is true; the last one where it recurs.
+
+        Commands that nothing explains are left out: walkthroughs open doors that are open already.
+        """
+        view, way, places = self.opening_view(plan=False), list[str](), dict[frozenset[Any], int]()
+        for command in self.game.metadata.get("walkthrough") or ():
+            action = next((a for a in view.scene.actions if self._describe(a)[0] == command), None)
+            if action is not None:
+                places[view.scene.facts] = len(way)
+                way.append(command)
+                view = self.after(view, self._describe(action)[1])
+        return tuple(way), places
 
     # -- from state to state -------------------------------------------------------------------------------------
 

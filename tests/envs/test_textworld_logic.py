@@ -87,7 +87,9 @@ def test_every_step_is_that_of_textworld(games: dict[str, Path], family: str, fr
         assert ours.start() == no_plans.start() == tidy(state.feedback)
         for _ in range(30):
             possible, plan = ours.possible(), ours.plan()
-            assert (possible, plan) == (state.admissible_commands, list(state.policy_commands))
+            assert possible == state.admissible_commands
+            # TextWorld has no plan where the inventory is limited; there ours is the walkthrough.
+            assert list(state.policy_commands) == (plan if family != "cooking-drop" else [])
             assert no_plans.possible() == possible
             command = solution.pop(0) if solution else choose(rng, plan, possible)
             state, _, done = theirs.step(command)
