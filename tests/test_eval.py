@@ -326,7 +326,8 @@ def test_a_plain_model_plays_as_the_options_say(run: Path, tmp_path: Path, capsy
     assert code == 0, err
     other = json.loads(out)
     assert (other["max_turns"], other["max_context"], other["temperature"]) == (3, 128, 0.5)
-    assert (other["turns"], other["invalid_rate"]) == (3, 1)
+    assert other["turns"] <= 3
+    assert other["invalid_rate"] == 1
     assert other["tokens"] <= 18
     for option, part in ((["--parser", "tgas"], "did you mean 'tags'"), (["--context", "[1"], "not valid YAML")):
         code, _, err = answer(capsys, *plays, *option)
