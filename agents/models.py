@@ -68,7 +68,7 @@ class ModelConfig(BaseModel):
         default=False, description="tiny: start from attention that copies what was read, names and ids for example"
     )
     codes: bool = Field(
-        default=False, description="tiny: each code of the world, a product id for example, is a single token"
+        default=False, description="tiny: each identifier that the world lists, such as a product id, is a single token"
     )
     max_context: int = Field(
         default=1024,

@@ -63,5 +63,5 @@ async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: b
 def marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
     """Single tokens of a tiny model: what holds its format together, and the world's codes if it asks for them."""
     if recipe.model.codes and not prototype.codes:
-        raise UserError(f"model.codes: {recipe.env_id} has no codes")
+        raise UserError(f"model.codes: {recipe.env_id} lists no identifiers")
     return (*recipe.agent.build_parser().marks, *(prototype.codes if recipe.model.codes else ()))

@@ -260,7 +260,7 @@ def test_codes_of_the_world_are_single_tokens_if_the_model_asks_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asks = recipe(rl={"steps": 1}, model=recipe()["model"] | {"codes": True})
-    with pytest.raises(UserError, match=r"model\.codes: toy/lights-v0 has no codes"):
+    with pytest.raises(UserError, match=r"model\.codes: toy/lights-v0 lists no identifiers"):
         run(tmp_path / "none", asks)
     monkeypatch.setattr(LightsEnv, "codes", ("B0Q7", "B0Q8"))
     for name, data, pieces in (("whole", asks, 1), ("spelled", asks | {"model": recipe()["model"]}, 4)):
