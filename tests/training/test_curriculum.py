@@ -57,6 +57,20 @@ def test_prioritized_draws_differ_within_a_step() -> None:
     assert len(set(seeds(curriculum.sample(TASKS, 6, 0, 0)))) == 6
 
 
+def test_a_task_that_fails_is_broken_and_not_hard() -> None:
+    """It must not be drawn more and more while the others are learnt."""
+    failed = Group(TASKS[0], [], [StopReason.ENV_ERROR] * 4)
+    prioritized = CURRICULA.build({"name": "prioritized", "floor": 0.1})
+    assert isinstance(prioritized, Prioritized)
+    prioritized.observe([failed, *(played(task, True, False) for task in TASKS[1:])])
+    assert prioritized.weights(TASKS[:2]) == [0.1, 0.5]
+    prioritized.observe([played(TASKS[0], False)])
+    assert prioritized.weights(TASKS[:2]) == [1.0, 0.5]
+    staged = CURRICULA.build({"name": "staged", "stages": 6, "replay": 0})
+    staged.observe([failed, *(played(task, False) for task in TASKS[1:])])
+    assert seeds(staged.sample(TASKS, 1, 6, 0)) == [1]
+
+
 def measured(curriculum: Curriculum) -> None:
     """One pass in which task number i is solved i times out of six."""
     for task in curriculum.sample(TASKS, 6, 0, 0):

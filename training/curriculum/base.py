@@ -46,19 +46,25 @@ class Measured(Curriculum):
     _rates: dict[str, list[float]] = PrivateAttr(default_factory=dict)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Add successes and plays."""
+        """Add successes, plays, and episodes that failed."""
         for group in groups:
-            entry = self._rates.setdefault(group.task.id, [0.0, 0.0])
+            entry = self._rates.setdefault(group.task.id, [0.0, 0.0, 0.0])
             entry[0] += sum(episode.success for episode in group)
             entry[1] += len(group)
+            entry[2] += len(group.lost)
 
     def success(self, task: Task) -> float:
         """Share of its episodes that were successes; 0 for a task that was never played."""
-        won, played = self._rates.get(task.id, (0.0, 0.0))
+        won, played, _ = self._rates.get(task.id, (0.0, 0.0, 0.0))
         return won / played if played else 0.0
 
+    def broken(self, task: Task) -> bool:
+        """Whether every episode of the task failed, so that nothing is known about how hard it is."""
+        _, played, failed = self._rates.get(task.id, (0.0, 0.0, 0.0))
+        return failed > 0 and not played
+
     def state_dict(self) -> dict[str, Any]:
-        """Successes and plays by task."""
+        """Successes, plays and failed episodes by task."""
         return {"rates": self._rates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

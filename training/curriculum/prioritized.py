@@ -15,7 +15,8 @@ from .base import Measured
 class Prioritized(Measured):
     """Draws tasks with probability proportional to ``max(1 - success, floor)``, success over the whole stage so far.
 
-    Tasks of one draw differ if they can; a task that was never played counts as never solved.
+    Tasks of one draw differ if they can; a task that was never played counts as never solved. One of which every episode
+    failed (an error of the world or the engine) has the smallest weight: it is broken, not hard.
 
     Edge cases: if all are solved, or none, every task is equally likely.
 
@@ -28,7 +29,7 @@ class Prioritized(Measured):
 
     def weights(self, tasks: Sequence[Task]) -> list[float]:
         """Unnormalised probabilities."""
-        return [max(1.0 - self.success(task), self.floor) for task in tasks]
+        return [self.floor if self.broken(task) else max(1.0 - self.success(task), self.floor) for task in tasks]
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
         """Weighted draws, without repeats until every task is in."""

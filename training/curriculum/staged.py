@@ -21,8 +21,8 @@ class Staged(Measured):
     A stage is left when the mean success of its last `window` groups reaches `threshold`, or after `patience` groups.
     A share `replay` of the tasks comes from earlier stages.
 
-    Edge cases: ties in difficulty keep the order of the tasks; the last stage is never left; fewer tasks than stages
-    make fewer stages.
+    Edge cases: tasks of which every episode failed (an error of the world or the engine) come last; ties in difficulty
+    keep the order of the tasks; the last stage is never left; fewer tasks than stages make fewer stages.
 
     Paper: CRAFT-GUI (arXiv 2508.11360). Source: inspired by it: the paper orders by length and
     type, this by measurement.
@@ -46,7 +46,7 @@ class Staged(Measured):
             return [tasks[i % len(tasks)] for i in range(drawn, drawn + count)]
         by_id = {task.id: task for task in tasks}
         if not self._order:
-            self._order.extend(task.id for task in sorted(tasks, key=lambda task: -self.success(task)))
+            self._order.extend(task.id for task in sorted(tasks, key=self._hardness))
         stages = min(self.stages, len(tasks))
         bounds = [len(tasks) * s // stages for s in range(stages + 1)]
         now = [by_id[name] for name in self._order[bounds[self._stage] : bounds[self._stage + 1]]]
@@ -54,6 +54,9 @@ class Staged(Measured):
         rng = random.Random(f"{seed}/{drawn}")
         again = sum(rng.random() < self.replay for _ in range(count)) if before else 0
         return draw(now, [1.0] * len(now), count - again, rng) + draw(before, [1.0] * len(before), again, rng)
+
+    def _hardness(self, task: Task) -> tuple[bool, float]:
+        return self.broken(task), -self.success(task)
 
     def observe(self, groups: Sequence[Group]) -> None:
         """Successes of this stage decide when it ends."""
