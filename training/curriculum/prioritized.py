@@ -15,8 +15,8 @@ from .base import Measured
 class Prioritized(Measured):
     """Draws tasks with probability proportional to ``max(1 - success, floor)``, success over the whole stage so far.
 
-    Tasks of one draw differ if they can; a task that was never played counts as never solved. One of which every episode
-    failed (an error of the world or the engine) has the smallest weight: it is broken, not hard.
+    Tasks of one draw differ if they can; a task that was never played counts as never solved. One of which every
+    episode failed (an error of the world or the engine) has the smallest weight: it is broken, not hard.
 
     Edge cases: if all are solved, or none, every task is equally likely.
 
