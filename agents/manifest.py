@@ -1,12 +1,14 @@
 """Digests of what was written, so that damage is found before anything is read out of it.
 
-A checkpoint holds ``manifest.json``: the SHA-256 of each of its files. A text may carry its own in its first line.
+A checkpoint, and a run that has ended, holds ``manifest.json``: the SHA-256 of each of its files. A text may carry its
+own in its first line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ _ADVICE = f"restore the folder from a copy, or delete its {MANIFEST_FILE} if the
 _SEAL = "# sha256 of what follows: "
 
 
-def write_manifest(folder: Path, **about: Any) -> None:
-    """Write the digests of all files of a folder, and whatever else is to be known about it."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: Any) -> None:
+    """Write the digests of files of a folder, default all, and whatever else is to be known about it."""
+    chosen = folder.rglob("*") if paths is None else paths
+    names = sorted(str(path.relative_to(folder)) for path in chosen if path.is_file())
     files = {name: digest(folder / name) for name in names if name != MANIFEST_FILE}
     content = {"files": files, **about}
     text = json.dumps(content | {"sha256": _digest_of(content)}, indent=1)

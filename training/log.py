@@ -5,6 +5,7 @@ run/metrics.jsonl           one flat JSON object per training step or evaluation
 run/episodes/rl-000010.jsonl.gz    one Episode per line; test-rl-000080.jsonl.gz has those of the test
 run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
 run/result.json             the last table
+run/manifest.json           SHA-256 of the files beside the checkpoints, once the run has ended
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..agents.episode import Episode, save_episodes
 from ..agents.files import finite, tidy, told, write_text
-from ..agents.manifest import sealed
+from ..agents.manifest import MANIFEST_FILE, sealed, write_manifest
 from ..plugins import UserError
 from .recipe import Recipe
 
@@ -89,8 +90,12 @@ class RunLog:
         write_text(self.folder / "recipe.yaml", sealed(history + recipe.dump()))
 
     def result(self, result: Record) -> None:
-        """Write the last table."""
+        """Write the last table, and the digests of all files beside the checkpoints, which have their own."""
         write_text(self.folder / "result.json", json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+        names = ("recipe.yaml", "metrics.jsonl", "result.json")
+        write_manifest(
+            self.folder, [*(self.folder / name for name in names), *(self.folder / "episodes").glob("*.jsonl.gz")]
+        )
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of a step."""
@@ -135,6 +140,7 @@ class RunLog:
                         f"'{self.metrics}' is damaged, it is not what it was at the last checkpoint: restore it, or "
                         "delete it to go on without its lines"
                     )
+                (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
                 os.truncate(self.metrics, mark["size"])
                 self._size = mark["size"]
                 self._written.update(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ... import __version__
+from ...agents.files import write_text
 from ...plugins import UserError
 from . import samples
 from .curves import MEASURED, Section, sections
@@ -42,17 +44,14 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: `run` is not a run directory, or `output` cannot be written.
     """
-    target = output or run / "report.html"
-    html = render(RunFiles.read(run))
+    target, files = output or run / "report.html", RunFiles.read(run)
+    html = render(files)
     if os.path.isdir(target) or not os.path.isdir(target.absolute().parent):
         what = "it is a folder" if os.path.isdir(target) else f"the folder {target.absolute().parent} does not exist"
         raise UserError(f"cannot write '{target}': {what}")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.write_text(html, "utf-8")
-        os.replace(beside, target)
-    except OSError as error:
-        raise UserError(f"cannot write '{target}': {error.strerror}") from None
+    write_text(target, html)
+    for note in files.notes:
+        warnings.warn(f"the report of '{run}' is not whole: {note}", stacklevel=2)
     return target
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from ...agents.episode import Episode
 from ...plugins import UserError
+from .damage import damage
 
 Record = dict[str, Any]
 
@@ -48,6 +49,7 @@ class RunFiles:
         run = cls(folder, recipe, text, [], {})
         run.records = run._records()
         run.result = run._result()
+        run.notes += damage(folder)
         return run
 
     @property
