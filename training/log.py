@@ -21,12 +21,13 @@ from filelock import FileLock, Timeout
 
 from ..agents.episode import Episode, save_episodes
 from ..agents.files import finite, tidy, told, write_text
-from ..agents.manifest import MANIFEST_FILE, sealed, write_manifest
+from ..agents.manifest import MANIFEST_FILE, digest, sealed, write_manifest
 from ..plugins import UserError
 from .recipe import Recipe
 
 Record = dict[str, Any]
 LAST = "checkpoints/last"
+DAMAGED = "is damaged, it is not what it was at the last checkpoint: restore it, or delete it to go on without it"
 
 
 class RunLog:
@@ -61,6 +62,7 @@ class RunLog:
             raise
         self._written = hashlib.sha256()
         self._size = 0
+        self._episodes: dict[str, str] = {}
 
     @property
     def empty(self) -> bool:
@@ -99,7 +101,9 @@ class RunLog:
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of a step."""
-        save_episodes(self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz", episodes)
+        target = self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz"
+        save_episodes(target, episodes)
+        self._episodes[target.name] = digest(target)
 
     # -- the metrics -----------------------------------------------------------------------------------------------
 
@@ -121,26 +125,28 @@ class RunLog:
             return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
 
     def mark(self) -> dict[str, Any]:
-        """Have the metrics on the disk; returns their size in bytes and their SHA-256, for `go_on`."""
+        """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256, those of episodes."""
         if self._size:
             with told(self.metrics), self.metrics.open("ab") as file:
                 os.fsync(file.fileno())
-        return {"size": self._size, "sha256": self._written.hexdigest()}
+        return {"size": self._size, "sha256": self._written.hexdigest(), "episodes": dict(self._episodes)}
 
     def go_on(self, mark: Record, stage: str, step: int) -> None:
         """Drop what was written after `mark` was returned, and episodes of steps of `stage` after `step`.
 
-        Metrics that somebody removed begin anew. Raises UserError if they are not what they were then.
+        Files that somebody removed stay away. Raises UserError if one is not what it was then.
         """
         with told(self.metrics):
-            if self.metrics.exists():
-                data = self.metrics.read_bytes()[: mark["size"]]
-                if hashlib.sha256(data).hexdigest() != mark["sha256"]:
-                    raise UserError(
-                        f"'{self.metrics}' is damaged, it is not what it was at the last checkpoint: restore it, or "
-                        "delete it to go on without its lines"
-                    )
-                (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+            data = self.metrics.read_bytes()[: mark["size"]] if self.metrics.exists() else None
+            if data is not None and hashlib.sha256(data).hexdigest() != mark["sha256"]:
+                raise UserError(f"'{self.metrics}' {DAMAGED}")
+            for name, wanted in mark["episodes"].items():
+                path = self.folder / "episodes" / name
+                if path.exists() and digest(path) != wanted:
+                    raise UserError(f"'{path}' {DAMAGED}")
+            self._episodes = dict(mark["episodes"])
+            (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+            if data is not None:
                 os.truncate(self.metrics, mark["size"])
                 self._size = mark["size"]
                 self._written.update(data)

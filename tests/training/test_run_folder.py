@@ -23,6 +23,7 @@ from turnrl.agents.models import ModelConfig, load, save
 from turnrl.training.checkpoint import TrainerState, write
 from turnrl.training.log import RunLog
 from turnrl.training.protocol import Protocol
+from turnrl.training.report import write_report
 from turnrl.training.run import train
 
 from ..toy_world import recipe, records
@@ -196,6 +197,27 @@ def test_damaged_metrics_are_named_and_damage_after_the_last_checkpoint_is_mende
     file.unlink()
     run(copy, resume=True)
     assert [line["kind"] for line in records(copy)] == ["test"]
+
+
+def test_damaged_episodes_are_named_and_a_report_says_what_it_cannot_vouch_for(copy: Path) -> None:
+    file = copy / "episodes" / "rl-000001.jsonl.gz"
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"rl-000001\.jsonl\.gz' is damaged"):
+        run(copy, resume=True)
+    result = copy / "result.json"
+    result.write_bytes(DAMAGE["flipped"](result.read_bytes()))
+    with pytest.warns(UserWarning) as caught:
+        write_report(copy)
+    said = " ".join(str(warning.message) for warning in caught)
+    page = (copy / "report.html").read_text("utf-8")
+    for name in ("rl-000001.jsonl.gz", "result.json"):
+        assert f"{name} is damaged" in said
+        assert f"{name} is damaged" in page
+    (copy / "manifest.json").unlink()
+    metrics = copy / "metrics.jsonl"
+    metrics.write_bytes(DAMAGE["flipped"](metrics.read_bytes()))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged"):
+        write_report(copy)
 
 
 def test_a_recipe_that_is_not_what_the_run_wrote_is_not_played(copy: Path) -> None:
