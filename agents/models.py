@@ -123,8 +123,6 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
     if config.lora is not None:
         model = _with_lora(model, config.lora, config.seed)
     _own_memory(model)
-    if spoilt := not_finite(model.state_dict()):
-        raise UserError(f"model '{config.name}': its weights are not finite ({spoilt})")
     model.eval()
     own_limit = exact_positions(model.config) or config.max_context
     description = {

@@ -206,7 +206,7 @@ def test_damaged_episodes_are_named_and_a_report_says_what_it_cannot_vouch_for(c
         run(copy, resume=True)
     result = copy / "result.json"
     result.write_bytes(DAMAGE["flipped"](result.read_bytes()))
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="is not whole") as caught:
         write_report(copy)
     said = " ".join(str(warning.message) for warning in caught)
     page = (copy / "report.html").read_text("utf-8")
@@ -244,7 +244,7 @@ def test_weights_that_are_not_finite_are_never_saved_over_good_ones(copy: Path) 
         write(last, loaded.model, loaded.tokenizer, agent)
     assert contents(copy) == before
     save(loaded.model, loaded.tokenizer, copy / "spoilt")
-    with pytest.raises(UserError, match=r"its weights are not finite \(\S+\)"):
+    with pytest.raises(UserError, match=r"the checkpoint is spoilt: \S+ holds NaN"):
         load(ModelConfig(name=str(copy / "spoilt")))
 
 
