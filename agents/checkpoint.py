@@ -67,7 +67,9 @@ class SavedAgent(AgentConfig):
         try:
             data = json.loads(file.read_text("utf-8"))
             if not trust:
-                refuse_paths(data, str(file))
+                # Variables of a chat template are data: only these two name plug-ins.
+                named = {key: data.get(key) for key in ("context", "parser")} if isinstance(data, dict) else data
+                refuse_paths(named, str(file))
             saved = cls.model_validate(data)
         except ValidationError as error:
             raise UserError(explain(error, f"{file} is damaged", keys_of(cls))) from None

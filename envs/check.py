@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..plugins import UserError
 from .check_play import Play, Skip
 from .check_rules import RULES
 from .core import TextEnv
@@ -101,6 +102,8 @@ def check_env(
         AssertionError: listing all rules that do not hold, unless `report` is set.
         UserError: for an unknown id, a missing extra or a bad parameter.
     """
+    if not isinstance(id_or_factory, str) and not callable(id_or_factory):
+        raise UserError(f"check_env takes the id of a world or a callable, not a {type(id_or_factory).__name__}")
     imports = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
     import_worlds(*imports)
     fixed = dict(params or {})
@@ -181,8 +184,6 @@ def _sample(play: Play, count: int) -> list[Task]:
 
 def replay_main() -> None:
     """In a fresh process: replay what stdin says and print the digests as the last line. Exit code 3: unknown world."""
-    from ..plugins import UserError
-
     order = json.load(sys.stdin)
     try:
         import_worlds(*order["imports"])

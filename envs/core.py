@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypedDict
 
 import gymnasium
+from pydantic import ValidationError
 
-from ..plugins import UserError
+from ..plugins import UserError, explain, keys_of
 from . import answers
 from .sanitise import REASONS, Grammar, clean
 from .spaces import UnicodeText
@@ -175,7 +176,7 @@ class TextEnv(gymnasium.Env[str, str]):
         if chosen is None:
             pool = self.tasks("train")
             chosen = pool[seed % len(pool) if seed is not None else int(self.np_random.integers(len(pool)))]
-        task = chosen if isinstance(chosen, Task) else Task.model_validate(chosen)
+        task = chosen if isinstance(chosen, Task) else self._task_of(chosen)
         # Over until the world has begun: a world that raises is not playable.
         self.current, self._turns, self._over = task, 0, True
         self._last = self._settled(self._begin(task), "_begin")
@@ -206,6 +207,13 @@ class TextEnv(gymnasium.Env[str, str]):
             f"Invalid action: {REASONS[reason]}.", valid=False, admissible=last.admissible, score=last.score,
             progress=last.progress, milestones=last.milestones, answer=last.answer,
         )  # fmt: skip
+
+    @staticmethod
+    def _task_of(data: Any) -> Task:
+        try:
+            return Task.model_validate(data)
+        except ValidationError as error:
+            raise UserError(explain(error, "options['task'] is no Task", keys_of(Task))) from None
 
     def _settled(self, outcome: Any, method: str) -> Outcome:
         """The Outcome with plain Python's types. Raises TypeError or ValueError for what cannot be brought to them."""

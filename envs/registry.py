@@ -155,7 +155,9 @@ def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
 
 
 def make_for(task: Task, **options: Any) -> TextEnv:
-    """Make the environment a Task belongs to, with the task's parameters."""
+    """Make the environment a Task belongs to, with the task's parameters. Raises UserError for what is no Task."""
+    if not isinstance(task, Task):
+        raise UserError(f"make_for takes a Task, not a {type(task).__name__}")
     return make(task.env, **{**task.params, **options})
 
 

@@ -46,6 +46,12 @@ def test_an_unregistered_instance_has_no_id() -> None:
         (lambda: make().tasks("dev"), "no split 'dev': use train, valid or test"),
         (lambda: turnrl.make("toy/coridor-v0"), "did you mean 'toy/corridor-v0'"),
         (lambda: import_worlds("absent_world.py"), "there is no file"),
+        (lambda: make().reset(options={"task": 3}), r"options\['task'\] is no Task"),
+        (lambda: make().reset(options={"task": {"env": "x"}}), r"options\['task'\] is no Task: seed"),
+        (lambda: turnrl.make_for("toy/corridor-v0"), "make_for takes a Task, not a str"),  # type: ignore[arg-type]
+        (lambda: turnrl.check_env(3), "the id of a world or a callable, not a int"),  # type: ignore[arg-type]
+        (lambda: turnrl.make(3), "no environment '3'"),  # type: ignore[arg-type]
+        (lambda: turnrl.make(ID, walls={"red"}), "the parameter 'walls' is a set"),
         (lambda: import_worlds("absent_world"), "there is no module 'absent_world'"),
     ],
 )
