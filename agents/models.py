@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         corpus: texts for the tokenizer of a tiny model; not called for other models.
         marks: what shall be single tokens of it.
 
-    Raises UserError for a name that leads nowhere, an unusable checkpoint, sizes that do not fit, a missing extra.
+    Raises UserError for a name that leads nowhere, an unusable checkpoint, a tokenizer with ids that the model does not
+    know, sizes that do not fit, a missing extra.
     """
     import torch
 
@@ -120,6 +122,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         model, tokenizer = _pretrained(str(smollm2.fetch()), dtype)
     else:
         model, tokenizer = _pretrained(str(Path(config.name).expanduser()), dtype)
+    _have_rows(config.name, model, tokenizer)
     if config.lora is not None:
         model = _with_lora(model, config.lora, config.seed)
     _own_memory(model)
@@ -134,6 +137,30 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         "dtype": config.dtype,
     }
     return Loaded(model, tokenizer, description)
+
+
+def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise UserError if the tokenizer or the generation config knows ids that the model has no rows for.
+
+    Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes one.
+    """
+    heads = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = min(head.weight.shape[0] for head in heads if head is not None)
+    media = {str(t) for key, t in tokenizer.special_tokens_map.items() if re.match("image|audio|video|boi|eoi", key)}
+    vocabulary = tokenizer.get_vocab()
+    beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and token not in media)
+    if beyond:
+        i, token = beyond[0]
+        raise UserError(
+            f"model '{name}': its tokenizer does not fit: '{token}' is id {i} and the model has {rows} rows; "
+            "resize the model's embeddings, or use the tokenizer that it was trained with"
+        )
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and not 0 <= end < rows:
+            raise UserError(
+                f"model '{name}': generation_config.json ends a text with id {end}; the model has {rows} rows"
+            )
 
 
 def _own_memory(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -262,3 +263,49 @@ def test_the_weights_of_a_loaded_model_are_aligned_like_those_of_a_new_one(tmp_p
         assert {tensor.data_ptr() % 64 for tensor in (*one.parameters(), *one.buffers())} == {0}
     tied = loaded.model.get_output_embeddings().weight
     assert tied.data_ptr() == loaded.model.get_input_embeddings().weight.data_ptr()
+
+
+def foreign(small: Loaded, folder: Path) -> Path:
+    """A saved model that is to be altered, as one of somebody else that has no manifest."""
+    save(small.model, small.tokenizer, folder)
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(("added", "special"), [(["<extra>"], False), (["<extra>"], True), (["word", "other"], False)])
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_told_in_one_sentence(
+    added: list[str], special: bool, small: Loaded, tmp_path: Path
+) -> None:
+    foreign(small, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    rows = len(tokenizer)
+    tokenizer.add_tokens(added, special_tokens=special)
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=f"'{added[0]}' is id {rows} and the model has {rows} rows"):
+        load(ModelConfig(name=str(tmp_path / "model")))
+
+
+def test_a_padding_token_without_a_row_is_told_and_a_picture_needs_none(small: Loaded, tmp_path: Path) -> None:
+    foreign(small, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"'\[PAD\]' is id"):
+        load(ModelConfig(name=str(tmp_path / "model")))
+    tokenizer = AutoTokenizer.from_pretrained(foreign(small, tmp_path / "other"))
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_token": "<image>"}))
+    loaded = load(ModelConfig(name=str(tmp_path / "other")))
+    chat = Chat(loaded.tokenizer, FullHistory())
+    chat.observe("You see an <image>.")
+    assert max(chat.ids) < loaded.model.config.vocab_size
+
+
+def test_a_generation_config_with_an_unknown_end_is_told_in_one_sentence(small: Loaded, tmp_path: Path) -> None:
+    foreign(small, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    file.write_text('{"eos_token_id": [2, 99999]}')
+    with pytest.raises(UserError, match="ends a text with id 99999"):
+        load(ModelConfig(name=str(tmp_path / "model")))
