@@ -38,7 +38,8 @@ def taught(server: Server, **endpoint: Any) -> dict[str, Any]:
     where = {"url": server.url, "model": "m", "retries": 0} | endpoint
     data = recipe(sft={"tagger": {"name": "endpoint", "endpoint": where}, "symmetries": 2, "epochs": 2})
     data["model"] |= {"max_context": 512}
-    data["agent"] |= {"parser": {"name": "tags", "thoughts": list(KINDS), "require_think": True}}
+    parser = {"name": "tags", "thoughts": list(KINDS), "require_think": True}
+    data["agent"] |= {"parser": parser, "sampling": {"max_tokens": 40}}
     data["stages"] = data["stages"][:1]
     return data
 
