@@ -72,6 +72,11 @@ def verdict(name: str, code: int, said: str, given: Any, wanted: Any) -> str:
         return f"WRONG: exit {code}: {said[-300:]}"
     if code == 2:
         return "named, exit 2" if plain_name in said else f"WRONG: exit 2 without the name: {said[-300:]}"
+    if isinstance(given, dict) and name.startswith("checkpoints/"):
+        # Weights that the resume does not need stay damaged, and are named when somebody wants to play them.
+        given, wanted = (
+            {key: value for key, value in each.items() if key != Path(name).parts[1]} for each in (given, wanted)
+        )
     if given == wanted:
         return "as if undamaged"
     if plain_name in said:

@@ -28,8 +28,19 @@ app = typer.Typer(
 )
 
 
+class Ended(Exception):
+    """A command was ended by its cause, a KeyboardInterrupt or an EOFError, of which typer would tell nothing."""
+
+
 class Command(typer.core.TyperCommand):
     """A command whose options have one value: click takes the last of several in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises Ended."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, EOFError) as error:
+            raise Ended from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as usual. Raises UserError for an option that is given twice."""

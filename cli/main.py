@@ -20,7 +20,7 @@ import typer
 from ..envs.printable import visible
 from ..plugins import RunFailed, UserError
 from . import measure, runs, worlds
-from .app import Command, app
+from .app import Command, Ended, app
 
 # Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -47,8 +47,10 @@ def run(arguments: Sequence[str]) -> int:
     except RunFailed as failure:
         _say(str(failure))
         return 1
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _interrupted(error, arguments)
+    except Ended as end:
+        return _interrupted(end.__cause__, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted(None, arguments)
     except BrokenPipeError:
         # The reader has left (| head): the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,19 +74,17 @@ def _warn(message: Warning | str, category: type[Warning], *place: object, **mor
     _say(f"warning: {message}")
 
 
-def _interrupted(error: BaseException, arguments: Sequence[str]) -> int:
+def _interrupted(cause: BaseException | None, arguments: Sequence[str]) -> int:
     """Say that a command was stopped, and how a run goes on; returns the exit code."""
-    # Typer says Abort for whatever reads as an end: only a signal is one.
-    cause = error.__cause__ or error
-    if isinstance(cause, EOFError):
+    if isinstance(cause, EOFError):  # a file that ended is no signal
         raise cause
     from ..training.interrupt import Interrupted
 
     if not isinstance(cause, Interrupted):
-        print("turnrl: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-    print(f"turnrl: {cause}; go on with: {shlex.join(['turnrl', *again])}", file=sys.stderr)
+    _say(f"{cause}; go on with: {shlex.join(['turnrl', *again])}")
     return 128 + cause.signum
 
 

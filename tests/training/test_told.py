@@ -1,0 +1,125 @@
+"""What a run says: lines where nobody looks on, JSON that is JSON, seconds of the whole run, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from turnrl import Recipe
+from turnrl.cli import catalogue, main
+from turnrl.training.clock import Clock
+from turnrl.training.log import Record, RunLog
+from turnrl.training.run import train
+
+from ..toy_world import recipe, records
+
+DATA = recipe(sft={"epochs": 3}, rl={"steps": 2, "checkpoint_every": 1}, evaluate={"test_tasks": 2})
+
+
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(DATA), "utf-8")
+    return path
+
+
+def interrupting(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, signum: int) -> None:
+    """The process gets a signal when that record is written."""
+    record = RunLog.record
+
+    def wrapped(self: RunLog, at: str, number: int, kind: str, values: Record) -> Record:
+        line = record(self, at, number, kind, values)
+        if (at, number, kind) == (stage, step, "train"):
+            os.kill(os.getpid(), signum)
+        return line
+
+    monkeypatch.setattr(RunLog, "record", wrapped)
+
+
+@pytest.mark.parametrize(
+    ("stage", "signum", "code", "where"),
+    [("sft", signal.SIGINT, 130, "sft update 1"), ("rl", signal.SIGTERM, 143, "rl step 1")],
+)
+def test_an_interrupted_command_says_how_to_go_on_and_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    stage: str, signum: int, code: int, where: str,
+) -> None:  # fmt: skip
+    arguments = ["train", str(written(tmp_path)), "rl.steps=2", "--run", str(tmp_path / "my run")]
+    with monkeypatch.context() as patched:
+        interrupting(patched, stage, 1, signum)
+        assert main.run(arguments) == code
+    said = capsys.readouterr().err
+    assert f"turnrl: interrupted at {where}; go on with: turnrl train " in said
+    assert said.rstrip().endswith(f"rl.steps=2 --run '{tmp_path / 'my run'}' --resume")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert main.run([*arguments, "--resume"]) == 0
+    assert f"going on after {where.replace('update ', '').replace('step ', '')}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "said"), [(EOFError("a file ended"), ""), (KeyboardInterrupt(), "interrupted")])
+def test_an_end_of_a_file_is_no_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, said: str
+) -> None:
+    def ended(wanted: str | None) -> None:
+        raise error
+
+    monkeypatch.setattr(catalogue, "methods", ended)
+    if said:
+        assert main.run(["methods"]) == 130
+        assert capsys.readouterr().err == f"turnrl: {said}\n"
+    else:
+        with pytest.raises(EOFError, match="a file ended"):
+            main.run(["methods"])
+
+
+def test_a_log_that_is_no_terminal_gets_one_line_per_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["train", str(written(tmp_path)), "--run", str(tmp_path / "run"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["after"]
+    lines = [line for line in err.splitlines() if " s  " in line]
+    assert [line.split(" s  ")[1].partition(":")[0] for line in lines] == ["sft 3", "sft 3", "rl 1/2", "rl 2/2", "rl 2"]
+    assert not any("\x1b" in line for line in err.splitlines())
+
+
+def test_metrics_are_json_whatever_a_number_is(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run")
+    line = log.record("rl", 1, "train", {"loss": float("nan"), "grad_norm": float("inf"), "success": 0.5})
+    log.close()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert json.loads(text, parse_constant=refuse) == line
+    assert line == {"stage": "rl", "step": 1, "kind": "train", "loss": None, "grad_norm": None, "success": 0.5}
+
+
+def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_that_was_reached(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = train(Recipe.parse(DATA), run_dir=folder, progress=False)["seconds"]
+    assert first.keys() == {"prepare", "sft", "test-sft", "rl", "test-rl"}
+    again = train(Recipe.parse(DATA), run_dir=folder, resume=True, progress=False)["seconds"]
+    assert again.keys() == first.keys()
+    assert again["sft"] == first["sft"]
+    assert again["prepare"] > first["prepare"]
+    tests = [(line["stage"], line["step"]) for line in records(folder) if line["kind"] == "test"]
+    assert tests == [("sft", 3), ("rl", 2)]
+    # Updates, not epochs: eight demonstrations in batches of four are two updates an epoch.
+    data = recipe(sft={"epochs": 3, "demonstrations": 8}, rl={"steps": 1}, evaluate={"test_tasks": 2})
+    train(Recipe.parse(data), run_dir=tmp_path / "other", progress=False)
+    assert [line["step"] for line in records(tmp_path / "other") if line["kind"] == "test"] == [6, 1]
+
+
+def test_a_clock_adds_up_what_several_processes_spent_in_a_phase() -> None:
+    clock = Clock()
+    clock.add({"rl": 10.0})
+    with clock.phase("rl"):
+        assert clock.read()["rl"] >= 10.0
+    with clock.phase("rl"):
+        pass
+    assert clock.read().keys() == {"rl"}
+    assert clock.read()["rl"] == clock.read()["rl"] >= 10.0
