@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from ..plugins import UserError
 from .agent import LanguageAgent
 from .chat_template import TODAY, template_of
 from .context.base import CONTEXTS, Context
@@ -73,8 +74,13 @@ class AgentConfig(BaseModel):
     def build(self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None) -> LanguageAgent:
         """The agent that plays through `engine`; warns of template variables that the chat template never reads.
 
-        Raises UserError if the tokenizer's chat template cannot be used.
+        Raises UserError if the tokenizer's chat template cannot be used, or has no token for a stop id.
         """
+        beyond = [i for i in self.sampling.stop_token_ids if not 0 <= i < len(tokenizer)]
+        if beyond:
+            raise UserError(
+                f"agent.sampling.stop_token_ids: the tokenizer has {len(tokenizer)} tokens, none of id {beyond[0]}"
+            )
         known = template_of(tokenizer, self.template, self.date)
         if unknown := known.unknown_arguments(self.template):
             warnings.warn(f"agent.template: the chat template never reads '{unknown[0]}'", stacklevel=2)

@@ -29,6 +29,8 @@ LONGEST = 8_000_000
 """Characters of a text, or items of a list, at most."""
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
 """Variables of a template that a conversation sets; arguments have other names."""
+_SHORT = 65_536
+"""Characters of a text that is joined without a look."""
 _WIDEST = 10_000
 """Largest number that a text method or a filter may be given: widths, counts, indentations."""
 _left: ContextVar[list[int]] = ContextVar("left")
@@ -122,6 +124,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Arithmetic, if its result has a reasonable size."""
+        if operator == "+" and type(left) is type(right) is str and len(left) + len(right) < _SHORT:
+            return left + right
         if operator == "**" or (operator == "*" and isinstance(left, int) and isinstance(right, int)):
             bits = left.bit_length() if isinstance(left, int) else 64
             grown = bits * right if operator == "**" else bits + right.bit_length()

@@ -136,14 +136,14 @@ def reference(chat: Chat) -> tuple[str, list[int]]:
                 )
             except Exception:
                 continue
-            if all(first_word(m["content"]) in text for m in told if m["role"] != "assistant"):
+            if all(beginning(m["content"]) in "".join(text.split()) for m in told if m["role"] != "assistant"):
                 return text, tokenizer(text, add_special_tokens=False)["input_ids"]
     raise UserError("transformers renders nothing either")
 
 
-def first_word(text: str) -> str:
-    """What must be in a rendering if it holds a text."""
-    return text.split()[0]
+def beginning(text: str) -> str:
+    """What must be in a rendering without white space if it holds a text."""
+    return "".join(text.split()[:3])
 
 
 def said(chat: Chat, thinking: bool) -> list[str]:

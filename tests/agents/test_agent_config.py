@@ -78,6 +78,11 @@ def test_a_variable_that_the_template_never_reads_is_warned_about() -> None:
         built(template={"thinking": False})
 
 
+def test_a_stop_id_that_no_token_has_is_told_in_one_sentence() -> None:
+    with pytest.raises(UserError, match="none of id 99999"):
+        built(sampling={"stop_token_ids": [1, 99999]})
+
+
 class Recorder(FakeEngine):
     """Remembers how it was asked."""
 
