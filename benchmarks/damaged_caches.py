@@ -95,7 +95,7 @@ def outcome(played: tuple[int, str, str], reference: str) -> str:
 
 def kind(file: Path) -> str:
     """What a file is called, without what numbers and digests say."""
-    return "*" + file.suffix if any(letter.isdigit() for letter in file.stem) else file.name
+    return f"*{file.suffix}" if file.suffix and any(letter.isdigit() for letter in file.stem) else file.name
 
 
 def damaged(family: str, seconds: float) -> Iterator[tuple[str, str, str]]:

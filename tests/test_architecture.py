@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,33 @@ def test_a_circle_is_seen_through_functions_and_packages_but_not_through_types()
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import y"
     assert circle(edges({"p.a": a, "p.b": typed}, {"p"})) == []
     assert circle(edges({"p": "from .a import x", "p.a": "from . import z"}, {"p"})) == ["p", "p.a", "p"]
+
+
+def test_the_checkout_shadows_no_installed_package() -> None:
+    """Python looks into the folder it is started in first, and processes that play keep that folder."""
+    ours = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    theirs = {name for name, owners in packages_distributions().items() if set(owners) != {"turnrl"}}
+    assert not (ours - {"__init__", "__main__"}) & (theirs | sys.stdlib_module_names)
+
+
+USED_BY_WORLDS = ("spacy", "textworld", "fast_downward", "tantivy", "bm25s", "scienceworld", "transformers")
+
+
+def test_what_worlds_need_can_be_imported_from_the_checkout() -> None:
+    there = [name for name in USED_BY_WORLDS if importlib.util.find_spec(name)]
+    code = f"import sys; print(*(__import__(name).__file__ for name in {there}), sep='\\n')"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    found = [Path(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(there)
+    assert all("site-packages" in file.parts for file in found)
+
+
+def test_all_printing_to_terminals_is_by_the_console_that_obeys_no_text() -> None:
+    users = [path.relative_to(ROOT) for path in FILES if "rich.console import Console" in path.read_text("utf-8")]
+    assert users == [Path("envs/terminal.py")]
 
 
 IMPORT = "import sys, time; start = time.perf_counter(); import turnrl; print(time.perf_counter() - start); print({})"
