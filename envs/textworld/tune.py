@@ -9,6 +9,7 @@ is exchanged only after it answered whole games exactly like the one before it.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import os
@@ -45,7 +46,8 @@ print(digest.hexdigest())
 
 
 def main() -> None:
-    """Command line. Raises UserError where the interpreter cannot be rebuilt."""
+    """Rebuild the installed interpreter. Raises UserError where that cannot be done."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tuned = build(Path(folder))
         target = installed() / LIBRARY

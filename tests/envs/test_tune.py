@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +52,11 @@ def test_an_interpreter_that_answers_otherwise_is_not_taken(tmp_path: Path, monk
     monkeypatch.setattr(tune, "compiled", lambda source, compiler: tune.installed() / tune.LIBRARY)
     with pytest.raises(UserError, match="answers otherwise"):
         tune.build(tmp_path)
+
+
+def test_asking_for_help_rebuilds_nothing() -> None:
+    before = (tune.installed() / tune.LIBRARY).stat().st_mtime_ns
+    command = [sys.executable, "-m", "turnrl.envs.textworld.tune"]
+    assert "Rebuild the interpreter" in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
+    assert subprocess.run([*command, "--hlep"], capture_output=True).returncode == 2
+    assert (tune.installed() / tune.LIBRARY).stat().st_mtime_ns == before
