@@ -81,7 +81,10 @@ class Chat:
     @property
     def opened(self) -> str:
         """What the prompt ends with, from a tag on that opens reasoning for the player; empty if it opens none."""
-        return self._template.opened
+        opened, last = self._template.opened, self._parts[-1] if self._parts else ()
+        # Some templates open it or not by what was said (/no_think).
+        closed = last and not isinstance(last, int) and not last[-1][0].endswith(opened)
+        return "" if closed else opened
 
     def observe(self, observation: str) -> Prompt:
         """The world spoke: what must be fed before the next response. Raises UserError if the template refuses the
@@ -140,7 +143,7 @@ class Chat:
         With the header that belongs to an answer (gpt-oss), and without the tag of reasoning that the prompt opens, or
         with reasoning that is closed at once. ``parser.parse(chat.opened + chat.continued(text))`` reads `text`.
         """
-        return self._template.continued(text)
+        return self._template.continued(text, self.opened)
 
     def _assemble(self, parts: list[Part]) -> list[int]:
         ids: list[int] = []

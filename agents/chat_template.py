@@ -188,9 +188,9 @@ class Template:
                 return list(ids[len(before) :])
         return list(self._encoder.encode(said, True, True))
 
-    def continued(self, text: str) -> str:
-        """What is left to write of a response after the generation prompt: see `Chat.continued`."""
-        return self._header + continued(self.opened, text)
+    def continued(self, text: str, opened: str) -> str:
+        """What is left to write of a response after a prompt that ends with `opened`: see `Chat.continued`."""
+        return self._header + continued(opened, text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens spelled out."""

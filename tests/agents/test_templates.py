@@ -224,6 +224,18 @@ def test_a_prompt_that_opens_reasoning_is_answered_from_inside() -> None:
     assert Chat(tokenizer_of("glm"), FullHistory()).opened == ""
 
 
+def test_reasoning_that_was_switched_off_in_words_is_not_open() -> None:
+    tokenizer = copy.deepcopy(tokenizer_of("r1"))
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{% if add", "{% set off = '/no_think' in messages[0].content %}{% if add", 1
+    ).replace("<think>\n{% endif %}", "{% if off %}<think></think>{% else %}<think>\n{% endif %}{% endif %}")
+    for system, opened in (("Play. /no_think", ""), ("Play.", "<think>\n")):
+        chat = Chat(tokenizer, FullHistory(), system=system)
+        chat.observe("hall")
+        assert chat.opened == opened
+        assert chat.continued("go") == ("\n</think>\n\ngo" if opened else "go")
+
+
 def test_an_answer_in_channels_is_shown_without_its_analysis() -> None:
     tokenizer = tokenizer_of("gpt-oss")
     chat = Chat(tokenizer, FullHistory())
