@@ -118,11 +118,14 @@ class RunLog:
         return line
 
     def records(self) -> list[Record]:
-        """Every line of the metrics."""
+        """Every line of the metrics. Raises UserError if somebody else wrote there meanwhile."""
         if not self.metrics.exists():
             return []
-        with told(self.metrics, "read"):
-            return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        try:
+            with told(self.metrics, "read"):
+                return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        except ValueError:
+            raise UserError(f"'{self.metrics}' {DAMAGED}") from None
 
     def mark(self) -> dict[str, Any]:
         """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256, those of episodes."""

@@ -138,7 +138,8 @@ def test_the_folder_is_a_product(tmp_path: Path) -> None:
     kinds = [(line["stage"], line["kind"]) for line in lines]
     assert {("sft", "train"), ("sft", "test"), ("rl", "train"), ("rl", "eval"), ("rl", "test")} == set(kinds)
     files = sorted(path.name for path in (folder / "episodes").iterdir())
-    assert files == ["rl-000001.jsonl.gz", "rl-000002.jsonl.gz", "rl-000004.jsonl.gz"]
+    plays = ["rl-000001", "rl-000002", "rl-000004", "test-rl-000004", "test-sft-000012"]
+    assert files == [f"{name}.jsonl.gz" for name in plays]
     with gzip.open(folder / "episodes" / files[0], "rt") as file:
         episodes = [Episode.from_json(json.loads(line)) for line in file]
     assert len(episodes) == 4
