@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from turnrl import evaluate
@@ -13,9 +15,12 @@ from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import Outcome, Task, make
 from turnrl.envs.pool import EnvPool
+from turnrl.envs.registry import import_worlds
 from turnrl.plugins import UserError
 
-from ..envs.toy_envs import CorridorEnv
+import_worlds(str(Path(__file__).parents[1] / "envs" / "toy_envs.py"))
+CorridorEnv: Any = type(make("toy/corridor-v0"))
+"""The class that is registered; another test may have imported the file of toy worlds under another name."""
 
 
 def played(agent: Agent, tasks: int = 1) -> list[Episode]:
