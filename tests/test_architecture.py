@@ -7,7 +7,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Container, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
@@ -148,21 +147,14 @@ def test_all_printing_to_terminals_is_by_the_console_that_obeys_no_text() -> Non
     assert users == [Path("envs/terminal.py")]
 
 
-IMPORT = "import sys, time; start = time.perf_counter(); import turnrl; print(time.perf_counter() - start); print({})"
-
-
 def fresh(code: str) -> list[str]:
     """Lines that a fresh interpreter prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
-def test_import_takes_less_than_a_second() -> None:
-    assert min(float(fresh(IMPORT.format("0"))[0]) for _ in range(5)) < 1.0
-
-
 def test_import_brings_neither_torch_nor_any_world() -> None:
-    loaded = set(fresh(IMPORT.format("'\\n'.join(sys.modules)"))[1:])
+    loaded = set(fresh("import sys, turnrl; print(*sys.modules, sep='\\n')"))
     heavy = {"torch", "transformers", "tokenizers", "textworld", "alfworld", "spacy", "matplotlib", "peft"}
     assert "turnrl.envs.registry" in loaded
     assert not loaded & heavy
@@ -171,12 +163,10 @@ def test_import_brings_neither_torch_nor_any_world() -> None:
     assert not loaded & worlds
 
 
-def test_help_is_quick() -> None:
+def test_help_brings_no_torch() -> None:
     code = "import sys; from turnrl.cli import main; code = main.run(['--help']); print(*sys.modules, sep='\\n'); "
     code += "sys.exit(code)"
-    start = time.perf_counter()
     assert "torch" not in fresh(code)
-    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.parametrize(
