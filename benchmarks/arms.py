@@ -71,12 +71,17 @@ class Result:
     checkpoint: Path
 
 
-def parse(description: str | None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+def parse(
+    description: str | None,
+    parser: argparse.ArgumentParser | None = None,
+    seeds: Sequence[int] = range(5),
+    steps: int = 30,
+) -> argparse.Namespace:
     """The command line that the scripts share; `parser` has the options that one of them adds."""
     parser = parser or argparse.ArgumentParser()
     parser.description, parser.formatter_class = description, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=30, help="of reinforcement learning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--steps", type=int, default=steps, help="of reinforcement learning")
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, one core each")
     parser.add_argument("--runs", type=Path, default=RUNS)
     return parser.parse_args()

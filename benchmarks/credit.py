@@ -1,10 +1,11 @@
 """Does turn-level credit learn faster, with a dense reward and without one? Same warm starts, tasks, seeds and budget.
 
-    python benchmarks/credit.py --seeds 0 1 2 3 4 --parallel 2
+    python benchmarks/credit.py --parallel 2
 
 For each seed one weak warm start is trained, and each arm continues from it. Each arm's learning rate is chosen first,
-on validation games and with other seeds (`--lrs`, `--sweep-seeds`). Writes docs/credit.md (tables) and docs/credit.svg
-(success of the sampled training episodes per step).
+on validation tasks and with other seeds (`--lrs`, `--sweep-seeds`). Writes docs/credit.md (tables) and docs/credit.svg
+(success of the sampled training episodes per step). `--world coin` does the same on the quickstart's games, which takes
+an hour or two on two idle cores.
 """
 
 from __future__ import annotations
@@ -12,37 +13,76 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from arms import QUICKSTART, ROOT, WEAK, Arm, Result, compare, parse, table
 from sweep import sweep
 
+CORRIDOR = ROOT / "examples" / "custom_env.py"
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the estimators are compared."""
+
+    recipe: Path
+    changes: tuple[str, ...]
+    """A warm start that leaves most to learn, among others."""
+    what: str
+
+
+WORLDS = {
+    "corridor": World(
+        CORRIDOR.with_suffix(".yaml"),
+        ("model.max_context=1024", f"pool.imports=[{CORRIDOR}]", "sft.until_loss=0.45"),
+        "the corridor of `examples/custom_env.py` (six rooms, each with one open door; a wrong one ends the game)",
+    ),
+    "coin": World(QUICKSTART, WEAK, "TextWorld coin collector, level 8"),
+}
 CREDITS = {
     "grpo": "{name: grpo}",
     "rloo": "{name: rloo}",
     "turn_return": "{name: turn_return, gamma: 0.5}",
     "gae": "{name: gae, over: turn, gamma: 0.5, lam: 0.95}",
+    "turn_return (gamma 1)": "{name: turn_return, gamma: 1}",
+    "gae (gamma 1)": "{name: gae, over: turn, gamma: 1, lam: 0.95}",
     "igpo": "{name: igpo}",
 }
-"""Two episode-level ones, and three turn-level ones. Igpo is the one that information gain was proposed with."""
+"""Two episode-level ones, then turn-level ones. A discount of 0.5 suits a reward that comes with every turn.
+
+Igpo is the one that information gain was proposed with.
+"""
 REWARDS = {
     "dense": "[{name: outcome}, {name: progress, weight: 3}]",
     "outcome": "[{name: outcome}]",
     "gain": "[{name: outcome}, {name: information_gain, target: expert}]",
 }
 """Arms with the same rewards see the same numbers; episode-level ones see their sum."""
-NAMES = [f"{key}, {kind}" for kind in ("dense", "outcome") for key in CREDITS if key != "igpo"] + ["igpo, gain"]
-BASELINES = {"dense": "grpo, dense", "outcome": "grpo, outcome", "gain": "grpo, outcome"}
+NAMES = [
+    *(f"{key}, dense" for key in ("grpo", "rloo", "turn_return", "gae")),
+    *(f"{key}, outcome" for key in CREDITS if key != "igpo"),
+    "igpo, gain",
+]
+BASELINES: dict[str, str | None] = {
+    "dense": "grpo, dense",
+    "outcome": "grpo, outcome",
+    "gain": "grpo, outcome",
+    "grpo, dense": "grpo, outcome",
+    "grpo, outcome": None,
+}
+"""What an arm is compared with, by its name or its reward."""
 PANELS = {"with progress": ("dense",), "without it": ("outcome", "gain")}
 
 
-def arms_of(steps: int, names: Sequence[str]) -> list[Arm]:
-    """Each estimator with each reward, compared with `grpo` on the same reward (gain: on the outcome alone)."""
+def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
+    """Each estimator with each reward, compared with `grpo` on the same one; gain and `grpo`: on the outcome."""
     arms = []
     for name in names:
         key, kind = name.split(", ")
         rl = (f"rewards={REWARDS[kind]}", f"rl.credit={CREDITS[key]}", f"rl.steps={steps}")
-        arms.append(Arm(name, WEAK, rl, None if name in BASELINES.values() else BASELINES[kind]))
+        against = BASELINES.get(name, BASELINES[kind])
+        arms.append(Arm(name, world.changes, rl, against if against in names else None))
     return arms
 
 
@@ -78,25 +118,26 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
 
 PAGE = """# Turn-level against episode-level credit
 
-`python benchmarks/credit.py --seeds {seeds} --steps {steps}` on TextWorld coin collector, level {level}. Every
-arm starts from the same weak warm start per seed (the quickstart's, stopped earlier), plays the same training tasks and
-takes the same number of optimiser steps; `dense` is the outcome and `progress`, `outcome` the outcome alone. Only the
-rewards and the credit differ, and the learning rate, which each arm has of its own. The `gae` rows also train a critic
-of the policy's size.
+`python benchmarks/credit.py --world {world} --seeds {seeds} --steps {steps}` on {what}. Every arm starts from the same
+weak warm start per seed, plays the same training tasks and takes the same number of optimiser steps. `dense` is the
+outcome and `progress`, `outcome` the outcome alone. Only the rewards, the credit and the learning rate differ, of which
+each arm has its own. The `gae` rows also train a critic of the policy's size. Where no other is named `turn_return` and
+`gae` (over turns, lambda 0.95) discount by 0.5 per turn, which suits a reward that comes with every turn.
 
 {table}
 
-Each seed is one warm start and one run of each arm, which plays {n} test games once, the same for all. Means and
-differences have 95 % t intervals over {count} seeds; differences are taken seed by seed, to `grpo` with the same
-rewards. p is of the paired t test, corrected for {comparisons} comparisons (Holm); beside it is that of the exact
-sign-flip test, uncorrected, which with {count} seeds cannot be below {floor:.3f}.
+Each seed is one warm start and one run of each arm, which plays {n} test tasks once, the same for all. Means and
+differences have 95 % t intervals over {count} seeds; differences are taken seed by seed. p is of the paired t test,
+corrected for {comparisons} comparisons (Holm); beside it is that of the exact sign-flip test, uncorrected, which with
+{count} seeds cannot be below {floor:.3f}.
 
 ![success per step, thin lines are seeds](credit.svg)
 
 ## Learning rates
 
-Chosen for each arm by a sweep of {sweep_steps} steps (seed {sweep_seeds}, which is none of the above) on validation
-games. No run of the sweep played a test game. So few games and runs tell rates apart that differ much, and no others.
+Chosen for each arm by a sweep of {sweep_steps} steps on validation tasks (seed {sweep_seeds}, which is none of the
+above): the rate that won most, the smallest of equals. No run of the sweep played a test task. So few tasks and runs
+tell only such rates apart as differ much.
 
 {rates}
 """
@@ -106,25 +147,25 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--world", choices=sorted(WORLDS), default="corridor")
     parser.add_argument("--arms", nargs="*", default=NAMES, choices=NAMES, help="those to run (default: all)")
-    parser.add_argument("--lrs", type=float, nargs="+", default=[5e-4, 1e-3], help="rates of the sweep")
+    parser.add_argument("--lrs", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3], help="rates of the sweep")
     parser.add_argument("--sweep-seeds", type=int, nargs="+", default=[101])
-    parser.add_argument("--sweep-steps", type=int, default=12)
-    args = parse(__doc__, parser)
+    parser.add_argument("--sweep-steps", type=int, default=8)
+    args = parse(__doc__, parser, seeds=range(8), steps=12)
     if set(args.sweep_seeds) & set(args.seeds):
         parser.error("the seeds of the sweep must not be those of the comparison")
-    arms = arms_of(args.steps, args.arms)
-    best, rates = sweep(QUICKSTART, arms, args.lrs, args.sweep_seeds, args.sweep_steps, args.runs, args.parallel)
+    world = WORLDS[args.world]
+    arms = arms_of(world, args.steps, args.arms)
+    best, rates = sweep(world.recipe, arms, args.lrs, args.sweep_seeds, args.sweep_steps, args.runs, args.parallel)
     print(rates, flush=True)
     tuned = [dataclasses.replace(arm, rl=(*arm.rl, f"rl.optim.lr={best[arm.name]}")) for arm in arms]
-    results = compare(QUICKSTART, tuned, args.seeds, args.runs, args.parallel)
-    from turnrl.training.recipe import Recipe
-
-    text = table(results, tuned)
+    results = compare(world.recipe, tuned, args.seeds, args.runs, args.parallel)
+    text = table(results, tuned, "tasks")
     plot(results, tuned, args.docs / "credit.svg")
     page = PAGE.format(
-        level=Recipe.load(QUICKSTART).env_params["level"], seeds=" ".join(map(str, args.seeds)), steps=args.steps,
-        table=text, count=len(args.seeds), n=results[0].n, comparisons=sum(arm.against is not None for arm in tuned),
+        world=args.world, what=world.what, seeds=" ".join(map(str, args.seeds)), steps=args.steps, table=text,
+        count=len(args.seeds), n=results[0].n, comparisons=sum(arm.against is not None for arm in tuned),
         floor=2 / 2 ** len(args.seeds), sweep_steps=args.sweep_steps,
         sweep_seeds=", ".join(map(str, args.sweep_seeds)), rates=rates,
     )  # fmt: skip

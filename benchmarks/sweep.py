@@ -70,7 +70,7 @@ def table(sums: Mapping[str, Mapping[float, int]], best: Mapping[str, float], n:
     """Markdown: validation tasks won by each arm at each rate, the chosen one in bold."""
     rates = list(next(iter(sums.values())))
     lines = [
-        f"| of {n} validation games | {' | '.join(f'{rate:g}' for rate in rates)} |",
+        f"| of {n} validation tasks | {' | '.join(f'{rate:g}' for rate in rates)} |",
         "|---" * (1 + len(rates)) + "|",
     ]
     for name, won in sums.items():

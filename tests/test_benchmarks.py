@@ -52,13 +52,13 @@ def test_arms_that_played_other_tasks_do_not_stand_in_one_table(scripts: ModuleT
 
 
 def test_every_comparison_of_the_scripts_names_an_arm_with_the_same_warm_start(scripts: ModuleType) -> None:
-    credit = scripts.credit.arms_of(2, scripts.credit.NAMES)
+    credit = scripts.credit.arms_of(scripts.credit.WORLDS["coin"], 2, scripts.credit.NAMES)
     for arms in (credit, scripts.dense.ARMS):
         start = {arm.name: arm.start for arm in arms}
         assert len(start) == len(arms)
         for arm in arms:
             assert arm.against is None or start[arm.against] == arm.start
-    assert [arm.name for arm in credit if arm.against is None] == ["grpo, dense", "grpo, outcome"]
+    assert [arm.name for arm in credit if arm.against is None] == ["grpo, outcome"]
 
 
 def test_a_learning_rate_is_chosen_without_a_test_task(scripts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_learning_rate_is_chosen_without_a_test_task(scripts: ModuleType, monk
     monkeypatch.setattr(sweep, "run_of", run_of)
     looks = [{"success": 0.1, "n": sweep.TASKS}, {"success": 0.25, "n": sweep.TASKS}]  # at the first step, and the last
     monkeypatch.setattr(sweep, "records", lambda run, kind: looks)
-    [arm] = scripts.credit.arms_of(30, ["grpo, outcome"])
+    [arm] = scripts.credit.arms_of(scripts.credit.WORLDS["coin"], 30, ["grpo, outcome"])
     untested = sweep.without_tests(arm)
     assert sweep.validate(scripts.arms.QUICKSTART, untested, 1e-3, 100, 7, Path("start"), Path("runs")) == 15
     [data] = seen
