@@ -69,6 +69,7 @@ class Operations:
         flags = arguments[2] if event == "open" else 0
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
         if len(self.seen) == self.at:
+            self.at = -1  # what follows is an operation too
             if self.opened is not None:
                 halve(*self.opened)
             kill_all(os.getpid(), tree=True)
