@@ -18,7 +18,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,35 +138,49 @@ def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -
     Intervals are 95 % t intervals over seeds, those of differences not widened for their number; p-values of the
     paired t test are corrected for it (Holm), those of the exact sign-flip test stand beside them as they are.
     """
-    from turnrl.agents.statistics import holm, paired
-
     n = {result.n for result in results}
     assert len(n) == 1, "arms that played different numbers of test tasks do not belong into one table"
     of = f"of {n.pop()}"
-    won = {arm.name: [result.won / result.n for result in results if result.arm == arm.name] for arm in arms}
-    compared = [arm for arm in arms if arm.against is not None]
-    found = {arm.name: paired(won[arm.against or ""], won[arm.name]) for arm in compared}
-    corrected = dict(zip(found, holm([result.p for result in found.values()]), strict=True))
+    rows = {arm.name: [result for result in results if result.arm == arm.name] for arm in arms}
+    found = compared({name: [row.won / row.n for row in of_arm] for name, of_arm in rows.items()}, arms)
     lines = [
-        f"| | before, per seed ({of}) | test {what} won, per seed ({of}) | mean over seeds | difference, points "
-        "| p (t, Holm) | p (sign flips) |",
-        "|---|---|---|---|---|---|---|",
+        f"| | before, per seed ({of}) | test {what} won, per seed ({of}) {HEAD}",
+        "|---" * 7 + "|",
     ]
-    for arm in arms:
-        rows = [result for result in results if result.arm == arm.name]
-        cells = [arm.name, counts([row.before for row in rows]), counts([row.won for row in rows])]
-        cells.append(share(won[arm.name]))
-        if arm.name in found:
-            result = found[arm.name]
-            cells += [
-                f"{points(result.difference)} to {arm.against}",
-                p_value(corrected[arm.name]),
-                p_value(result.p_flip),
-            ]
-        else:
-            cells += ["", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+    for name, of_arm in rows.items():
+        before, won = counts([row.before for row in of_arm]), counts([row.won for row in of_arm])
+        lines.append(f"| {' | '.join([name, before, won, *found[name]])} |")
     return "\n".join(lines)
+
+
+def speed_table(results: Sequence[Result], arms: Sequence[Arm]) -> str:
+    """Markdown: sampled training episodes won, mean over the steps, in the same way."""
+    shares = {
+        arm.name: [sum(result.curve) / len(result.curve) for result in results if result.arm == arm.name]
+        for arm in arms
+    }
+    found = compared(shares, arms)
+    lines = [f"| | training episodes won, per seed (%) {HEAD}", "|---" * 6 + "|"]
+    for name, values in shares.items():
+        lines.append(f"| {' | '.join([name, ', '.join(f'{100 * value:.0f}' for value in values), *found[name]])} |")
+    return "\n".join(lines)
+
+
+HEAD = "| mean over seeds | difference, points | p (t, Holm) | p (sign flips) |"
+
+
+def compared(values: Mapping[str, Sequence[float]], arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """Cells under `HEAD` for the values per seed of each arm."""
+    from turnrl.agents.statistics import holm, paired
+
+    against = {arm.name: arm.against for arm in arms if arm.against is not None}
+    found = {name: paired(values[other], values[name]) for name, other in against.items()}
+    corrected = dict(zip(found, holm([result.p for result in found.values()]), strict=True))
+    cells = {name: [share(shares), "", "", ""] for name, shares in values.items()}
+    for name, result in found.items():
+        cells[name][1] = f"{points(result.difference)} to {against[name]}"
+        cells[name][2:] = [p_value(corrected[name]), p_value(result.p_flip)]
+    return cells
 
 
 def counts(won: Sequence[int]) -> str:

@@ -4,19 +4,20 @@
 
 For each seed one weak warm start is trained, and each arm continues from it. Each arm's learning rate is chosen first,
 on validation tasks and with other seeds (`--lrs`, `--sweep-seeds`). Writes docs/credit.md (tables) and docs/credit.svg
-(success of the sampled training episodes per step). `--world coin` does the same on the quickstart's games, which takes
-an hour or two on two idle cores.
+(success of the sampled training episodes per step); with `--world coin` docs/credit-coin.md and docs/credit-coin.svg,
+on the quickstart's games, which takes an hour or two on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arms import QUICKSTART, ROOT, WEAK, Arm, Result, compare, parse, table
+from arms import QUICKSTART, ROOT, WEAK, Arm, Result, compare, parse, speed_table, table
 from sweep import sweep
 
 CORRIDOR = ROOT / "examples" / "custom_env.py"
@@ -47,36 +48,29 @@ CREDITS = {
     "gae": "{name: gae, over: turn, gamma: 0.5, lam: 0.95}",
     "turn_return (gamma 1)": "{name: turn_return, gamma: 1}",
     "gae (gamma 1)": "{name: gae, over: turn, gamma: 1, lam: 0.95}",
-    "igpo": "{name: igpo}",
 }
-"""Two episode-level ones, then turn-level ones. A discount of 0.5 suits a reward that comes with every turn.
-
-Igpo is the one that information gain was proposed with.
-"""
+"""Two episode-level ones, then turn-level ones. A discount of 0.5 suits a reward that comes with every turn."""
 REWARDS = {
     "dense": "[{name: outcome}, {name: progress, weight: 3}]",
     "outcome": "[{name: outcome}]",
-    "gain": "[{name: outcome}, {name: information_gain, target: expert}]",
 }
 """Arms with the same rewards see the same numbers; episode-level ones see their sum."""
 NAMES = [
     *(f"{key}, dense" for key in ("grpo", "rloo", "turn_return", "gae")),
-    *(f"{key}, outcome" for key in CREDITS if key != "igpo"),
-    "igpo, gain",
+    *(f"{key}, outcome" for key in CREDITS),
 ]
 BASELINES: dict[str, str | None] = {
     "dense": "grpo, dense",
     "outcome": "grpo, outcome",
-    "gain": "grpo, outcome",
     "grpo, dense": "grpo, outcome",
     "grpo, outcome": None,
 }
 """What an arm is compared with, by its name or its reward."""
-PANELS = {"with progress": ("dense",), "without it": ("outcome", "gain")}
+PANELS = {"with progress": "dense", "without it": "outcome"}
 
 
 def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
-    """Each estimator with each reward, compared with `grpo` on the same one; gain and `grpo`: on the outcome."""
+    """Each estimator with each reward, compared with `grpo` on the same one, and that with `grpo` on the outcome."""
     arms = []
     for name in names:
         key, kind = name.split(", ")
@@ -96,10 +90,10 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
     import numpy as np
 
     figure, panels = plt.subplots(1, len(PANELS), figsize=(9, 3.6), sharey=True)
-    for panel, (title, kinds) in zip(panels, PANELS.items(), strict=True):
+    for panel, (title, shown) in zip(panels, PANELS.items(), strict=True):
         for arm in arms:
             key, kind = arm.name.split(", ")
-            if kind not in kinds:
+            if kind != shown:
                 continue
             colour = f"C{list(CREDITS).index(key)}"
             curves = [result.curve for result in results if result.arm == arm.name]
@@ -116,22 +110,25 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
 
 
-PAGE = """# Turn-level against episode-level credit
+PAGE = """# Turn-level against episode-level credit: {title}
 
-`python benchmarks/credit.py --world {world} --seeds {seeds} --steps {steps}` on {what}. Every arm starts from the same
-weak warm start per seed, plays the same training tasks and takes the same number of optimiser steps. `dense` is the
-outcome and `progress`, `outcome` the outcome alone. Only the rewards, the credit and the learning rate differ, of which
-each arm has its own. The `gae` rows also train a critic of the policy's size. Where no other is named `turn_return` and
-`gae` (over turns, lambda 0.95) discount by 0.5 per turn, which suits a reward that comes with every turn.
+`{command}` on {what}. Every arm starts from the same weak warm start per seed, plays the same training tasks and takes
+the same number of optimiser steps, each of 64 episodes. `dense` is the outcome and `progress`, `outcome` the outcome
+alone. Only the rewards, the credit and the learning rate differ, of which each arm has its own. The `gae` rows also
+train a critic of the policy's size. Where no other is named `turn_return` and `gae` (over turns, lambda 0.95) discount
+by 0.5 per turn, which suits a reward that comes with every turn.
 
 {table}
 
-Each seed is one warm start and one run of each arm, which plays {n} test tasks once, the same for all. Means and
-differences have 95 % t intervals over {count} seeds; differences are taken seed by seed. p is of the paired t test,
-corrected for {comparisons} comparisons (Holm); beside it is that of the exact sign-flip test, uncorrected, which with
-{count} seeds cannot be below {floor:.3f}.
+{speed}
 
-![success per step, thin lines are seeds](credit.svg)
+Each seed is one warm start and one run of each arm, which plays {n} test tasks once, the same for all; training
+episodes are the mean over the steps, so they say how fast an arm learns. Means and differences have 95 % t intervals
+over {count} seeds; differences are taken seed by seed. p is of the paired t test, corrected for the {comparisons}
+comparisons of its table (Holm); beside it is that of the exact sign-flip test, uncorrected, which with {count} seeds
+cannot be below {floor:.3f}.
+
+![success per step, thin lines are seeds]({name}.svg)
 
 ## Learning rates
 
@@ -161,16 +158,24 @@ def main() -> None:
     print(rates, flush=True)
     tuned = [dataclasses.replace(arm, rl=(*arm.rl, f"rl.optim.lr={best[arm.name]}")) for arm in arms]
     results = compare(world.recipe, tuned, args.seeds, args.runs, args.parallel)
-    text = table(results, tuned, "tasks")
-    plot(results, tuned, args.docs / "credit.svg")
+    name = "credit" if args.world == "corridor" else f"credit-{args.world}"
+    numbers = {
+        "seeds": args.seeds, "steps": [args.steps], "lrs": args.lrs, "sweep-seeds": args.sweep_seeds,
+        "sweep-steps": [args.sweep_steps],
+    }  # fmt: skip
+    options = [f"--{key} {' '.join(map(str, values))}" for key, values in numbers.items()]
+    if args.arms != NAMES:
+        options.append(f"--arms {shlex.join(args.arms)}")
+    plot(results, tuned, args.docs / f"{name}.svg")
     page = PAGE.format(
-        world=args.world, what=world.what, seeds=" ".join(map(str, args.seeds)), steps=args.steps, table=text,
-        count=len(args.seeds), n=results[0].n, comparisons=sum(arm.against is not None for arm in tuned),
-        floor=2 / 2 ** len(args.seeds), sweep_steps=args.sweep_steps,
-        sweep_seeds=", ".join(map(str, args.sweep_seeds)), rates=rates,
+        title=args.world, what=world.what, name=name, table=table(results, tuned, "tasks"),
+        command=" ".join([f"python benchmarks/credit.py --world {args.world}", *options]),
+        speed=speed_table(results, tuned), count=len(args.seeds), n=results[0].n,
+        comparisons=sum(arm.against is not None for arm in tuned), floor=2 / 2 ** len(args.seeds),
+        sweep_steps=args.sweep_steps, sweep_seeds=", ".join(map(str, args.sweep_seeds)), rates=rates,
     )  # fmt: skip
-    (args.docs / "credit.md").write_text(page)
-    print(text)
+    (args.docs / f"{name}.md").write_text(page)
+    print(page)
 
 
 if __name__ == "__main__":
