@@ -112,11 +112,17 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
 
 PAGE = """# Turn-level against episode-level credit: {title}
 
-`{command}` on {what}. Every arm starts from the same weak warm start per seed, plays the same training tasks and takes
-the same number of optimiser steps, each of 64 episodes. `dense` is the outcome and `progress`, `outcome` the outcome
-alone. Only the rewards, the credit and the learning rate differ, of which each arm has its own. The `gae` rows also
-train a critic of the policy's size. Where no other is named `turn_return` and `gae` (over turns, lambda 0.95) discount
-by 0.5 per turn, which suits a reward that comes with every turn.
+```
+{command}
+```
+
+World: {what}.
+
+Every arm starts from the same weak warm start per seed, plays the same training tasks and takes the same number of
+optimiser steps, each of 64 episodes. `dense` is the outcome and `progress`, `outcome` the outcome alone. Only the
+rewards, the credit and the learning rate differ, of which each arm has its own. The `gae` rows also train a critic of
+the policy's size. Where no other is named `turn_return` and `gae` (over turns, lambda 0.95) discount by 0.5 per turn,
+which suits a reward that comes with every turn.
 
 {table}
 
