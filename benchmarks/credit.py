@@ -89,8 +89,9 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure, panels = plt.subplots(1, len(PANELS), figsize=(9, 3.6), sharey=True)
-    for panel, (title, shown) in zip(panels, PANELS.items(), strict=True):
+    drawn = {title: kind for title, kind in PANELS.items() if any(arm.name.endswith(f", {kind}") for arm in arms)}
+    figure, panels = plt.subplots(1, len(drawn), figsize=(4.5 * len(drawn), 3.6), sharey=True, squeeze=False)
+    for panel, (title, shown) in zip(panels[0], drawn.items(), strict=True):
         for arm in arms:
             key, kind = arm.name.split(", ")
             if kind != shown:
@@ -105,7 +106,7 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
         panel.set(title=title, xlabel="step (64 episodes each)", ylim=(0, 1))
         panel.legend()
         panel.grid(alpha=0.3)
-    panels[0].set(ylabel="success of sampled training episodes")
+    panels[0, 0].set(ylabel="success of sampled training episodes")
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None})
 
