@@ -48,7 +48,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     beside, old = _beside(path, "new"), _beside(path, "old")
     with told(path):
         for left in (beside, old):
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         try:
@@ -56,10 +56,11 @@ def new_folder(path: Path) -> Iterator[Path]:
             for file in (*beside.rglob("*"), beside):
                 _flush(file)
             _replace(beside, path, old)
+            _flush(path.parent)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        _flush(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+            _remove(beside)
+            if path.exists():
+                _remove(old)
 
 
 def _replace(new: Path, path: Path, old: Path) -> None:
@@ -67,9 +68,18 @@ def _replace(new: Path, path: Path, old: Path) -> None:
         os.rename(path, old)
     try:
         os.rename(new, path)
-    except OSError:
-        if old.exists():
+    except BaseException:
+        if old.exists() and not path.exists():
             os.rename(old, path)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also if a signal interrupts that."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

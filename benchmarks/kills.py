@@ -172,7 +172,7 @@ def signals(home: Path, count: int, rng: random.Random, tally: Tally) -> None:
         if child.code not in (0, 128 + signum):
             tally.faults.append(f"signal {signum} after {moment:.2f} s: exit {child.code}: {child.said()[-300:]}")
         if hidden := [path.name for path in folder.rglob(".*")]:
-            tally.faults.append(f"signal {signum} after {moment:.2f} s: left {hidden}")
+            tally.faults.append(f"signal {signum} after {moment:.2f} s, {times} times: left {hidden}")
         child = Child.start(home, partial(trained, folder, data, (folder / "recipe.yaml").exists()))
         child.wait()
         tally.resumes += 1

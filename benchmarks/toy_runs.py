@@ -159,7 +159,7 @@ def facts(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "checkpoints").iterdir()):
         found[path.name] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
     state = torch.load(folder / "checkpoints" / "last" / "trainer.pt", weights_only=True)
-    found["state"] = plain({key: value for key, value in state.items() if key not in ("seconds", "weights")})
+    found |= leaves({key: value for key, value in state.items() if key not in ("seconds", "weights")}, "state")
     result = json.loads((folder / "result.json").read_text("utf-8"))
     found["result"] = {key: value for key, value in result.items() if key != "seconds"} | {
         "phases": sorted(result["seconds"])
@@ -167,13 +167,13 @@ def facts(folder: Path) -> dict[str, Any]:
     return found
 
 
-def plain(data: Any) -> Any:
-    """Nested data with tensors as lists, for comparisons."""
-    if isinstance(data, torch.Tensor):
-        return data.tolist()
+def leaves(data: Any, name: str) -> dict[str, Any]:
+    """What stands in nested data, by its place; tensors as lists, for comparisons."""
     if isinstance(data, dict):
-        return {str(key): plain(value) for key, value in data.items()}
-    return [plain(value) for value in data] if isinstance(data, list | tuple) else data
+        return {place: leaf for key in data for place, leaf in leaves(data[key], f"{name}.{key}").items()}
+    if isinstance(data, list | tuple):
+        return {place: leaf for i, item in enumerate(data) for place, leaf in leaves(item, f"{name}.{i}").items()}
+    return {name: data.tolist() if isinstance(data, torch.Tensor) else data}
 
 
 def different(left: dict[str, Any], right: dict[str, Any]) -> list[str]:

@@ -57,8 +57,12 @@ def make_optimizer(groups: Iterable[tuple[Iterable[nn.Parameter], float]], confi
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over the moments of another process; rates and decay stay those that the recipe says now."""
-    said = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    """Take over the moments of another process; decay and the like stay those that the recipe says now.
+
+    The rate is that of the last step: each step sets its own.
+    """
+    kept = ("params", "lr")
+    said = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, said, strict=True):
         group.update(values)

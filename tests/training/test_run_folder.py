@@ -152,7 +152,7 @@ def test_what_may_change_is_taken_over_and_written_down(copy: Path, capsys: pyte
         assert f"# after rl 2: {line}" in text
     assert Recipe.load(copy / "recipe.yaml") == Recipe.parse(changed)
     groups = torch.load(copy / "checkpoints/last/trainer.pt", weights_only=True)["parts"]["optimizer"]["param_groups"]
-    assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.001, 0.25), (0.001, 0.0)}
+    assert {group["weight_decay"] for group in groups} == {0.25, 0.0}
     train(Recipe.parse(changed), run_dir=copy, resume=True)
     assert (copy / "recipe.yaml").read_text("utf-8") == text
 
@@ -317,3 +317,30 @@ def test_a_file_or_folder_that_fails_on_the_way_is_what_it_was(tmp_path: Path) -
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "file", "\ud800")
     assert contents(tmp_path) == {"file": b"old", "folder/a": b"old"}
+
+
+@pytest.mark.parametrize("at", range(40))
+def test_a_signal_in_the_middle_of_a_replacement_leaves_one_whole_folder(tmp_path: Path, at: int) -> None:
+    """The interpreter may raise KeyboardInterrupt between any two operations on files."""
+    path, count = tmp_path / "folder", 0
+    with new_folder(path) as beside:
+        (beside / "which").write_text("old")
+
+    def interrupt(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and str(tmp_path) in str(arguments[0]):
+            count += 1
+            if count == at + 1:
+                raise KeyboardInterrupt
+
+    child = os.fork()
+    if not child:
+        sys.addaudithook(interrupt)
+        try:
+            with new_folder(path) as beside:
+                (beside / "which").write_text("new")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+    assert (path / "which").read_text() in ("old", "new")
