@@ -103,25 +103,30 @@ def told(path: Path, what: str = "write") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _refusal(error)
+        chain = list(_chain(error))
+        # Libraries that call back into Python raise an error of their own when a signal ends the callback.
+        if interrupt := next((seen for seen in chain if isinstance(seen, KeyboardInterrupt)), None):
+            raise interrupt from None
+        reason = None if isinstance(error, UserError) else next(filter(None, map(_refusal, chain)), None)
         if reason is None:
             raise
         raise UserError(f"cannot {what} '{path}': {reason}") from None
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _refusal(error: BaseException) -> str | None:
-    """Why the operating system refused, if that is what an error or one that it came from says; None else."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return None
-        if isinstance(seen, OSError):
-            return seen.strerror or str(seen)
-        # Libraries that are not written in Python say it in their own words: "File too large (os error 27)".
-        if found := re.search(r"\(os error (\d+)\)", str(seen)):
-            return os.strerror(int(found[1]))
-        seen = seen.__cause__ or seen.__context__
-    return None
+    """Why the operating system refused, if that is what an error says."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # Libraries that are not written in Python say it in their own words: "File too large (os error 27)".
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(found[1])) if found else None
 
 
 def finite(data: Any) -> Any:

@@ -93,7 +93,8 @@ class Interrupts:
         try:
             return await task
         except asyncio.CancelledError:
-            if not self.signum:
+            # After a second signal everything is cancelled on the way out, and what was being done is half done.
+            if self._count != 1:
                 raise
             raise Asked from None
         finally:

@@ -6,14 +6,18 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from turnrl import Recipe
+from turnrl.agents.files import told
 from turnrl.cli import catalogue, main
 from turnrl.training.clock import Clock
 from turnrl.training.log import Record, RunLog
 from turnrl.training.run import train
+from turnrl.training.update import Learner
 
 from ..toy_world import recipe, records
 
@@ -112,6 +116,36 @@ def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_t
     data = recipe(sft={"epochs": 3, "demonstrations": 8}, rl={"steps": 1}, evaluate={"test_tasks": 2})
     train(Recipe.parse(data), run_dir=tmp_path / "other", progress=False)
     assert [line["step"] for line in records(tmp_path / "other") if line["kind"] == "test"] == [6, 1]
+
+
+def test_what_a_second_signal_cut_in_two_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first signal comes in an update, the second before its end: half an update must not be kept as none."""
+    folder, update = tmp_path / "run", Learner.update
+
+    def cut(self: Learner, *arguments: Any) -> dict[str, float]:
+        update(self, *arguments)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one raises")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "update", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(Recipe.parse(DATA), run_dir=folder, progress=False)
+    state = torch.load(folder / "checkpoints" / "last" / "trainer.pt", weights_only=True)
+    assert (state["stage"], state["step"]) == (1, 0)
+    assert not state["parts"]["optimizer"]["state"]
+
+
+def test_a_signal_inside_a_library_that_writes_is_still_a_signal(tmp_path: Path) -> None:
+    class Stream:
+        def write(self, data: bytes) -> int:
+            raise KeyboardInterrupt
+
+        def flush(self) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt), told(tmp_path):
+        torch.save({"weights": torch.zeros(10_000)}, Stream())
 
 
 def test_a_clock_adds_up_what_several_processes_spent_in_a_phase() -> None:
