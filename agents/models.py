@@ -142,13 +142,17 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
 def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
     """Raise UserError if the tokenizer or the generation config knows ids that the model has no rows for.
 
-    Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes one.
+    Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes one. So may the
+    tokens for padding and for unknown text, which transformers makes up for a tokenizer that has none: nobody feeds them.
     """
     heads = (model.get_input_embeddings(), model.get_output_embeddings())
     rows = min(head.weight.shape[0] for head in heads if head is not None)
-    media = {str(t) for key, t in tokenizer.special_tokens_map.items() if re.match("image|audio|video|boi|eoi", key)}
+    roles = tokenizer.special_tokens_map.items()
+    unfed = {str(token) for role, token in roles if re.match("image|audio|video|boi|eoi|pad|unk", role)}
+    unfed -= {str(token) for role, token in roles if role in ("bos_token", "eos_token")}
+    unfed = {token for token in unfed if token not in str(tokenizer.chat_template or "")}
     vocabulary = tokenizer.get_vocab()
-    beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and token not in media)
+    beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and token not in unfed)
     if beyond:
         i, token = beyond[0]
         raise UserError(
