@@ -9,6 +9,7 @@ What it measures, and what counts, is in `evaluation.py`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,19 @@ from .play import Job, PlayStats, play_many
 
 
 def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:
-    """The first `n` tasks, each once. Raises UserError if there are fewer; None takes at most 100."""
+    """The first `n` tasks, each once; None takes at most 100.
+
+    Raises UserError if there are fewer, or if one of them is listed twice: it would count as two.
+    """
     if n is None:
-        return list(tasks[: min(100, len(tasks))])
-    if n < 1 or n > len(tasks):
+        n = min(100, len(tasks))
+    elif n < 1 or n > len(tasks):
         raise UserError(f"{what} has {len(tasks)} tasks, so tasks={n} cannot be: ask for 1 to {len(tasks)}")
-    return list(tasks[:n])
+    chosen = list(tasks[:n])
+    [(most, count)] = Counter(task.id for task in chosen).most_common(1) or [("", 0)]
+    if count > 1:
+        raise UserError(f"{what} lists {most} {count} times among its first {n} tasks, which would count it as {count}")
+    return chosen
 
 
 async def play_tasks(

@@ -143,7 +143,7 @@ def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
     """Raise UserError if the tokenizer or the generation config knows ids that the model has no rows for.
 
     Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes one. So may the
-    tokens for padding and for unknown text, which transformers makes up for a tokenizer that has none: nobody feeds them.
+    tokens for padding and unknown text, which transformers makes up for a tokenizer that has none: nobody feeds them.
     """
     heads = (model.get_input_embeddings(), model.get_output_embeddings())
     rows = min(head.weight.shape[0] for head in heads if head is not None)

@@ -168,7 +168,10 @@ def test_user_errors() -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="did you mean 'toy/lights-v0'"):
         evaluate("toy/light-v0", progress=False)
-    assert len(choose_tasks(range(1000), None, "x")) == 100  # type: ignore[arg-type]
+    many = [Task(env="toy/lights-v0", seed=seed) for seed in range(1000)]
+    assert choose_tasks(many, None, "x") == many[:100]
+    with pytest.raises(UserError, match="lists toy/lights-v0#0 3 times among its first 5 tasks"):
+        choose_tasks([many[0], many[1], many[0], many[2], many[0]], 5, "the test split")
 
 
 def test_the_result_says_under_which_conditions_and_how_each_task_went() -> None:
