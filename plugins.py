@@ -1,7 +1,8 @@
 """Plug-in slots: how a name in a recipe becomes an object.
 
-A plug-in is one small file named after its key, in the folder of its slot, holding one subclass of the slot's base
-class. The base class is a pydantic model, so the fields of the plug-in *are* its configuration::
+A plug-in is one small file named after its key, in the folder of its slot, holding one subclass of
+the slot's base class. The base class is a pydantic model, so the fields of the plug-in *are* its
+configuration::
 
     class Grpo(Credit):                                  # training/credit/grpo.py
         name: Literal["grpo"] = "grpo"
@@ -9,8 +10,9 @@ class. The base class is a pydantic model, so the fields of the plug-in *are* it
 
         def __call__(self, rewards_KET, batch): ...
 
-``{name: grpo, eps: 1e-4}`` in a recipe builds it. Third parties register a class under the entry-point group
-``turnrl.<slot>`` or name it by its path (``name: my_package.my_module:MyCredit`` or ``name: mine.py:MyCredit``).
+``{name: grpo, eps: 1e-4}`` in a recipe builds it. Third parties register a class under the
+entry-point group ``turnrl.<slot>`` or name it by its path (``name: my_package.my_module:MyCredit``
+or ``name: mine.py:MyCredit``).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence; the command line prints it without a traceback, exit code 2."""
+    """A mistake of the user's, told in one sentence; the command line prints it without a
+    traceback, exit code 2.
+    """
 
 
 class PluginError(UserError):
@@ -45,11 +49,15 @@ class PluginError(UserError):
 
 
 class RunFailed(Exception):
-    """What was asked for rightly could not be done, told in one sentence; the command line prints it, exit code 1."""
+    """What was asked for rightly could not be done, told in one sentence; the command line prints
+    it, exit code 1.
+    """
 
 
 def told(error: BaseException) -> str:
-    """Return an exception as one line: type, message, and the place in the code of whoever wrote what raised it."""
+    """Return an exception as one line: type, message, and the place in the code of whoever wrote
+    what raised it.
+    """
     try:
         message = " ".join(str(error).split())
     except Exception:  # a message that cannot be made must not hide what happened
@@ -57,19 +65,29 @@ def told(error: BaseException) -> str:
     if len(message) > 300:
         message = f"{message[:300]} ..."
     place = _place(error)
-    return f"{type(error).__name__}{': ' if message else ''}{message}{f' ({place})' if place else ''}"
+    return (
+        f"{type(error).__name__}{': ' if message else ''}{message}{f' ({place})' if place else ''}"
+    )
 
 
 def kind_of(error: BaseException) -> str:
-    """Return what equal failures have in common: the type of the exception and its place, without the message."""
+    """Return what equal failures have in common: the type of the exception and its place, without
+    the message.
+    """
     return f"{type(error).__name__} ({_place(error)})"
 
 
 def _place(error: BaseException) -> str:
-    """The innermost frame outside of libraries and of this package; inside of them if there is no other."""
+    """The innermost frame outside of libraries and of this package; inside of them if there is no
+    other.
+    """
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     theirs = [place for place in frames if not _is_library(place[0].f_code.co_filename)]
-    others = [place for place in theirs if not str(place[0].f_globals.get("__name__")).startswith("turnrl.")]
+    others = [
+        place
+        for place in theirs
+        if not str(place[0].f_globals.get("__name__")).startswith("turnrl.")
+    ]
     if not frames:
         return ""
     frame, line = (others or theirs or frames)[-1]
@@ -100,7 +118,8 @@ def boundary(what: str) -> Iterator[None]:
 class Plugin(BaseModel):
     """Base of every plug-in: its fields are its configuration.
 
-    ``requires`` names what the trainer must compute for it (see the slot's base class for the names it knows).
+    ``requires`` names what the trainer must compute for it (see the slot's base class for the names
+    it knows).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -108,7 +127,9 @@ class Plugin(BaseModel):
     name: str
 
     def needs(self) -> frozenset[str]:
-        """What this instance requires: the class's ``requires``, and more where a field asks for it."""
+        """What this instance requires: the class's ``requires``, and more where a field asks for
+        it.
+        """
         return self.requires
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,7 +147,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """Decorate a public function: an argument of another type than its annotation is a UserError that names it.
+    """Decorate a public function: an argument of another type than its annotation is a UserError
+    that names it.
 
     Numbers of numpy become Python's.
     """
@@ -172,7 +194,9 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def keys_of(model: type[BaseModel], where: str = "") -> dict[str, list[str]]:
-    """The keys of a block and of the blocks inside it, by location: what `explain` needs for its hint."""
+    """The keys of a block and of the blocks inside it, by location: what `explain` needs for its
+    hint.
+    """
     known = {where: list(model.model_fields)}
     for name, item in model.model_fields.items():
         for inner in (item.annotation, *get_args(item.annotation)):
@@ -182,7 +206,9 @@ def keys_of(model: type[BaseModel], where: str = "") -> dict[str, list[str]]:
 
 
 def explain(error: ValidationError, what: str, known: Mapping[str, list[str]] | None = None) -> str:
-    """The first problem of a pydantic error as one sentence; `known` gives valid keys by location for the hint."""
+    """The first problem of a pydantic error as one sentence; `known` gives valid keys by location
+    for the hint.
+    """
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -194,7 +220,9 @@ def explain(error: ValidationError, what: str, known: Mapping[str, list[str]] | 
 
 
 def named_paths(data: Any) -> Iterator[str]:
-    """Yield every class that nested plain data names by its path: the ``name: module:Class`` of plug-ins."""
+    """Yield every class that nested plain data names by its path: the ``name: module:Class`` of
+    plug-ins.
+    """
     if isinstance(data, Mapping):
         if isinstance(name := data.get("name"), str) and ":" in name:
             yield name
@@ -205,9 +233,14 @@ def named_paths(data: Any) -> Iterator[str]:
 
 
 def refuse_paths(data: Any, what: str) -> None:
-    """Raise UserError if data that somebody else may have written names a class by its path: its code would be run."""
+    """Raise UserError if data that somebody else may have written names a class by its path: its
+    code would be run.
+    """
     for path in named_paths(data):
-        raise UserError(f"{what} names code to run, '{path}': use --trust (trust=True) if you trust whoever wrote it")
+        raise UserError(
+            f"{what} names code to run, '{path}': use --trust (trust=True) if you trust whoever"
+            " wrote it"
+        )
 
 
 def import_named(name: str) -> ModuleType:
@@ -218,7 +251,9 @@ def import_named(name: str) -> ModuleType:
     """
     with _explained(name):
         return (
-            _import_file(Path(name).expanduser().resolve()) if name.endswith(".py") else importlib.import_module(name)
+            _import_file(Path(name).expanduser().resolve())
+            if name.endswith(".py")
+            else importlib.import_module(name)
         )
 
 
@@ -248,20 +283,33 @@ def _explained(name: str) -> Iterator[None]:
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"cannot import '{name}': {error.msg} ({error.filename}:{error.lineno})") from error
+        raise UserError(
+            f"cannot import '{name}': {error.msg} ({error.filename}:{error.lineno})"
+        ) from error
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise UserError(f"there is no module '{name}' on the Python path") from None
-        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+        own = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if not frame.filename.startswith("<")
+        ]
         problem = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"cannot import '{name}': {problem} ({own[-1].filename}:{own[-1].lineno})") from error
+        raise UserError(
+            f"cannot import '{name}': {problem} ({own[-1].filename}:{own[-1].lineno})"
+        ) from error
 
 
 def broken(package: str | None, what: str, error: BaseException) -> None:
-    """Warn that something of an installed package cannot be used; everything else goes on without it."""
+    """Warn that something of an installed package cannot be used; everything else goes on without
+    it.
+    """
     problem = " ".join(f"{type(error).__name__}: {error}".split())
-    warnings.warn(f"the package '{package or 'unknown'}' is broken and left out: {what}: {problem}", stacklevel=3)
+    warnings.warn(
+        f"the package '{package or 'unknown'}' is broken and left out: {what}: {problem}",
+        stacklevel=3,
+    )
 
 
 def package_of(entry: EntryPoint) -> str | None:
@@ -271,15 +319,21 @@ def package_of(entry: EntryPoint) -> str | None:
 
 @cache
 def _installed(group: str) -> dict[str, str]:
-    """What other packages offer under an entry-point group: name -> 'module:Class'. A look takes 20 ms."""
-    return {entry.name: entry.value.partition("[")[0].replace(" ", "") for entry in entry_points(group=group)}
+    """What other packages offer under an entry-point group: name -> 'module:Class'. A look takes 20
+    ms.
+    """
+    return {
+        entry.name: entry.value.partition("[")[0].replace(" ", "")
+        for entry in entry_points(group=group)
+    }
 
 
 class Slot(Generic[P]):
     """The registry of one kind of plug-in.
 
     Args:
-        package: the package that holds the built-in ones, one file per key (``turnrl.training.credit``).
+        package: the package that holds the built-in ones, one file per key
+            (``turnrl.training.credit``).
         base: the class they derive from.
     """
 
@@ -291,21 +345,31 @@ class Slot(Generic[P]):
         """Keys of the built-in and the installed third-party plug-ins, sorted."""
         folder = importlib.import_module(self.package)
         keys = {
-            m.name for m in pkgutil.iter_modules(folder.__path__) if m.name != "base" and not m.name.startswith("_")
+            m.name
+            for m in pkgutil.iter_modules(folder.__path__)
+            if m.name != "base" and not m.name.startswith("_")
         }
         return sorted(keys | set(_installed(self._group)))
 
     def get(self, name: str) -> type[P]:
-        """The class behind a key or a path, ``module:Class`` or ``file.py:Class``. Raises UserError if none is."""
+        """The class behind a key or a path, ``module:Class`` or ``file.py:Class``. Raises UserError
+        if none is.
+        """
         if ":" in name:
             return self._load_path(name, name)
         if name in _installed(self._group):
             return self._load_path(_installed(self._group)[name], name)
         if name not in self.names():
-            raise UserError(f"no {self.name} plug-in is called '{name}'; {nearest(name, self.names())}")
+            raise UserError(
+                f"no {self.name} plug-in is called '{name}'; {nearest(name, self.names())}"
+            )
         module = importlib.import_module(f"{self.package}.{name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, self.base) and thing.__module__ == module.__name__:
+            if (
+                isinstance(thing, type)
+                and issubclass(thing, self.base)
+                and thing.__module__ == module.__name__
+            ):
                 return thing
         raise TypeError(f"{module.__name__} holds no subclass of {self.base.__name__}")
 
@@ -315,14 +379,20 @@ class Slot(Generic[P]):
             return config
         assert isinstance(config, Mapping)
         if not isinstance(config.get("name"), str):
-            raise UserError(f"{self.name}: every entry needs a 'name', e.g. {{name: {self.names()[0]}}}")
+            raise UserError(
+                f"{self.name}: every entry needs a 'name', e.g. {{name: {self.names()[0]}}}"
+            )
         cls = self.get(config["name"])
-        fields = dict(config) | ({"name": cls.model_fields["name"].default} if ":" in config["name"] else {})
+        fields = dict(config) | (
+            {"name": cls.model_fields["name"].default} if ":" in config["name"] else {}
+        )
         try:
             with boundary(f"{self.name} '{config['name']}', when it was made,"):
                 return cls.model_validate(fields)
         except ValidationError as error:
-            raise UserError(explain(error, f"{self.name} '{config['name']}'", keys_of(cls))) from None
+            raise UserError(
+                explain(error, f"{self.name} '{config['name']}'", keys_of(cls))
+            ) from None
 
     @property
     def _group(self) -> str:

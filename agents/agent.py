@@ -8,8 +8,8 @@
         def player(self, session, seed):
             return Stubborn()
 
-`LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines (`baselines.py`) are Agents
-too.
+`LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines
+(`baselines.py`) are Agents too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Unplayable(UserError):
 
 
 def stream_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on nothing but the parts: equal in every process and on every machine."""
+    """A 63-bit seed that depends on nothing but the parts: equal in every process and on every
+    machine.
+    """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -54,7 +56,9 @@ class Player(ABC):
         """What the player says now; the fields about the world's answer are filled in by `play`."""
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:  # noqa: B027
-        """What the world answered; `info` is None if the response could not be parsed and the world stood still."""
+        """What the world answered; `info` is None if the response could not be parsed and the world
+        stood still.
+        """
 
     def closing(self) -> Prompt | None:
         """What would have been fed next, for an episode that a limit cut."""
@@ -71,7 +75,9 @@ class Player(ABC):
         return "Write one action."
 
     def park(self) -> None:
-        """The conversation is over; what it left in an engine's cache may be asked for until its session is closed."""
+        """The conversation is over; what it left in an engine's cache may be asked for until its
+        session is closed.
+        """
         self.close()
 
     def close(self) -> None:  # noqa: B027
@@ -122,13 +128,18 @@ class LanguageAgent(Agent):
     def chat(self, instructions: str, tools: list[dict[str, Any]] | None) -> Chat:
         """An empty conversation under this agent's context.
 
-        Of the world's tools it shows those that the parser reads calls of: the others would ask for a format that is
-        not understood.
+        Of the world's tools it shows those that the parser reads calls of: the others would ask for
+        a format that is not understood.
         """
         system = f"{instructions}\n{self.parser.expects}".strip() if self.system else ""
         shown = self.parser.shown(tools or ()) or None
         return Chat(
-            self.tokenizer, self.context, system=system, tools=shown, arguments=self.arguments, today=self.today
+            self.tokenizer,
+            self.context,
+            system=system,
+            tools=shown,
+            arguments=self.arguments,
+            today=self.today,
         )
 
     def player(self, session: str, seed: int) -> LanguagePlayer:
@@ -136,10 +147,12 @@ class LanguageAgent(Agent):
         return LanguagePlayer(self, session, seed)
 
     def encode_answer(self, action: str, part: str) -> tuple[list[int], int]:
-        """(ids, first): a response with this action up to the end of `part`, and the index of the first id of `part`.
+        """(ids, first): a response with this action up to the end of `part`, and the index of the
+        first id of `part`.
 
-        A token that holds characters of `part` and of what stands before or after it counts as part of it, so that
-        tokenizers which merge across that border lose nothing. Raises ValueError if the response does not hold `part`.
+        A token that holds characters of `part` and of what stands before or after it counts as part
+        of it, so that tokenizers which merge across that border lose nothing. Raises ValueError if
+        the response does not hold `part`.
         """
         chat, text = self.chat("", None), write_action(self.parser, action)
         if text.count(part) > 1:  # a thought that a parser makes up may give the answer away
@@ -148,9 +161,14 @@ class LanguageAgent(Agent):
         start = text.rindex(part)
         ids = chat.encode_response(text)
         # A token may hold a part of a character: only beginnings that read like the text count.
-        said = [self.tokenizer.decode(ids[:i], clean_up_tokenization_spaces=False) for i in range(len(ids) + 1)]
+        said = [
+            self.tokenizer.decode(ids[:i], clean_up_tokenization_spaces=False)
+            for i in range(len(ids) + 1)
+        ]
         first = max(i for i, beginning in enumerate(said) if text[:start].startswith(beginning))
-        end = min(i for i, beginning in enumerate(said) if beginning.startswith(text[: start + len(part)]))
+        end = min(
+            i for i, beginning in enumerate(said) if beginning.startswith(text[: start + len(part)])
+        )
         return ids[:end], first
 
 
@@ -168,7 +186,8 @@ class LanguagePlayer(Player):
         """Start the chat with the world's instructions."""
         self._chat = self.agent.chat(world.instructions, world.tools)
         self.prompt = self._chat.observe(observation)
-        # A model that always reasons may mention the format: its own end of the turn ends the response then.
+        # A model that always reasons may mention the format: its own end of the turn ends the
+        # response then.
         stop = () if self._chat.opened else self.agent.parser.stop
         self._sampling = self.agent.sampling.model_copy(
             update={
@@ -180,9 +199,16 @@ class LanguagePlayer(Player):
     async def move(self) -> Turn:
         """Sample a response and parse it. Raises ContextOverflow, EngineError."""
         assert self.prompt is not None
-        sampling = self._sampling.model_copy(update={"seed": stream_seed(self.seed, self.session, self.turns)})
-        completion = await self.agent.engine.generate(self._chat.ids, sampling, session=self.session)
-        stopped = completion.finish_reason == "stop" and completion.token_ids[-1] in self._sampling.stop_token_ids
+        sampling = self._sampling.model_copy(
+            update={"seed": stream_seed(self.seed, self.session, self.turns)}
+        )
+        completion = await self.agent.engine.generate(
+            self._chat.ids, sampling, session=self.session
+        )
+        stopped = (
+            completion.finish_reason == "stop"
+            and completion.token_ids[-1] in self._sampling.stop_token_ids
+        )
         text = self._chat.respond(completion.token_ids, stopped=stopped)
         parsed = read_action(self.agent.parser, self._chat.opened + text)
         turn = Turn(
@@ -199,7 +225,9 @@ class LanguagePlayer(Player):
         )
         self.turns += 1
         self.prompt = None
-        self._full = completion.finish_reason == "length" and len(completion.token_ids) < sampling.max_tokens
+        self._full = (
+            completion.finish_reason == "length" and len(completion.token_ids) < sampling.max_tokens
+        )
         return turn
 
     @property
@@ -213,7 +241,11 @@ class LanguagePlayer(Player):
 
     def closing(self) -> Prompt | None:
         """The prompt that was never answered; None if the model cannot read all of it."""
-        return self.prompt if self.prompt and len(self._chat.ids) <= self.agent.engine.max_context else None
+        return (
+            self.prompt
+            if self.prompt and len(self._chat.ids) <= self.agent.engine.max_context
+            else None
+        )
 
     @property
     def expects(self) -> str:

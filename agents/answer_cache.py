@@ -1,4 +1,6 @@
-"""AnswerCache: what an endpoint answered, in an SQLite file that several runs of one machine may share."""
+"""AnswerCache: what an endpoint answered, in an SQLite file that several runs of one machine may
+share.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,15 @@ PATIENCE = 10.0
 
 
 class CacheError(Exception):
-    """The file cannot be used: it is damaged, locked for too long, no database, or nobody may write it."""
+    """The file cannot be used: it is damaged, locked for too long, no database, or nobody may write
+    it.
+    """
 
 
 class AnswerCache:
-    """Answers by key. Each call opens the file anew, so threads, forks and other processes may use it, and a process
-    that is killed leaves it whole. All calls raise CacheError where the file cannot be used."""
+    """Answers by key. Each call opens the file anew, so threads, forks and other processes may use
+    it, and a process that is killed leaves it whole. All calls raise CacheError where the file
+    cannot be used."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -39,11 +44,15 @@ class AnswerCache:
             path = Path(self.path).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as database:
-                # Fails while another process makes the same change, without waiting; then there is nothing to do here.
+                # Fails while another process makes the same change, without waiting; then there is
+                # nothing to do here.
                 with suppress(sqlite3.OperationalError):
                     database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
-                database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT"
+                    " NULL)"
+                )
                 yield database
         except (sqlite3.Error, OSError, ValueError, RuntimeError) as error:
             raise CacheError(f"{type(error).__name__}: {error}") from None

@@ -13,7 +13,15 @@ from .episode import Turn
 
 def _silent(action: str, *, trained: bool = True) -> Turn:
     """A turn of a player that writes no tokens."""
-    return Turn(prompt_ids=[], extends=True, response_ids=[], logprobs=[], text=action, action=action, trained=trained)
+    return Turn(
+        prompt_ids=[],
+        extends=True,
+        response_ids=[],
+        logprobs=[],
+        text=action,
+        action=action,
+        trained=trained,
+    )
 
 
 class RandomPlayer(Player):
@@ -33,7 +41,9 @@ class RandomPlayer(Player):
     async def move(self) -> Turn:
         """Any admissible action. Raises Unplayable where the world lists none."""
         if not self.admissible:
-            raise Unplayable("the random agent needs a world that lists its admissible actions; here it does not")
+            raise Unplayable(
+                "the random agent needs a world that lists its admissible actions; here it does not"
+            )
         return _silent(self.rng.choice(sorted(self.admissible)))
 
 
@@ -95,4 +105,7 @@ class ExpertAgent(Agent):
         return ExpertPlayer(self.noise, stream_seed(seed, session))
 
 
-BASELINES: dict[str, type[RandomAgent] | type[ExpertAgent]] = {"random": RandomAgent, "expert": ExpertAgent}
+BASELINES: dict[str, type[RandomAgent] | type[ExpertAgent]] = {
+    "random": RandomAgent,
+    "expert": ExpertAgent,
+}

@@ -1,13 +1,19 @@
-"""When a server may be asked: a rate limit, and a breaker that stops asking one that does not answer."""
+"""When a server may be asked: a rate limit, and a breaker that stops asking one that does not
+answer.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 
 ROW = 3
-"""Attempts in a row without an answer, over all questions, after which a server may count as silent."""
+"""Attempts in a row without an answer, over all questions, after which a server may count as
+silent.
+"""
 PAUSE = 60.0
-"""Seconds for which a silent server is not asked; they double while it stays silent, up to `LONGEST_PAUSE`."""
+"""Seconds for which a silent server is not asked; they double while it stays silent, up to
+`LONGEST_PAUSE`.
+"""
 LONGEST_PAUSE = 600.0
 
 
@@ -26,10 +32,12 @@ class RateLimit:
 
 
 class Breaker:
-    """A circuit breaker: closed while a server answers, open while it is silent, then one question probes it.
+    """A circuit breaker: closed while a server answers, open while it is silent, then one question
+    probes it.
 
-    It opens after `ROW` failed attempts in a row if the first of them began at least `silence` seconds ago, so a short
-    break of the server is left to the retries of each question. Times are those of a monotonic clock.
+    It opens after `ROW` failed attempts in a row if the first of them began at least `silence`
+    seconds ago, so a short break of the server is left to the retries of each question. Times are
+    those of a monotonic clock.
 
     Args:
         silence: seconds.
@@ -50,7 +58,9 @@ class Breaker:
         return self._until is not None
 
     def admit(self, now: float) -> bool | None:
-        """Return whether a question may be asked: False for no, True for yes, None for once, as a probe."""
+        """Return whether a question may be asked: False for no, True for yes, None for once, as a
+        probe.
+        """
         if self._until is None:
             return True
         if now < self._until or self._probing:

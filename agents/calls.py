@@ -1,8 +1,8 @@
 """Calls: tool calls in the forms that models write them, found anywhere in a text.
 
-JSON objects (also in lists, in fences, under other keys, as Python literals, with arguments in a string), a name before
-its arguments, calls in Python's syntax, XML in three fashions, and Gemma's own. `find_calls` tells where each call
-starts, so that what was said before it is known::
+JSON objects (also in lists, in fences, under other keys, as Python literals, with arguments in a
+string), a name before its arguments, calls in Python's syntax, XML in three fashions, and Gemma's
+own. `find_calls` tells where each call starts, so that what was said before it is known::
 
     find_calls('<tool_call>{"name": "act", "arguments": {"action": "go"}}</tool_call>')
     # [Call(start=11, name="act", arguments={"action": "go"})]
@@ -19,17 +19,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 LONGEST = 100_000
-"""Characters of a text that is looked at: a call is the last thing that is said, so the end is kept."""
+"""Characters of a text that is looked at: a call is the last thing that is said, so the end is
+kept.
+"""
 _TRIED = 64
 """Brackets that may begin JSON, at most."""
 _NAMES = ("name", "tool_name", "function_name", "tool", "function", "action")
-_ARGUMENTS = ("arguments", "parameters", "args", "kwargs", "input", "action_input", "tool_input", "params")
+_ARGUMENTS = (
+    "arguments",
+    "parameters",
+    "args",
+    "kwargs",
+    "input",
+    "action_input",
+    "tool_input",
+    "params",
+)
 _AROUND = ("function", "function_call", "tool_call", "tool_calls", "calls", "actions")
 
 _BRACKET = re.compile(r"[{\[]")
 _NAME = r"(?<![\w.\-])(?:functions\.)?(?P<name>[A-Za-z_][\w\-]*)"
 _MARKUP = r"<[|\uff5c][^<>{}]{1,40}[|\uff5c]>|\[ARGS\]|\[CALL_ID\]\w*"
-_NAMED = re.compile(rf"{_NAME}(?::\d+)?(?:\s|{_MARKUP}|```\w*|(?<=>)json|Action Input:|Arguments:|code:)*\Z")
+_NAMED = re.compile(
+    rf"{_NAME}(?::\d+)?(?:\s|{_MARKUP}|```\w*|(?<=>)json|Action Input:|Arguments:|code:)*\Z"
+)
 _TAG = re.compile(
     r"<(?:\uff5cDSML\uff5c|\w+:)?(?P<tag>function|invoke)(?:=|\s+name=)[\"']?(?P<name>[\w.\-]+)[\"']?[^<>]*>"
     r"(?P<body>.*?)(?:</(?:\uff5cDSML\uff5c|\w+:)?(?P=tag)>|\Z)",
@@ -41,17 +54,24 @@ _PARAMETER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _KEYED = re.compile(
-    rf"{_NAME}\s*(?P<body>(?:<arg_key>[^<]*</arg_key>\s*<arg_value>.*?(?:</arg_value>\s*|\Z))+)", re.DOTALL
+    rf"{_NAME}\s*(?P<body>(?:<arg_key>[^<]*</arg_key>\s*<arg_value>.*?(?:</arg_value>\s*|\Z))+)",
+    re.DOTALL,
 )
-_PAIR = re.compile(r"<arg_key>(?P<key>[^<]*)</arg_key>\s*<arg_value>(?P<value>.*?)(?:</arg_value>|\Z)", re.DOTALL)
+_PAIR = re.compile(
+    r"<arg_key>(?P<key>[^<]*)</arg_key>\s*<arg_value>(?P<value>.*?)(?:</arg_value>|\Z)", re.DOTALL
+)
 _PYTHON = re.compile(rf"{_NAME}(?:\.call)?(?=\()")
-_GEMMA = re.compile(r"call:(?P<name>[\w.\-]+)\{(?P<body>.*?)(?:\}(?=\s*(?:<|\Z|call:))|\Z)", re.DOTALL)
+_GEMMA = re.compile(
+    r"call:(?P<name>[\w.\-]+)\{(?P<body>.*?)(?:\}(?=\s*(?:<|\Z|call:))|\Z)", re.DOTALL
+)
 _GEMMA_PAIR = re.compile(r"(?P<key>[\w\-]+):<\|\"\|>(?P<value>.*?)<\|\"\|>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call: where it starts in the text, the tool, and its arguments by name (a positional one is named ``""``)."""
+    """A call: where it starts in the text, the tool, and its arguments by name (a positional one is
+    named ``""``).
+    """
 
     start: int
     name: str
@@ -80,7 +100,11 @@ def _json(text: str) -> Iterator[tuple[int, int, list[Call]]]:
         source, end = _balanced(text, start)
         value = _value(source)
         calls = [Call(start, name, arguments) for name, arguments in _shapes(value)]
-        if not calls and isinstance(value, dict) and (before := _NAMED.search(text[max(0, start - 120) : start])):
+        if (
+            not calls
+            and isinstance(value, dict)
+            and (before := _NAMED.search(text[max(0, start - 120) : start]))
+        ):
             start -= len(before.group())
             calls = [Call(start, before["name"], value)]
         if calls:
@@ -99,13 +123,17 @@ def _tags(text: str) -> Iterator[tuple[int, int, list[Call]]]:
 
 def _keyed(text: str) -> Iterator[tuple[int, int, list[Call]]]:
     for match in _KEYED.finditer(text):
-        arguments = {pair["key"].strip(): pair["value"].strip() for pair in _PAIR.finditer(match["body"])}
+        arguments = {
+            pair["key"].strip(): pair["value"].strip() for pair in _PAIR.finditer(match["body"])
+        }
         yield match.start(), match.end(), [Call(match.start(), match["name"], arguments)]
 
 
 def _gemma(text: str) -> Iterator[tuple[int, int, list[Call]]]:
     for match in _GEMMA.finditer(text):
-        arguments = {pair["key"]: pair["value"].strip() for pair in _GEMMA_PAIR.finditer(match["body"])}
+        arguments = {
+            pair["key"]: pair["value"].strip() for pair in _GEMMA_PAIR.finditer(match["body"])
+        }
         if arguments:
             yield match.start(), match.end(), [Call(match.start(), match["name"], arguments)]
 
@@ -118,7 +146,9 @@ def _python(text: str) -> Iterator[tuple[int, int, list[Call]]]:
         tree = _tree(f"f{source}")
         if not isinstance(tree, ast.Call):
             continue
-        given = [("", node) for node in tree.args] + [(word.arg or "", word.value) for word in tree.keywords]
+        given = [("", node) for node in tree.args] + [
+            (word.arg or "", word.value) for word in tree.keywords
+        ]
         values = {key: node.value for key, node in given if isinstance(node, ast.Constant)}
         if values and len(values) == len(given):
             yield match.start(), end, [Call(match.start(), match["name"], values, loose=True)]

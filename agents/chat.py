@@ -6,15 +6,17 @@
     text = chat.respond(completion.token_ids, stopped=completion.finish_reason == "stop")
     prompt = chat.observe("You are in a garden.")             # only what is new, extends=True
 
-How it stays exact. The template is rendered with marks after what the player wrote and in place of what the world said.
-The rendering is thereby a list of *runs* (template text and the world's words) between *responses*. Runs are tokenised,
-responses are not: their sampled ids are used as they are. If the new list begins with the old one, only the last run is
-new and the prompt extends; if the template or the context changed anything earlier (reasoning dropped, a counter at the
-top, a window that moved on) a new sequence begins. The text is always that of the template's own rendering: a template
-that reads what was said, instead of only printing it, is shown the words and not the marks.
+How it stays exact. The template is rendered with marks after what the player wrote and in place of
+what the world said. The rendering is thereby a list of *runs* (template text and the world's words)
+between *responses*. Runs are tokenised, responses are not: their sampled ids are used as they are.
+If the new list begins with the old one, only the last run is new and the prompt extends; if the
+template or the context changed anything earlier (reasoning dropped, a counter at the top, a window
+that moved on) a new sequence begins. The text is always that of the template's own rendering: a
+template that reads what was said, instead of only printing it, is shown the words and not the
+marks.
 
-What the world or the player wrote never becomes a control token: where its text spells one, the text is cut inside the
-spelling and both sides are tokenised alone.
+What the world or the player wrote never becomes a control token: where its text spells one, the
+text is cut inside the spelling and both sides are tokenised alone.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Chat:
     Args:
         tokenizer: a Hugging Face tokenizer.
         context: what is shown at each turn.
-        system: instructions; folded into the first user message where the template knows no system role.
+        system: instructions; folded into the first user message where the template knows no system
+            role.
         tools: JSON schemas for templates that print them.
         arguments: variables of the chat template, such as ``{"enable_thinking": False}``.
         today: the date that the template is told.
@@ -80,22 +83,31 @@ class Chat:
 
     @property
     def opened(self) -> str:
-        """What the prompt ends with, from a tag on that opens reasoning for the player; empty if it opens none."""
+        """What the prompt ends with, from a tag on that opens reasoning for the player; empty if it
+        opens none.
+        """
         opened, last = self._template.opened, self._parts[-1] if self._parts else ()
         # Some templates open it or not by what was said (/no_think).
         closed = last and not isinstance(last, int) and not last[-1][0].endswith(opened)
         return "" if closed else opened
 
     def observe(self, observation: str) -> Prompt:
-        """The world spoke: what must be fed before the next response. Raises UserError if the template refuses the
-        messages, RuntimeError if a response is due."""
+        """The world spoke: what must be fed before the next response. Raises UserError if the
+        template refuses the messages, RuntimeError if a response is due."""
         if len(self.history.observations) != len(self.history.responses):
             raise RuntimeError("observe() was called twice without respond()")
         # Lone surrogates cannot be tokenised; a world that read a broken file may still say them.
         self.history.observations.append(observation.encode("utf-8", "replace").decode("utf-8"))
         old, responses = self._parts, self.history.responses
-        self._parts = parts = self._template.parts(shown(self.context, self.history), responses, self._tools)
-        if old and len(parts) == len(old) + 2 and parts[-2] == len(responses) - 1 and parts[: len(old)] == old:
+        self._parts = parts = self._template.parts(
+            shown(self.context, self.history), responses, self._tools
+        )
+        if (
+            old
+            and len(parts) == len(old) + 2
+            and parts[-2] == len(responses) - 1
+            and parts[: len(old)] == old
+        ):
             last = parts[-1]
             assert not isinstance(last, int)
             new = self._template.encode(last, self._ends[-1], inside=True)
@@ -106,7 +118,9 @@ class Chat:
         return Prompt(new, False, len(new) - self._news(parts) if responses else 0)
 
     def _news(self, parts: list[Part]) -> int:
-        """How many ids of a prompt that was written anew say something new; 0 where that cannot be told."""
+        """How many ids of a prompt that was written anew say something new; 0 where that cannot be
+        told.
+        """
         last = parts[-1]
         if len(parts) < 2 or parts[-2] != len(self._responses) - 1 or isinstance(last, int):
             return 0
@@ -117,8 +131,9 @@ class Chat:
 
         Args:
             response_ids: as sampled, the stop token included.
-            stopped: the response ended by itself, not by its length limit. Only then is a last id that is a stop
-                token taken for the end of the turn (the template's own is then not fed again).
+            stopped: the response ended by itself, not by its length limit. Only then is a last id
+                that is a stop token taken for the end of the turn (the template's own is then not
+                fed again).
 
         Raises RuntimeError if an observation is due.
         """
@@ -140,8 +155,9 @@ class Chat:
     def continued(self, text: str) -> str:
         """What a model of this template writes after the prompt to say a text.
 
-        With the header that belongs to an answer (gpt-oss), and without the tag of reasoning that the prompt opens, or
-        with reasoning that is closed at once. ``parser.parse(chat.opened + chat.continued(text))`` reads `text`.
+        With the header that belongs to an answer (gpt-oss), and without the tag of reasoning that
+        the prompt opens, or with reasoning that is closed at once. ``parser.parse(chat.opened +
+        chat.continued(text))`` reads `text`.
         """
         return self._template.continued(text, self.opened)
 

@@ -1,4 +1,6 @@
-"""AgentConfig: how a language model plays, as data. It is saved beside the weights, so a checkpoint can be played."""
+"""AgentConfig: how a language model plays, as data. It is saved beside the weights, so a checkpoint
+can be played.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,26 @@ class AgentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     context: dict[str, Any] = Field(
-        {"name": "full_history"}, description="what the model is shown at each turn, by name and fields"
+        {"name": "full_history"},
+        description="what the model is shown at each turn, by name and fields",
     )
     parser: dict[str, Any] = Field(
         {"name": "line"}, description="how an action is read out of a response, by name and fields"
     )
     max_turns: int = Field(50, ge=1, description="turns after which an episode is cut")
-    system: bool = Field(True, description="send the world's instructions and the expected format as a system prompt")
+    system: bool = Field(
+        True, description="send the world's instructions and the expected format as a system prompt"
+    )
     template: dict[str, JsonValue] = Field(
-        default_factory=dict, description="variables of the chat template, for example enable_thinking: false"
+        default_factory=dict,
+        description="variables of the chat template, for example enable_thinking: false",
     )
     date: datetime.date = Field(
-        TODAY, description="the date that the chat template is told: the clock is never read, so runs can be repeated"
+        TODAY,
+        description=(
+            "the date that the chat template is told: the clock is never read, so runs can be"
+            " repeated"
+        ),
     )
     sampling: Sampling = Field(default_factory=Sampling, description="how responses are sampled")
 
@@ -60,7 +70,9 @@ class AgentConfig(BaseModel):
     @model_validator(mode="after")
     def _workspace_reads_reports(self) -> AgentConfig:
         if (self.context.get("name") == "workspace") != (self.parser.get("name") == "report"):
-            raise ValueError("context 'workspace' and parser 'report' belong together: use both or neither")
+            raise ValueError(
+                "context 'workspace' and parser 'report' belong together: use both or neither"
+            )
         return self
 
     def build_context(self) -> Context:
@@ -71,19 +83,26 @@ class AgentConfig(BaseModel):
         """The parser plug-in."""
         return PARSERS.build(self.parser)
 
-    def build(self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None) -> LanguageAgent:
-        """The agent that plays through `engine`; warns of template variables that the chat template never reads.
+    def build(
+        self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None
+    ) -> LanguageAgent:
+        """The agent that plays through `engine`; warns of template variables that the chat template
+        never reads.
 
-        Raises UserError if the tokenizer's chat template cannot be used, or has no token for a stop id.
+        Raises UserError if the tokenizer's chat template cannot be used, or has no token for a stop
+        id.
         """
         beyond = [i for i in self.sampling.stop_token_ids if not 0 <= i < len(tokenizer)]
         if beyond:
             raise UserError(
-                f"agent.sampling.stop_token_ids: the tokenizer has {len(tokenizer)} tokens, none of id {beyond[0]}"
+                f"agent.sampling.stop_token_ids: the tokenizer has {len(tokenizer)} tokens, none of"
+                f" id {beyond[0]}"
             )
         known = template_of(tokenizer, self.template, self.date)
         if unknown := known.unknown_arguments(self.template):
-            warnings.warn(f"agent.template: the chat template never reads '{unknown[0]}'", stacklevel=2)
+            warnings.warn(
+                f"agent.template: the chat template never reads '{unknown[0]}'", stacklevel=2
+            )
         return LanguageAgent(
             engine,
             tokenizer,

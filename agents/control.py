@@ -1,10 +1,12 @@
-"""Control tokens: which tokens of a tokenizer structure a conversation, and text to ids that spells none by chance.
+"""Control tokens: which tokens of a tokenizer structure a conversation, and text to ids that spells
+none by chance.
 
-A control token is a special token of the tokenizer, or an ordinary one in the form ``<|...|>`` that the chat template
-prints between messages. White space never is one, and neither are the bytes of a byte fallback. Ids of a run::
+A control token is a special token of the tokenizer, or an ordinary one in the form ``<|...|>`` that
+the chat template prints between messages. White space never is one, and neither are the bytes of a
+byte fallback. Ids of a run::
 
-    encoder = Encoder(tokenizer, ["<|im_start|>", "<|im_end|>"])
-    ids = encoder.encode((("<|im_start|>user\\nWhat is ", False), ("<|im_end|>", True), ("?", False)))
+    encoder = Encoder(tokenizer, ["<|im_start|>", "<|im_end|>"]) ids =
+    encoder.encode((("<|im_start|>user\\nWhat is ", False), ("<|im_end|>", True), ("?", False)))
 
 What is flagged there as content is cut inside everything that spells a control token.
 """
@@ -29,7 +31,9 @@ _DELIMITER = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
 def special_tokens(tokenizer: Any) -> set[str]:
     """What the tokenizer calls special, without white space and bytes."""
     added = tokenizer.added_tokens_decoder.values()
-    special = {str(t.content) for t in added if t.special} | set(map(str, tokenizer.all_special_tokens))
+    special = {str(t.content) for t in added if t.special} | set(
+        map(str, tokenizer.all_special_tokens)
+    )
     return {s for s in special if s.strip() and not _BYTE.fullmatch(s)}
 
 
@@ -45,7 +49,9 @@ class Control:
     def __init__(self, tokenizer: Any, words: Iterable[str]) -> None:
         self.words = frozenset(word for word in words if word)
         known = sorted(self.words, key=lambda word: (-len(word), word))
-        self._spelling = re.compile("|".join(map(re.escape, known))) if known else re.compile("(?!)")
+        self._spelling = (
+            re.compile("|".join(map(re.escape, known))) if known else re.compile("(?!)")
+        )
         ids = tokenizer.convert_tokens_to_ids(known)
         self.ids = frozenset(i for i in ids if i is not None and i != tokenizer.unk_token_id)
 
@@ -70,7 +76,8 @@ class Control:
 class Encoder:
     """Text to ids, for one tokenizer and its control tokens.
 
-    In what a player says, the tags of reasoning are its own words even where a tokenizer calls them special: `spoken`.
+    In what a player says, the tags of reasoning are its own words even where a tokenizer calls them
+    special: `spoken`.
     """
 
     def __init__(self, tokenizer: Any, words: Iterable[str]) -> None:
@@ -79,11 +86,16 @@ class Encoder:
         self.spoken = Control(tokenizer, (word for word in self.control.words if not is_tag(word)))
         added = {str(t.content): t for t in tokenizer.added_tokens_decoder.values()}
         # A normaliser may turn other text into these: then only whole contents can be guarded.
-        self.normalises = any(word in added and added[word].normalized for word in self.control.words)
-        # Most sentencepiece tokenizers put a space before a text, which what stands inside one does not have.
+        self.normalises = any(
+            word in added and added[word].normalized for word in self.control.words
+        )
+        # Most sentencepiece tokenizers put a space before a text, which what stands inside one does
+        # not have.
         self._anchored = self._ids("\na")[len(self._ids("\n")) :] != self._ids("a")
         self.encode = lru_cache(maxsize=4096)(self._encode)
-        """Ids of a run: ``encode(run, inside=False, spoken=False)``. `inside`: something stands before it. Cached."""
+        """Ids of a run: ``encode(run, inside=False, spoken=False)``. `inside`: something stands
+        before it. Cached.
+        """
 
     def _encode(self, run: Run, inside: bool = False, spoken: bool = False) -> tuple[int, ...]:
         control = self.spoken if spoken else self.control
@@ -103,21 +115,30 @@ class Encoder:
         return tuple(ids)
 
     def _encode_apart(self, run: Run, control: Control, inside: bool) -> tuple[int, ...]:
-        """For tokenizers that find control tokens in unexpected places (by normalising): content alone, in the worst
-        case by characters."""
+        """For tokenizers that find control tokens in unexpected places (by normalising): content
+        alone, in the worst case by characters."""
         ids: list[int] = []
         for text, content in run:
             if not content:
                 ids += self._piece(text, inside or bool(ids))
                 continue
-            own = [i for piece in control.cut(text) for i in self._piece(piece, inside or bool(ids))]
+            own = [
+                i for piece in control.cut(text) for i in self._piece(piece, inside or bool(ids))
+            ]
             if not control.ids.isdisjoint(own):
-                own = [i for character in text for i in self._piece(character, True) if i not in control.ids]
+                own = [
+                    i
+                    for character in text
+                    for i in self._piece(character, True)
+                    if i not in control.ids
+                ]
             ids += own
         return tuple(ids)
 
     def _piece(self, text: str, inside: bool) -> list[int]:
-        """Ids of a text. Where something stands before it, no tokenizer may take it for the beginning."""
+        """Ids of a text. Where something stands before it, no tokenizer may take it for the
+        beginning.
+        """
         if not (inside and self._anchored and text):
             return self._ids(text)
         before, both = self._ids("\n"), self._ids("\n" + text)
@@ -125,6 +146,8 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None and not (backend.truncation or backend.padding or backend.encode_special_tokens):
+        if backend is not None and not (
+            backend.truncation or backend.padding or backend.encode_special_tokens
+        ):
             return list(backend.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer.encode(text, add_special_tokens=False))

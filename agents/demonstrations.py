@@ -1,4 +1,6 @@
-"""Demonstrations: an expert's episode retold with the tokens a perfect language model would have read and written."""
+"""Demonstrations: an expert's episode retold with the tokens a perfect language model would have
+read and written.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ def retell(
 ) -> Episode:
     """The same episode under a renaming, tokenised exactly as `agent` would see and say it.
 
-    Turns marked as not trained stay context. Log-probabilities are zeros: nobody sampled these tokens. `tagged` says
-    what is thought before each action, one a turn; without it nothing is.
+    Turns marked as not trained stay context. Log-probabilities are zeros: nobody sampled these
+    tokens. `tagged` says what is thought before each action, one a turn; without it nothing is.
     """
     chat = agent.chat(instructions, tools)
     told, observation = replace(episode, turns=[]), episode.opening
@@ -55,7 +57,9 @@ def retell(
 
 
 def fitting(episode: Episode, limit: int) -> Episode:
-    """The same episode without the turns from the first on whose prompt and response are more than `limit` tokens."""
+    """The same episode without the turns from the first on whose prompt and response are more than
+    `limit` tokens.
+    """
     length = 0
     for t, turn in enumerate(episode.turns):
         length = (length if turn.extends else 0) + len(turn.prompt_ids) + len(turn.response_ids)

@@ -1,7 +1,8 @@
 """What was seen and said: Turn, Episode, Group and why an episode stopped.
 
-Tokens are exact. A turn stores the prompt ids that are new since the previous response, and whether they extend the
-previous prompt and response verbatim; the whole prompt is never stored twice and never re-tokenised::
+Tokens are exact. A turn stores the prompt ids that are new since the previous response, and whether
+they extend the previous prompt and response verbatim; the whole prompt is never stored twice and
+never re-tokenised::
 
     episode.prompt(t)        # the ids the engine saw before turn t
     episode.turns[t].response_ids, episode.turns[t].logprobs
@@ -39,7 +40,9 @@ class StopReason(StrEnum):
     ENV_TIMEOUT = "env_timeout"
     ENGINE_ERROR = "engine_error"
     UNPLAYABLE = "unplayable"
-    """The world does not tell a baseline what it needs, such as an expert's action; other tasks may be played."""
+    """The world does not tell a baseline what it needs, such as an expert's action; other tasks may
+    be played.
+    """
 
     @property
     def failed(self) -> bool:
@@ -57,7 +60,9 @@ class StopReason(StrEnum):
         return self in (StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT)
 
 
-_FAILED = frozenset({StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE})
+_FAILED = frozenset(
+    {StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE}
+)
 
 
 @dataclass(slots=True)
@@ -71,9 +76,12 @@ class Turn:
     response_ids: list[int]
     """Sampled ids, the stop token included."""
     logprobs: list[float]
-    """Log-probability (nats) of each response id at sampling time, under the sampling temperature."""
+    """Log-probability (nats) of each response id at sampling time, under the sampling temperature.
+    """
     repeated: int = 0
-    """So many first ids of `prompt_ids` repeat, or may repeat, what was said before, the player's words included."""
+    """So many first ids of `prompt_ids` repeat, or may repeat, what was said before, the player's
+    words included.
+    """
     text: str = ""
     """The response as text, without the stop token."""
     action: str | None = None
@@ -103,7 +111,9 @@ class Turn:
 
     @property
     def answered(self) -> bool:
-        """The observation is the world's; False if it is a sentence of ours about a response it never saw."""
+        """The observation is the world's; False if it is a sentence of ours about a response it
+        never saw.
+        """
         return self.invalid_reason in (None, "rejected")
 
 
@@ -123,13 +133,19 @@ class Episode:
     answer: list[str] | None = None
     """Gold answers, where the world has them."""
     expert: list[str] = field(default_factory=list)
-    """The plan by which the world's expert wins from the start, if it was asked for; empty where it does not win."""
+    """The plan by which the world's expert wins from the start, if it was asked for; empty where it
+    does not win.
+    """
     session: str = ""
     """The conversation in the engine: unique among the episodes played at once."""
     renaming: dict[str, str] = field(default_factory=dict)
-    """The symmetry of the world under which the player saw it; actions and observations here are the world's own."""
+    """The symmetry of the world under which the player saw it; actions and observations here are
+    the world's own.
+    """
     closing_ids: list[int] = field(default_factory=list)
-    """Prompt ids that would have come next in an episode that a turn limit cut, for a critic that bootstraps."""
+    """Prompt ids that would have come next in an episode that a turn limit cut, for a critic that
+    bootstraps.
+    """
     closing_extends: bool = True
     """The same as `Turn.extends`, for `closing_ids`."""
     error: str | None = None
@@ -147,7 +163,9 @@ class Episode:
         return ids + self.turns[turn].prompt_ids
 
     def states(self) -> list[str]:
-        """What the world had said last before each turn; sentences of ours about bad responses are no state of it."""
+        """What the world had said last before each turn; sentences of ours about bad responses are
+        no state of it.
+        """
         states, last = [], self.opening
         for turn in self.turns:
             states.append(last)
@@ -175,7 +193,9 @@ class Episode:
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises UserError."""
+    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises
+    UserError.
+    """
     with new_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as file:
         for episode in episodes:
             file.write(json.dumps(episode.to_json()) + "\n")
@@ -183,7 +203,9 @@ def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
 
 @dataclass(slots=True)
 class Group:
-    """The Episodes of one Task in one training step. Failed ones are not in it; `lost` says why they are missing."""
+    """The Episodes of one Task in one training step. Failed ones are not in it; `lost` says why
+    they are missing.
+    """
 
     task: Task
     episodes: list[Episode]

@@ -39,11 +39,16 @@ def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:
     if n is None:
         n = min(100, len(tasks))
     elif n < 1 or n > len(tasks):
-        raise UserError(f"{what} has {len(tasks)} tasks, so tasks={n} cannot be: ask for 1 to {len(tasks)}")
+        raise UserError(
+            f"{what} has {len(tasks)} tasks, so tasks={n} cannot be: ask for 1 to {len(tasks)}"
+        )
     chosen = list(tasks[:n])
     [(most, count)] = Counter(task.id for task in chosen).most_common(1) or [("", 0)]
     if count > 1:
-        raise UserError(f"{what} lists {most} {count} times among its first {n} tasks, which would count it as {count}")
+        raise UserError(
+            f"{what} lists {most} {count} times among its first {n} tasks, which would count it as"
+            f" {count}"
+        )
     return chosen
 
 
@@ -62,7 +67,12 @@ async def play_tasks(
     jobs = [Job(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
     with bar(label, len(jobs), progress) as advance:
         return await play_many(
-            agent, jobs, pool, max_turns=max_turns, concurrency=concurrency, done=lambda _: advance(1)
+            agent,
+            jobs,
+            pool,
+            max_turns=max_turns,
+            concurrency=concurrency,
+            done=lambda _: advance(1),
         )
 
 
@@ -89,20 +99,25 @@ def evaluate(
 
     Args:
         env: registered id.
-        agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, or another model by its name.
+        agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, or another
+            model by its name.
         params: parameters of the environment.
         tasks: how many tasks of the split, each exactly once; None is all, at most 100.
-        temperature: of a language model's sampling; 0 is greedy, None what its run was evaluated with, else 1.
+        temperature: of a language model's sampling; 0 is greedy, None what its run was evaluated
+            with, else 1.
         concurrency: episodes at once; fewer for worlds that cannot run in threads.
-        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other agents.
+        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other
+            agents.
         changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
-        pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None is what `pool_for` chooses.
+        pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None is what `pool_for`
+            chooses.
         imports: modules or ``.py`` files that register worlds.
         trust: whether a checkpoint may name classes whose code is then run.
         episodes: a list to append what was played to.
 
     Raises:
-        UserError: unknown environment, agent, split or checkpoint, or more tasks than the split has.
+        UserError: unknown environment, agent, split or checkpoint, or more tasks than the split
+            has.
     """
     import_worlds(*imports)
     prototype = make(env, **(params or {}))
@@ -117,10 +132,16 @@ def evaluate(
     try:
         played, stats = asyncio.run(
             play_tasks(
-                who.agent, chosen, worlds, max_turns=who.max_turns, seed=seed, concurrency=concurrency,
-                label=who.label(split), progress=progress,
+                who.agent,
+                chosen,
+                worlds,
+                max_turns=who.max_turns,
+                seed=seed,
+                concurrency=concurrency,
+                label=who.label(split),
+                progress=progress,
             )
-        )  # fmt: skip
+        )
     finally:
         worlds.close()
     if episodes is not None:
@@ -139,7 +160,9 @@ class _Contestant:
     loaded: LoadedAgent | None = None
 
     def label(self, split: str) -> str:
-        """What the random streams of its episodes hang on: for a checkpoint, that of the run's own evaluations."""
+        """What the random streams of its episodes hang on: for a checkpoint, that of the run's own
+        evaluations.
+        """
         return self.name if self.loaded is None else f"eval-{split}"
 
     def conditions(self) -> dict[str, Any]:
@@ -155,7 +178,11 @@ class _Contestant:
 
 
 def _resolve(
-    agent: str | Path | Agent, temperature: float | None, max_turns: int | None, changes: Mapping[str, Any], trust: bool
+    agent: str | Path | Agent,
+    temperature: float | None,
+    max_turns: int | None,
+    changes: Mapping[str, Any],
+    trust: bool,
 ) -> _Contestant:
     if isinstance(agent, Agent) or str(agent) in BASELINES:
         if changes:
@@ -165,7 +192,12 @@ def _resolve(
             return _Contestant(agent, type(agent).__name__, limit)
         return _Contestant(BASELINES[str(agent)](), str(agent), limit)
     loaded = load_named(
-        str(agent), list(BASELINES), temperature=temperature, max_turns=max_turns, changes=changes, trust=trust
+        str(agent),
+        list(BASELINES),
+        temperature=temperature,
+        max_turns=max_turns,
+        changes=changes,
+        trust=trust,
     )
     return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, loaded)
 
@@ -179,8 +211,18 @@ def _pool(
 ) -> EnvPool:
     if arguments is None:
         return pool_for(prototype, concurrency, extras=extras, imports=imports)
-    known = ("backend", "workers", "slots", "step_timeout", "reset_timeout", "recycle_episodes", "max_memory_mb")
+    known = (
+        "backend",
+        "workers",
+        "slots",
+        "step_timeout",
+        "reset_timeout",
+        "recycle_episodes",
+        "max_memory_mb",
+    )
     for key in arguments.keys() - set(known):
         raise UserError(f"evaluate: pool: unknown key '{key}'; {nearest(str(key), list(known))}")
     slots = min(concurrency, arguments.get("slots") or concurrency)
-    return EnvPool(**{**arguments, "slots": slots, "imports": imports, "options": {"extras": tuple(extras)}})
+    return EnvPool(
+        **{**arguments, "slots": slots, "imports": imports, "options": {"extras": tuple(extras)}}
+    )

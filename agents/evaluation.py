@@ -1,7 +1,8 @@
-"""Evaluation: what playing each task of a split once has shown, with its conditions and its intervals.
+"""Evaluation: what playing each task of a split once has shown, with its conditions and its
+intervals.
 
-Success is the world's own verdict. Episodes that failed for reasons of the infrastructure are in no denominator and are
-counted by name. Rates come with n and a 95 % Wilson interval (Wilson, 1927).
+Success is the world's own verdict. Episodes that failed for reasons of the infrastructure are in no
+denominator and are counted by name. Rates come with n and a 95 % Wilson interval (Wilson, 1927).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
 
 
 MOST_FAILED = 0.1
-"""Share of an evaluation's episodes that may fail. Of what fails at random, long episodes fail more often than short
-ones, so the survivors of more than this say little about the player."""
+"""Share of an evaluation's episodes that may fail. Of what fails at random, long episodes fail more
+often than short ones, so the survivors of more than this say little about the player."""
 
 
 class Rate(BaseModel):
@@ -101,13 +102,16 @@ def versions() -> dict[str, str]:
 class Evaluation(Rate):
     """What `evaluate` measured. `n` counts finished episodes; `failed` those that count nowhere.
 
-    Failed is not lost: a game that is lost was measured, an episode whose world or engine broke was not.
+    Failed is not lost: a game that is lost was measured, an episode whose world or engine broke was
+    not.
     """
 
     env: str
     agent: str
     split: str
-    families: dict[str, Rate] = Field(description="rates by task family (environment and parameters)")
+    families: dict[str, Rate] = Field(
+        description="rates by task family (environment and parameters)"
+    )
     turns: float | None = Field(description="mean turns per episode")
     turns_when_won: float | None = Field(description="mean turns of the successful episodes")
     invalid_rate: float | None = Field(description="share of actions refused or not understood")
@@ -116,11 +120,17 @@ class Evaluation(Rate):
     )
     tokens: float | None = Field(description="mean tokens the player wrote per episode")
     stops: dict[str, int] = Field(description="finished episodes by StopReason")
-    failed: dict[str, int] = Field(description="episodes that failed and count nowhere, by StopReason")
+    failed: dict[str, int] = Field(
+        description="episodes that failed and count nowhere, by StopReason"
+    )
     seed: int
-    temperature: float | None = Field(None, description="sampling temperature of a language model; 0 is greedy")
+    temperature: float | None = Field(
+        None, description="sampling temperature of a language model; 0 is greedy"
+    )
     max_turns: int | None = Field(None, description="turns after which an episode was cut")
-    max_context: int | None = Field(None, description="longest prompt plus response of a language model, in tokens")
+    max_context: int | None = Field(
+        None, description="longest prompt plus response of a language model, in tokens"
+    )
     params: dict[str, Any] = Field({}, description="parameters of the environment")
     split_size: int | None = Field(None, description="tasks that the split has")
     checkpoint: str | None = Field(
@@ -131,7 +141,9 @@ class Evaluation(Rate):
     tasks: list[TaskResult] = Field([], description="how each task went, in the order of the split")
     versions: dict[str, str] = Field({}, description="releases of the software that played")
 
-    @computed_field(description=f"at most {MOST_FAILED:.0%} of the episodes failed: the rate is that of the tasks")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        description=f"at most {MOST_FAILED:.0%} of the episodes failed: the rate is of the tasks"
+    )
     @property
     def whole(self) -> bool:
         """At least one episode was finished, and at most `MOST_FAILED` of all failed."""
@@ -154,8 +166,8 @@ class Evaluation(Rate):
             return f"nothing was measured: {failed} of {all_} episodes failed ({reasons})"
         won = round(self.success * self.n)
         return (
-            f"{failed} of {all_} episodes failed ({reasons}): had they all been played, the success rate would be "
-            f"between {won / all_:.1%} and {(won + failed) / all_:.1%}"
+            f"{failed} of {all_} episodes failed ({reasons}): had they all been played, the success"
+            f" rate would be between {won / all_:.1%} and {(won + failed) / all_:.1%}"
         )
 
     @property
@@ -166,7 +178,9 @@ class Evaluation(Rate):
         return f"{self.agent} on {self.env} ({self.split}{share})"
 
     def record(self) -> dict[str, Any]:
-        """The numbers, for a line of a run's metrics: without what is the same for a whole run, and task by task."""
+        """The numbers, for a line of a run's metrics: without what is the same for a whole run, and
+        task by task.
+        """
         return self.model_dump(exclude={"tasks", "versions", "params", "checkpoint"})
 
     def table(self) -> Table:
@@ -178,9 +192,11 @@ class Evaluation(Rate):
         for name, rate in rows.items():
             table.add_row(name, rate.text, f"{rate.low:.1%} to {rate.high:.1%}", str(rate.n))
         said = {
-            "{:.1f} turns": self.turns, "{:.1%} invalid": self.invalid_rate, "{:.1%} repeated actions":
-            self.repeated_rate, "{:.0f} tokens per episode": self.tokens,
-        }  # fmt: skip
+            "{:.1f} turns": self.turns,
+            "{:.1%} invalid": self.invalid_rate,
+            "{:.1%} repeated actions": self.repeated_rate,
+            "{:.0f} tokens per episode": self.tokens,
+        }
         means = [form.format(value) for form, value in said.items() if value is not None]
         parts = [", ".join(means), self.trouble or "no episode failed", f"{self.seconds:.1f} s"]
         table.caption = "; ".join(part for part in parts if part)
@@ -198,7 +214,8 @@ def summarise(
     temperature: float | None,
     **conditions: Any,
 ) -> Evaluation:
-    """Count finished episodes; failed ones are in `failed` only, and warned about where they are too many.
+    """Count finished episodes; failed ones are in `failed` only, and warned about where they are
+    too many.
 
     `conditions` are further fields of the Evaluation.
     """

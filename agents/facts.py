@@ -19,13 +19,17 @@ class Facts:
     """What a turn did, by the world's own words and answers."""
 
     new_target: bool
-    """What the action names after its verb was not named by an accepted action before; False if it names nothing."""
+    """What the action names after its verb was not named by an accepted action before; False if it
+    names nothing.
+    """
     new_answer: bool
     """The episode had not seen this answer of the world before."""
     effect: bool
     """The action was accepted and did something; a turn without effect failed."""
     failures: tuple[str | None, ...]
-    """Actions of the failed turns that this one directly follows, None for one that could not be parsed."""
+    """Actions of the failed turns that this one directly follows, None for one that could not be
+    parsed.
+    """
     differs: bool
     """The action is none of those."""
 
@@ -33,10 +37,11 @@ class Facts:
 def facts_of(episode: Episode) -> list[Facts]:
     """The facts of each turn.
 
-    An accepted action had no effect if the world answered what it had answered just before (refusals in between do not
-    count: looking around after one is no way out), or if the same action had already brought the same answer; unless
-    score or milestones are higher than ever. Actions are compared as the words that reach a world: case, punctuation
-    and backslashes do not make a new one.
+    An accepted action had no effect if the world answered what it had answered just before
+    (refusals in between do not count: looking around after one is no way out), or if the same
+    action had already brought the same answer; unless score or milestones are higher than ever.
+    Actions are compared as the words that reach a world: case, punctuation and backslashes do not
+    make a new one.
     """
     facts: list[Facts] = []
     targets, answers, deeds = set[str](), {episode.opening}, set[tuple[str, str]]()
@@ -49,7 +54,9 @@ def facts_of(episode: Episode) -> list[Facts]:
         accepted = turn.action is not None and turn.valid_action
         gained = (turn.score or 0.0) > score or len(turn.milestones) > milestones
         score, milestones = max(score, turn.score or 0.0), max(milestones, len(turn.milestones))
-        effect = accepted and (gained or (answer not in (before, shown) and (action, answer) not in deeds))
+        effect = accepted and (
+            gained or (answer not in (before, shown) and (action, answer) not in deeds)
+        )
         facts.append(
             Facts(
                 new_target=bool(target) and target not in targets,

@@ -1,8 +1,9 @@
 """Files and folders that are whole or not there: written beside their place, then renamed to it.
 
-What is unfinished is called ``.NAME.PID.new`` and what it replaces ``.NAME.PID.old``; after a failure neither is left,
-and `tidy` removes what a killed process left. Everything is on the disk before it gets its name, so that a power cut
-leaves the old content or the new one. A `UserError` says in one sentence what could not be written and why.
+What is unfinished is called ``.NAME.PID.new`` and what it replaces ``.NAME.PID.old``; after a
+failure neither is left, and `tidy` removes what a killed process left. Everything is on the disk
+before it gets its name, so that a power cut leaves the old content or the new one. A `UserError`
+says in one sentence what could not be written and why.
 """
 
 from __future__ import annotations
@@ -99,15 +100,20 @@ def tidy(folder: Path) -> None:
 
 @contextmanager
 def told(path: Path, what: str = "write") -> Iterator[None]:
-    """Turn what the operating system refuses into one sentence about `path`, through whatever library it came."""
+    """Turn what the operating system refuses into one sentence about `path`, through whatever
+    library it came.
+    """
     try:
         yield
     except Exception as error:
         chain = list(_chain(error))
-        # Libraries that call back into Python raise an error of their own when a signal ends the callback.
+        # Libraries that call back into Python raise an error of their own when a signal ends the
+        # callback.
         if interrupt := next((seen for seen in chain if isinstance(seen, KeyboardInterrupt)), None):
             raise interrupt from None
-        reason = None if isinstance(error, UserError) else next(filter(None, map(_refusal, chain)), None)
+        reason = (
+            None if isinstance(error, UserError) else next(filter(None, map(_refusal, chain)), None)
+        )
         if reason is None:
             raise
         raise UserError(f"cannot {what} '{path}': {reason}") from None
@@ -124,7 +130,8 @@ def _refusal(error: BaseException) -> str | None:
     """Why the operating system refused, if that is what an error says."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    # Libraries that are not written in Python say it in their own words: "File too large (os error 27)".
+    # Libraries that are not written in Python say it in their own words: "File too large (os error
+    # 27)".
     found = re.search(r"\(os error (\d+)\)", str(error))
     return os.strerror(int(found[1])) if found else None
 

@@ -1,7 +1,7 @@
 """Digests of what was written, so that damage is found before anything is read out of it.
 
-A checkpoint, and a run that has ended, holds ``manifest.json``: the SHA-256 of each of its files. A text may carry its
-own in its first line.
+A checkpoint, and a run that has ended, holds ``manifest.json``: the SHA-256 of each of its files. A
+text may carry its own in its first line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _SEAL = "# sha256 of what follows: "
 
 
 def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: Any) -> None:
-    """Write the digests of files of a folder, default all, and whatever else is to be known about it."""
+    """Write the digests of files of a folder, default all, and whatever else is to be known about
+    it.
+    """
     chosen = folder.rglob("*") if paths is None else paths
     names = sorted(str(path.relative_to(folder)) for path in chosen if path.is_file())
     files = {name: digest(folder / name) for name in names if name != MANIFEST_FILE}
@@ -31,7 +33,9 @@ def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: A
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` wrote, or None for a folder without one. Raises UserError if it is damaged."""
+    """What `write_manifest` wrote, or None for a folder without one. Raises UserError if it is
+    damaged.
+    """
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
@@ -83,8 +87,8 @@ def unsealed(text: str, path: Path) -> str:
         return text
     if not newline or head != sealed(rest).partition("\n")[0]:
         raise UserError(
-            f"'{path}' is damaged, it is not what the run wrote: restore it, or delete its first line if the change "
-            "was meant"
+            f"'{path}' is damaged, it is not what the run wrote: restore it, or delete its first"
+            " line if the change was meant"
         )
     return rest
 

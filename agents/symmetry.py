@@ -1,7 +1,7 @@
 """Symmetries: play or retell a world under a renaming of its words that leaves it the same world.
 
-A world lists its renamings in `TextEnv.symmetries` (a map may be turned or mirrored, for example). One game seen under
-eight of them is eight games to a model, and the world itself never knows.
+A world lists its renamings in `TextEnv.symmetries` (a map may be turned or mirrored, for example).
+One game seen under eight of them is eight games to a model, and the world itself never knows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def rename(text: str, renaming: Mapping[str, str]) -> str:
 class RenamedPlayer(Player):
     """Another player, who sees the world and acts in it under a renaming.
 
-    The episode keeps the world's own words in actions and observations; tokens and text are as the player saw them.
+    The episode keeps the world's own words in actions and observations; tokens and text are as the
+    player saw them.
     """
 
     def __init__(self, player: Player, renaming: Mapping[str, str]) -> None:
@@ -65,13 +66,18 @@ class RenamedPlayer(Player):
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Show the answer under the renaming."""
-        self.player.observe(rename(observation, self.renaming), None if info is None else self._renamed(info))
+        self.player.observe(
+            rename(observation, self.renaming), None if info is None else self._renamed(info)
+        )
 
     def _renamed(self, info: TurnInfo) -> TurnInfo:
         admissible = info["admissible_actions"]
         if admissible is None:
             return info
-        return {**info, "admissible_actions": [rename(action, self.renaming) for action in admissible]}
+        return {
+            **info,
+            "admissible_actions": [rename(action, self.renaming) for action in admissible],
+        }
 
     def closing(self) -> Prompt | None:
         """The other player's."""

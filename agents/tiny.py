@@ -1,10 +1,11 @@
 """Tiny: a Qwen2-style model and its tokenizer from scratch, small enough to learn on a CPU.
 
-The tokenizer is byte-level BPE trained on the world's own text, so a whole observation is a few dozen tokens. The chat
-template is ChatML without line breaks between messages; each message header is one token, so a turn costs four tokens
-beside its words::
+The tokenizer is byte-level BPE trained on the world's own text, so a whole observation is a few
+dozen tokens. The chat template is ChatML without line breaks between messages; each message header
+is one token, so a turn costs four tokens beside its words::
 
-    <|im_start|>user\\n You are in a kitchen. <|im_end|> <|im_start|>assistant\\n go north <|im_end|>
+    <|im_start|>user\\n You are in a kitchen. <|im_end|> <|im_start|>assistant\\n go north
+    <|im_end|>
 
 Both save in Hugging Face format and load with `AutoModelForCausalLM` and `AutoTokenizer`.
 """
@@ -22,19 +23,21 @@ HEADERS = tuple(f"{START}{role}\n" for role in ("system", "user", "assistant"))
 TAGS = ("<think>", "</think>", "<action>", "</action>", "<tool_call>", "</tool_call>")
 """Tokens of the response formats. Not special: they are ordinary vocabulary, kept when decoding."""
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] +"
+    " '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%"
+    " endif %}"
 )
 _WITHOUT_TAGS = 256 + 3 + len(HEADERS)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ()) -> Any:
-    """A `PreTrainedTokenizerFast` of at most `vocabulary` entries; fewer if the texts hold no more pairs to merge.
+    """A `PreTrainedTokenizerFast` of at most `vocabulary` entries; fewer if the texts hold no more
+    pairs to merge.
 
-    Words carry their leading space and digits stand alone, so that a name is the same token wherever it stands in a
-    sentence, and numbers are read digit by digit. Any text round-trips. Same texts, same tokenizer.
-    Each of `marks` is a token as those in `TAGS` are. Raises ValueError if `vocabulary` is too small for the bytes and
-    them.
+    Words carry their leading space and digits stand alone, so that a name is the same token
+    wherever it stands in a sentence, and numbers are read digit by digit. Any text round-trips.
+    Same texts, same tokenizer. Each of `marks` is a token as those in `TAGS` are. Raises ValueError
+    if `vocabulary` is too small for the bytes and them.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -45,7 +48,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] 
         raise ValueError(f"a tokenizer needs at least {smallest} entries, not {vocabulary}")
     backend = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(tags),
@@ -84,8 +89,8 @@ def build(
 
     With `copying` it repeats what it has read from the start (see `turnrl.agents.induction`).
 
-    The vocabulary is exactly the tokenizer's: a random model never samples an id without a token. The global random
-    state is left as it was. Raises ValueError for sizes that do not divide.
+    The vocabulary is exactly the tokenizer's: a random model never samples an id without a token.
+    The global random state is left as it was. Raises ValueError for sizes that do not divide.
     """
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
@@ -116,6 +121,8 @@ def build(
     if copying:
         write_copying(model, seed)
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_length=max_context
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_length=max_context,
     )
     return model.eval()

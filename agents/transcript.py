@@ -18,17 +18,28 @@ _DECODER = json.JSONDecoder()
 
 
 def transcript(
-    episode: Episode, clip: int, *, turns: int | None = None, tag: str = "episode", instructions: str = ""
+    episode: Episode,
+    clip: int,
+    *,
+    turns: int | None = None,
+    tag: str = "episode",
+    instructions: str = "",
 ) -> str:
-    """The opening and the first `turns` turns as a block between <tag> and </tag> that its content cannot end.
+    """The opening and the first `turns` turns as a block between <tag> and </tag> that its content
+    cannot end.
 
-    Every text is cut after `clip` characters, and escaped. The world's `instructions` come first, if they are given.
+    Every text is cut after `clip` characters, and escaped. The world's `instructions` come first,
+    if they are given.
     """
     lines = [f"<{tag}>", *([_section("instructions", instructions, clip)] if instructions else [])]
     lines.append(_section("opening", episode.opening, clip))
     for number, turn in enumerate(episode.turns[:turns], 1):
         said = ("unreadable_answer", turn.text) if turn.action is None else ("action", turn.action)
-        lines += [f'<turn number="{number}">', _section(*said, clip), _section("observation", turn.observation, clip)]
+        lines += [
+            f'<turn number="{number}">',
+            _section(*said, clip),
+            _section("observation", turn.observation, clip),
+        ]
         lines.append("</turn>")
     return "\n".join([*lines, f"</{tag}>"])
 
@@ -40,10 +51,12 @@ def _section(tag: str, text: str, clip: int) -> str:
 
 
 def json_value(answer: str, key: str) -> Any:
-    """The value of `key` in a JSON object anywhere in an answer; None if there is none, or if there are several.
+    """The value of `key` in a JSON object anywhere in an answer; None if there is none, or if there
+    are several.
 
-    A model that quotes what it was shown may quote a verdict. So all objects with that key must agree, and the key must
-    not stand outside them, as it does in an object that is broken by a quotation. A <think> block is left out.
+    A model that quotes what it was shown may quote a verdict. So all objects with that key must
+    agree, and the key must not stand outside them, as it does in an object that is broken by a
+    quotation. A <think> block is left out.
     """
     text = answer.strip()
     if text.startswith("<think>"):

@@ -7,8 +7,9 @@
     results = compare(QUICKSTART, arms, seeds=[0, 1, 2, 3, 4], folder=RUNS, parallel=2)
     print(table(results, arms))
 
-A seed is one observation, however many games its run played: intervals are over seeds, and two arms are compared seed
-by seed. Runs are kept in the folder under a digest of their recipe, so that no script repeats what another has run.
+A seed is one observation, however many games its run played: intervals are over seeds, and two arms
+are compared seed by seed. Runs are kept in the folder under a digest of their recipe, so that no
+script repeats what another has run.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ class Arm:
 
     Args:
         name: of the row in the table.
-        start: changes to the recipe that the warm start sees too, such as another world or another form of answers.
+        start: changes to the recipe that the warm start sees too, such as another world or another
+            form of answers.
         rl: changes to what comes after it.
-        against: name of the arm that it is compared with, seed by seed; None for one that others are compared with.
+        against: name of the arm that it is compared with, seed by seed; None for one that others
+            are compared with.
     """
 
     name: str
@@ -88,7 +91,12 @@ def parse(
 
 
 def compare(
-    recipe: Path, arms: Sequence[Arm], seeds: Sequence[int], folder: Path, parallel: int, start_seed: int | None = None
+    recipe: Path,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    folder: Path,
+    parallel: int,
+    start_seed: int | None = None,
 ) -> list[Result]:
     """Run every arm on every seed, `parallel` at a time; results by arm, then seed.
 
@@ -125,24 +133,37 @@ def reinforce(recipe: Path, arm: Arm, seed: int, start: Path, folder: Path) -> R
     [before], [test] = records(start, "test"), records(run, "test")
     steps = records(run, "train")
     return Result(
-        arm.name, seed, [step["success"] for step in steps], round(test["success"] * test["n"]), test["n"],
+        arm.name,
+        seed,
+        [step["success"] for step in steps],
+        round(test["success"] * test["n"]),
+        test["n"],
         round(before["success"] * before["n"]),
-        sum(step["seconds/play"] + step["seconds/reward"] + step["seconds/update"] for step in steps) / len(steps),
+        sum(
+            step["seconds/play"] + step["seconds/reward"] + step["seconds/update"] for step in steps
+        )
+        / len(steps),
         run / "checkpoints" / "rl",
-    )  # fmt: skip
+    )
 
 
 def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -> str:
-    """Markdown: test tasks won per seed, their mean over seeds, and the difference to the arm each is compared with.
+    """Markdown: test tasks won per seed, their mean over seeds, and the difference to the arm each
+    is compared with.
 
-    Intervals are 95 % t intervals over seeds, those of differences not widened for their number; p-values of the
-    paired t test are corrected for it (Holm), those of the exact sign-flip test stand beside them as they are.
+    Intervals are 95 % t intervals over seeds, those of differences not widened for their number;
+    p-values of the paired t test are corrected for it (Holm), those of the exact sign-flip test
+    stand beside them as they are.
     """
     n = {result.n for result in results}
-    assert len(n) == 1, "arms that played different numbers of test tasks do not belong into one table"
+    assert len(n) == 1, (
+        "arms that played different numbers of test tasks do not belong into one table"
+    )
     of = f"of {n.pop()}"
     rows = {arm.name: [result for result in results if result.arm == arm.name] for arm in arms}
-    found = compared({name: [row.won / row.n for row in of_arm] for name, of_arm in rows.items()}, arms)
+    found = compared(
+        {name: [row.won / row.n for row in of_arm] for name, of_arm in rows.items()}, arms
+    )
     lines = [
         f"| | before, per seed ({of}) | test {what} won, per seed ({of}) {HEAD}",
         "|---" * 7 + "|",
@@ -156,13 +177,17 @@ def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -
 def speed_table(results: Sequence[Result], arms: Sequence[Arm]) -> str:
     """Markdown: sampled training episodes won, mean over the steps, in the same way."""
     shares = {
-        arm.name: [sum(result.curve) / len(result.curve) for result in results if result.arm == arm.name]
+        arm.name: [
+            sum(result.curve) / len(result.curve) for result in results if result.arm == arm.name
+        ]
         for arm in arms
     }
     found = compared(shares, arms)
     lines = [f"| | training episodes won, per seed (%) {HEAD}", "|---" * 6 + "|"]
     for name, values in shares.items():
-        lines.append(f"| {' | '.join([name, ', '.join(f'{100 * value:.0f}' for value in values), *found[name]])} |")
+        lines.append(
+            f"| {' | '.join([name, ', '.join(f'{100 * value:.0f}' for value in values), *found[name]])} |"
+        )
     return "\n".join(lines)
 
 
@@ -198,7 +223,10 @@ def share(rates: Sequence[float]) -> str:
 
 def points(difference: Mean) -> str:
     """A difference of shares in percentage points, with its interval."""
-    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return (
+        f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to"
+        f" {100 * difference.high:+.1f})"
+    )
 
 
 def continued(recipe: Path, arm: Arm, seed: int, start: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What is measured of every credit estimator, and of every selection in front of one: mean and noise of the gradient.
+"""What is measured of every credit estimator, and of every selection in front of one: mean and
+noise of the gradient.
 
 Two groups are enumerated exactly, by aggregation of the loss; large batches are sampled.
 """
@@ -36,7 +37,9 @@ HIDDEN = ("name", "process", "reward")
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration of an estimator. `pooled`: it compares groups, so a batch of several is needed."""
+    """One configuration of an estimator. `pooled`: it compares groups, so a batch of several is
+    needed.
+    """
 
     config: dict[str, Any]
     pooled: bool = False
@@ -45,8 +48,12 @@ class Setting:
     @property
     def label(self) -> str:
         """The configuration in short."""
-        fields = [f"{key} {str(value).lower()}" for key, value in self.config.items() if key not in HIDDEN]
-        return ", ".join([*fields, *([f"{self.critic} critic"] if self.critic else [])]) or "defaults"
+        fields = [
+            f"{key} {str(value).lower()}" for key, value in self.config.items() if key not in HIDDEN
+        ]
+        return (
+            ", ".join([*fields, *([f"{self.critic} critic"] if self.critic else [])]) or "defaults"
+        )
 
     @property
     def name(self) -> str:
@@ -65,14 +72,22 @@ class Setting:
 
     def fits(self, problem: Problem) -> bool:
         """Does the problem have the rewards it asks for?"""
-        if self.name in ("gae", "reinforce_pp") and self.gamma < 1 and int(problem.tokens_NT.max()) > 1:
+        if (
+            self.name in ("gae", "reinforce_pp")
+            and self.gamma < 1
+            and int(problem.tokens_NT.max()) > 1
+        ):
             return False  # they discount by the token
         return self.name not in ("gdpo", "igpo", "tag_group") or "process" in problem.rewards
 
     def build(self, problem: Problem) -> Credit:
         """The estimator, told the range of the rewards where it asks."""
         low, high = problem.range()
-        return self.credit.model_copy(update={"low": low, "high": high}) if self.name == "bnpo" else self.credit
+        return (
+            self.credit.model_copy(update={"low": low, "high": high})
+            if self.name == "bnpo"
+            else self.credit
+        )
 
 
 def _settings() -> tuple[Setting, ...]:
@@ -123,7 +138,9 @@ SETTINGS = _settings()
 
 @dataclass(frozen=True)
 class Row:
-    """One setting on one problem: a batch of two groups, and `large`: the same with `MANY` groups, sampled."""
+    """One setting on one problem: a batch of two groups, and `large`: the same with `MANY` groups,
+    sampled.
+    """
 
     setting: Setting
     problem: str
@@ -145,7 +162,9 @@ def measure(problem: Problem, settings: Iterable[Setting]) -> list[Row]:
     exact_P, batches = problem.gradient(), tabular.all_batches(problem, SIZE)
     pooled = any(setting.pooled for setting in wanted)
     drawn = list(tabular.sample_batches(problem, SIZE, MANY, BATCHES)) if pooled else []
-    controls_CPX = torch.stack([estimates(c, drawn) - exact_P for c in CONTROLS], -1) if pooled else None
+    controls_CPX = (
+        torch.stack([estimates(c, drawn) - exact_P for c in CONTROLS], -1) if pooled else None
+    )
     rows = []
     for setting in wanted:
         credit, ready = setting.build(problem), _critic(problem, setting)
@@ -156,7 +175,9 @@ def measure(problem: Problem, settings: Iterable[Setting]) -> list[Row]:
         other = compare(plain, problem.gradient(setting.gamma)) if setting.gamma < 1 else None
         large = None
         if controls_CPX is not None and setting.pooled:
-            large = compare(tabular.sampled_moments(estimates(credit, ready(drawn)), controls_CPX), exact_P)
+            large = compare(
+                tabular.sampled_moments(estimates(credit, ready(drawn)), controls_CPX), exact_P
+            )
         rows.append(Row(setting, problem.name, by, other, large))
     return rows
 
@@ -165,7 +186,8 @@ def aggregated(problem: Problem, aggregation: Aggregation) -> Comparison:
     """`rloo` with `MANY` groups, sampled."""
     exact_P, drawn = problem.gradient(), list(tabular.sample_batches(problem, SIZE, MANY, BATCHES))
     controls_CPX = torch.stack([estimates(c, drawn) - exact_P for c in CONTROLS], -1)
-    # The controls are of one episode's length: so are the estimates, up to a factor that no comparison sees.
+    # The controls are of one episode's length: so are the estimates, up to a factor that no
+    # comparison sees.
     found_CP = estimates(CONTROLS[0], drawn, aggregation)
     found_CP = found_CP * (float(exact_P.norm()) ** 2 / float(found_CP.mean(0) @ exact_P))
     return compare(tabular.sampled_moments(found_CP, controls_CPX), exact_P)
@@ -181,14 +203,20 @@ def _critic(problem: Problem, setting: Setting) -> Callable[[Sequence[Case]], Se
 def difficulty(chance: float, size: int) -> float:
     """By what `grpo` multiplies the gradient of a task of one turn that is won with this chance."""
     logits = {"once": (0.0, math.log(chance / (1 - chance)))}
-    task = Problem("one turn", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),))
-    found = tabular.moments_of_groups(CREDITS.build({"name": "grpo"}), *tabular.all_groups(task, size))
+    task = Problem(
+        "one turn", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),)
+    )
+    found = tabular.moments_of_groups(
+        CREDITS.build({"name": "grpo"}), *tabular.all_groups(task, size)
+    )
     return compare(found, task.gradient()).scale
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One selection in front of one estimator on one problem; exact, with as many rounds as the batch needs."""
+    """One selection in front of one estimator on one problem; exact, with as many rounds as the
+    batch needs.
+    """
 
     selection: str
     credit: str
@@ -200,14 +228,24 @@ class Chosen:
 
 
 def select(selection: str, problem: Problem, size: int) -> dict[tuple[int, ...], float]:
-    """What the selection leaves of the groups that can occur (empty: dropped), and the chance of each.
+    """What the selection leaves of the groups that can occur (empty: dropped), and the chance of
+    each.
 
     Groups are listed in order, because ties may go to the earlier episode.
     """
     task, rule = Task(env="toy/made-v0", seed=0), SELECTIONS.build({"name": selection})
-    paid_N, won_N = problem.future_NT()[:, 0].tolist(), (problem.rewards_KNT[0].sum(1) >= 1 - EXACT).tolist()
-    turns = [[Turn([], True, [0] * move.tokens, [0.0] * move.tokens) for move in play] for play in problem.plays]
-    seats = [[Episode(task, turns=turns[n], success=won) for n, won in enumerate(won_N)] for _ in range(size)]
+    paid_N, won_N = (
+        problem.future_NT()[:, 0].tolist(),
+        (problem.rewards_KNT[0].sum(1) >= 1 - EXACT).tolist(),
+    )
+    turns = [
+        [Turn([], True, [0] * move.tokens, [0.0] * move.tokens) for move in play]
+        for play in problem.plays
+    ]
+    seats = [
+        [Episode(task, turns=turns[n], success=won) for n, won in enumerate(won_N)]
+        for _ in range(size)
+    ]
     chance_N, left = problem.chance_N.tolist(), defaultdict[tuple[int, ...], float](float)
     for k in range(len(problem.tasks)):
         members = (problem.task_N == k).nonzero().flatten().tolist()
@@ -215,21 +253,38 @@ def select(selection: str, problem: Problem, size: int) -> dict[tuple[int, ...],
             episodes = [seat[n] for seat, n in zip(seats, group, strict=True)]
             chosen = rule(Group(task, episodes), [paid_N[n] for n in group])
             kept = {id(episode) for episode in chosen or ()}
-            found = sorted(n for n, episode in zip(group, episodes, strict=True) if id(episode) in kept)
+            found = sorted(
+                n for n, episode in zip(group, episodes, strict=True) if id(episode) in kept
+            )
             left[tuple(found)] += math.prod(chance_N[n] for n in group) / len(problem.tasks)
     return left
 
 
-def selected(selection: str, credit: str, problem: Problem, left: dict[tuple[int, ...], float], size: int) -> Chosen:
-    """The estimate of a full batch: the mean over groups of which something is left, and over what is left of them."""
+def selected(
+    selection: str, credit: str, problem: Problem, left: dict[tuple[int, ...], float], size: int
+) -> Chosen:
+    """The estimate of a full batch: the mean over groups of which something is left, and over what
+    is left of them.
+    """
     groups = [group for group in left if group]
     chance_C = torch.tensor([left[group] for group in groups], dtype=torch.float64)
     count_C = torch.tensor([len(group) for group in groups])
     group_E = torch.arange(len(groups)).repeat_interleave(count_C)
-    gradient_EP = problem.batch(torch.tensor(sum(groups, ())), group_E).gradient_EP(CREDITS.build({"name": credit}))
-    gradient_CP = torch.zeros(len(groups), gradient_EP.shape[1]).double().index_add_(0, group_E, gradient_EP)
+    gradient_EP = problem.batch(torch.tensor(sum(groups, ())), group_E).gradient_EP(
+        CREDITS.build({"name": credit})
+    )
+    gradient_CP = (
+        torch.zeros(len(groups), gradient_EP.shape[1]).double().index_add_(0, group_E, gradient_EP)
+    )
     found = tabular.moments(gradient_CP / count_C[:, None], chance_C / chance_C.sum())
-    return Chosen(selection, credit, size, problem.name, float(chance_C.sum()), compare(found, problem.gradient()))
+    return Chosen(
+        selection,
+        credit,
+        size,
+        problem.name,
+        float(chance_C.sum()),
+        compare(found, problem.gradient()),
+    )
 
 
 def selections(problem: Problem, sizes: Iterable[int] = SELECTED) -> list[Chosen]:

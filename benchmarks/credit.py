@@ -1,11 +1,13 @@
-"""Does turn-level credit learn faster, with a dense reward and without one? Same warm starts, tasks, seeds and budget.
+"""Does turn-level credit learn faster, with a dense reward and without one? Same warm starts,
+tasks, seeds and budget.
 
     python benchmarks/credit.py --parallel 2
 
-For each seed one weak warm start is trained, and each arm continues from it. Each arm's learning rate is chosen first,
-on validation tasks and with other seeds (`--lrs`, `--sweep-seeds`). Writes docs/credit.md (tables) and docs/credit.svg
-(success of the sampled training episodes per step); with `--world coin` docs/credit-coin.md and docs/credit-coin.svg,
-on the quickstart's games, which takes an hour or two on two idle cores.
+For each seed one weak warm start is trained, and each arm continues from it. Each arm's learning
+rate is chosen first, on validation tasks and with other seeds (`--lrs`, `--sweep-seeds`). Writes
+docs/credit.md (tables) and docs/credit.svg (success of the sampled training episodes per step);
+with `--world coin` docs/credit-coin.md and docs/credit-coin.svg, on the quickstart's games, which
+takes an hour or two on two idle cores.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ WORLDS = {
     "corridor": World(
         CORRIDOR.with_suffix(".yaml"),
         ("model.max_context=1024", f"pool.imports=[{CORRIDOR}]", "sft.until_loss=0.45"),
-        "the corridor of `examples/custom_env.py` (six rooms, each with one open door; a wrong one ends the game)",
+        "the corridor of `examples/custom_env.py` (six rooms, each with one open door; a wrong one"
+        " ends the game)",
     ),
     "coin": World(QUICKSTART, WEAK, "TextWorld coin collector, level 8"),
 }
@@ -49,7 +52,9 @@ CREDITS = {
     "turn_return (gamma 1)": "{name: turn_return, gamma: 1}",
     "gae (gamma 1)": "{name: gae, over: turn, gamma: 1, lam: 0.95}",
 }
-"""Two episode-level ones, then turn-level ones. A discount of 0.5 suits a reward that comes with every turn."""
+"""Two episode-level ones, then turn-level ones. A discount of 0.5 suits a reward that comes with
+every turn.
+"""
 REWARDS = {
     "dense": "[{name: outcome}, {name: progress, weight: 3}]",
     "outcome": "[{name: outcome}]",
@@ -70,7 +75,9 @@ PANELS = {"with progress": "dense", "without it": "outcome"}
 
 
 def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
-    """Each estimator with each reward, compared with `grpo` on the same one, and that with `grpo` on the outcome."""
+    """Each estimator with each reward, compared with `grpo` on the same one, and that with `grpo`
+    on the outcome.
+    """
     arms = []
     for name in names:
         key, kind = name.split(", ")
@@ -81,7 +88,9 @@ def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
 
 
 def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
-    """Success of training episodes per step, smoothed over three steps: thin lines are seeds, thick ones their mean."""
+    """Success of training episodes per step, smoothed over three steps: thin lines are seeds, thick
+    ones their mean.
+    """
     import matplotlib
 
     matplotlib.use("svg")
@@ -89,8 +98,14 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    drawn = {title: kind for title, kind in PANELS.items() if any(arm.name.endswith(f", {kind}") for arm in arms)}
-    figure, panels = plt.subplots(1, len(drawn), figsize=(4.5 * len(drawn), 3.6), sharey=True, squeeze=False)
+    drawn = {
+        title: kind
+        for title, kind in PANELS.items()
+        if any(arm.name.endswith(f", {kind}") for arm in arms)
+    }
+    figure, panels = plt.subplots(
+        1, len(drawn), figsize=(4.5 * len(drawn), 3.6), sharey=True, squeeze=False
+    )
     for panel, (title, shown) in zip(panels[0], drawn.items(), strict=True):
         for arm in arms:
             key, kind = arm.name.split(", ")
@@ -98,7 +113,9 @@ def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
                 continue
             colour = f"C{list(CREDITS).index(key)}"
             curves = [result.curve for result in results if result.arm == arm.name]
-            smooth = np.array([np.convolve(curve, np.ones(3) / 3, mode="valid") for curve in curves])
+            smooth = np.array(
+                [np.convolve(curve, np.ones(3) / 3, mode="valid") for curve in curves]
+            )
             steps = np.arange(smooth.shape[1]) + 2
             for curve in smooth:
                 panel.plot(steps, curve, color=colour, alpha=0.25, linewidth=0.8)
@@ -152,8 +169,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--world", choices=sorted(WORLDS), default="corridor")
-    parser.add_argument("--arms", nargs="*", default=NAMES, choices=NAMES, help="those to run (default: all)")
-    parser.add_argument("--lrs", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3], help="rates of the sweep")
+    parser.add_argument(
+        "--arms", nargs="*", default=NAMES, choices=NAMES, help="those to run (default: all)"
+    )
+    parser.add_argument(
+        "--lrs", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3], help="rates of the sweep"
+    )
     parser.add_argument("--sweep-seeds", type=int, nargs="+", default=[101])
     parser.add_argument("--sweep-steps", type=int, default=8)
     args = parse(__doc__, parser, seeds=range(8), steps=12)
@@ -161,26 +182,41 @@ def main() -> None:
         parser.error("the seeds of the sweep must not be those of the comparison")
     world = WORLDS[args.world]
     arms = arms_of(world, args.steps, args.arms)
-    best, rates = sweep(world.recipe, arms, args.lrs, args.sweep_seeds, args.sweep_steps, args.runs, args.parallel)
+    best, rates = sweep(
+        world.recipe, arms, args.lrs, args.sweep_seeds, args.sweep_steps, args.runs, args.parallel
+    )
     print(rates, flush=True)
-    tuned = [dataclasses.replace(arm, rl=(*arm.rl, f"rl.optim.lr={best[arm.name]}")) for arm in arms]
+    tuned = [
+        dataclasses.replace(arm, rl=(*arm.rl, f"rl.optim.lr={best[arm.name]}")) for arm in arms
+    ]
     results = compare(world.recipe, tuned, args.seeds, args.runs, args.parallel)
     name = "credit" if args.world == "corridor" else f"credit-{args.world}"
     numbers = {
-        "seeds": args.seeds, "steps": [args.steps], "lrs": args.lrs, "sweep-seeds": args.sweep_seeds,
+        "seeds": args.seeds,
+        "steps": [args.steps],
+        "lrs": args.lrs,
+        "sweep-seeds": args.sweep_seeds,
         "sweep-steps": [args.sweep_steps],
-    }  # fmt: skip
+    }
     options = [f"--{key} {' '.join(map(str, values))}" for key, values in numbers.items()]
     if args.arms != NAMES:
         options.append(f"--arms {shlex.join(args.arms)}")
     plot(results, tuned, args.docs / f"{name}.svg")
     page = PAGE.format(
-        title=args.world, what=world.what, name=name, table=table(results, tuned, "tasks"),
+        title=args.world,
+        what=world.what,
+        name=name,
+        table=table(results, tuned, "tasks"),
         command=" ".join([f"python benchmarks/credit.py --world {args.world}", *options]),
-        speed=speed_table(results, tuned), count=len(args.seeds), n=results[0].n,
-        comparisons=sum(arm.against is not None for arm in tuned), floor=2 / 2 ** len(args.seeds),
-        sweep_steps=args.sweep_steps, sweep_seeds=", ".join(map(str, args.sweep_seeds)), rates=rates,
-    )  # fmt: skip
+        speed=speed_table(results, tuned),
+        count=len(args.seeds),
+        n=results[0].n,
+        comparisons=sum(arm.against is not None for arm in tuned),
+        floor=2 / 2 ** len(args.seeds),
+        sweep_steps=args.sweep_steps,
+        sweep_seeds=", ".join(map(str, args.sweep_seeds)),
+        rates=rates,
+    )
     (args.docs / f"{name}.md").write_text(page)
     print(page)
 

@@ -1,11 +1,13 @@
-"""Is damage ever silent? Each file of a finished run is cut, emptied or changed in one byte, and the run is used.
+"""Is damage ever silent? Each file of a finished run is cut, emptied or changed in one byte, and
+the run is used.
 
     python benchmarks/damage.py
 
-`turnrl train --resume`, `turnrl eval RUN` and `turnrl report RUN` are each run on a copy of the run with one damaged
-file. Right is: the same answer as without the damage (the file was not needed, or was made anew), or one sentence that
-names the file, with exit code 2, or for a report the page of what is left and a warning that names the file. Wrong is a
-traceback, or another answer without a word: the exit status is then 1.
+`turnrl train --resume`, `turnrl eval RUN` and `turnrl report RUN` are each run on a copy of the run
+with one damaged file. Right is: the same answer as without the damage (the file was not needed, or
+was made anew), or one sentence that names the file, with exit code 2, or for a report the page of
+what is left and a warning that names the file. Wrong is a traceback, or another answer without a
+word: the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from turnrl.cli import main as command_line
 DAMAGES: dict[str, Callable[[bytes, int], bytes]] = {
     "cut to half": lambda data, at: data[: len(data) // 2],
     "emptied": lambda data, at: b"",
-    "one bit flipped": lambda data, at: data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :],
+    "one bit flipped": lambda data, at: (
+        data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]
+    ),
 }
 USES = ("resume", "eval", "report")
 
@@ -71,22 +75,35 @@ def verdict(name: str, code: int, said: str, given: Any, wanted: Any) -> str:
     if "Traceback" in said or code not in (0, 2):
         return f"WRONG: exit {code}: {said[-300:]}"
     if code == 2:
-        return "named, exit 2" if plain_name in said else f"WRONG: exit 2 without the name: {said[-300:]}"
+        return (
+            "named, exit 2"
+            if plain_name in said
+            else f"WRONG: exit 2 without the name: {said[-300:]}"
+        )
     if isinstance(given, dict) and name.startswith("checkpoints/"):
-        # Weights that the resume does not need stay damaged, and are named when somebody wants to play them.
+        # Weights that the resume does not need stay damaged, and are named when somebody wants to
+        # play them.
         given, wanted = (
-            {key: value for key, value in each.items() if key != Path(name).parts[1]} for each in (given, wanted)
+            {key: value for key, value in each.items() if key != Path(name).parts[1]}
+            for each in (given, wanted)
         )
     if given == wanted:
         return "as if undamaged"
     if plain_name in said:
         return "named, with what is left"
-    return f"WRONG: another answer: {', '.join(different(given, wanted)) if isinstance(given, dict) else 'the page'}"
+    return (
+        "WRONG: another answer:"
+        f" {', '.join(different(given, wanted)) if isinstance(given, dict) else 'the page'}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the files that are damaged, drawn at random")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the files that are damaged, drawn at random"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng, wrong = random.Random(options.seed), 0
@@ -105,7 +122,11 @@ def main() -> None:
             shutil.copytree(kept, home)
             code, said, wanted[how] = use(home, how)
             assert code == 0, said
-        files = sorted(str(path.relative_to(kept / "run")) for path in (kept / "run").rglob("*") if path.is_file())
+        files = sorted(
+            str(path.relative_to(kept / "run"))
+            for path in (kept / "run").rglob("*")
+            if path.is_file()
+        )
         for name in files:
             for what, damage in DAMAGES.items():
                 for how in USES:
@@ -125,7 +146,10 @@ def main() -> None:
     print(f"| damage | use | {' | '.join(results)} |\n|---|---|{'---|' * len(results)}")
     for what in DAMAGES:
         for how in USES:
-            print(f"| {what} | {how} | {' | '.join(str(counts[what, how, result]) for result in results)} |")
+            print(
+                f"| {what} | {how} |"
+                f" {' | '.join(str(counts[what, how, result]) for result in results)} |"
+            )
     print(f"\n{len(files)} files, {sum(counts.values())} uses")
     sys.exit(wrong > 0)
 

@@ -1,11 +1,12 @@
-"""Is what a cache keeps ever played damaged? Every file of every world's cache is halved, emptied, or changed by a bit.
+"""Is what a cache keeps ever played damaged? Every file of every world's cache is halved, emptied,
+or changed by a bit.
 
     python benchmarks/damaged_caches.py --families coin household
 
-For every file and damage a copy of the cache is damaged, and one episode is played in a process of its own. What is
-right: the same episode, with a warning that something was made anew; or one sentence with exit code 2. Anything else is
-a fault: another episode, a traceback, a process that is killed or ends by itself. Prints a table; the exit status is 1
-where there are faults.
+For every file and damage a copy of the cache is damaged, and one episode is played in a process of
+its own. What is right: the same episode, with a warning that something was made anew; or one
+sentence with exit code 2. Anything else is a fault: another episode, a traceback, a process that is
+killed or ends by itself. Prints a table; the exit status is 1 where there are faults.
 """
 
 from __future__ import annotations
@@ -66,16 +67,24 @@ def flip(held: bytearray) -> bytes:
     return held
 
 
-DAMAGE: dict[str, Callable[[bytearray], bytes]] = {"halved": halve, "emptied": lambda held: b"", "one bit": flip}
+DAMAGE: dict[str, Callable[[bytearray], bytes]] = {
+    "halved": halve,
+    "emptied": lambda held: b"",
+    "one bit": flip,
+}
 
 
 def play(family: str, cache: Path, seconds: float) -> tuple[int, str, str]:
     """Exit code (negative for a signal), digest of the episode, and what was said on stderr."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PLAY, json.dumps(FAMILIES[family])], capture_output=True, text=True, timeout=seconds,
-            env={**os.environ, "XDG_CACHE_HOME": str(cache)}, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", PLAY, json.dumps(FAMILIES[family])],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return 0, "", f"no end after {seconds:g} s"
     return done.returncode, done.stdout.strip(), done.stderr
@@ -90,12 +99,20 @@ def outcome(played: tuple[int, str, str], reference: str) -> str:
         return "one sentence"
     if code == 0:
         return "another episode" if digest else words
-    return f"signal {-code}" if code < 0 else f"exit {code}: {words.strip().splitlines()[-1][:60] if words else ''}"
+    return (
+        f"signal {-code}"
+        if code < 0
+        else f"exit {code}: {words.strip().splitlines()[-1][:60] if words else ''}"
+    )
 
 
 def kind(file: Path) -> str:
     """What a file is called, without what numbers and digests say."""
-    return f"*{file.suffix}" if file.suffix and any(letter.isdigit() for letter in file.stem) else file.name
+    return (
+        f"*{file.suffix}"
+        if file.suffix and any(letter.isdigit() for letter in file.stem)
+        else file.name
+    )
 
 
 def damaged(family: str, seconds: float) -> Iterator[tuple[str, str, str]]:
@@ -112,16 +129,26 @@ def damaged(family: str, seconds: float) -> Iterator[tuple[str, str, str]]:
                 if (copy / file).stat().st_size:
                     (copy / file).write_bytes(change(bytearray((copy / file).read_bytes())))
                     first = outcome(play(family, copy, seconds), reference)
-                    again = outcome(play(family, copy, seconds), reference) if first == ANEW else "the same"
+                    again = (
+                        outcome(play(family, copy, seconds), reference)
+                        if first == ANEW
+                        else "the same"
+                    )
                     yield kind(file), name, first if again == "the same" else f"and then {again}"
                 shutil.rmtree(copy)
 
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", nargs="+", choices=sorted(FAMILIES), default=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=300.0, help="longest that one episode may take")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--families", nargs="+", choices=sorted(FAMILIES), default=list(FAMILIES), metavar="NAME"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="longest that one episode may take"
+    )
     args = parser.parse_args()
     print("| family | file | " + " | ".join(DAMAGE) + " |")
     print("|---|---|" + "---|" * len(DAMAGE))
@@ -132,7 +159,10 @@ def main() -> int:
             rows.setdefault(file, {name: Counter() for name in DAMAGE})[damage][found] += 1
             total[found] += 1
         for file, cells in sorted(rows.items()):
-            told = (", ".join(f"{found} {count}" for found, count in sorted(cell.items())) for cell in cells.values())
+            told = (
+                ", ".join(f"{found} {count}" for found, count in sorted(cell.items()))
+                for cell in cells.values()
+            )
             print(f"| {family} | {file} | {' | '.join(told)} |", flush=True)
     print("\n" + ", ".join(f"{found}: {count}" for found, count in sorted(total.items())))
     return int(any(found not in RIGHT for found in total))

@@ -1,9 +1,11 @@
-"""Does it matter? Dense rewards with turn-level credit against episode-level GRPO on the outcome alone.
+"""Does it matter? Dense rewards with turn-level credit against episode-level GRPO on the outcome
+alone.
 
     python benchmarks/dense.py --world coin --seeds 0 1 2 3 4 --parallel 2
 
-Arms with the same form of answers go on from the same warm start: the same tasks, episodes, optimiser steps and random
-streams. Each is compared seed by seed with the outcome alone. Prints a table.
+Arms with the same form of answers go on from the same warm start: the same tasks, episodes,
+optimiser steps and random streams. Each is compared seed by seed with the outcome alone. Prints a
+table.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from pathlib import Path
 from arms import QUICKSTART, ROOT, WEAK, Arm, compare, parse, table
 
 TAGS = (
-    "agent.parser={name: tags, thoughts: [planning, explore, reflection, monitor], require_think: true}",
+    (
+        "agent.parser={name: tags, thoughts: [planning, explore, reflection, monitor],"
+        " require_think: true}"
+    ),
     "agent.sampling.max_tokens=32",
     "sft.tagger={name: rules}",
     "model.max_context=2048",
@@ -27,8 +32,8 @@ TAGS = (
 )
 """Answers that name a kind of reasoning and give a thought, as `meta_reasoning` needs them.
 
-They are longer and harder to write: a model that saw ten demonstrations wins nothing. Those of these arms make mistakes
-on the way, so that there is something to reflect upon.
+They are longer and harder to write: a model that saw ten demonstrations wins nothing. Those of
+these arms make mistakes on the way, so that there is something to reflect upon.
 """
 OUTCOME = "rewards=[{name: outcome}]"
 GRPO = "rl.credit={name: grpo}"
@@ -42,9 +47,18 @@ ARMS = [
     Arm(PLAIN, rl=(OUTCOME, GRPO)),
     Arm("progress, grpo", rl=(PROGRESS, GRPO), against=PLAIN),
     Arm("progress, turn_return", rl=(PROGRESS, TURN), against=PLAIN),
-    Arm("information_gain (expert's plan), igpo", rl=(GAIN.format("target: expert"), IGPO), against=PLAIN),
+    Arm(
+        "information_gain (expert's plan), igpo",
+        rl=(GAIN.format("target: expert"), IGPO),
+        against=PLAIN,
+    ),
     Arm(TAGGED, start=TAGS, rl=(OUTCOME, GRPO)),
-    Arm("tagged answers: meta_reasoning, tag_group", TAGS, (META, "rl.credit={name: tag_group}"), TAGGED),
+    Arm(
+        "tagged answers: meta_reasoning, tag_group",
+        TAGS,
+        (META, "rl.credit={name: tag_group}"),
+        TAGGED,
+    ),
 ]
 
 
@@ -77,10 +91,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--world", choices=sorted(WORLDS), default="coin")
-    parser.add_argument("--arms", nargs="*", default=[], help="beginnings of the names of those to run (default: all)")
+    parser.add_argument(
+        "--arms",
+        nargs="*",
+        default=[],
+        help="beginnings of the names of those to run (default: all)",
+    )
     args = parse(__doc__, parser)
     world = WORLDS[args.world]
-    chosen = [arm for arm in ARMS if not args.arms or any(arm.name.startswith(part) for part in args.arms)]
+    chosen = [
+        arm for arm in ARMS if not args.arms or any(arm.name.startswith(part) for part in args.arms)
+    ]
     names = {arm.name for arm in chosen}
     arms = [
         Arm(

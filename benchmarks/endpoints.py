@@ -1,10 +1,12 @@
-"""What an endpoint makes of servers that do not behave: a table of server -> what a question to it ends in.
+"""What an endpoint makes of servers that do not behave: a table of server -> what a question to it
+ends in.
 
     python benchmarks/endpoints.py
 
-Each server is a real one on this machine that sends raw bytes. A question has one second and one retry. An answer
-stands in quotes, a failure as its kind and message; `secret` says whether the key, or the password of the address, is
-in any of it or in a warning; MB, by how much the memory of this process peaked higher.
+Each server is a real one on this machine that sends raw bytes. A question has one second and one
+retry. An answer stands in quotes, a failure as its kind and message; `secret` says whether the key,
+or the password of the address, is in any of it or in a warning; MB, by how much the memory of this
+process peaked higher.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ Handler = Callable[[socket.socket, bytes, int], None]
 """(connection, request, its number from 0) -> sends whatever it likes."""
 
 
-def http(body: bytes | str, status: str = "200 OK", length: int | None = None, **headers: str) -> bytes:
+def http(
+    body: bytes | str, status: str = "200 OK", length: int | None = None, **headers: str
+) -> bytes:
     """One response of HTTP/1.1 as bytes."""
     data = body.encode() if isinstance(body, str) else body
     lines = {"Content-Length": str(len(data) if length is None else length), "Connection": "close"}
@@ -86,7 +90,11 @@ def never(link: socket.socket, request: bytes, number: int) -> None:
 
 def busy_once(link: socket.socket, request: bytes, number: int) -> None:
     """Be busy at first."""
-    link.sendall(http("later", "429 Too Many Requests", Retry_After="0") if not number else http(said("Fine.")))
+    link.sendall(
+        http("later", "429 Too Many Requests", Retry_After="0")
+        if not number
+        else http(said("Fine."))
+    )
 
 
 def path_of(link: socket.socket, request: bytes, number: int) -> None:
@@ -99,19 +107,30 @@ BOMB = gzip.compress(bytes(300_000_000), 9)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SERVERS: dict[str, Handler] = {
     "answers": sends(http(said("Fine."))),
-    "answers by HTTP/1.0 without a length": sends(b"HTTP/1.0 200 OK\r\n\r\n" + said("Fine.").encode()),
-    "answers packed by gzip": sends(http(gzip.compress(said("Fine.").encode()), Content_Encoding="gzip")),
-    "answers packed by deflate": sends(http(zlib.compress(said("Fine.").encode()), Content_Encoding="deflate")),
+    "answers by HTTP/1.0 without a length": sends(
+        b"HTTP/1.0 200 OK\r\n\r\n" + said("Fine.").encode()
+    ),
+    "answers packed by gzip": sends(
+        http(gzip.compress(said("Fine.").encode()), Content_Encoding="gzip")
+    ),
+    "answers packed by deflate": sends(
+        http(zlib.compress(said("Fine.").encode()), Content_Encoding="deflate")
+    ),
     "answers with an empty text": sends(http(said(""))),
     "answers with half a surrogate pair": sends(http(said("Fine.\ud800"))),
-    "answers with bytes that are no UTF-8": sends(http(said("Fine.").encode().replace(b"F", b"\xff"))),
+    "answers with bytes that are no UTF-8": sends(
+        http(said("Fine.").encode().replace(b"F", b"\xff"))
+    ),
     "is busy once": busy_once,
     "asks to wait for a day": sends(http("later", "429 Too Many Requests", Retry_After="86400")),
     "stays broken": sends(http("oops", "500 Internal Server Error")),
     "stays broken and quotes the request": echo("503 Service Unavailable"),
     "refuses and quotes the request": echo("401 Unauthorized"),
     "refuses and quotes the key in JSON": sends(
-        http(json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}), "401 Unauthorized")
+        http(
+            json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}),
+            "401 Unauthorized",
+        )
     ),
     "answers with the key": sends(http(said(f"You are {KEY}."))),
     "answers something else with the key": sends(http(json.dumps({"key": KEY}))),
@@ -146,7 +165,9 @@ ADDRESSES: dict[str, str] = {
     "with user and password": "http://user:passw0rd@127.0.0.1:{port}/v1",
     "with a slash at the end": "http://127.0.0.1:{port}/v1/",
     "with the whole path": "http://127.0.0.1:{port}/v1/chat/completions",
-    "with a password, and a server that quotes the request": "http://user:passw0rd@127.0.0.1:{port}/v1",
+    "with a password, and a server that quotes the request": (
+        "http://user:passw0rd@127.0.0.1:{port}/v1"
+    ),
     "of a port where nobody listens": "http://127.0.0.1:1/v1",
     "of a name that nobody has": "http://nobody.invalid/v1",
     "https where http is spoken": "https://127.0.0.1:{port}/v1",
@@ -174,7 +195,9 @@ class Tried:
     def secret(self) -> bool:
         """Whether something secret is in what a user would see."""
         text = " ".join([self.outcome, *self.warned])
-        return any(secret in text for secret in (KEY, "passw0rd", "dXNlcjpwYXNzdzByZA", "abcdefgh12345"))
+        return any(
+            secret in text for secret in (KEY, "passw0rd", "dXNlcjpwYXNzdzByZA", "abcdefgh12345")
+        )
 
 
 @contextmanager
@@ -190,7 +213,11 @@ def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
                 while b"\r\n\r\n" not in request:
                     request += link.recv(1 << 16)
                 head, _, body = request.partition(b"\r\n\r\n")
-                size = int(next(line for line in head.lower().split(b"\r\n") if b"content-length" in line).split()[1])
+                size = int(
+                    next(
+                        line for line in head.lower().split(b"\r\n") if b"content-length" in line
+                    ).split()[1]
+                )
                 while len(body) < size:
                     body += link.recv(1 << 16)
                 requests.append(request)
@@ -232,7 +259,10 @@ def ask(url: str) -> str:
     except UserError as error:
         return f"error of the user: {error}"
     except ValidationError as error:
-        return f"refused in the recipe: {error.errors(include_input=False, include_url=False)[0]['msg']}"
+        return (
+            "refused in the recipe:"
+            f" {error.errors(include_input=False, include_url=False)[0]['msg']}"
+        )
 
 
 def attempt(handle: Handler, address: str = "http://127.0.0.1:{port}/v1") -> Tried:
@@ -243,7 +273,9 @@ def attempt(handle: Handler, address: str = "http://127.0.0.1:{port}/v1") -> Tri
         warnings.simplefilter("always")
         outcome = ask(address.format(port=port))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Tried(outcome, len(requests), [str(each.message) for each in warned], (peak - before) / 1024)
+    return Tried(
+        outcome, len(requests), [str(each.message) for each in warned], (peak - before) / 1024
+    )
 
 
 def main() -> None:
@@ -252,13 +284,17 @@ def main() -> None:
     for name, handle in SERVERS.items():
         _row(name, attempt(handle))
     for name, address in ADDRESSES.items():
-        _row(f"address {name}", attempt(echo("400 Bad Request") if "quotes" in name else path_of, address))
+        _row(
+            f"address {name}",
+            attempt(echo("400 Bad Request") if "quotes" in name else path_of, address),
+        )
 
 
 def _row(name: str, tried: Tried) -> None:
     outcome = tried.outcome.replace("|", "/").replace("\n", " ")[:110]
     print(
-        f"| {name} | {outcome} | {tried.requests} | {tried.megabytes:.0f} | {'YES' if tried.secret else 'no'} |",
+        f"| {name} | {outcome} | {tried.requests} | {tried.megabytes:.0f} |"
+        f" {'YES' if tried.secret else 'no'} |",
         flush=True,
     )
 

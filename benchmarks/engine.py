@@ -2,12 +2,13 @@
 
 Two workloads, random weights, random observations, one thread, float32, temperature 1:
 
-- ``reference``: 16 sessions, 8 turns, about 40 new observation tokens and exactly 8 sampled tokens per turn, a Qwen2 of
-  4 layers x 256 (4,198,656 parameters);
+- ``reference``: 16 sessions, 8 turns, about 40 new observation tokens and exactly 8 sampled tokens
+  per turn, a Qwen2 of 4 layers x 256 (4,198,656 parameters);
 - ``tiny``: 64 sessions, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers x 96.
 
-Run it as ``OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/engine.py --json``. One round warms up; the
-figures are medians of `--rounds` more; tokens per CPU second counts sampled tokens only.
+Run it as ``OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/engine.py --json``. One
+round warms up; the figures are medians of `--rounds` more; tokens per CPU second counts sampled
+tokens only.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 }
 
 
-async def play(engine: TorchEngine, name: str, turns: int, answer: tuple[int, int], vocabulary: int) -> None:
+async def play(
+    engine: TorchEngine, name: str, turns: int, answer: tuple[int, int], vocabulary: int
+) -> None:
     """One session: random observations of 36 to 44 tokens, answers of a random length."""
     rng = random.Random(name)
     history: list[int] = []
@@ -76,14 +79,21 @@ async def round_of(engine: TorchEngine, workload: dict[str, Any]) -> None:
     for name in names:
         engine.open(name)
     vocabulary = workload["model"]["vocab_size"]
-    await asyncio.gather(*(play(engine, n, workload["turns"], workload["answer"], vocabulary) for n in names))
+    await asyncio.gather(
+        *(play(engine, n, workload["turns"], workload["answer"], vocabulary) for n in names)
+    )
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Figures of one workload."""
     torch.manual_seed(0)
     workload = WORKLOADS[name]
-    config = Qwen2Config(tie_word_embeddings=True, bos_token_id=None, max_position_embeddings=1024, **workload["model"])
+    config = Qwen2Config(
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        max_position_embeddings=1024,
+        **workload["model"],
+    )
     model = Qwen2ForCausalLM(config)
     engine = TorchEngine(model)
     seconds, sampled, slots = [], 0, 0
@@ -112,7 +122,9 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds per workload")
     parser.add_argument("--workload", choices=[*WORKLOADS, "all"], default="all", help="which one")
     parser.add_argument("--json", action="store_true", help="print one JSON object per workload")
@@ -120,7 +132,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in WORKLOADS if arguments.workload == "all" else [arguments.workload]:
         figures = measure(name, arguments.rounds)
-        print(json.dumps(figures) if arguments.json else "\n".join(f"{k}: {v}" for k, v in figures.items()) + "\n")
+        print(
+            json.dumps(figures)
+            if arguments.json
+            else "\n".join(f"{k}: {v}" for k, v in figures.items()) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How biased and how noisy is the gradient of every credit estimator? Known answers, on problems that can be listed.
+"""How biased and how noisy is the gradient of every credit estimator? Known answers, on problems
+that can be listed.
 
     python benchmarks/estimators.py                # the tables
     python benchmarks/estimators.py --json         # every number
     python benchmarks/estimators.py --write-docs   # docs/estimators.md
 
-The problems are in `problems.py`, the exact arithmetic in `tabular.py`, what is measured in `biases.py`.
+The problems are in `problems.py`, the exact arithmetic in `tabular.py`, what is measured in
+`biases.py`.
 """
 
 from __future__ import annotations
@@ -49,14 +51,18 @@ def matrix(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
     for setting, mine in by_setting(rows):
         cells = {row.problem: cell(row) for row in mine}
         lines.append(
-            f"| `{setting.name}` | {setting.label} | " + " | ".join(cells.get(name, "") for name in names) + " |"
+            f"| `{setting.name}` | {setting.label} | "
+            + " | ".join(cells.get(name, "") for name in names)
+            + " |"
         )
     return "\n".join(lines)
 
 
 def small_bias(row: Row) -> str:
     """Bias of a batch of two groups, and against the discounted gradient in brackets."""
-    return percent(row.small.bias) + (f" ({percent(row.discounted.bias)})" if row.discounted else "")
+    return percent(row.small.bias) + (
+        f" ({percent(row.discounted.bias)})" if row.discounted else ""
+    )
 
 
 def bias_by(aggregation: Aggregation) -> Callable[[Row], str]:
@@ -79,8 +85,10 @@ def worst(rows: Sequence[Row], aggregation: Aggregation) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """Markdown: the worst case of every setting over the problems."""
     lines = [
-        "| credit | settings | smallest cosine | scale | bias: sum | bias: `token_mean` | bias: `seq_mean_token_mean` "
-        "| largest noise |",
+        (
+            "| credit | settings | smallest cosine | scale | bias: sum | bias: `token_mean` | bias:"
+            " `seq_mean_token_mean` | largest noise |"
+        ),
         "|---" * 8 + "|",
     ]
     for setting, mine in by_setting(rows):
@@ -96,9 +104,17 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def difficulties() -> str:
-    """Markdown: `grpo`'s factor on the gradient of a task, by its chance of a win and the size of the group."""
-    lines = ["| chance of a win | " + " | ".join(f"groups of {size}" for size in SIZES) + " |", "|---" * 5 + "|"]
-    lines += [f"| {c} | " + " | ".join(f"{biases.difficulty(c, size):.2f}" for size in SIZES) + " |" for c in CHANCES]
+    """Markdown: `grpo`'s factor on the gradient of a task, by its chance of a win and the size of
+    the group.
+    """
+    lines = [
+        "| chance of a win | " + " | ".join(f"groups of {size}" for size in SIZES) + " |",
+        "|---" * 5 + "|",
+    ]
+    lines += [
+        f"| {c} | " + " | ".join(f"{biases.difficulty(c, size):.2f}" for size in SIZES) + " |"
+        for c in CHANCES
+    ]
     return "\n".join(lines)
 
 
@@ -113,22 +129,34 @@ def aggregations(rows: Sequence[Row]) -> str:
     """Markdown: `rloo` by aggregation on each problem, exact for two groups."""
     mine = {row.problem: row for row in rows if row.setting.config == {"name": "rloo"}}
     names: tuple[Aggregation, ...] = (*NORMALISED, "seq_mean_token_sum", "seq_mean_token_sum_norm")
-    return table(["aggregation"], [[f"`{name}`", *(bias_by(name)(mine[p.name]) for p in PROBLEMS)] for name in names])
+    return table(
+        ["aggregation"],
+        [[f"`{name}`", *(bias_by(name)(mine[p.name]) for p in PROBLEMS)] for name in names],
+    )
 
 
 def aggregations_large() -> str:
     """Markdown: the same with many groups, sampled."""
     return table(
         ["aggregation"],
-        [[f"`{name}`", *(interval(biases.aggregated(p, name)) for p in PROBLEMS)] for name in NORMALISED],
+        [
+            [f"`{name}`", *(interval(biases.aggregated(p, name)) for p in PROBLEMS)]
+            for name in NORMALISED
+        ],
     )
 
 
 def selections(rows: Sequence[Chosen], sizes: Sequence[int] = SELECTED) -> str:
     """Markdown: a line per selection, estimator and size of the group."""
     cells = []
-    for selection, credit, size in [(s, c, n) for s in SELECTIONS.names() for c in COMPARED for n in sizes]:
-        mine = {row.problem: row for row in rows if (row.selection, row.credit, row.size) == (selection, credit, size)}
+    for selection, credit, size in [
+        (s, c, n) for s in SELECTIONS.names() for c in COMPARED for n in sizes
+    ]:
+        mine = {
+            row.problem: row
+            for row in rows
+            if (row.selection, row.credit, row.size) == (selection, credit, size)
+        }
         found = [percent(mine[problem.name].comparison.bias) for problem in PROBLEMS]
         cells.append([f"`{selection}`", f"`{credit}`", str(size), *found])
     return table(["selection", "credit", "group of"], cells)
@@ -139,7 +167,13 @@ def kept(rows: Sequence[Chosen]) -> str:
     cells = []
     for selection, size in [(s, n) for s in SELECTIONS.names() for n in SELECTED]:
         mine = {row.problem: row for row in rows if (row.selection, row.size) == (selection, size)}
-        cells.append([f"`{selection}`", str(size), *(f"{mine[problem.name].kept:.0%}" for problem in PROBLEMS)])
+        cells.append(
+            [
+                f"`{selection}`",
+                str(size),
+                *(f"{mine[problem.name].kept:.0%}" for problem in PROBLEMS),
+            ]
+        )
     return table(["selection", "group of"], cells)
 
 
@@ -192,14 +226,21 @@ def notes(rows: Sequence[Row]) -> str:
     lines = []
     for title, wanted, why in NOTES:
         mine = [row for row in rows if wanted(row.setting)]
-        worst, large = max(mine, key=lambda row: row.small.bias), [row.large for row in mine if row.large]
+        worst, large = (
+            max(mine, key=lambda row: row.small.bias),
+            [row.large for row in mine if row.large],
+        )
         critic = ", wrong critic" if worst.setting.critic == "wrong" else ""
         line = f"- {title}: {why}. Up to {percent(worst.small.bias)} (`{worst.problem}`{critic})"
         if large:
             seen = max(large, key=lambda found: found.bias - found.margin)
             most = max(found.bias + found.margin for found in large)
             line += f"; with {MANY} groups "
-            line += interval(seen) if seen.bias > seen.margin else f"none is seen (below {most:.1%} on every problem)"
+            line += (
+                interval(seen)
+                if seen.bias > seen.margin
+                else f"none is seen (below {most:.1%} on every problem)"
+            )
         lines.append(line + ".")
     return "\n".join(lines)
 
@@ -316,12 +357,19 @@ For estimators that compare groups, with *sum*: batches of {many} groups, sample
 
 
 def unbiased(rows: Sequence[Row]) -> str:
-    """Markdown: the settings without bias on any problem under the sum, their scale, and their other biases."""
-    lines = ["| credit | settings | scale | bias: sum | `token_mean` | `seq_mean_token_mean` |", "|---" * 6 + "|"]
+    """Markdown: the settings without bias on any problem under the sum, their scale, and their
+    other biases.
+    """
+    lines = [
+        "| credit | settings | scale | bias: sum | `token_mean` | `seq_mean_token_mean` |",
+        "|---" * 6 + "|",
+    ]
     for setting, mine in by_setting(rows):
         if max(row.small.bias for row in mine) < EXACT:
             others = " | ".join(worst(mine, name) for name in NORMALISED)
-            lines.append(f"| `{setting.name}` | {setting.label} | {mine[0].small.scale:.4g} | 0 | {others} |")
+            lines.append(
+                f"| `{setting.name}` | {setting.label} | {mine[0].small.scale:.4g} | 0 | {others} |"
+            )
     return "\n".join(lines)
 
 
@@ -362,14 +410,18 @@ def page(rows: Sequence[Row], chosen: Sequence[Chosen]) -> str:
         bias=matrix(rows, small_bias),
         bias_token_mean=matrix(rows, bias_by("token_mean")),
         bias_seq_mean=matrix(rows, bias_by("seq_mean_token_mean")),
-        large=matrix([row for row in rows if row.large], lambda row: interval(row.large) if row.large else ""),
+        large=matrix(
+            [row for row in rows if row.large], lambda row: interval(row.large) if row.large else ""
+        ),
         noise=matrix(rows, lambda row: f"{row.small.noise:.2f}"),
     )
 
 
 def record(row: Row) -> dict[str, Any]:
     """Every number of a row."""
-    numbers = {key: asdict(value) for key in ("discounted", "large") if (value := getattr(row, key))}
+    numbers = {
+        key: asdict(value) for key in ("discounted", "large") if (value := getattr(row, key))
+    }
     exact = {name: asdict(found) for name, found in row.by.items()}
     what = {"problem": row.problem, "credit": row.setting.config, "critic": row.setting.critic}
     return {**what, "exact": exact, **numbers}
@@ -377,7 +429,9 @@ def record(row: Row) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print every number")
     parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE.name}")
     args = parser.parse_args()

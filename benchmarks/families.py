@@ -24,11 +24,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The option that picks some of them."""
-    parser.add_argument("--families", nargs="+", choices=sorted(FAMILIES), default=list(FAMILIES), metavar="NAME")
+    parser.add_argument(
+        "--families", nargs="+", choices=sorted(FAMILIES), default=list(FAMILIES), metavar="NAME"
+    )
 
 
 def prepared(family: str, count: int) -> tuple[list[Task], str]:
-    """The first so many training tasks of a family, ready to be played; or none, and what is missing."""
+    """The first so many training tasks of a family, ready to be played; or none, and what is
+    missing.
+    """
     name, params = FAMILIES[family]
     try:
         env = turnrl.make(name, **params)

@@ -1,12 +1,13 @@
-"""Did reinforcement learning help? A run's test tasks, played several times with the weights before it and after it.
+"""Did reinforcement learning help? A run's test tasks, played several times with the weights before
+it and after it.
 
     turnrl train recipes/search.yaml --run runs/search
     python benchmarks/gain.py runs/search --plays 3                     # the weights that the run tested
     python benchmarks/gain.py runs/search --plays 3 --weights last      # those after its last step
 
-Both play the same tasks, so the difference is taken task by task, which is sharper than two intervals side by side. Its
-interval is over tasks, however often each was played; the luck of training is not in it: that takes several runs.
-Prints a row of the table in docs/results.md.
+Both play the same tasks, so the difference is taken task by task, which is sharper than two
+intervals side by side. Its interval is over tasks, however often each was played; the luck of
+training is not in it: that takes several runs. Prints a row of the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -28,28 +29,54 @@ Z = statistics.NormalDist().inv_cdf(0.975)
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs with the stages sft and rl")
-    parser.add_argument("--plays", type=int, default=3, help="of every test task, with other random numbers each time")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--weights", choices=WEIGHTS, default="tested",
-        help="tested: those that the run's result is of (the best on the validation split, where it looked); last",
-    )  # fmt: skip
+        "runs", nargs="+", type=Path, help="folders of finished runs with the stages sft and rl"
+    )
+    parser.add_argument(
+        "--plays",
+        type=int,
+        default=3,
+        help="of every test task, with other random numbers each time",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="tested",
+        help=(
+            "tested: those that the run's result is of (the best on the validation split, where it"
+            " looked); last"
+        ),
+    )
     args = parser.parse_args()
-    print("| run | weights | tasks | plays of each | before | after | difference, 95 % interval over tasks |")
+    print(
+        "| run | weights | tasks | plays of each | before | after | difference, 95 % interval over"
+        " tasks |"
+    )
     print("|---|---|---|---|---|---|---|")
     for run in args.runs:
         name = after_name(run, args.weights)
         before, after = (played(run, stage, args.plays) for stage in ("sft", name))
         gain = difference(before, after)
         rates = " | ".join(f"{statistics.fmean(won.values()):.1%}" for won in (before, after))
-        print(f"| {run.name} | {args.weights} | {gain.n} | {args.plays} | {rates} | {points(gain)} |", flush=True)
+        print(
+            f"| {run.name} | {args.weights} | {gain.n} | {args.plays} | {rates} | {points(gain)} |",
+            flush=True,
+        )
 
 
 def after_name(run: Path, weights: str) -> str:
-    """The checkpoint of a run: 'tested' is what its result is of, the best if it was evaluated on the way."""
+    """The checkpoint of a run: 'tested' is what its result is of, the best if it was evaluated on
+    the way.
+    """
     looked = bool(Recipe.load(run / "recipe.yaml").evaluate.every)
-    return "best" if weights == "tested" and looked and (run / "checkpoints" / "best").is_dir() else "rl"
+    return (
+        "best"
+        if weights == "tested" and looked and (run / "checkpoints" / "best").is_dir()
+        else "rl"
+    )
 
 
 def played(run: Path, stage: str, plays: int) -> dict[str, float]:
@@ -61,9 +88,15 @@ def played(run: Path, stage: str, plays: int) -> dict[str, float]:
     for seed in range(1, plays + 1):
         episodes: list[Episode] = []
         evaluate(
-            id, str(run / "checkpoints" / stage), params=env, tasks=recipe.evaluate.test_tasks or None, seed=seed,
-            temperature=recipe.evaluation.temperature, imports=recipe.pool.imports, episodes=episodes,
-        )  # fmt: skip
+            id,
+            str(run / "checkpoints" / stage),
+            params=env,
+            tasks=recipe.evaluate.test_tasks or None,
+            seed=seed,
+            temperature=recipe.evaluation.temperature,
+            imports=recipe.pool.imports,
+            episodes=episodes,
+        )
         for episode in episodes:
             if not episode.stop.failed:
                 won[episode.task.id].append(episode.success)

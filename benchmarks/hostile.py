@@ -2,9 +2,10 @@
 
     python benchmarks/hostile.py --count 10000
 
-Every world gets damaged commands, control characters, random code points, nothing and megabytes (those of the checker's
-rule ``hostile``), and every parser reads the same texts with the tags and calls of its format cut open. Prints how many
-strings there were, how many of them raised, and the longest that one took in milliseconds.
+Every world gets damaged commands, control characters, random code points, nothing and megabytes
+(those of the checker's rule ``hostile``), and every parser reads the same texts with the tags and
+calls of its format cut open. Prints how many strings there were, how many of them raised, and the
+longest that one took in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,16 +21,42 @@ from turnrl.agents.parsers.base import PARSERS
 from turnrl.envs.check_play import WORDS, hostile
 
 WORLDS: dict[str, dict[str, Any]] = {
-    "textworld/coin-v0": {}, "textworld/quest-v0": {}, "textworld/treasure-v0": {}, "textworld/simple-v0": {},
-    "textworld/cooking-v0": {}, "household/place-v0": {}, "household/clean-v0": {}, "household/heat-v0": {},
-    "household/cool-v0": {}, "household/light-v0": {}, "household/two-v0": {}, "search/qa-v0": {"pages": 300},
-    "shopping/webshop-v0": {"products": 300}, "shopping/assistant-v0": {"products": 300},
+    "textworld/coin-v0": {},
+    "textworld/quest-v0": {},
+    "textworld/treasure-v0": {},
+    "textworld/simple-v0": {},
+    "textworld/cooking-v0": {},
+    "household/place-v0": {},
+    "household/clean-v0": {},
+    "household/heat-v0": {},
+    "household/cool-v0": {},
+    "household/light-v0": {},
+    "household/two-v0": {},
+    "search/qa-v0": {"pages": 300},
+    "shopping/webshop-v0": {"products": 300},
+    "shopping/assistant-v0": {"products": 300},
     "scienceworld/task-v0": {"task": "melt"},
-}  # fmt: skip
+}
 PIECES = (
-    "<action>", "</action>", "<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "act", ', '"arguments": {',
-    "}}", "[TOOL_CALLS]", "<function=act>", "```json", "<planning>", "</planning>", "Action:", "\\", "'", '"',
-)  # fmt: skip
+    "<action>",
+    "</action>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "act", ',
+    '"arguments": {',
+    "}}",
+    "[TOOL_CALLS]",
+    "<function=act>",
+    "```json",
+    "<planning>",
+    "</planning>",
+    "Action:",
+    "\\",
+    "'",
+    '"',
+)
 """What responses are made of, cut open."""
 FIELDS: dict[str, dict[str, Any]] = {"verbs": {"verbs": ["go", "look", "examine", "take"]}}
 """What a parser cannot be made without."""
@@ -37,8 +64,12 @@ FIELDS: dict[str, dict[str, Any]] = {"verbs": {"verbs": ["go", "look", "examine"
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000, help="strings for each world and each parser")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count", type=int, default=10_000, help="strings for each world and each parser"
+    )
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -100,7 +131,9 @@ def read(name: str, count: int, seed: int) -> tuple[int, int, float]:
     def broken() -> str:
         return "".join(rng.choices((*PIECES, *WORDS, " ", "\n"), k=rng.randrange(1, 12)))
 
-    texts = (text if n % 2 else broken() for n, text in enumerate(hostile(rng, [*WORDS, *PIECES], count)))
+    texts = (
+        text if n % 2 else broken() for n, text in enumerate(hostile(rng, [*WORDS, *PIECES], count))
+    )
     return tried(parser.parse, texts)
 
 

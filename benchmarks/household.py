@@ -1,14 +1,15 @@
-"""What household games cost: making, resetting and stepping them, beside the stock engine in the same run.
+"""What household games cost: making, resetting and stepping them, beside the stock engine in the
+same run.
 
     python benchmarks/household.py
     python benchmarks/household.py --games 2 --json
     python benchmarks/household.py --expert --tasks 20
 
-Each type's first training games are made in a temporary cache, one after the other. Both engines then play the same
-random admissible commands: stock is TextWorld's PddlEnv with alfworld's wrappers, ours is the world itself with
-admissible actions listed. Cold is the first time through a game, warm the later ones. ``--expert`` counts instead how
-the expert does on the first tasks of each type and split, and how its length compares with the planner's; its games
-stay in the cache.
+Each type's first training games are made in a temporary cache, one after the other. Both engines
+then play the same random admissible commands: stock is TextWorld's PddlEnv with alfworld's
+wrappers, ours is the world itself with admissible actions listed. Cold is the first time through a
+game, warm the later ones. ``--expert`` counts instead how the expert does on the first tasks of
+each type and split, and how its length compares with the planner's; its games stay in the cache.
 """
 
 from __future__ import annotations
@@ -95,20 +96,31 @@ def measure(games: int, steps: int, rounds: int) -> list[dict[str, Any]]:
         walks = [walk(env, task, steps) for task in tasks]
         opened.cache_clear()
         cold = [timed(env, task, actions) for task, actions in zip(tasks, walks, strict=True)]
-        warm = [timed(env, task, a) for _ in range(rounds) for task, a in zip(tasks, walks, strict=True)]
+        warm = [
+            timed(env, task, a) for _ in range(rounds) for task, a in zip(tasks, walks, strict=True)
+        ]
         folders = generated([(kind, task.seed) for task in tasks])
         orders += [(str(f / "game.tw-pddl"), a) for f, a in zip(folders, walks, strict=True)]
-        rows.append({
-            "type": kind, "receptacles": statistics.mean(_receptacles(kind, task.seed) for task in tasks),
-            "make_s": statistics.mean(made), "reset_cold_ms": 1000 * statistics.mean(r for r, _ in cold),
-            "reset_warm_ms": 1000 * statistics.mean(r for r, _ in warm),
-            "cold": games * steps / sum(s for _, s in cold), "warm": rounds * games * steps / sum(s for _, s in warm),
-        })  # fmt: skip
+        rows.append(
+            {
+                "type": kind,
+                "receptacles": statistics.mean(_receptacles(kind, task.seed) for task in tasks),
+                "make_s": statistics.mean(made),
+                "reset_cold_ms": 1000 * statistics.mean(r for r, _ in cold),
+                "reset_warm_ms": 1000 * statistics.mean(r for r, _ in warm),
+                "cold": games * steps / sum(s for _, s in cold),
+                "warm": rounds * games * steps / sum(s for _, s in warm),
+            }
+        )
     with tempfile.TemporaryDirectory() as data:
         done = subprocess.run(
-            [sys.executable, "-c", STOCK], input=json.dumps(orders), capture_output=True, text=True, check=True,
+            [sys.executable, "-c", STOCK],
+            input=json.dumps(orders),
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "ALFWORLD_DATA": data},
-        )  # fmt: skip
+        )
     found = json.loads(done.stdout.splitlines()[-1])
     for number, row in enumerate(rows):
         mine = found[number * games : (number + 1) * games]
@@ -136,7 +148,9 @@ def per_env(count: int) -> float:
 
 
 def experts(tasks: int) -> None:
-    """A line per type: the expert on the first tasks of each split, beside the planner's walkthrough."""
+    """A line per type: the expert on the first tasks of each split, beside the planner's
+    walkthrough.
+    """
     from turnrl.envs.household.games import generated, opened
 
     for kind in KINDS:
@@ -155,22 +169,30 @@ def experts(tasks: int) -> None:
         pairs = list(zip(lengths, planned, strict=True))
         shorter, equal = sum(a < b for a, b in pairs), sum(a == b for a, b in pairs)
         print(
-            f"{kind:6} {len(chosen)} games, {won} won, {statistics.mean(lengths):.2f} steps, {max(lengths)} at most; "
-            f"planner {statistics.mean(planned):.2f}; equal {equal}, shorter {shorter}, "
-            f"longer {len(chosen) - equal - shorter}",
+            f"{kind:6} {len(chosen)} games, {won} won, {statistics.mean(lengths):.2f} steps,"
+            f" {max(lengths)} at most; planner {statistics.mean(planned):.2f}; equal {equal},"
+            f" shorter {shorter}, longer {len(chosen) - equal - shorter}",
             flush=True,
         )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--games", type=int, default=3, help="games per task type")
     parser.add_argument("--steps", type=int, default=20, help="commands per game")
     parser.add_argument("--rounds", type=int, default=5, help="times a game is played warm")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--expert", action="store_true", help="the expert beside the planner, nothing else")
-    parser.add_argument("--tasks", type=int, default=10, help="with --expert: tasks per type and split")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in place of the table"
+    )
+    parser.add_argument(
+        "--expert", action="store_true", help="the expert beside the planner, nothing else"
+    )
+    parser.add_argument(
+        "--tasks", type=int, default=10, help="with --expert: tasks per type and split"
+    )
     args = parser.parse_args()
     load = os.getloadavg()[0]
     if args.expert:
@@ -180,17 +202,26 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = folder
         rows = measure(args.games, args.steps, args.rounds)
         memory = per_env(8)
-    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f} before"
+    where = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load"
+        f" {load:.1f} before"
+    )
     if args.json:
         print(json.dumps({"on": where, "rows": rows, "memory_mb_per_env": memory}))
         return
-    print(f"{args.games} games per type, {args.steps} commands each; {where}; {memory:.1f} MiB per instance")
-    print("type    recs  make s | reset ms cold  warm   stock | steps/s cold   warm  stock  warm/stock")
+    print(
+        f"{args.games} games per type, {args.steps} commands each; {where}; {memory:.1f} MiB per"
+        " instance"
+    )
+    print(
+        "type    recs  make s | reset ms cold  warm   stock | steps/s cold   warm  stock "
+        " warm/stock"
+    )
     for r in rows:
         print(
-            f"{r['type']:6} {r['receptacles']:5.1f} {r['make_s']:7.2f} | {r['reset_cold_ms']:13.1f} "
-            f"{r['reset_warm_ms']:5.1f} {r['stock_reset_ms']:7.0f} | {r['cold']:12.0f} {r['warm']:6.0f} "
-            f"{r['stock']:6.1f} {r['warm'] / r['stock']:11.0f}"
+            f"{r['type']:6} {r['receptacles']:5.1f} {r['make_s']:7.2f} | {r['reset_cold_ms']:13.1f}"
+            f" {r['reset_warm_ms']:5.1f} {r['stock_reset_ms']:7.0f} | {r['cold']:12.0f}"
+            f" {r['warm']:6.0f} {r['stock']:6.1f} {r['warm'] / r['stock']:11.0f}"
         )
 
 

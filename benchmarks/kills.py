@@ -1,12 +1,14 @@
-"""Does a run survive the end of its process? Killed and interrupted at random and at each file operation, resumed.
+"""Does a run survive the end of its process? Killed and interrupted at random and at each file
+operation, resumed.
 
     python benchmarks/kills.py --kills 100 --signals 30 --operations all
 
-A run with worker processes, both stages and evaluations is killed at random moments (SIGKILL of its process group, or
-of its workers too), up to three times, and resumed each time. Another one gets SIGINT or SIGTERM, and is resumed: it
-must end by itself with that exit code and leave nothing beside its files. A third one is killed before operations on
-files in its folder; where a file was just opened for writing, half of what is written is lost too. Each is compared
-with the run that nothing happened to, bit by bit: weights, optimiser, metrics, episodes, names of all files. The exit
+A run with worker processes, both stages and evaluations is killed at random moments (SIGKILL of its
+process group, or of its workers too), up to three times, and resumed each time. Another one gets
+SIGINT or SIGTERM, and is resumed: it must end by itself with that exit code and leave nothing
+beside its files. A third one is killed before operations on files in its folder; where a file was
+just opened for writing, half of what is written is lost too. Each is compared with the run that
+nothing happened to, bit by bit: weights, optimiser, metrics, episodes, names of all files. The exit
 status is 1 if one differs, or if a process or a file is left behind.
 """
 
@@ -31,7 +33,15 @@ from typing import Any
 
 from toy_runs import Child, cleared, different, facts, kill_all, left_behind, small_recipe, trained
 
-OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
+OPERATIONS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.truncate",
+    "shutil.rmtree",
+}
 CHAIN = 3
 """Kills of one run, at most."""
 
@@ -61,7 +71,11 @@ class Operations:
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         """The audit hook."""
-        if event not in OPERATIONS or not arguments or not isinstance(arguments[0], str | os.PathLike):
+        if (
+            event not in OPERATIONS
+            or not arguments
+            or not isinstance(arguments[0], str | os.PathLike)
+        ):
             return
         path = os.fspath(arguments[0])
         if not isinstance(path, str) or not os.path.abspath(path).startswith(self.folder):
@@ -79,7 +93,9 @@ class Operations:
 
 
 def halve(path: str, appended: bool) -> None:
-    """Lose half of a file that is being written; of one that is appended to, a part of the last line."""
+    """Lose half of a file that is being written; of one that is appended to, a part of the last
+    line.
+    """
     if os.path.isfile(path):
         size = os.path.getsize(path)
         os.truncate(path, max(0, size - 7) if appended else size // 2)
@@ -93,10 +109,16 @@ def phase(folder: Path) -> str:
         return "at the end"
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text("utf-8", errors="replace").splitlines() if metrics.exists() else []
-    stages = re.findall(r'"stage": "(\w+)", "step": \d+, "kind": "(\w+)"', lines[-1]) if lines else []
+    stages = (
+        re.findall(r'"stage": "(\w+)", "step": \d+, "kind": "(\w+)"', lines[-1]) if lines else []
+    )
     if stages:
         return f"{stages[0][0]} (after {stages[0][1]})"
-    return "before the first update" if (folder / "checkpoints" / "last").is_dir() else "before the first checkpoint"
+    return (
+        "before the first update"
+        if (folder / "checkpoints" / "last").is_dir()
+        else "before the first checkpoint"
+    )
 
 
 def look(home: Path, tally: Tally) -> None:
@@ -170,9 +192,13 @@ def signals(home: Path, count: int, rng: random.Random, tally: Tally) -> None:
         tally.kills += 1
         tally.hit[phase(folder) if child.code else "it ended by itself"] += 1
         if child.code not in (0, 128 + signum):
-            tally.faults.append(f"signal {signum} after {moment:.2f} s: exit {child.code}: {child.said()[-300:]}")
+            tally.faults.append(
+                f"signal {signum} after {moment:.2f} s: exit {child.code}: {child.said()[-300:]}"
+            )
         if hidden := [path.name for path in folder.rglob(".*")]:
-            tally.faults.append(f"signal {signum} after {moment:.2f} s, {times} times: left {hidden}")
+            tally.faults.append(
+                f"signal {signum} after {moment:.2f} s, {times} times: left {hidden}"
+            )
         child = Child.start(home, partial(trained, folder, data, (folder / "recipe.yaml").exists()))
         child.wait()
         tally.resumes += 1
@@ -180,12 +206,15 @@ def signals(home: Path, count: int, rng: random.Random, tally: Tally) -> None:
 
 
 def operations(home: Path, which: str, rng: random.Random, tally: Tally) -> None:
-    """Kill runs before operations on their files, from the second save of the reinforcement to the end."""
+    """Kill runs before operations on their files, from the second save of the reinforcement to the
+    end.
+    """
     data = small_recipe("thread")
     folder, begun = home / "run", home.parent / "begun"
     wanted, _ = reference(home, data)
     cleared(home)
-    # It stops itself after the second step, before it is saved: both saves of that step are still to come.
+    # It stops itself after the second step, before it is saved: both saves of that step are still
+    # to come.
     Child.start(home, lambda: trained(folder, data, resume=False, until=("rl", 2, "train"))).wait()
     shutil.copytree(folder, begun)
 
@@ -220,7 +249,9 @@ def operations(home: Path, which: str, rng: random.Random, tally: Tally) -> None
 
 
 def chosen(names: list[str], which: str) -> list[int]:
-    """All operations, or one of each kind: the same operation on the same file of another checkpoint is the same."""
+    """All operations, or one of each kind: the same operation on the same file of another
+    checkpoint is the same.
+    """
     if which == "all":
         return list(range(len(names)))
     kinds: dict[str, int] = {}
@@ -235,9 +266,13 @@ def listing(counts: Counter[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100, help="at random moments")
-    parser.add_argument("--signals", type=int, default=30, help="SIGINT and SIGTERM at random moments")
+    parser.add_argument(
+        "--signals", type=int, default=30, help="SIGINT and SIGTERM at random moments"
+    )
     parser.add_argument("--operations", choices=("all", "kinds", "none"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -251,11 +286,21 @@ def main() -> None:
             signals(home, options.signals, rng, by_signal)
         if options.operations != "none":
             operations(home, options.operations, rng, at_operations)
-    print("| how | stopped | resumes | where | debris until the resume | faults |\n|---|---|---|---|---|---|")
-    rows = {"killed at random moments": at_random, "interrupted": by_signal, "killed before operations": at_operations}
+    print(
+        "| how | stopped | resumes | where | debris until the resume | faults"
+        " |\n|---|---|---|---|---|---|"
+    )
+    rows = {
+        "killed at random moments": at_random,
+        "interrupted": by_signal,
+        "killed before operations": at_operations,
+    }
     for what, tally in rows.items():
         where, debris = listing(tally.hit), listing(tally.debris)
-        print(f"| {what} | {tally.kills} | {tally.resumes} | {where} | {debris} | {len(tally.faults)} |")
+        print(
+            f"| {what} | {tally.kills} | {tally.resumes} | {where} | {debris} |"
+            f" {len(tally.faults)} |"
+        )
     print(f"\n{time.monotonic() - started:.0f} s")
     faults = [fault for tally in rows.values() for fault in tally.faults]
     print(*faults, sep="\n")

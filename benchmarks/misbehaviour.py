@@ -1,12 +1,13 @@
-"""What a pool makes of worlds that misbehave: a table of behaviour -> thread backend, process backend.
+"""What a pool makes of worlds that misbehave: a table of behaviour -> thread backend, process
+backend.
 
     python benchmarks/misbehaviour.py [NAME ...]
 
-In each case one world misbehaves while three others are played beside it in the same pool (two workers, one second for
-a step, two for a reset, with the start of a process fifteen); then two more are played, and the pool is closed. All of
-it happens in a process of its own, which some behaviours end in the thread backend. A cell says how the bad episode
-ended, how many of the five others were played to their end, the seconds until everything was over, and which processes
-were left behind.
+In each case one world misbehaves while three others are played beside it in the same pool (two
+workers, one second for a step, two for a reset, with the start of a process fifteen); then two more
+are played, and the pool is closed. All of it happens in a process of its own, which some behaviours
+end in the thread backend. A cell says how the bad episode ended, how many of the five others were
+played to their end, the seconds until everything was over, and which processes were left behind.
 """
 
 from __future__ import annotations
@@ -239,8 +240,13 @@ async def case(name: str, backend: Any) -> dict[str, Any]:
     """One row of the table for one backend."""
     from turnrl.envs.pool import EnvPool
 
-    options: dict[str, Any] = {"step_timeout": 1.0, "reset_timeout": 2.0 if backend == "thread" else 15.0}
-    pool = EnvPool(backend=backend, workers=2, slots=8, imports=[__file__], max_memory_mb=256, **options)
+    options: dict[str, Any] = {
+        "step_timeout": 1.0,
+        "reset_timeout": 2.0 if backend == "thread" else 15.0,
+    }
+    pool = EnvPool(
+        backend=backend, workers=2, slots=8, imports=[__file__], max_memory_mb=256, **options
+    )
     bad = Task(env="bad/behaviour-v0", params={"how": name}, seed=0)
     quiet = Task(env="quiet/wait-v0", seed=0)
     if backend == "process":  # workers have started before anybody looks at the clock
@@ -260,7 +266,11 @@ def alone(name: str, backend: str) -> dict[str, Any]:
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         child = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.DEVNULL, env=os.environ | {MARK: mark}, start_new_session=True
+            command,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {MARK: mark},
+            start_new_session=True,
         )
         try:
             child.wait(60)
@@ -271,7 +281,9 @@ def alone(name: str, backend: str) -> dict[str, Any]:
         out.seek(0)
         lines = [line for line in out if line.startswith("{")]
     left = leftovers(mark)
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {"bad": f"the whole process ended ({child.returncode})"}
+    found: dict[str, Any] = (
+        json.loads(lines[-1]) if lines else {"bad": f"the whole process ended ({child.returncode})"}
+    )
     return found | {"seconds": seconds, "left": left}
 
 
@@ -305,7 +317,10 @@ def main(arguments: list[str]) -> None:
         os._exit(0)
     print("| a world that | thread backend | process backend |\n|---|---|---|")
     for name in arguments or NAMES:
-        print(f"| {name} | {cell(alone(name, 'thread'))} | {cell(alone(name, 'process'))} |", flush=True)
+        print(
+            f"| {name} | {cell(alone(name, 'thread'))} | {cell(alone(name, 'process'))} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """CPU seconds of one whole optimiser step over many turns, by phase.
 
-The workload, through the same `Trainer.step` as every run: 4 tasks x 4 episodes, 8 turns, two sentences of about 40
-tokens per observation, exactly 8 sampled tokens per answer at temperature 1 (1,024 per step, about 8,200 tokens with
-prompts), a Qwen2 from scratch of 4 layers x 256 (4 heads, 2 of keys and values, intermediate 768, vocabulary 4,096,
-tied: 4,198,656 parameters), credit `grpo`, loss `ppo_clip`, learning rate 1e-4, no KL term, one update per batch. The
-world answers with noise in microseconds. One step warms up; the figures are medians of `--steps` more
-(of `engine_gap/max` the largest).
+The workload, through the same `Trainer.step` as every run: 4 tasks x 4 episodes, 8 turns, two
+sentences of about 40 tokens per observation, exactly 8 sampled tokens per answer at temperature 1
+(1,024 per step, about 8,200 tokens with prompts), a Qwen2 from scratch of 4 layers x 256 (4 heads,
+2 of keys and values, intermediate 768, vocabulary 4,096, tied: 4,198,656 parameters), credit
+`grpo`, loss `ppo_clip`, learning rate 1e-4, no KL term, one update per batch. The world answers
+with noise in microseconds. One step warms up; the figures are medians of `--steps` more (of
+`engine_gap/max` the largest).
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/multiturn_step.py --steps 5 [--bf16] [--gain] [--json]
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/multiturn_step.py --steps 5 [--bf16]
+    [--gain] [--json]
 
-TRL 1.16 takes 18.6 CPU seconds for this workload in its own environment loop, 9.1 with a rollout function written by
-hand, 5.9 if that function also keeps keys and values across turns. `docs/performance.md` holds our figures.
+TRL 1.16 takes 18.6 CPU seconds for this workload in its own environment loop, 9.1 with a rollout
+function written by hand, 5.9 if that function also keeps keys and values across turns.
+`docs/performance.md` holds our figures.
 """
 
 from __future__ import annotations
@@ -48,17 +51,21 @@ PARAMETERS = 4_198_656
 VOCABULARY = 4096
 WORLD = "benchmark/noise-v0"
 PHASES = ("generation", "rollout", "reward", "score", "credit", "update")
-"""Forward passes and sampling; the rest of playing; rewards; packing; advantages; backward, AdamW, weights."""
+"""Forward passes and sampling; the rest of playing; rewards; packing; advantages; backward, AdamW,
+weights.
+"""
 
 PLACES = ("kitchen", "cellar", "attic", "garden", "library", "hall", "workshop", "pantry")
 THINGS = ("lamp", "rope", "coin", "letter", "apple", "hammer", "candle", "mirror")
 ROOM = (
-    "You are now standing in the {} of the old house and beside the window you can see a {} that somebody left there . "
-    "From here a narrow door leads to the {} and a flight of stairs leads down ."
+    "You are now standing in the {} of the old house and beside the window you can see a {} that"
+    " somebody left there . From here a narrow door leads to the {} and a flight of stairs leads"
+    " down ."
 )
 RULES = (
-    "You explore an old house . At every turn you read where you are and what you can see in that place . Then you "
-    "write one command on one line , such as go to the hall or take the lamp . Never write more ."
+    "You explore an old house . At every turn you read where you are and what you can see in that"
+    " place . Then you write one command on one line , such as go to the hall or take the lamp ."
+    " Never write more ."
 )
 TEMPLATE = (
     "{% for m in messages %}<|start|> {{ m['role'] }} {{ m['content'] }} <|end|> {% endfor %}"
@@ -67,12 +74,17 @@ TEMPLATE = (
 
 
 class NoiseEnv(TextEnv):
-    """Answers any action with the next room and a reward that depends on nothing but its characters."""
+    """Answers any action with the next room and a reward that depends on nothing but its
+    characters.
+    """
 
     instructions = RULES
 
     def _tasks(self, split: Split) -> list[Task]:
-        return [self.task(seed, split) for seed in {"train": range(64), "valid": (64,), "test": (65,)}[split]]
+        return [
+            self.task(seed, split)
+            for seed in {"train": range(64), "valid": (64,), "test": (65,)}[split]
+        ]
 
     def _begin(self, task: Task) -> Outcome:
         return Outcome(self._room(str(task.seed)))
@@ -90,7 +102,9 @@ turnrl.register(WORLD, NoiseEnv)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """4,096 whole words and no token that ends a response, so every answer has its 8 tokens from the plain softmax."""
+    """4,096 whole words and no token that ends a response, so every answer has its 8 tokens from
+    the plain softmax.
+    """
     known = dict.fromkeys(" ".join((ROOM, RULES, *PLACES, *THINGS)).split())
     known |= dict.fromkeys(("<|start|>", "<|end|>", "system", "user", "assistant", "?"))
     known |= dict.fromkeys(Line().expects.split())
@@ -178,7 +192,9 @@ async def steps_of(trainer: CpuTrainer, steps: int) -> list[dict[str, float]]:
 async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str, float]], int]:
     """Build the parts of a run and take the steps; also returns the number of parameters."""
     tokenizer = make_tokenizer()
-    model = tiny.build(tokenizer, layers=4, width=256, heads=4, kv_heads=2, intermediate=768, max_context=1024)
+    model = tiny.build(
+        tokenizer, layers=4, width=256, heads=4, kv_heads=2, intermediate=768, max_context=1024
+    )
     parameters = sum(p.numel() for p in model.parameters())
     if parameters != PARAMETERS:
         raise RuntimeError(f"the model has {parameters} parameters, not {PARAMETERS}")
@@ -187,7 +203,9 @@ async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str,
     pool = EnvPool(slots=16, workers=1)
     prototype = turnrl.make(WORLD)
     try:
-        session = Session(recipe, model, tokenizer, engine, agent, prototype, pool, RunLog(folder), progress=False)
+        session = Session(
+            recipe, model, tokenizer, engine, agent, prototype, pool, RunLog(folder), progress=False
+        )
         stage = recipe.stages[0]
         assert stage.name == "rl"
         return await steps_of(CpuTrainer(session, stage, 0), steps), parameters
@@ -200,7 +218,9 @@ def measure(steps: int, bf16: bool, token_budget: int, gain: bool) -> dict[str, 
     """Medians over the steps."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        figures, parameters = asyncio.run(play(make_recipe(steps, bf16, token_budget, gain), Path(folder), steps))
+        figures, parameters = asyncio.run(
+            play(make_recipe(steps, bf16, token_budget, gain), Path(folder), steps)
+        )
 
     def median(name: str) -> float:
         return statistics.median(figure[name] for figure in figures)
@@ -209,7 +229,9 @@ def measure(steps: int, bf16: bool, token_budget: int, gain: bool) -> dict[str, 
         "total_cpu": round(median("total"), 3),
         "total_cpu_all": [round(figure["total"], 3) for figure in figures],
         "phases": {name: round(median(name), 4) for name in PHASES},
-        "reward_share_of_play": round(median("reward") / (median("generation") + median("rollout")), 4),
+        "reward_share_of_play": round(
+            median("reward") / (median("generation") + median("rollout")), 4
+        ),
         "wall": round(median("wall"), 3),
         "tokens_sampled": int(median("tokens_sampled")),
         "tokens": int(median("tokens_sampled") + median("tokens_prompt")),
@@ -238,12 +260,21 @@ def show(figures: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast in the update")
-    parser.add_argument("--gain", action="store_true", help="also the reward information_gain, for a fixed goal")
-    parser.add_argument("--token-budget", type=int, default=2100, help="tokens of a micro-batch (2,100: four episodes)")
+    parser.add_argument(
+        "--gain", action="store_true", help="also the reward information_gain, for a fixed goal"
+    )
+    parser.add_argument(
+        "--token-budget",
+        type=int,
+        default=2100,
+        help="tokens of a micro-batch (2,100: four episodes)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -3,10 +3,11 @@
     python benchmarks/pool.py --backend process --episodes 64
     python benchmarks/pool.py --backend all --json
 
-Plays TextWorld games with admissible commands listed at every step, choosing among them with one seeded generator per
-episode, so every backend plays the same steps (a digest of all observations says so). Game files are made before the
-clock starts, worker processes and instances are warmed up by one short round. CPU seconds count this process and its
-workers. ``--env toy`` measures a loop of 0.8 ms in place of a game.
+Plays TextWorld games with admissible commands listed at every step, choosing among them with one
+seeded generator per episode, so every backend plays the same steps (a digest of all observations
+says so). Game files are made before the clock starts, worker processes and instances are warmed up
+by one short round. CPU seconds count this process and its workers. ``--env toy`` measures a loop of
+0.8 ms in place of a game.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def loop(tasks: list[Task], turns: int) -> list[str]:
         observation, info = env.reset(options={"task": task})
         texts = [observation]
         for _ in range(turns):
-            observation, _, terminated, truncated, info = env.step(rng.choice(info["admissible_actions"] or ["look"]))
+            observation, _, terminated, truncated, info = env.step(
+                rng.choice(info["admissible_actions"] or ["look"])
+            )
             texts.append(observation)
             if terminated or truncated:
                 observation, info = env.reset(options={"task": task})
@@ -133,16 +136,26 @@ async def pooled(backend: Any, workers: int | None, tasks: list[Task], turns: in
         await asyncio.gather(*[play(pool, number, task, 3) for number, task in enumerate(tasks)])
         pids = children()
         cpu, start = cpu_seconds(pids), time.perf_counter()
-        seen = await asyncio.gather(*[play(pool, number, task, turns) for number, task in enumerate(tasks)])
+        seen = await asyncio.gather(
+            *[play(pool, number, task, turns) for number, task in enumerate(tasks)]
+        )
         wall, cpu = time.perf_counter() - start, cpu_seconds(pids) - cpu
     steps = turns * len(tasks)
     used = len(pids) if backend == "process" else workers or 0
     return Result(
-        backend, used, len(tasks), steps, steps / wall, 1000 * cpu / steps, digest([t for e in seen for t in e])
+        backend,
+        used,
+        len(tasks),
+        steps,
+        steps / wall,
+        1000 * cpu / steps,
+        digest([t for e in seen for t in e]),
     )
 
 
-def measure(backends: list[str], workers: int | None, tasks: list[Task], turns: int) -> list[Result]:
+def measure(
+    backends: list[str], workers: int | None, tasks: list[Task], turns: int
+) -> list[Result]:
     """The loop first, then the backends."""
     loop(tasks[:4], 3)
     cpu, start = cpu_seconds([]), time.perf_counter()
@@ -157,13 +170,19 @@ def measure(backends: list[str], workers: int | None, tasks: list[Task], turns: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="textworld/coin-v0", help="a registered id, or 'toy'")
     parser.add_argument("--backend", default="process", choices=["thread", "process", "all"])
-    parser.add_argument("--workers", type=int, help="threads or processes (default: the pool's own)")
+    parser.add_argument(
+        "--workers", type=int, help="threads or processes (default: the pool's own)"
+    )
     parser.add_argument("--episodes", type=int, default=64, help="concurrent episodes")
     parser.add_argument("--turns", type=int, default=50, help="steps per episode")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in place of the table"
+    )
     args = parser.parse_args()
     backends = ["thread", "process"] if args.backend == "all" else [args.backend]
     env = turnrl.make("bench/busy-v0" if args.env == "toy" else args.env)
@@ -176,11 +195,23 @@ def main() -> None:
         os.chdir("/")
     where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     if args.json:
-        json.dump({"env": tasks[0].family, "on": where, "results": [asdict(result) for result in results]}, sys.stdout)
+        json.dump(
+            {
+                "env": tasks[0].family,
+                "on": where,
+                "results": [asdict(result) for result in results],
+            },
+            sys.stdout,
+        )
         print()
         return
-    print(f"{tasks[0].family}, {args.episodes} episodes of {args.turns} steps, {where}, load {os.getloadavg()[0]:.1f}")
-    print(f"{'backend':10}{'workers':>8}{'steps/s':>10}{'ratio':>8}{'CPU ms/step':>13}  observations")
+    print(
+        f"{tasks[0].family}, {args.episodes} episodes of {args.turns} steps, {where}, load"
+        f" {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"{'backend':10}{'workers':>8}{'steps/s':>10}{'ratio':>8}{'CPU ms/step':>13}  observations"
+    )
     for r in results:
         line = f"{r.backend:10}{r.workers:>8}{r.steps_per_second:>10.0f}{r.ratio:>8.2f}{r.cpu_ms_per_step:>13.2f}"
         print(f"{line}  {r.digest}")

@@ -1,10 +1,11 @@
-"""The main job: train a 0.46 M-parameter model on TextWorld coin-collector games and measure it on held-out ones.
+"""The main job: train a 0.46 M-parameter model on TextWorld coin-collector games and measure it on
+held-out ones.
 
     python benchmarks/quickstart.py                 # runs/quickstart/{result.json, report.html, ...}
     python benchmarks/quickstart.py --seed 1 --run runs/quickstart-1
 
-No route of a held-out game, nor a turned or mirrored one, occurs in training. Before and after are sampled play at
-temperature 1 on the same held-out games, each once.
+No route of a held-out game, nor a turned or mirrored one, occurs in training. Before and after are
+sampled play at temperature 1 on the same held-out games, each once.
 """
 
 from __future__ import annotations
@@ -44,11 +45,18 @@ def show(result: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "success", "95 % interval", "n", title="Held-out coin-collector games, sampled play")
+    table = Table(
+        "", "success", "95 % interval", "n", title="Held-out coin-collector games, sampled play"
+    )
     for name in ("before", "after"):
         rate = result[name]
         label = {"before": "after the warm start", "after": "after reinforcement learning"}[name]
-        table.add_row(label, f"{rate['success']:.1%}", f"{rate['low']:.1%} to {rate['high']:.1%}", str(rate["n"]))
+        table.add_row(
+            label,
+            f"{rate['success']:.1%}",
+            f"{rate['low']:.1%} to {rate['high']:.1%}",
+            str(rate["n"]),
+        )
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds"].items())
     table.caption = f"seed {result['seed']}; {phases}"
     console = Console()
@@ -58,10 +66,14 @@ def show(result: dict[str, Any], folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to recipes/quickstart.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="changes to recipes/quickstart.yaml"
+    )
     args = parser.parse_args()
     show(run(args.seed, args.run, args.overrides), args.run)
 

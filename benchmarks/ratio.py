@@ -1,10 +1,12 @@
-"""How much of a budget belongs to the warm start? Updates on demonstrations against steps of reinforcement learning.
+"""How much of a budget belongs to the warm start? Updates on demonstrations against steps of
+reinforcement learning.
 
     python benchmarks/ratio.py --seeds 0 1 2 3 4 --parallel 2
 
-A question of the Practitioner's Guide (arXiv 2510.01132), asked on the quickstart with its ten demonstrations. A step
-of reinforcement learning (64 episodes played and learnt from) costs about as much as `PRICE` updates on 16
-demonstrations; all arms spend the same. Prints a table, in which each is compared with the warm start alone.
+A question of the Practitioner's Guide (arXiv 2510.01132), asked on the quickstart with its ten
+demonstrations. A step of reinforcement learning (64 episodes played and learnt from) costs about as
+much as `PRICE` updates on 16 demonstrations; all arms spend the same. Prints a table, in which each
+is compared with the warm start alone.
 """
 
 from __future__ import annotations
@@ -24,10 +26,16 @@ def main() -> None:
     """Command line."""
     args = parse(__doc__)
     arms: list[Arm] = []
-    names = {updates: f"{updates} updates, {(BUDGET - updates) // PRICE} steps" for updates in SHARES}
+    names = {
+        updates: f"{updates} updates, {(BUDGET - updates) // PRICE} steps" for updates in SHARES
+    }
     for updates in SHARES:
         steps = (BUDGET - updates) // PRICE
-        start = (f"sft.epochs={updates // UPDATES_PER_EPOCH}", "sft.until_loss=null", "sft.patience=1000")
+        start = (
+            f"sft.epochs={updates // UPDATES_PER_EPOCH}",
+            "sft.until_loss=null",
+            "sft.patience=1000",
+        )
         against = None if updates == BUDGET else names[BUDGET]
         arms.append(Arm(names[updates], start, (f"rl.steps={max(steps, 1)}",), against))
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)

@@ -1,12 +1,14 @@
-"""What ScienceWorld costs: starting Java, resetting, steps per second against upstream's class, and memory.
+"""What ScienceWorld costs: starting Java, resetting, steps per second against upstream's class, and
+memory.
 
     python benchmarks/science.py
     python benchmarks/science.py --tasks boil grow-plant --rounds 5
     python benchmarks/science.py --gold 1          # how many gold paths win, one variation of each task
 
-Both classes play the same gold path of the same variation in the same run, one after the other and with the same flags
-for Java, so that their ratio means something on a busy machine. Upstream's class lists the valid actions at
-every step; ours is measured without them and with them. Memory is what is resident of one Java process at the end.
+Both classes play the same gold path of the same variation in the same run, one after the other and
+with the same flags for Java, so that their ratio means something on a busy machine. Upstream's
+class lists the valid actions at every step; ours is measured without them and with them. Memory is
+what is resident of one Java process at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def speeds(names: list[str], rounds: int) -> None:
         starts.append(seconds(lambda: plain.reset(options={"task": task("find-plant", 0)})))
     typical = f"{statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f})"
     print(f"first reset, Java's start included: {typical}")
-    print(f"{'task':22}{'actions':>8}{'reset ms':>10}{'plain /s':>10}{'listing /s':>12}{'stock /s':>10}{'ratio':>8}")
+    print(
+        f"{'task':22}{'actions':>8}{'reset ms':>10}{'plain /s':>10}{'listing /s':>12}{'stock /s':>10}{'ratio':>8}"
+    )
     for name in names:
         options = {"task": task(name, 0)}
         plain.reset(options=options)
@@ -68,16 +72,27 @@ def speeds(names: list[str], rounds: int) -> None:
             stock.load(name, 0, "easy", generateGoldPath=False)
             stock.reset()
             rates["stock"].append(_play(path, lambda action: stock.step(action)[2]))
-        plain_s, full_s, stock_s = (statistics.median(rates[label]) for label in ("plain", "full", "stock"))
-        ratio = statistics.median(a / b for a, b in zip(rates["plain"], rates["stock"], strict=True))
+        plain_s, full_s, stock_s = (
+            statistics.median(rates[label]) for label in ("plain", "full", "stock")
+        )
+        ratio = statistics.median(
+            a / b for a, b in zip(rates["plain"], rates["stock"], strict=True)
+        )
         reset = 1000 * statistics.median(resets)
-        print(f"{name:22}{len(path):8}{reset:10.0f}{plain_s:10.1f}{full_s:12.1f}{stock_s:10.1f}{ratio:8.1f}")
+        print(
+            f"{name:22}{len(path):8}{reset:10.0f}{plain_s:10.1f}{full_s:12.1f}{stock_s:10.1f}{ratio:8.1f}"
+        )
     for label, env in (("plain", plain), ("listing", full)):
         process = psutil.Process(env._game.java.process.pid)  # type: ignore[attr-defined]
         print(f"Java process, {label}: {process.memory_info().rss / 2**20:.0f} MiB resident")
     mine = psutil.Process()
-    (other,) = (p for p in mine.children(recursive=True) if p.pid == stock._gateway.java_process.pid)
-    print(f"Java process, stock with -Xmx{HEAP_MB}m: {other.memory_info().rss / 2**20:.0f} MiB resident")
+    (other,) = (
+        p for p in mine.children(recursive=True) if p.pid == stock._gateway.java_process.pid
+    )
+    print(
+        f"Java process, stock with -Xmx{HEAP_MB}m: {other.memory_info().rss / 2**20:.0f} MiB"
+        " resident"
+    )
     for env in (plain, full, stock):
         env.close()
 
@@ -97,7 +112,11 @@ def gold(count: int, seed: int) -> None:
     env = turnrl.make(ID)
     rng, won, played, start = random.Random(seed), 0, 0, time.perf_counter()
     for name in TASKS:
-        pool = [t for split in ("train", "valid", "test") for t in turnrl.make(ID, task=name).tasks(split)]
+        pool = [
+            t
+            for split in ("train", "valid", "test")
+            for t in turnrl.make(ID, task=name).tasks(split)
+        ]
         for chosen in rng.sample(pool, min(count, len(pool))):
             env.reset(options={"task": chosen})
             steps, success = 0, False
@@ -106,7 +125,9 @@ def gold(count: int, seed: int) -> None:
                 steps += 1
             won, played = won + success, played + 1
             print(
-                f"{chosen.params['task']}#{chosen.seed}: {steps} steps, {'won' if success else 'NOT WON'}", flush=True
+                f"{chosen.params['task']}#{chosen.seed}: {steps} steps,"
+                f" {'won' if success else 'NOT WON'}",
+                flush=True,
             )
     print(f"{won} of {played} gold paths win, {time.perf_counter() - start:.0f} s")
     env.close()
@@ -114,14 +135,25 @@ def gold(count: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", default=list(SOME), choices=TASKS, metavar="TASK")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--gold", type=int, default=0, metavar="N", help="play N gold paths of each task, nothing else")
+    parser.add_argument(
+        "--gold",
+        type=int,
+        default=0,
+        metavar="N",
+        help="play N gold paths of each task, nothing else",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f} before")
+    print(
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load"
+        f" {load:.1f} before"
+    )
     if args.gold:
         gold(args.gold, args.seed)
     else:

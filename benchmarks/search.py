@@ -1,10 +1,12 @@
-"""Search worlds: seconds to build 100,000 passages, milliseconds per query, steps per second of 64 episodes at once.
+"""Search worlds: seconds to build 100,000 passages, milliseconds per query, steps per second of 64
+episodes at once.
 
     python benchmarks/search.py
     python benchmarks/search.py --pages 3000 --json
 
-Everything is built from nothing in a temporary cache. Queries are titles of pages and whole questions.
-Episodes are played by the expert: searching, reading, answering; the pool has as many slots as episodes.
+Everything is built from nothing in a temporary cache. Queries are titles of pages and whole
+questions. Episodes are played by the expert: searching, reading, answering; the pool has as many
+slots as episodes.
 """
 
 from __future__ import annotations
@@ -42,8 +44,11 @@ def build(pages: int) -> tuple[Retriever, dict[str, float]]:
     folder = Path(os.environ["XDG_CACHE_HOME"]) / "turnrl" / "search"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return retriever, {
-        "generate_s": made - start, "index_s": ended - made, "build_s": ended - start, "disk_mb": size / 2**20,
-    }  # fmt: skip
+        "generate_s": made - start,
+        "index_s": ended - made,
+        "build_s": ended - start,
+        "disk_mb": size / 2**20,
+    }
 
 
 def query(retriever: Retriever, queries: list[str]) -> dict[str, float]:
@@ -79,7 +84,11 @@ async def play(backend: Any, workers: int, tasks: list[Task], slots: int) -> dic
         await asyncio.gather(*[episode(pool, task) for task in tasks[:slots]])
         start = time.perf_counter()
         steps = sum(await asyncio.gather(*[episode(pool, task) for task in tasks]))
-        return {"workers": workers, "steps": steps, "steps_per_second": steps / (time.perf_counter() - start)}
+        return {
+            "workers": workers,
+            "steps": steps,
+            "steps_per_second": steps / (time.perf_counter() - start),
+        }
 
 
 def measure(pages: int, episodes: int, rounds: int) -> dict[str, Any]:
@@ -93,32 +102,47 @@ def measure(pages: int, episodes: int, rounds: int) -> dict[str, Any]:
     questions = [library.question("test", number) for number in library.numbers("test", None)]
     found: dict[str, Any] = dict(result)
     found["titles"] = query(retriever, [library.corpus[row].title for row in rows])
-    found["questions"] = query(retriever, [question.text for question in questions if question is not None])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found["questions"] = query(
+        retriever, [question.text for question in questions if question is not None]
+    )
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     for backend, workers in (("thread", 16), ("process", cores)):
         found[backend] = asyncio.run(play(backend, workers, tasks, episodes))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pages", type=int, default=100_000, help="passages of the corpus")
     parser.add_argument("--episodes", type=int, default=64, help="concurrent episodes")
     parser.add_argument("--rounds", type=int, default=8, help="episodes played per slot")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in place of the table"
+    )
     args = parser.parse_args()
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         found = measure(args.pages, args.episodes, args.rounds)
     load = f"load {before:.1f} to {os.getloadavg()[0]:.1f}"
-    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {load}"
+    where = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {load}"
+    )
     if args.json:
-        json.dump({"on": where, "pages": args.pages, "episodes": args.episodes, **found}, sys.stdout)
+        json.dump(
+            {"on": where, "pages": args.pages, "episodes": args.episodes, **found}, sys.stdout
+        )
         print()
         return
     print(f"{args.pages} passages, {where}")
-    print(f"build     {found['build_s']:.1f} s: pages {found['generate_s']:.1f}, index {found['index_s']:.1f}")
+    print(
+        f"build     {found['build_s']:.1f} s: pages {found['generate_s']:.1f}, index"
+        f" {found['index_s']:.1f}"
+    )
     print(f"disk      {found['disk_mb']:.0f} MiB")
     for kind in ("titles", "questions"):
         row = found[kind]

@@ -25,11 +25,21 @@ SCRIPT = Path(__file__).with_name("quickstart.py")
 
 
 def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """One quickstart in a process of its own; its output goes beside its run. Raises RuntimeError if it fails."""
+    """One quickstart in a process of its own; its output goes beside its run. Raises RuntimeError
+    if it fails.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("w") as out:
-        command = [sys.executable, str(SCRIPT), "--seed", str(seed), "--run", str(folder), *overrides]
+        command = [
+            sys.executable,
+            str(SCRIPT),
+            "--seed",
+            str(seed),
+            "--run",
+            str(folder),
+            *overrides,
+        ]
         if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode:
             raise RuntimeError(f"seed {seed} failed: see {log}")
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
@@ -38,19 +48,33 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the recipe"
+    )
     args = parser.parse_args()
     with ThreadPoolExecutor(args.parallel) as pool:
         alone = ["threads=1", "pool.workers=1"] if args.parallel > 1 else []
-        results = list(pool.map(lambda seed: run(seed, args.runs / str(seed), [*alone, *args.set]), args.seeds))
-    print(table([result["before"] for result in results], [result["after"] for result in results], args.seeds))
+        results = list(
+            pool.map(lambda seed: run(seed, args.runs / str(seed), [*alone, *args.set]), args.seeds)
+        )
+    print(
+        table(
+            [result["before"] for result in results],
+            [result["after"] for result in results],
+            args.seeds,
+        )
+    )
 
 
-def table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+def table(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+) -> str:
     """Markdown: games won per seed before and after, and over seeds their means and the difference."""
     first, second = ([rate["success"] for rate in rates] for rates in (before, after))
     result = paired(first, second)
@@ -61,7 +85,8 @@ def table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
     lines.append(f"| mean over {len(seeds)} seeds | {share(first)} | {share(second)} |")
     gain = points(result.difference)
     lines.append(
-        f"\nDifference: {gain} points; p {p_value(result.p)} (paired t), {p_value(result.p_flip)} (sign flips)."
+        f"\nDifference: {gain} points; p {p_value(result.p)} (paired t), {p_value(result.p_flip)}"
+        " (sign flips)."
     )
     return "\n".join(lines)
 

@@ -4,10 +4,11 @@
     python benchmarks/shopping.py --products 50000 --json
     python benchmarks/shopping.py --expert
 
-The shop is made in a temporary cache. Searches are the experts' and are not remembered between calls. Episodes replay
-what the expert does, resets included, first in one plain loop, then through the pool; admissible actions are listed at
-every step, with ``--progress`` the potential is worked out too. ``--expert`` counts instead how the expert does on all
-tasks of all splits, and how often it has to search for a title.
+The shop is made in a temporary cache. Searches are the experts' and are not remembered between
+calls. Episodes replay what the expert does, resets included, first in one plain loop, then through
+the pool; admissible actions are listed at every step, with ``--progress`` the potential is worked
+out too. ``--expert`` counts instead how the expert does on all tasks of all splits, and how often
+it has to search for a title.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ def shop(products: int, searches: int) -> dict[str, float]:
         index._search(goal.searches[0])
         took.append(1000 * (time.perf_counter() - start))
     cuts = statistics.quantiles(took, n=20)
-    return found | {"goals": len(made.goals), "searches": len(took), "p50_ms": cuts[9], "p95_ms": cuts[18]}
+    return found | {
+        "goals": len(made.goals),
+        "searches": len(took),
+        "p50_ms": cuts[9],
+        "p95_ms": cuts[18],
+    }
 
 
 def plays(env: TextEnv, episodes: int) -> list[Play]:
@@ -78,7 +84,9 @@ def loop(env: TextEnv, played: list[Play], rounds: int) -> float:
     return time.perf_counter() - start
 
 
-async def pooled(backend: Any, workers: int, extras: list[str], played: list[Play], rounds: int) -> float:
+async def pooled(
+    backend: Any, workers: int, extras: list[str], played: list[Play], rounds: int
+) -> float:
     """Seconds of all episodes at once, without starting the workers."""
 
     async def one(pool: EnvPool, task: Task, actions: list[str], rounds: int) -> None:
@@ -88,7 +96,9 @@ async def pooled(backend: Any, workers: int, extras: list[str], played: list[Pla
                 for action in actions:
                     await session.step(action)
 
-    async with EnvPool(backend=backend, workers=workers, slots=len(played), options={"extras": extras}) as pool:
+    async with EnvPool(
+        backend=backend, workers=workers, slots=len(played), options={"extras": extras}
+    ) as pool:
         await asyncio.gather(*[one(pool, task, actions, 1) for task, actions in played])
         start = time.perf_counter()
         await asyncio.gather(*[one(pool, task, actions, rounds) for task, actions in played])
@@ -108,21 +118,32 @@ def experts(products: int) -> None:
                 titles += action.startswith("search[") and " - " in action
                 won += env.step(action)[4]["success"]
                 turns[-1] += 1
-        tasks = f"{len(turns)} tasks, {won} won, {statistics.mean(turns):.2f} turns, {max(turns)} at most"
+        tasks = (
+            f"{len(turns)} tasks, {won} won, {statistics.mean(turns):.2f} turns, {max(turns)} at"
+            " most"
+        )
         print(f"{id} {params or ''}: {tasks}, {titles} searches for a title")
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--products", type=int, default=10_000)
     parser.add_argument("--episodes", type=int, default=64, help="concurrent episodes")
     parser.add_argument("--rounds", type=int, default=10, help="times each episode is played")
     parser.add_argument("--workers", type=int, default=2, help="processes of the pool")
     parser.add_argument("--searches", type=int, default=1000)
-    parser.add_argument("--progress", action="store_true", help="work out the potential at every step")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    parser.add_argument("--expert", action="store_true", help="how the expert does on all tasks, nothing else")
+    parser.add_argument(
+        "--progress", action="store_true", help="work out the potential at every step"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object in place of the table"
+    )
+    parser.add_argument(
+        "--expert", action="store_true", help="how the expert does on all tasks, nothing else"
+    )
     args = parser.parse_args()
     if args.expert:
         with tempfile.TemporaryDirectory() as folder:
@@ -143,9 +164,13 @@ def main() -> None:
             for backend, workers in (("thread", 16), ("process", args.workers)):
                 ways[backend] = asyncio.run(pooled(backend, workers, extras, played, args.rounds))
             rows += [
-                {"world": id, "way": way, "steps": steps, "steps_per_second": steps / s} for way, s in ways.items()
+                {"world": id, "way": way, "steps": steps, "steps_per_second": steps / s}
+                for way, s in ways.items()
             ]
-    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f} before"
+    where = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load"
+        f" {load:.1f} before"
+    )
     if args.json:
         json.dump({"on": where, "shop": costs, "play": rows}, sys.stdout)
         print()
@@ -154,7 +179,10 @@ def main() -> None:
     for name, value in costs.items():
         print(f"{name:20}{value:10.3f}")
     for row in rows:
-        print(f"{row['world']:24}{row['way']:10}{row['steps']:8} steps {row['steps_per_second']:10.0f} steps/s")
+        print(
+            f"{row['world']:24}{row['way']:10}{row['steps']:8} steps"
+            f" {row['steps_per_second']:10.0f} steps/s"
+        )
 
 
 if __name__ == "__main__":

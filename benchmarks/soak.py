@@ -1,15 +1,17 @@
-"""Does every world survive? Thousands of episodes of random play while worker processes are killed at random.
+"""Does every world survive? Thousands of episodes of random play while worker processes are killed
+at random.
 
     python benchmarks/soak.py --families coin webshop --episodes 2000
 
-After one episode in a hundred a worker process is killed, with all that it plays. Every episode must end with a reason,
-those that were lost must be counted as lost, memory must stay flat, and no process and no file may remain; the exit
-status is 1 where that does not hold. Failed episodes are not played again here. Prints the table of docs/results.md.
+After one episode in a hundred a worker process is killed, with all that it plays. Every episode
+must end with a reason, those that were lost must be counted as lost, memory must stay flat, and no
+process and no file may remain; the exit status is 1 where that does not hold. Failed episodes are
+not played again here. Prints the table of docs/results.md.
 
     python benchmarks/soak.py --backend thread --families cooking --episodes 1000 --tasks 12
 
-plays in threads of this process instead, where nothing is killed and no episode may be lost: instances are used again
-and again, and one that hangs is seen.
+plays in threads of this process instead, where nothing is killed and no episode may be lost:
+instances are used again and again, and one that hangs is seen.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Soak:
     lost: int = 0
     """As the player of many counted them."""
     memory_mb: list[float] = field(default_factory=list)
-    """Of this process and the worker processes, the median of each quarter: after a kill there is one worker less."""
+    """Of this process and the worker processes, the median of each quarter: after a kill there is
+    one worker less.
+    """
     seconds: float = 0.0
     processes_left: int = 0
     files_left: int = 0
@@ -105,13 +109,21 @@ def soak(
             result.memory_mb.append(statistics.median(samples))
             samples.clear()
         # Nobody is left to be killed near the end.
-        if backend == "process" and rng.random() < 0.01 and workers_now and played < episodes - slots:
+        if (
+            backend == "process"
+            and rng.random() < 0.01
+            and workers_now
+            and played < episodes - slots
+        ):
             rng.choice(workers_now).kill()
             result.kills += 1
 
     async def play() -> None:
         async with EnvPool(
-            backend=backend, workers=workers, slots=slots, options={"extras": ("admissible_actions",)}
+            backend=backend,
+            workers=workers,
+            slots=slots,
+            options={"extras": ("admissible_actions",)},
         ) as pool:
             jobs = [Job(tasks[i % len(tasks)], f"soak:{i}", seed) for i in range(episodes)]
             _, stats = await play_many(
@@ -133,7 +145,9 @@ def soak(
 
 
 def _inside(process: psutil.Process, folder: str) -> bool:
-    """Whether it works there, as workers and all that they start do, whoever their parent is by now."""
+    """Whether it works there, as workers and all that they start do, whoever their parent is by
+    now.
+    """
     try:
         return process.cwd().startswith(folder)
     except psutil.Error:
@@ -149,11 +163,15 @@ def _memory(process: psutil.Process) -> int:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_choice(parser)
     parser.add_argument("--backend", choices=["process", "thread"], default="process")
     parser.add_argument("--episodes", type=int, default=2000)
-    parser.add_argument("--tasks", type=int, default=50, help="different ones, each played many times")
+    parser.add_argument(
+        "--tasks", type=int, default=50, help="different ones, each played many times"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=8, help="concurrent episodes")
     parser.add_argument("--turns", type=int, default=20)
@@ -169,14 +187,21 @@ def main() -> int:
             faults.append(family)
             continue
         result = soak(
-            family, tasks, backend=args.backend, episodes=args.episodes, workers=args.workers, slots=args.slots,
-            turns=args.turns, seed=args.seed,
-        )  # fmt: skip
+            family,
+            tasks,
+            backend=args.backend,
+            episodes=args.episodes,
+            workers=args.workers,
+            slots=args.slots,
+            turns=args.turns,
+            seed=args.seed,
+        )
         ends = ", ".join(f"{stop} {count}" for stop, count in sorted(result.stops.items()))
         left = "; ".join(result.faults) or "nothing"
         memory = ", ".join(f"{mb:.0f}" for mb in result.memory_mb)
         print(
-            f"| {family} | {result.episodes} | {result.kills} | {ends} | {memory} | {left} | {result.seconds:.0f} |",
+            f"| {family} | {result.episodes} | {result.kills} | {ends} | {memory} | {left} |"
+            f" {result.seconds:.0f} |",
             flush=True,
         )
         faults += result.faults

@@ -1,6 +1,7 @@
 """Choose the learning rate of each arm on validation tasks, with seeds of their own.
 
-    best, page = sweep(QUICKSTART, arms, rates=[2.5e-4, 5e-4], seeds=[100, 101], steps=15, folder=RUNS, parallel=1)
+    best, page = sweep(QUICKSTART, arms, rates=[2.5e-4, 5e-4], seeds=[100, 101], steps=15,
+    folder=RUNS, parallel=1)
 
 No run of a sweep plays a test task, and none of its seeds is one of the comparison's.
 """
@@ -28,7 +29,8 @@ def sweep(
     folder: Path,
     parallel: int,
 ) -> tuple[dict[str, float], str]:
-    """The rate of each arm that won most validation tasks over all seeds, the smallest of equals; and a table of all.
+    """The rate of each arm that won most validation tasks over all seeds, the smallest of equals;
+    and a table of all.
 
     Every seed has a warm start of its own, which the arms share.
     """
@@ -37,13 +39,24 @@ def sweep(
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
         untested = {arm.name: without_tests(arm) for arm in arms}
         keys = {(untested[arm.name].start, seed): arm.name for arm, _, seed in places}
-        starts = {key: pool.submit(warm_start, recipe, untested[name], key[1], folder) for key, name in keys.items()}
+        starts = {
+            key: pool.submit(warm_start, recipe, untested[name], key[1], folder)
+            for key, name in keys.items()
+        }
         jobs = []
         for arm, rate, seed in places:
             start = starts[untested[arm.name].start, seed].result()
-            jobs.append(pool.submit(validate, recipe, untested[arm.name], rate, seed, steps, start, folder))
-        won = {(arm.name, rate, seed): job.result() for (arm, rate, seed), job in zip(places, jobs, strict=True)}
-    sums = {arm.name: {rate: sum(won[arm.name, rate, seed] for seed in seeds) for rate in rates} for arm in arms}
+            jobs.append(
+                pool.submit(validate, recipe, untested[arm.name], rate, seed, steps, start, folder)
+            )
+        won = {
+            (arm.name, rate, seed): job.result()
+            for (arm, rate, seed), job in zip(places, jobs, strict=True)
+        }
+    sums = {
+        arm.name: {rate: sum(won[arm.name, rate, seed] for seed in seeds) for rate in rates}
+        for arm in arms
+    }
     best = {name: chosen(counts) for name, counts in sums.items()}
     return best, table(sums, best, TASKS * len(seeds))
 
@@ -53,9 +66,16 @@ def without_tests(arm: Arm) -> Arm:
     return dataclasses.replace(arm, start=(*arm.start, "evaluate.test_tasks=0"))
 
 
-def validate(recipe: Path, arm: Arm, rate: float, seed: int, steps: int, start: Path, folder: Path) -> int:
+def validate(
+    recipe: Path, arm: Arm, rate: float, seed: int, steps: int, start: Path, folder: Path
+) -> int:
     """Validation tasks that the last weights of a short run win."""
-    changes = (f"rl.optim.lr={rate}", f"rl.steps={steps}", f"evaluate.every={steps}", f"evaluate.tasks={TASKS}")
+    changes = (
+        f"rl.optim.lr={rate}",
+        f"rl.steps={steps}",
+        f"evaluate.every={steps}",
+        f"evaluate.tasks={TASKS}",
+    )
     data = continued(recipe, dataclasses.replace(arm, rl=(*arm.rl, *changes)), seed, start)
     last = records(run_of(data, folder), "eval")[-1]
     return round(last["success"] * last["n"])

@@ -1,10 +1,12 @@
-"""Multi-turn problems so small that every episode can be listed, and exact moments of gradient estimates on them.
+"""Multi-turn problems so small that every episode can be listed, and exact moments of gradient
+estimates on them.
 
-A policy has one softmax per state. `Problem.gradient` is the exact policy gradient, `moments_of_groups` and
-`moments_of_batches` are mean and variance of an estimate over all groups, or all pairs of groups, there can be.
+A policy has one softmax per state. `Problem.gradient` is the exact policy gradient,
+`moments_of_groups` and `moments_of_batches` are mean and variance of an estimate over all groups,
+or all pairs of groups, there can be.
 
-Axes beside the glossary of `turnrl.training.batch`: N episodes that a problem can produce, P parameters (the logits of
-all states), C cases (groups or batches that can occur).
+Axes beside the glossary of `turnrl.training.batch`: N episodes that a problem can produce, P
+parameters (the logits of all states), C cases (groups or batches that can occur).
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ Play = tuple[Move, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Tasks, drawn with equal chance for each group, and every episode that each of them can become."""
+    """Tasks, drawn with equal chance for each group, and every episode that each of them can
+    become.
+    """
 
     name: str
     about: str
@@ -97,9 +101,12 @@ class Problem:
     def chance_N(self) -> Tensor:
         """Probability of the episode, given its task."""
         softmax = {
-            s: torch.tensor(logits, dtype=torch.float64).softmax(0).tolist() for s, logits in self.logits.items()
+            s: torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
+            for s, logits in self.logits.items()
         }
-        chances = [math.prod(softmax[move.state][move.action] for move in play) for play in self.plays]
+        chances = [
+            math.prod(softmax[move.state][move.action] for move in play) for play in self.plays
+        ]
         return torch.tensor(chances, dtype=torch.float64)
 
     @cached_property
@@ -107,26 +114,34 @@ class Problem:
         """Named rewards, unweighted."""
         out_KNT = torch.zeros(len(self.rewards), *self.score_NTP.shape[:2], dtype=torch.float64)
         for n, play in enumerate(self.plays):
-            out_KNT[:, n, : len(play)] = torch.tensor([move.rewards for move in play], dtype=torch.float64).T
+            out_KNT[:, n, : len(play)] = torch.tensor(
+                [move.rewards for move in play], dtype=torch.float64
+            ).T
         return out_KNT
 
     def future_NT(self, gamma: float = 1.0) -> Tensor:
         """Discounted return-to-go."""
-        future_NT = torch.einsum("k,knt->nt", torch.tensor(self.weights, dtype=torch.float64), self.rewards_KNT)
+        future_NT = torch.einsum(
+            "k,knt->nt", torch.tensor(self.weights, dtype=torch.float64), self.rewards_KNT
+        )
         for t in reversed(range(future_NT.shape[1] - 1)):
             future_NT[:, t] += gamma * future_NT[:, t + 1]
         return future_NT
 
     def gradient(self, gamma: float = 1.0) -> Tensor:
-        """Exact policy gradient [P]: the expectation of every turn's score times its discounted return-to-go.
+        """Exact policy gradient [P]: the expectation of every turn's score times its discounted
+        return-to-go.
 
-        With gamma below 1 this is what discounting estimators aim at; it is the gradient of no fixed objective.
+        With gamma below 1 this is what discounting estimators aim at; it is the gradient of no
+        fixed objective.
         """
         chance_N = self.chance_N / len(self.tasks)
         return torch.einsum("n,nt,ntp->p", chance_N, self.future_NT(gamma), self.score_NTP)
 
     def values_NL(self, critic: Critic, gamma: float = 1.0) -> Tensor:
-        """Before each token: the expected return-to-go given all that was written, or a function of state and turn."""
+        """Before each token: the expected return-to-go given all that was written, or a function of
+        state and turn.
+        """
         states, future_NT = list(self.logits), self.future_NT(gamma)
         values_NL = torch.zeros(self.turn_NL.shape, dtype=torch.float64)
         for n, play in enumerate(self.plays):
@@ -170,7 +185,13 @@ class Problem:
         )
         tokens_ET = self.tokens_NT[index_E, :most]
         first_ET = (tokens_ET.cumsum(1) - tokens_ET).clamp(max=width - 1)
-        return Case(batch, self.rewards_KNT[:, index_E, :most], self.score_NTP[index_E, :most], index_E, first_ET)
+        return Case(
+            batch,
+            self.rewards_KNT[:, index_E, :most],
+            self.score_NTP[index_E, :most],
+            index_E,
+            first_ET,
+        )
 
     @cached_property
     def _state_NT(self) -> Tensor:
@@ -182,7 +203,9 @@ class Problem:
 
     def _per_turn(self, number: Callable[[Move], int], fill: int = -1) -> Tensor:
         width = int(self.turns_N.max())
-        return torch.tensor([[*map(number, play), *[fill] * (width - len(play))] for play in self.plays])
+        return torch.tensor(
+            [[*map(number, play), *[fill] * (width - len(play))] for play in self.plays]
+        )
 
 
 @dataclass(frozen=True)
@@ -197,7 +220,9 @@ class Case:
     """The column of each turn's first token, which decides."""
 
     def gradient_EP(self, credit: Advantages) -> Tensor:
-        """Each episode's part of the estimate: turns are added up, the mean over episodes is left to the caller."""
+        """Each episode's part of the estimate: turns are added up, the mean over episodes is left
+        to the caller.
+        """
         advantages = credit(self.rewards_KET, self.batch)
         if getattr(credit, "level", "turn") == "token":
             advantages = advantages.gather(1, self.first_ET)
@@ -218,7 +243,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [P] of a gradient estimate, its variance (trace of the covariance), and the 95 % radius of the mean."""
+    """Mean [P] of a gradient estimate, its variance (trace of the covariance), and the 95 % radius
+    of the mean.
+    """
 
     mean_P: Tensor
     variance: float
@@ -232,14 +259,20 @@ def moments(gradient_CP: Tensor, chance_C: Tensor) -> Moments:
 
 
 def groups(problem: Problem, size: int) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Every group that can occur, regardless of order (no estimator looks at it), and its probability."""
+    """Every group that can occur, regardless of order (no estimator looks at it), and its
+    probability.
+    """
     found, chances = [], []
     for task in range(len(problem.tasks)):
         members = (problem.task_N == task).nonzero().flatten().tolist()
         for group in itertools.combinations_with_replacement(members, size):
-            orders = math.factorial(size) // math.prod(math.factorial(group.count(n)) for n in set(group))
+            orders = math.factorial(size) // math.prod(
+                math.factorial(group.count(n)) for n in set(group)
+            )
             found.append(group)
-            chances.append(orders * math.prod(float(problem.chance_N[n]) for n in group) / len(problem.tasks))
+            chances.append(
+                orders * math.prod(float(problem.chance_N[n]) for n in group) / len(problem.tasks)
+            )
     return found, chances
 
 
@@ -265,11 +298,15 @@ class Batches:
     """The weight of each episode [C, E], by aggregation of the loss."""
 
     def gradient_CEP(self, credit: Advantages, *, pooled: bool) -> Tensor:
-        """Each episode's part of the estimate, case by case; `pooled` if the estimator compares groups."""
+        """Each episode's part of the estimate, case by case; `pooled` if the estimator compares
+        groups.
+        """
         if pooled:
             return torch.stack([case.gradient_EP(credit) for case in self.cases])
         gradient_EP = self.side.gradient_EP(credit)
-        return gradient_EP.unflatten(0, (int(self.side.batch.group_E.max()) + 1, -1))[self.pair_C2].flatten(1, 2)
+        return gradient_EP.unflatten(0, (int(self.side.batch.group_E.max()) + 1, -1))[
+            self.pair_C2
+        ].flatten(1, 2)
 
     def moments_by(self, credit: Advantages, *, pooled: bool) -> dict[Aggregation, Moments]:
         """Exact moments of the estimate, by aggregation."""
@@ -289,10 +326,14 @@ def all_batches(problem: Problem, size: int) -> Batches:
     chance = [(1 + (a != b)) * chances[a] * chances[b] for a, b in pairs]
     side, _ = all_groups(problem, size)
     weights = {name: torch.stack([case.weights_E(name) for case in cases]) for name in AGGREGATIONS}
-    return Batches(side, cases, torch.tensor(chance, dtype=torch.float64), torch.tensor(pairs), weights)
+    return Batches(
+        side, cases, torch.tensor(chance, dtype=torch.float64), torch.tensor(pairs), weights
+    )
 
 
-def estimates(credit: Advantages, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum") -> Tensor:
+def estimates(
+    credit: Advantages, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum"
+) -> Tensor:
     """The estimate of each batch [C, P]."""
     return torch.stack([case.weights_E(aggregation) @ case.gradient_EP(credit) for case in cases])
 
@@ -303,7 +344,9 @@ def moments_of_groups(credit: Advantages, case: Case, chance_C: Tensor) -> Momen
     return moments(gradient_CP, chance_C)
 
 
-def sample_batches(problem: Problem, size: int, count: int, batches: int, seed: int = 0) -> Iterator[Case]:
+def sample_batches(
+    problem: Problem, size: int, count: int, batches: int, seed: int = 0
+) -> Iterator[Case]:
     """Random batches of `count` groups."""
     generator = torch.Generator().manual_seed(seed)
     first = [int((problem.task_N < task).sum()) for task in range(len(problem.tasks))]
@@ -311,20 +354,27 @@ def sample_batches(problem: Problem, size: int, count: int, batches: int, seed: 
     for _ in range(batches):
         task_G = torch.randint(len(problem.tasks), (count,), generator=generator).tolist()
         index = [
-            first[k] + torch.multinomial(problem.chance_N[problem.task_N == k], size, True, generator=generator)
+            first[k]
+            + torch.multinomial(
+                problem.chance_N[problem.task_N == k], size, True, generator=generator
+            )
             for k in task_G
         ]
         yield problem.batch(torch.cat(index), group_E)
 
 
 def sampled_moments(gradient_CP: Tensor, controls_CPX: Tensor) -> Moments:
-    """Sampled moments; the controls X, whose mean is known to be 0, take most of the noise out of the mean.
+    """Sampled moments; the controls X, whose mean is known to be 0, take most of the noise out of
+    the mean.
 
-    The radius holds for the distance between the mean found and the true one, whatever the shape of the covariance.
+    The radius holds for the distance between the mean found and the true one, whatever the shape of
+    the covariance.
     """
     centred_CPX, centred_CP = controls_CPX - controls_CPX.mean(0), gradient_CP - gradient_CP.mean(0)
     # By singular values: on some problems two controls are the same.
-    slope_X = torch.linalg.lstsq(centred_CPX.flatten(0, 1), centred_CP.reshape(-1), driver="gelsd").solution
+    slope_X = torch.linalg.lstsq(
+        centred_CPX.flatten(0, 1), centred_CP.reshape(-1), driver="gelsd"
+    ).solution
     rest_CP = gradient_CP - controls_CPX @ slope_X
     radius = 1.96 * math.sqrt(float(rest_CP.var(0).sum()) / len(rest_CP))
     return Moments(rest_CP.mean(0), float(gradient_CP.var(0).sum()), radius)
@@ -338,9 +388,13 @@ class Comparison:
     scale: float
     """Length of the mean along the exact gradient, in lengths of the exact gradient."""
     bias: float
-    """Norm of what is left of the mean, divided by `scale`, minus the exact gradient; relative to that gradient."""
+    """Norm of what is left of the mean, divided by `scale`, minus the exact gradient; relative to
+    that gradient.
+    """
     noise: float
-    """Trace of the covariance, divided by `scale` squared, relative to the squared norm of the exact gradient."""
+    """Trace of the covariance, divided by `scale` squared, relative to the squared norm of the
+    exact gradient.
+    """
     variance: float
     """The same, not divided by `scale` squared."""
     margin: float

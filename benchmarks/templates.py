@@ -2,17 +2,19 @@
 
     python benchmarks/templates.py FOLDER...
 
-The folders are searched for tokenizers (folders with a tokenizer.json; its chat template counts as one of the
-templates) and for templates (files that end in .jinja). Each template is paired with the tokenizer that has most of
-the tokens it spells. Where that one lacks some it stands in, and the missing ones are added to it as special tokens
-(tags in angle brackets as ordinary ones).
+The folders are searched for tokenizers (folders with a tokenizer.json; its chat template counts as
+one of the templates) and for templates (files that end in .jinja). Each template is paired with the
+tokenizer that has most of the tokens it spells. Where that one lacks some it stands in, and the
+missing ones are added to it as special tokens (tags in angle brackets as ordinary ones).
 
-Four conversations of several turns are played through `Chat` with each pair, with and without reasoning, and compared
-at every turn with ``tokenizer(rendering)``, where the rendering is that of transformers' `apply_chat_template` at the
-date that Chat tells. In a last one the world spells every special token, Jinja and private characters: its text must
-be that of the rendering, with no special token that the same conversation does not have without them.
+Four conversations of several turns are played through `Chat` with each pair, with and without
+reasoning, and compared at every turn with ``tokenizer(rendering)``, where the rendering is that of
+transformers' `apply_chat_template` at the date that Chat tells. In a last one the world spells
+every special token, Jinja and private characters: its text must be that of the rendering, with no
+special token that the same conversation does not have without them.
 
-The last column counts turns of the conversation without reasoning that extended the prompt before them.
+The last column counts turns of the conversation without reasoning that extended the prompt before
+them.
 """
 
 from __future__ import annotations
@@ -96,20 +98,27 @@ def pair(name: str, template: str | None, tokenizers: dict[str, Any]) -> Pair:
     own = tokenizers.get(name.removesuffix(" (its own)"))
     if own is not None:
         return Pair(name, own, "its own")
-    words = set(WORD.findall(template or "")) | rendered_words(template, next(iter(tokenizers.values())))
+    words = set(WORD.findall(template or "")) | rendered_words(
+        template, next(iter(tokenizers.values()))
+    )
     has = {key: words & set(t.get_added_vocab()) for key, t in tokenizers.items()}
     best = max(tokenizers, key=lambda key: (len(has[key]), -len(tokenizers[key])))
     tokenizer = copy.deepcopy(tokenizers[best])
     tokenizer.chat_template = template
     missing = sorted(words - set(tokenizer.get_added_vocab()))
     tokenizer.add_tokens(
-        [AddedToken(word, special=not re.fullmatch(r"</?[a-z_:]+>", word), normalized=False) for word in missing]
+        [
+            AddedToken(word, special=not re.fullmatch(r"</?[a-z_:]+>", word), normalized=False)
+            for word in missing
+        ]
     )
     return Pair(name, tokenizer, best + (f" + {len(missing)}" if missing else ""))
 
 
 def rendered_words(template: str | None, tokenizer: Any) -> set[str]:
-    """What is spelled like a token in a conversation; some templates put their tokens together from pieces."""
+    """What is spelled like a token in a conversation; some templates put their tokens together from
+    pieces.
+    """
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     try:
         text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
@@ -119,7 +128,9 @@ def rendered_words(template: str | None, tokenizer: Any) -> set[str]:
 
 
 def reference(chat: Chat) -> tuple[str, list[int]]:
-    """(text, ids) of the template's own rendering of what was said so far. Written independently of Chat."""
+    """(text, ids) of the template's own rendering of what was said so far. Written independently of
+    Chat.
+    """
     tokenizer, header = chat.tokenizer, chat.continued("")
     # A server gives such a template (gpt-oss, Solar) the last message of a response.
     messages: list[Any] = [
@@ -129,14 +140,22 @@ def reference(chat: Chat) -> tuple[str, list[int]]:
     source = tokenizer.chat_template or PLAIN_TEMPLATE
     for told in (messages, merged(messages), folded(messages), merged(folded(messages))):
         for listed in (False, True):
-            shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in told] if listed else told
+            shown = (
+                [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in told]
+                if listed
+                else told
+            )
             try:
                 text = tokenizer.apply_chat_template(
                     shown, chat_template=source, tokenize=False, add_generation_prompt=True
                 )
             except Exception:
                 continue
-            if all(beginning(m["content"]) in "".join(text.split()) for m in told if m["role"] != "assistant"):
+            if all(
+                beginning(m["content"]) in "".join(text.split())
+                for m in told
+                if m["role"] != "assistant"
+            ):
                 return text, tokenizer(text, add_special_tokens=False)["input_ids"]
     raise UserError("transformers renders nothing either")
 
@@ -152,16 +171,26 @@ def said(chat: Chat, thinking: bool) -> list[str]:
         return [chat.continued(text) for text in SAID]
     if (header := chat.continued("")).startswith("<|channel|>"):
         analysis = "<|channel|>analysis<|message|>"
-        return [f"{analysis}Idea {i}<|end|><|start|>assistant{header}{text}" for i, text in enumerate(SAID)]
+        return [
+            f"{analysis}Idea {i}<|end|><|start|>assistant{header}{text}"
+            for i, text in enumerate(SAID)
+        ]
     source = str(chat.tokenizer.chat_template)
     opening, closing = next((p for p in PAIRS if p[1] in source), PAIRS[0])
-    return [chat.continued(f"{opening}\nIdea {i}\n{closing}\n\n{text}") for i, text in enumerate(SAID)]
+    return [
+        chat.continued(f"{opening}\nIdea {i}\n{closing}\n\n{text}") for i, text in enumerate(SAID)
+    ]
 
 
 def written(chat: Chat, text: str) -> list[int]:
-    """The ids of a response; the messages of gpt-oss have control tokens inside, which a demonstration has not."""
+    """The ids of a response; the messages of gpt-oss have control tokens inside, which a
+    demonstration has not.
+    """
     if text.startswith("<|channel|>"):
-        return [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.stop_token_ids[0]]
+        return [
+            *chat.tokenizer(text, add_special_tokens=False)["input_ids"],
+            chat.stop_token_ids[0],
+        ]
     return chat.encode_response(text)
 
 
@@ -193,7 +222,12 @@ def attack(tokenizer: Any) -> str:
     """The world spells what it must not."""
     control = special_tokens(tokenizer)
     counts, texts = [], []
-    words = [*sorted(control, key=lambda word: (-len(word), word))[:40], "{{ messages }}", "\ue000", "</think>"]
+    words = [
+        *sorted(control, key=lambda word: (-len(word), word))[:40],
+        "{{ messages }}",
+        "\ue000",
+        "</think>",
+    ]
     for hostile in (" ".join(words), "nothing"):
         chat = Chat(tokenizer, FullHistory(), system=f"Rules. {hostile}")
         for response in said(chat, True)[:2]:
@@ -211,18 +245,27 @@ def attack(tokenizer: Any) -> str:
 def row(tried: Pair) -> str:
     """A line of the table."""
     try:
-        results = [play(tried.tokenizer, system, thinking) for system in (SYSTEM, "") for thinking in (False, True)]
+        results = [
+            play(tried.tokenizer, system, thinking)
+            for system in (SYSTEM, "")
+            for thinking in (False, True)
+        ]
         injected = attack(tried.tokenizer)
     except UserError as error:
         return f"| {tried.name} | {tried.which} | | | refused: {str(error)[:120]} | | |"
     outcomes = list(dict.fromkeys(result.outcome for result in results))
     told = "equal" if outcomes == ["equal"] else "; ".join(o for o in outcomes if o != "equal")
     turns, tokens = sum(r.turns for r in results), sum(r.tokens for r in results)
-    return f"| {tried.name} | {tried.which} | {turns} | {tokens} | {told} | {injected} | {results[0].extended} |"
+    return (
+        f"| {tried.name} | {tried.which} | {turns} | {tokens} | {told} | {injected} |"
+        f" {results[0].extended} |"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--only", default="", help="templates whose name contains this")
     args = parser.parse_args()
@@ -230,7 +273,9 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     chat_template_utils.datetime = Clock
     tokenizers, templates = load(args.folders)
-    print("| template | tokenizer | turns | tokens | ids | special tokens from the world | extended |")
+    print(
+        "| template | tokenizer | turns | tokens | ids | special tokens from the world | extended |"
+    )
     print("|---|---|---|---|---|---|---|")
     counted: collections.Counter[str] = collections.Counter()
     for name, template in templates.items():

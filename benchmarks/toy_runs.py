@@ -1,6 +1,8 @@
-"""Small runs in processes of their own, for kills.py and damage.py: a toy world, forked where everything is imported.
+"""Small runs in processes of their own, for kills.py and damage.py: a toy world, forked where
+everything is imported.
 
-A fork starts in milliseconds and shares no state with the other runs; only the memory of the imports is the same.
+A fork starts in milliseconds and shares no state with the other runs; only the memory of the
+imports is the same.
 """
 
 from __future__ import annotations
@@ -103,7 +105,9 @@ class Child:
         return True
 
     def kill(self, tree: bool) -> None:
-        """SIGKILL for its process group, or for it with all its worker processes, which lie in groups of their own."""
+        """SIGKILL for its process group, or for it with all its worker processes, which lie in
+        groups of their own.
+        """
         kill_all(self.pid, tree)
         self.wait()
 
@@ -126,7 +130,9 @@ def kill_all(pid: int, tree: bool) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def trained(folder: Path, data: dict[str, Any], resume: bool, until: tuple[str, int, str] | None = None) -> int:
+def trained(
+    folder: Path, data: dict[str, Any], resume: bool, until: tuple[str, int, str] | None = None
+) -> int:
     """Train in this process, as the command line does; returns its exit code.
 
     Args:
@@ -149,9 +155,15 @@ def trained(folder: Path, data: dict[str, Any], resume: bool, until: tuple[str, 
 
 def facts(folder: Path) -> dict[str, Any]:
     """Everything that a run left, without what the clock says: equal for equal runs."""
-    found: dict[str, Any] = {"files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    found["metrics"] = [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+    found: dict[str, Any] = {
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    }
+    lines = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
+    found["metrics"] = [
+        {key: value for key, value in line.items() if "second" not in key} for line in lines
+    ]
     for path in sorted((folder / "episodes").iterdir()):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             episodes = [json.loads(line) | {"seconds": 0.0} for line in file]
@@ -159,7 +171,9 @@ def facts(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "checkpoints").iterdir()):
         found[path.name] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
     state = torch.load(folder / "checkpoints" / "last" / "trainer.pt", weights_only=True)
-    found |= leaves({key: value for key, value in state.items() if key not in ("seconds", "weights")}, "state")
+    found |= leaves(
+        {key: value for key, value in state.items() if key not in ("seconds", "weights")}, "state"
+    )
     result = json.loads((folder / "result.json").read_text("utf-8"))
     found["result"] = {key: value for key, value in result.items() if key != "seconds"} | {
         "phases": sorted(result["seconds"])
@@ -170,9 +184,17 @@ def facts(folder: Path) -> dict[str, Any]:
 def leaves(data: Any, name: str) -> dict[str, Any]:
     """What stands in nested data, by its place; tensors as lists, for comparisons."""
     if isinstance(data, dict):
-        return {place: leaf for key in data for place, leaf in leaves(data[key], f"{name}.{key}").items()}
+        return {
+            place: leaf
+            for key in data
+            for place, leaf in leaves(data[key], f"{name}.{key}").items()
+        }
     if isinstance(data, list | tuple):
-        return {place: leaf for i, item in enumerate(data) for place, leaf in leaves(item, f"{name}.{i}").items()}
+        return {
+            place: leaf
+            for i, item in enumerate(data)
+            for place, leaf in leaves(item, f"{name}.{i}").items()
+        }
     return {name: data.tolist() if isinstance(data, torch.Tensor) else data}
 
 
@@ -186,7 +208,10 @@ def processes_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any(str(home) in argument for argument in process.cmdline()) and process.pid != os.getpid():
+            if (
+                any(str(home) in argument for argument in process.cmdline())
+                and process.pid != os.getpid()
+            ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -194,7 +219,9 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def left_behind(home: Path, seconds: float = 10.0) -> list[str]:
-    """Processes and temporary files of runs that have ended, after the time that workers take to notice."""
+    """Processes and temporary files of runs that have ended, after the time that workers take to
+    notice.
+    """
     deadline = time.monotonic() + seconds
     while True:
         left = [f"process {process.pid}" for process in processes_of(home)]

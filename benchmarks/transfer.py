@@ -1,4 +1,5 @@
-"""Does what was learnt on one complexity help on another? Train on some levels of the coin collector, test on others.
+"""Does what was learnt on one complexity help on another? Train on some levels of the coin
+collector, test on others.
 
     python benchmarks/transfer.py --seeds 0 1 2 3 4 --parallel 2
 
@@ -15,7 +16,11 @@ from arms import QUICKSTART, Arm, Result, compare, counts, p_value, parse, point
 
 COIN = "textworld/coin-v0"
 MIXED = f"{{id: turnrl/mixed-v0, parts: [{{id: {COIN}, level: 5}}, {{id: {COIN}, level: 8}}]}}"
-TRAINED = {"level 5": f"{{id: {COIN}, level: 5}}", "level 8": f"{{id: {COIN}, level: 8}}", "levels 5 and 8": MIXED}
+TRAINED = {
+    "level 5": f"{{id: {COIN}, level: 5}}",
+    "level 8": f"{{id: {COIN}, level: 8}}",
+    "levels 5 and 8": MIXED,
+}
 SMALL = ("evaluate.test_tasks=16", "evaluate.tasks=8", "sft.validation=8")
 """Level 5 has no more routes that are kept from training: 8 valid games, 16 test games."""
 TESTED = {5: 16, 8: 60, 11: 60}
@@ -27,7 +32,10 @@ def main() -> None:
     from turnrl.agents.statistics import holm, paired
 
     args = parse(__doc__)
-    arms = [Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",)) for name, env in TRAINED.items()]
+    arms = [
+        Arm(name, (f"env={env}", *SMALL), (f"rl.steps={args.steps}",))
+        for name, env in TRAINED.items()
+    ]
     results = compare(QUICKSTART, arms, args.seeds, args.runs, args.parallel)
     places = [(result, level) for result in results for level in TESTED]
     with ProcessPoolExecutor(args.parallel) as pool:
@@ -39,11 +47,21 @@ def main() -> None:
     pairs = [(arm.name, level) for arm in arms[:-1] for level in TESTED]
     found = {(name, level): paired(won[name, level], won[mixed, level]) for name, level in pairs}
     corrected = dict(zip(found, holm([result.p for result in found.values()]), strict=True))
-    print(f"| trained on | tested on | won, per seed | mean over seeds | {mixed} minus this, points | p (t, Holm) |")
+    print(
+        f"| trained on | tested on | won, per seed | mean over seeds | {mixed} minus this, points |"
+        " p (t, Holm) |"
+    )
     print("|---" * 6 + "|")
     for (name, level), counted in won.items():
         rates = [count / TESTED[level] for count in counted]
-        cells = [name, f"level {level}", f"{counts(counted)} of {TESTED[level]}", share(rates), "", ""]
+        cells = [
+            name,
+            f"level {level}",
+            f"{counts(counted)} of {TESTED[level]}",
+            share(rates),
+            "",
+            "",
+        ]
         if (name, level) in found:
             gain = paired(rates, [count / TESTED[level] for count in won[mixed, level]])
             cells[-2:] = [points(gain.difference), p_value(corrected[name, level])]
@@ -51,13 +69,20 @@ def main() -> None:
 
 
 def test(result: Result, level: int) -> int:
-    """Test games of a level that the checkpoint wins, in as many turns as a level needs and four more."""
+    """Test games of a level that the checkpoint wins, in as many turns as a level needs and four
+    more.
+    """
     from turnrl import evaluate
 
     measured = evaluate(
-        COIN, str(result.checkpoint), params={"level": level}, tasks=TESTED[level], seed=result.seed,
-        max_turns=level + 4, progress=False,
-    )  # fmt: skip
+        COIN,
+        str(result.checkpoint),
+        params={"level": level},
+        tasks=TESTED[level],
+        seed=result.seed,
+        max_turns=level + 4,
+        progress=False,
+    )
     return round(measured.success * measured.n)
 
 

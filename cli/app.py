@@ -21,7 +21,10 @@ from ..plugins import UserError
 
 app = typer.Typer(
     name="turnrl",
-    help="Train and evaluate LLM agents over many turns.\n\nStart with: turnrl play textworld/coin-v0",
+    help=(
+        "Train and evaluate LLM agents over many turns.\n\nStart with: turnrl play"
+        " textworld/coin-v0"
+    ),
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -29,7 +32,9 @@ app = typer.Typer(
 
 
 class Ended(Exception):
-    """A command was ended by its cause, a KeyboardInterrupt or an EOFError, of which typer would tell nothing."""
+    """A command was ended by its cause, a KeyboardInterrupt or an EOFError, of which typer would
+    tell nothing.
+    """
 
 
 class Command(typer.core.TyperCommand):
@@ -44,35 +49,54 @@ class Command(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as usual. Raises UserError for an option that is given twice."""
-        given = [word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", args)]
+        given = [
+            word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", args)
+        ]
         for option in self.params:
             single = not (getattr(option, "multiple", False) or getattr(option, "is_flag", False))
-            if single and sum(given.count(name) for name in option.opts if name.startswith("-")) > 1:
+            if (
+                single
+                and sum(given.count(name) for name in option.opts if name.startswith("-")) > 1
+            ):
                 raise UserError(f"{option.opts[0]} is given twice")
         return super().parse_args(ctx, args)
 
 
 Params = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters of the environment, e.g. level=5.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Parameters of the environment, e.g. level=5."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON on standard output.")]
 Split = Annotated[str, typer.Option(help="train, valid or test.")]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Run code that a run or checkpoint names: its worlds, and plug-ins by their path."),
+    typer.Option(
+        "--trust",
+        help="Run code that a run or checkpoint names: its worlds, and plug-ins by their path.",
+    ),
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(min=0.0, help="Sampling temperature of a language model; 0 is greedy (default: the run's own, or 1)."),
+    typer.Option(
+        min=0.0,
+        help=(
+            "Sampling temperature of a language model; 0 is greedy (default: the run's own, or 1)."
+        ),
+    ),
 ]
-MaxTurns = Annotated[int | None, typer.Option(min=1, help="Turn limit (default: the checkpoint's own, or 50).")]
+MaxTurns = Annotated[
+    int | None, typer.Option(min=1, help="Turn limit (default: the checkpoint's own, or 50).")
+]
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="Module or .py file that registers your environments."),
+    typer.Option(
+        "--import", metavar="MODULE", help="Module or .py file that registers your environments."
+    ),
 ]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it, e.g. rl.steps=20 seed=1.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it, e.g. rl.steps=20 seed=1."),
 ]
 
 
@@ -101,19 +125,25 @@ def parse_value(key: str, text: str) -> dict[str, Any]:
 
 
 def creatable(path: Path) -> None:
-    """Raise UserError unless a file can be written at `path`, before anything is done that would be lost."""
+    """Raise UserError unless a file can be written at `path`, before anything is done that would be
+    lost.
+    """
     try:
         if os.path.isdir(path):
             raise UserError(f"cannot write '{path}': it is a folder")
         if not os.path.isdir(path.absolute().parent):
-            raise UserError(f"cannot write '{path}': the folder {path.absolute().parent} does not exist")
+            raise UserError(
+                f"cannot write '{path}': the folder {path.absolute().parent} does not exist"
+            )
         if os.path.exists(path):
             path.open("ab").close()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.touch()
         beside.unlink()
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot write '{path}': {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"cannot write '{path}': {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def answer(data: Any) -> None:

@@ -1,4 +1,6 @@
-"""What there is: environments and methods described as plain data, for the command line and the docs."""
+"""What there is: environments and methods described as plain data, for the command line and the
+docs.
+"""
 
 from __future__ import annotations
 
@@ -42,21 +44,28 @@ def slots() -> dict[str, Slot[Any]]:
             if not f"turnrl.{name}.base".startswith(str(error.name)):
                 raise
             continue
-        found[name] = next(t for t in vars(module).values() if isinstance(t, Slot) and t.name == name)
+        found[name] = next(
+            t for t in vars(module).values() if isinstance(t, Slot) and t.name == name
+        )
     return found
 
 
 def methods(wanted: str | None = None) -> list[dict[str, Any]]:
     """Every plug-in, or those of one slot or of one name. Raises UserError for an unknown name.
 
-    Each is ``{slot, name, summary, paper, requires, fields: [{name, type, default, description}]}``.
+    Each is ``{slot, name, summary, paper, requires, fields: [{name, type, default,
+    description}]}``.
     """
     known = slots()
     pairs = [(slot, name) for slot in known for name in known[slot].names()]
     if wanted is not None:
-        words = {w for slot in known for w in (slot, slot.rpartition(".")[2])} | {name for _, name in pairs}
+        words = {w for slot in known for w in (slot, slot.rpartition(".")[2])} | {
+            name for _, name in pairs
+        }
         if wanted not in words:
-            raise UserError(f"no slot or method is called '{wanted}'; {nearest(wanted, sorted(words))}")
+            raise UserError(
+                f"no slot or method is called '{wanted}'; {nearest(wanted, sorted(words))}"
+            )
         pairs = [(s, n) for s, n in pairs if wanted in (s, s.rpartition(".")[2], n)]
     found = []
     for slot, name in pairs:
@@ -83,7 +92,9 @@ def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
             {
                 "name": key,
                 "type": type_name(field.annotation),
-                "default": None if field.is_required() else plain(field.get_default(call_default_factory=True)),
+                "default": None
+                if field.is_required()
+                else plain(field.get_default(call_default_factory=True)),
                 "description": field.description or "",
             }
             for key, field in cls.model_fields.items()
@@ -134,7 +145,9 @@ def installed(extra: str) -> bool:
         return True
     try:
         wanted = [
-            line for line in requires("turnrl") or [] if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", line)
+            line
+            for line in requires("turnrl") or []
+            if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", line)
         ]
         for line in wanted:
             distribution(re.split(r"[^\w.-]", line, maxsplit=1)[0])
@@ -157,7 +170,11 @@ def parameters(id: str) -> dict[str, Any]:
     for cls in reversed(inspect.getmro(creator)) if isinstance(creator, type) else ():
         if cls is not TextEnv and issubclass(cls, TextEnv) and "__init__" in vars(cls):
             signature = inspect.signature(cls.__init__)
-            found |= {p.name: plain(p.default) for p in signature.parameters.values() if p.default is not p.empty}
+            found |= {
+                p.name: plain(p.default)
+                for p in signature.parameters.values()
+                if p.default is not p.empty
+            }
     common = inspect.signature(TextEnv.__init__).parameters
     return {name: value for name, value in (found | spec.kwargs).items() if name not in common}
 
@@ -165,13 +182,20 @@ def parameters(id: str) -> dict[str, Any]:
 def environments() -> list[dict[str, Any]]:
     """Every registered environment: ``{id, extra, installed, parameters}``."""
     return [
-        {"id": id, "extra": extra_of(id), "installed": installed(extra_of(id)), "parameters": parameters(id)}
+        {
+            "id": id,
+            "extra": extra_of(id),
+            "installed": installed(extra_of(id)),
+            "parameters": parameters(id),
+        }
         for id in env_ids()
     ]
 
 
 def environment(id: str, **params: Any) -> dict[str, Any]:
-    """One environment in detail: also its instructions, limits and the sizes of its splits. Raises UserError."""
+    """One environment in detail: also its instructions, limits and the sizes of its splits. Raises
+    UserError.
+    """
     env = make(id, **params)
     try:
         return {

@@ -1,8 +1,8 @@
 """The front door: ``turnrl init | envs | check | play | eval | train | probe | methods | report``.
 
-Answers go to standard output (pure JSON with --json), progress and warnings to standard error. A user's mistake is one
-sentence and exit code 2; a check that fails, and a run or a measurement that could not be done, is exit code 1. Every
-command imports what it needs when it runs.
+Answers go to standard output (pure JSON with --json), progress and warnings to standard error. A
+user's mistake is one sentence and exit code 2; a check that fails, and a run or a measurement that
+could not be done, is exit code 1. Every command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..plugins import RunFailed, UserError
 from . import measure, runs, worlds
 from .app import Command, Ended, app
 
-# Newer releases of typer carry their own copy of click, so the base of all usage errors is found through typer.
+# Newer releases of typer carry their own copy of click, so the base of all usage errors is found
+# through typer.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _ORDER: tuple[Callable[..., None], ...] = (
     *(runs.init, worlds.envs, worlds.check, worlds.play, measure.evaluate),
@@ -33,7 +34,9 @@ for _command in _ORDER:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0, 1 for a failed check or run, 2 for a user's mistake."""
+    """Run one command line and return its exit code: 0, 1 for a failed check or run, 2 for a user's
+    mistake.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
@@ -56,10 +59,13 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # A file or folder that the user named, or a disk that is full: there is nothing to see in a traceback.
+        # A file or folder that the user named, or a disk that is full: there is nothing to see in a
+        # traceback.
         if error.filename is None:
             raise
-        print(f"turnrl: cannot use '{str(error.filename)[:300]}': {error.strerror}", file=sys.stderr)
+        print(
+            f"turnrl: cannot use '{str(error.filename)[:300]}': {error.strerror}", file=sys.stderr
+        )
         return 2
     return code if isinstance(code, int) else 0
 

@@ -29,30 +29,46 @@ from .app import (
 if TYPE_CHECKING:
     from ..training.protocol import Protocol
 
-Target = Annotated[str, typer.Argument(metavar="ID|RUN", help="An environment, or the folder of a run.")]
+Target = Annotated[
+    str, typer.Argument(metavar="ID|RUN", help="An environment, or the folder of a run.")
+]
 AgentName = Annotated[
     str | None,
     typer.Option(
-        help="random, expert, the folder of a run, checkpoint or model, smollm2, or the id of a model on the Hugging "
-        "Face Hub (default: RUN, or random)."
+        help=(
+            "random, expert, the folder of a run, checkpoint or model, smollm2, or the id of a"
+            " model on the Hugging Face Hub (default: RUN, or random)."
+        )
     ),
 ]
 Tasks = Annotated[
-    int | None, typer.Option(min=1, help="Tasks, each once (default: the run's own number, or all, at most 100).")
+    int | None,
+    typer.Option(
+        min=1, help="Tasks, each once (default: the run's own number, or all, at most 100)."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Random seed (default: the run's own, or 0).")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Random seed (default: the run's own, or 0).")
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="Episodes played at once.")]
 Parser = Annotated[
-    str | None, typer.Option(help="Parser of a language model, as a name or as {name: ..., field: ...}.")
+    str | None,
+    typer.Option(help="Parser of a language model, as a name or as {name: ..., field: ...}."),
 ]
 Context = Annotated[
-    str | None, typer.Option(help="Context of a language model, as a name or as {name: ..., field: ...}.")
+    str | None,
+    typer.Option(help="Context of a language model, as a name or as {name: ..., field: ...}."),
 ]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest response of a language model, in tokens.")]
-MaxContext = Annotated[int | None, typer.Option(min=16, help="Longest prompt plus response, in tokens.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest response of a language model, in tokens.")
+]
+MaxContext = Annotated[
+    int | None, typer.Option(min=16, help="Longest prompt plus response, in tokens.")
+]
 Output = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")]
 Episodes = Annotated[
-    Path | None, typer.Option(help="Also write every episode to this file, one JSON object a line (.jsonl.gz).")
+    Path | None,
+    typer.Option(help="Also write every episode to this file, one JSON object a line (.jsonl.gz)."),
 ]
 
 
@@ -76,10 +92,11 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many episodes failed.
+    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many
+    episodes failed.
 
-    A run is measured as it measured itself: its environment, limits, temperature, seed and number of test tasks hold
-    unless an option says otherwise.
+    A run is measured as it measured itself: its environment, limits, temperature, seed and number
+    of test tasks hold unless an option says otherwise.
 
     Example: turnrl eval textworld/coin-v0 level=5 --agent runs/coin --tasks 60
     """
@@ -92,17 +109,34 @@ def evaluate(
         if file is not None:
             creatable(file)
     played: list[Episode] = []
-    options: dict[str, Any] = {"seed": seed, "tasks": tasks, "max_turns": max_turns, "imports": imports}
-    defaults: dict[str, Any] = {"env": target, "agent": agent or "random", "seed": 0, "params": {}, "imports": ()}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "tasks": tasks,
+        "max_turns": max_turns,
+        "imports": imports,
+    }
+    defaults: dict[str, Any] = {
+        "env": target,
+        "agent": agent or "random",
+        "seed": 0,
+        "params": {},
+        "imports": (),
+    }
     if (own := _protocol(target)) is not None:
         defaults |= _of_run(own, target, agent, split, trust=trust, imports=not imports)
     settings = defaults | {key: value for key, value in options.items() if value is not None}
     settings["params"] = settings["params"] | parse_params(params)
     with aside():
         result = measure(
-            **settings, split=split, temperature=temperature, concurrency=concurrency, trust=trust, episodes=played,
-            changes=_changes(parser, context, max_tokens, max_context), progress=sys.stderr.isatty(),
-        )  # fmt: skip
+            **settings,
+            split=split,
+            temperature=temperature,
+            concurrency=concurrency,
+            trust=trust,
+            episodes=played,
+            changes=_changes(parser, context, max_tokens, max_context),
+            progress=sys.stderr.isatty(),
+        )
     data = result.model_dump(mode="json")
     if output is not None:
         output.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
@@ -114,7 +148,9 @@ def evaluate(
 
 
 def _protocol(target: str) -> Protocol | None:
-    """The protocol of a run, named by its folder or by one of its checkpoints; None for an environment."""
+    """The protocol of a run, named by its folder or by one of its checkpoints; None for an
+    environment.
+    """
     from ..envs import env_ids
     from ..training.protocol import Protocol
 
@@ -126,17 +162,28 @@ def _protocol(target: str) -> Protocol | None:
     return Protocol.read(folder)
 
 
-def _of_run(own: Protocol, run: str, agent: str | None, split: str, *, trust: bool, imports: bool) -> dict[str, Any]:
-    """How a run measures itself, as arguments of `evaluate`. Raises UserError if it imports code without trust."""
+def _of_run(
+    own: Protocol, run: str, agent: str | None, split: str, *, trust: bool, imports: bool
+) -> dict[str, Any]:
+    """How a run measures itself, as arguments of `evaluate`. Raises UserError if it imports code
+    without trust.
+    """
     import torch
 
     torch.set_num_threads(own.threads)
     names = list(own.pool.imports) if imports else []
     if names and not trust:
         raise UserError(
-            f"'{run}' imports {', '.join(names)} for its worlds: run that code with --trust, or name yours by --import"
+            f"'{run}' imports {', '.join(names)} for its worlds: run that code with --trust, or"
+            " name yours by --import"
         )
-    found = {"env": own.env, "params": own.params, "agent": agent or run, "seed": own.seed, "imports": names}
+    found = {
+        "env": own.env,
+        "params": own.params,
+        "agent": agent or run,
+        "seed": own.seed,
+        "imports": names,
+    }
     return found | {
         "tasks": own.tasks(split),
         "max_turns": own.limit_of(agent or run),
@@ -149,6 +196,8 @@ def _changes(
 ) -> dict[str, Any]:
     """What the options change in a language model's agent."""
     named = {"parser": parser, "context": context}
-    found: dict[str, Any] = {key: parse_value(key, text) for key, text in named.items() if text is not None}
+    found: dict[str, Any] = {
+        key: parse_value(key, text) for key, text in named.items() if text is not None
+    }
     numbers = {"max_tokens": max_tokens, "max_context": max_context}
     return found | {key: number for key, number in numbers.items() if number is not None}

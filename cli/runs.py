@@ -19,13 +19,18 @@ def init(
         Path, typer.Argument(metavar="[FOLDER]", help="Where to write; made if it is not there.")
     ] = Path(),
 ) -> None:
-    """Write an example to start from: a world of your own, its recipe, and the recipes of the built-in worlds.
+    """Write an example to start from: a world of your own, its recipe, and the recipes of the
+    built-in worlds.
 
     Example: turnrl init mine
     """
     home = Path(__file__).parents[1]
-    files = {folder / name: home / "examples" / name for name in ("custom_env.py", "custom_env.yaml")}
-    files |= {folder / "recipes" / path.name: path for path in sorted((home / "recipes").glob("*.yaml"))}
+    files = {
+        folder / name: home / "examples" / name for name in ("custom_env.py", "custom_env.yaml")
+    }
+    files |= {
+        folder / "recipes" / path.name: path for path in sorted((home / "recipes").glob("*.yaml"))
+    }
     for target in files:
         if os.path.lexists(target):
             raise UserError(f"'{target}' is there already: name another folder")
@@ -37,15 +42,24 @@ def init(
         raise UserError(f"cannot write to '{folder}': {error.strerror}") from None
     world, recipe = folder / "custom_env.py", folder / "custom_env.yaml"
     print("\n".join(map(str, files)))
-    print(f"\nturnrl check corridor/doors-v0 --import {world}\nturnrl train {recipe} --run {folder / 'runs' / 'first'}")
+    print(
+        f"\nturnrl check corridor/doors-v0 --import {world}\nturnrl train {recipe} --run"
+        f" {folder / 'runs' / 'first'}"
+    )
 
 
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Folder of the run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Folder of the run.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and stop.")
+    ] = False,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
@@ -71,11 +85,14 @@ def train(
 def probe(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    tasks: Annotated[int, typer.Option(min=1, help="Training tasks that everyone plays, at most.")] = 8,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Training tasks that everyone plays, at most.")
+    ] = 8,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test whether the rewards of a recipe pay scripted cheats like an honest winner. Exit code 1 if they do.
+    """Test whether the rewards of a recipe pay scripted cheats like an honest winner. Exit code 1
+    if they do.
 
     Example: turnrl probe recipes/quickstart.yaml --tasks 4
     """
@@ -93,7 +110,9 @@ def probe(
 
 
 def methods(
-    wanted: Annotated[str | None, typer.Argument(metavar="[SLOT|NAME]", help="E.g. credit, or grpo.")] = None,
+    wanted: Annotated[
+        str | None, typer.Argument(metavar="[SLOT|NAME]", help="E.g. credit, or grpo.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the methods of every slot with their fields.
@@ -121,13 +140,17 @@ def methods(
                 console.print(Text(f"      {label}: {value}", style="dim"))
         for field in one["fields"]:
             default = json.dumps(field["default"])
-            console.print(Text(f"      {field['name']}: {field['type']} = {default}   {field['description']}"))
+            console.print(
+                Text(f"      {field['name']}: {field['type']} = {default}   {field['description']}")
+            )
     return None
 
 
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    output: Annotated[Path | None, typer.Option(help="Where to write it (default: RUN/report.html).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write it (default: RUN/report.html).")
+    ] = None,
 ) -> None:
     """Write a run as one self-contained HTML file.
 

@@ -40,7 +40,12 @@ class HumanPlayer(Player):
     def observe(self, observation: str, info: TurnInfo | None) -> None:
         """Show what would be accepted."""
         if info and info["admissible_actions"]:
-            self.console.print(Text(visible(f"You may: {', '.join(sorted(info['admissible_actions']))}"), style="dim"))
+            self.console.print(
+                Text(
+                    visible(f"You may: {', '.join(sorted(info['admissible_actions']))}"),
+                    style="dim",
+                )
+            )
 
     async def move(self) -> Turn:
         """One line from the keyboard. Raises Quit at the end of input."""
@@ -78,7 +83,9 @@ class Narrator(Player):
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
         """Print the opening."""
-        self.console.print(Panel(Text(visible(observation).strip()), title="opening", title_align="left"))
+        self.console.print(
+            Panel(Text(visible(observation).strip()), title="opening", title_align="left")
+        )
         self.inner.begin(world, observation, info)
 
     async def move(self) -> Turn:
@@ -86,7 +93,9 @@ class Narrator(Player):
         turn = await self.inner.move()
         self.turns.append(turn)
         if self.echo:
-            self.console.print(Text.assemble((f"{len(self.turns)} > ", "bold cyan"), visible(turn.text)))
+            self.console.print(
+                Text.assemble((f"{len(self.turns)} > ", "bold cyan"), visible(turn.text))
+            )
             if turn.action != turn.text:
                 self.console.print(Text(visible(f"    understood as: {turn.action}"), style="dim"))
         return turn
@@ -104,7 +113,12 @@ class Narrator(Player):
         subtitle = Text(", ".join(facts), style="green" if turn.valid_action else "red")
         title = f"turn {len(self.turns)}"
         self.console.print(
-            Panel(Text(visible(turn.observation).strip()), title=title, title_align="left", subtitle=subtitle)
+            Panel(
+                Text(visible(turn.observation).strip()),
+                title=title,
+                title_align="left",
+                subtitle=subtitle,
+            )
         )
 
     def closing(self) -> Prompt | None:
@@ -119,13 +133,17 @@ class Narrator(Player):
 def choose_agent(
     name: str, console: Terminal, temperature: float | None, max_turns: int | None, trust: bool
 ) -> tuple[Agent, int]:
-    """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises UserError."""
+    """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises
+    UserError.
+    """
     if name == "human" or name in BASELINES:
         player = HumanAgent(console) if name == "human" else BASELINES[name]()
         return player, 50 if max_turns is None else max_turns
     from ..agents.checkpoint import load_named
 
-    loaded = load_named(name, ["human", *BASELINES], temperature=temperature, max_turns=max_turns, trust=trust)
+    loaded = load_named(
+        name, ["human", *BASELINES], temperature=temperature, max_turns=max_turns, trust=trust
+    )
     return loaded.agent, loaded.max_turns
 
 
@@ -133,7 +151,10 @@ def choose_task(env: TextEnv, split: str, seed: int) -> Task:
     """The task number `seed` of a split, made ready to play. Raises UserError."""
     tasks = env.tasks(split)
     if seed >= len(tasks):
-        raise UserError(f"the {split} split of {env.id} has {len(tasks)} tasks: choose --seed below {len(tasks)}")
+        raise UserError(
+            f"the {split} split of {env.id} has {len(tasks)} tasks: choose --seed below"
+            f" {len(tasks)}"
+        )
     env.prepare([tasks[seed]])
     return tasks[seed]
 
@@ -155,9 +176,11 @@ def play_in_terminal(
 
     Args:
         seed: which task of the split, and the random choices of the player.
-        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other players.
+        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other
+            players.
         temperature: of a language model's sampling; None is that of the run's own evaluations.
-        imports: modules or ``.py`` files that register worlds, for those that cannot run in threads.
+        imports: modules or ``.py`` files that register worlds, for those that cannot run in
+            threads.
         trust: whether a checkpoint may name classes whose code is then run.
 
     Raises:

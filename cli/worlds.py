@@ -24,7 +24,9 @@ from .app import (
 
 
 def envs(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show one environment in detail.")] = None,
+    id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Show one environment in detail.")
+    ] = None,
     params: Params = None,
     imports: Imports = None,
     as_json: AsJson = False,
@@ -48,11 +50,18 @@ def envs(
     if id:
         one = found[0]
         console.print(Text(id, style="bold"), Text(f"needs {one['extra'] or 'nothing extra'}"))
-        console.print(Text(f"parameters: {fields(one['parameters']) or 'none'}\nsplits: {fields(one['splits'])}"))
+        console.print(
+            Text(
+                f"parameters: {fields(one['parameters']) or 'none'}\nsplits:"
+                f" {fields(one['splits'])}"
+            )
+        )
         return console.print(Text(visible(f"\n{one['instructions']}")))
     table = Table("id", "needs", "parameters", box=None, pad_edge=False)
     for one in found:
-        extra = one["extra"] + ("" if one["installed"] else f": pip install 'turnrl[{one['extra']}]'")
+        extra = one["extra"] + (
+            "" if one["installed"] else f": pip install 'turnrl[{one['extra']}]'"
+        )
         table.add_row(Text(one["id"]), Text(extra), Text(fields(one["parameters"])))
     return console.print(table)
 
@@ -87,10 +96,17 @@ def check(
 
     with aside():
         report = check_env(
-            id, params=parse_params(params), tasks=tasks, report=True, imports=imports or (), on_rule=show
+            id,
+            params=parse_params(params),
+            tasks=tasks,
+            report=True,
+            imports=imports or (),
+            on_rule=show,
         )
     if as_json:
-        answer({"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]})
+        answer(
+            {"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]}
+        )
     if not report.ok:
         raise typer.Exit(1)
 
@@ -98,7 +114,9 @@ def check(
 def play(
     id: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
     params: Params = None,
-    agent: Annotated[str, typer.Option(help="human, random, expert, or the folder of a run or checkpoint.")] = "human",
+    agent: Annotated[
+        str, typer.Option(help="human, random, expert, or the folder of a run or checkpoint.")
+    ] = "human",
     seed: Annotated[int, typer.Option(min=0, help="Which task of the split.")] = 0,
     split: Split = "train",
     max_turns: MaxTurns = None,
@@ -116,9 +134,17 @@ def play(
     import_modules(imports)
     console = Terminal(highlight=False)
     episode = play_in_terminal(
-        id, agent, params=parse_params(params), split=split, seed=seed, max_turns=max_turns,
-        temperature=temperature, console=console, imports=imports or (), trust=trust,
-    )  # fmt: skip
+        id,
+        agent,
+        params=parse_params(params),
+        split=split,
+        seed=seed,
+        max_turns=max_turns,
+        temperature=temperature,
+        console=console,
+        imports=imports or (),
+        trust=trust,
+    )
     if episode is None:
         return console.print("\nGoodbye.")
     console.print(f"[bold]{episode.stop.value}[/] after {len(episode.turns)} turns")

@@ -17,7 +17,14 @@ from turnrl.agents.models import LoraConfig, ModelConfig
 from turnrl.cli.catalogue import describe_method, plain, slots, type_name
 from turnrl.training.critic import CriticConfig
 from turnrl.training.optim import OptimConfig
-from turnrl.training.recipe import EngineConfig, EvaluateConfig, PoolConfig, Recipe, RlStage, SftStage
+from turnrl.training.recipe import (
+    EngineConfig,
+    EvaluateConfig,
+    PoolConfig,
+    Recipe,
+    RlStage,
+    SftStage,
+)
 
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -56,12 +63,17 @@ def page() -> str:
             parts.append(f"### `{name}`\n\n{inspect.cleandoc(own or '')}\n")
             method = describe_method(slot, name, cls)
             if method["requires"]:
-                parts.append(f"Requires: {', '.join(f'`{need}`' for need in method['requires'])}.\n")
+                parts.append(
+                    f"Requires: {', '.join(f'`{need}`' for need in method['requires'])}.\n"
+                )
             if method["fields"]:
                 rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
                 for field in method["fields"]:
                     kind = field["type"].replace("|", "\\|")
-                    rows.append(f"| `{field['name']}` | {kind} | `{field['default']}` | {field['description']} |")
+                    rows.append(
+                        f"| `{field['name']}` | {kind} | `{field['default']}` |"
+                        f" {field['description']} |"
+                    )
                 parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 
@@ -87,7 +99,10 @@ BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "stages: sft": (SftStage, "Supervised warm start on the expert's episodes."),
     "stages: rl": (RlStage, "Reinforcement learning: play, reward, credit, update."),
     "optim": (OptimConfig, "AdamW and its learning rate, in either stage."),
-    "critic": (CriticConfig, "The critic of a reinforcement learning stage, where the credit needs values."),
+    "critic": (
+        CriticConfig,
+        "The critic of a reinforcement learning stage, where the credit needs values.",
+    ),
     "evaluate": (EvaluateConfig, "Success during the run, and on test tasks after every stage."),
 }
 
@@ -116,8 +131,12 @@ def row(key: str, field: FieldInfo) -> str:
         if (value := getattr(item, mark, None)) is not None and value < 2**32
     ]
     kind = ", ".join([kind, *limits]).replace("|", "\\|")
-    shown = "" if default == "" or isinstance(default, BaseModel) else f"`{json.dumps(plain(default))}`"
-    if isinstance(default, BaseModel) and (own := default.model_dump(mode="json", exclude_unset=True)):
+    shown = (
+        "" if default == "" or isinstance(default, BaseModel) else f"`{json.dumps(plain(default))}`"
+    )
+    if isinstance(default, BaseModel) and (
+        own := default.model_dump(mode="json", exclude_unset=True)
+    ):
         shown = f"`{json.dumps(own)}`"
     return f"| `{key}` | {kind} | {shown} | {field.description or ''} |"
 

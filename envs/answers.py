@@ -1,7 +1,8 @@
-"""What a world answers, in the types that everything above relies on: text, numbers, flags, lists of names.
+"""What a world answers, in the types that everything above relies on: text, numbers, flags, lists
+of names.
 
-Worlds are written by many hands: numbers of numpy are numbers, half a surrogate pair in a text is replaced, and what
-is of another type is refused with a TypeError that says which answer it was::
+Worlds are written by many hands: numbers of numpy are numbers, half a surrogate pair in a text is
+replaced, and what is of another type is refused with a TypeError that says which answer it was::
 
     text(b"You see a door.", "the observation")         # TypeError: the observation is bytes, not str
     number(np.float32(0.5), "the reward")               # 0.5
@@ -24,11 +25,15 @@ T = TypeVar("T")
 
 
 LONGEST = 1_000_000
-"""Characters of a text; what is longer could be read by no model, and a tokenizer would be busy with it for minutes."""
+"""Characters of a text; what is longer could be read by no model, and a tokenizer would be busy
+with it for minutes.
+"""
 
 
 def text(value: Any, what: str) -> str:
-    """Return a text without lone surrogates. Raises TypeError for what is no string, ValueError for one too long."""
+    """Return a text without lone surrogates. Raises TypeError for what is no string, ValueError for
+    one too long.
+    """
     if not isinstance(value, str):
         raise TypeError(f"{what} is {_named(value)}, not str")
     if len(value) > LONGEST:
@@ -37,7 +42,9 @@ def text(value: Any, what: str) -> str:
 
 
 def number(value: Any, what: str) -> float:
-    """Return a finite float. Raises TypeError for what is no single number, ValueError for NaN and infinity."""
+    """Return a finite float. Raises TypeError for what is no single number, ValueError for NaN and
+    infinity.
+    """
     found = value if type(value) is float else real(value, what)
     if not math.isfinite(found):
         raise ValueError(f"{what} is {found}, not a finite number")
@@ -63,10 +70,15 @@ def flag(value: Any, what: str) -> bool:
 
 
 def names(value: Any, what: str) -> list[str]:
-    """Return a fresh list of texts. Raises TypeError for a single string, or for an entry that is no string."""
+    """Return a fresh list of texts. Raises TypeError for a single string, or for an entry that is
+    no string.
+    """
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise TypeError(f"{what} is {_named(value)}, not a list of str")
-    return [entry if type(entry) is str and entry.isascii() else text(entry, f"an entry of {what}") for entry in value]
+    return [
+        entry if type(entry) is str and entry.isascii() else text(entry, f"an entry of {what}")
+        for entry in value
+    ]
 
 
 def maybe(check: Callable[[Any, str], T], value: Any, what: str) -> T | None:
@@ -75,7 +87,9 @@ def maybe(check: Callable[[Any, str], T], value: Any, what: str) -> T | None:
 
 
 def tools(value: Any) -> list[dict[str, Any]] | None:
-    """Return JSON schemas of actions, their texts without lone surrogates. Raises TypeError for what is no list."""
+    """Return JSON schemas of actions, their texts without lone surrogates. Raises TypeError for
+    what is no list.
+    """
     if value is None:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
@@ -84,13 +98,17 @@ def tools(value: Any) -> list[dict[str, Any]] | None:
 
 
 def started(value: Any) -> tuple[str, TurnInfo]:
-    """Return what `reset` answered. Raises TypeError if that is not (observation, info) as `TextEnv` has them."""
+    """Return what `reset` answered. Raises TypeError if that is not (observation, info) as
+    `TextEnv` has them.
+    """
     observation, info = _tuple(value, 2, "reset")
     return text(observation, "the observation"), _info(info)
 
 
 def stepped(value: Any) -> tuple[str, float, bool, bool, TurnInfo]:
-    """Return what `step` answered. Raises TypeError if that is not the five parts as `TextEnv` has them."""
+    """Return what `step` answered. Raises TypeError if that is not the five parts as `TextEnv` has
+    them.
+    """
     observation, reward, terminated, truncated, info = _tuple(value, 5, "step")
     return (
         text(observation, "the observation"),
@@ -110,10 +128,19 @@ def _tuple(value: Any, size: int, method: str) -> tuple[Any, ...]:
 def _info(value: Any) -> TurnInfo:
     if not isinstance(value, Mapping):
         raise TypeError(f"the info is {_named(value)}, not a dict")
-    missing = {"success", "valid_action", "invalid_reason", "milestones", *_NUMBERS, *_LISTS} - value.keys()
+    missing = {
+        "success",
+        "valid_action",
+        "invalid_reason",
+        "milestones",
+        *_NUMBERS,
+        *_LISTS,
+    } - value.keys()
     if missing:
         raise TypeError(f"the info lacks the key '{min(missing)}'")
-    checked: dict[str, Any] = {key: flag(value[key], f"info['{key}']") for key in ("success", "valid_action")}
+    checked: dict[str, Any] = {
+        key: flag(value[key], f"info['{key}']") for key in ("success", "valid_action")
+    }
     checked["milestones"] = names(value["milestones"], "info['milestones']")
     for key in _NUMBERS:
         checked[key] = maybe(number, value[key], f"info['{key}']")

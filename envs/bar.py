@@ -1,4 +1,6 @@
-"""Progress bars: on stderr, so that what a program prints can be read by another, and only where somebody looks."""
+"""Progress bars: on stderr, so that what a program prints can be read by another, and only where
+somebody looks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def bars(visible: bool) -> Progress:
-    """A context for any number of bars, gone when it ends. Shows nothing unless stderr is a terminal."""
+    """A context for any number of bars, gone when it ends. Shows nothing unless stderr is a
+    terminal.
+    """
     from rich.progress import Progress
 
     from .terminal import Terminal

@@ -2,12 +2,14 @@
 
     path = kept(cache_dir("shopping") / "shop-1000.json", write_shop)   # write_shop(path) if it is not there yet
 
-Whatever is made is made beside its place, in a folder that `private` lends, and renamed with its checksums: what is
-there is complete, and what was damaged since is made anew (`checksums.py`). Processes that make the same thing at once
-all succeed, because they make the same bytes; whoever comes second throws its own away. What a killed process left
-behind is removed by the next one that makes something there.
+Whatever is made is made beside its place, in a folder that `private` lends, and renamed with its
+checksums: what is there is complete, and what was damaged since is made anew (`checksums.py`).
+Processes that make the same thing at once all succeed, because they make the same bytes; whoever
+comes second throws its own away. What a killed process left behind is removed by the next one that
+makes something there.
 
-The folder belongs to its user alone, and nothing in it is ever executed: no library, no pickle, no expression.
+The folder belongs to its user alone, and nothing in it is ever executed: no library, no pickle, no
+expression.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _looked_at: set[Path] = set()
 
 
 def cache_dir(*parts: str) -> Path:
-    """Name a folder of the cache, which is ``turnrl`` under $XDG_CACHE_HOME or ~/.cache. It need not exist.
+    """Name a folder of the cache, which is ``turnrl`` under $XDG_CACHE_HOME or ~/.cache. It need
+    not exist.
 
     Raises UserError where neither is known.
     """
@@ -46,15 +49,18 @@ def cache_dir(*parts: str) -> Path:
             home = str(Path.home() / ".cache")
         except RuntimeError:
             raise UserError(
-                "this user has no home folder: set XDG_CACHE_HOME to a folder where games and indexes can be kept"
+                "this user has no home folder: set XDG_CACHE_HOME to a folder where games and"
+                " indexes can be kept"
             ) from None
     return Path(home, "turnrl", *parts)
 
 
 def kept(path: Path, make: Callable[[Path], None]) -> Path:
-    """Return `path`, a file or a folder, made by ``make(elsewhere)`` if it is not there or not as it was made.
+    """Return `path`, a file or a folder, made by ``make(elsewhere)`` if it is not there or not as
+    it was made.
 
-    What `make` raises propagates and leaves nothing behind. Raises UserError where the cache cannot be used.
+    What `make` raises propagates and leaves nothing behind. Raises UserError where the cache cannot
+    be used.
     """
     if whole(path):
         return path
@@ -79,7 +85,9 @@ def kept_folder(path: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def whole(path: Path) -> bool:
-    """Tell whether a thing of the cache is there as it was made. Raises UserError where it cannot be read."""
+    """Tell whether a thing of the cache is there as it was made. Raises UserError where it cannot
+    be read.
+    """
     try:
         _look_at_owner()
         return intact(path)
@@ -93,7 +101,9 @@ def tell_damaged(paths: Sequence[Path]) -> None:
     if there:
         others = f" and {len(there) - 1} others" if len(there) > 1 else ""
         warnings.warn(
-            f"{there[0]}{others} in the cache is damaged or of an earlier version, and is made anew", stacklevel=3
+            f"{there[0]}{others} in the cache is damaged or of an earlier version, and is made"
+            " anew",
+            stacklevel=3,
         )
 
 
@@ -124,7 +134,8 @@ def settle(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
 
 @contextmanager
 def private(parent: Path) -> Iterator[Path]:
-    """Lend a folder in `parent` for this process alone, removed at the end; from it files can be renamed into `parent`.
+    """Lend a folder in `parent` for this process alone, removed at the end; from it files can be
+    renamed into `parent`.
 
     Raises UserError where nothing can be written there.
     """
@@ -133,7 +144,9 @@ def private(parent: Path) -> Iterator[Path]:
             cache_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
         parent.mkdir(parents=True, exist_ok=True)
         sweep(parent)
-        lent = tempfile.TemporaryDirectory(dir=parent, prefix=f"tmp-{platform.node()}-{os.getpid()}-")
+        lent = tempfile.TemporaryDirectory(
+            dir=parent, prefix=f"tmp-{platform.node()}-{os.getpid()}-"
+        )
     except OSError as error:
         raise _unusable(error, parent) from None
     with lent as folder:
@@ -148,8 +161,8 @@ def private(parent: Path) -> Iterator[Path]:
 def _unusable(error: OSError, path: Path) -> UserError:
     named = error.filename or path
     return UserError(
-        f"the cache cannot be used: {named}: {error.strerror or error}; make room or mend that folder, or set "
-        "XDG_CACHE_HOME to another one"
+        f"the cache cannot be used: {named}: {error.strerror or error}; make room or mend that"
+        " folder, or set XDG_CACHE_HOME to another one"
     )
 
 

@@ -5,8 +5,9 @@
     def test_my_world():
         check_env("guess/number-v0", imports=["my_package.worlds"])      # AssertionError lists what is broken
 
-``imports`` names the modules or ``.py`` files that register the world, so that it can be replayed in fresh processes.
-Each rule is a function in `turnrl.envs.check_rules`; adding one there is all it takes.
+``imports`` names the modules or ``.py`` files that register the world, so that it can be replayed
+in fresh processes. Each rule is a function in `turnrl.envs.check_rules`; adding one there is all it
+takes.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class CheckReport:
 
     def __str__(self) -> str:
         lines = [f"{r.status:8}{r.name}{': ' + r.detail if r.detail else ''}" for r in self.results]
-        return "\n".join([f"{self.env}: {'ok' if self.ok else f'{len(self.failures)} failed'}", *lines])
+        return "\n".join(
+            [f"{self.env}: {'ok' if self.ok else f'{len(self.failures)} failed'}", *lines]
+        )
 
 
 def check_env(
@@ -84,8 +87,9 @@ def check_env(
     """Try every rule on some tasks of an environment.
 
     Args:
-        id_or_factory: a registered id, or a callable that makes an instance and takes ``extras``, ``max_turns`` and
-            `params` as keywords. With a callable the rules about other processes are skipped.
+        id_or_factory: a registered id, or a callable that makes an instance and takes ``extras``,
+            ``max_turns`` and `params` as keywords. With a callable the rules about other processes
+            are skipped.
         params: parameters of the family.
         tasks: how many tasks are played, taken from the three splits in turn.
         seed: of everything random here: which tasks, which actions.
@@ -103,7 +107,9 @@ def check_env(
         UserError: for an unknown id, a missing extra or a bad parameter.
     """
     if not isinstance(id_or_factory, str) and not callable(id_or_factory):
-        raise UserError(f"check_env takes the id of a world or a callable, not a {type(id_or_factory).__name__}")
+        raise UserError(
+            f"check_env takes the id of a world or a callable, not a {type(id_or_factory).__name__}"
+        )
     imports = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
     import_worlds(*imports)
     fixed = dict(params or {})
@@ -111,16 +117,23 @@ def check_env(
 
     def factory(**options: Any) -> TextEnv:
         options = {**fixed, **options}
-        return make(id_or_factory, **options) if isinstance(id_or_factory, str) else id_or_factory(**options)
+        return (
+            make(id_or_factory, **options)
+            if isinstance(id_or_factory, str)
+            else id_or_factory(**options)
+        )
 
     factory().close()
     found = CheckReport(id or getattr(id_or_factory, "__name__", "environment"))
     home = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
-        # Worlds that write files must not do so in the caller's directory; the rule 'files' looks at this one.
+        # Worlds that write files must not do so in the caller's directory; the rule 'files' looks
+        # at this one.
         os.chdir(folder)
         try:
-            play = Play(factory, id, fixed, imports, seed, Path(folder), step_timeout, reset_timeout)
+            play = Play(
+                factory, id, fixed, imports, seed, Path(folder), step_timeout, reset_timeout
+            )
             _run(play, found, tasks, on_rule)
         finally:
             os.chdir(home)
@@ -129,7 +142,9 @@ def check_env(
     return found
 
 
-def _run(play: Play, found: CheckReport, count: int, on_rule: Callable[[str, CheckResult | None], None]) -> None:
+def _run(
+    play: Play, found: CheckReport, count: int, on_rule: Callable[[str, CheckResult | None], None]
+) -> None:
     status: dict[str, str] = {}
     for name, rule in RULES.items():
         on_rule(name, None)
@@ -148,7 +163,14 @@ def _run(play: Play, found: CheckReport, count: int, on_rule: Callable[[str, Che
 def _once(result: CheckResult, found: CheckReport) -> CheckResult:
     """The result, or a skipped one if it fails for what another rule has failed for already."""
     problem = result.detail.rpartition(" (")[0]
-    first = next((one for one in found.failures if problem and one.detail.rpartition(" (")[0] in result.detail), None)
+    first = next(
+        (
+            one
+            for one in found.failures
+            if problem and one.detail.rpartition(" (")[0] in result.detail
+        ),
+        None,
+    )
     if result.status != "failed" or first is None:
         return result
     return CheckResult(result.name, "skipped", f"fails as '{first.name}' does")
@@ -166,7 +188,9 @@ def _try(name: str, check: Callable[[Play], str | None], play: Play) -> CheckRes
     except BaseException as error:  # whatever a broken world raises is a finding, sys.exit() too
         where = traceback.extract_tb(error.__traceback__)[-1]
         return CheckResult(
-            name, "failed", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            name,
+            "failed",
+            f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
         )
 
 
@@ -183,11 +207,19 @@ def _sample(play: Play, count: int) -> list[Task]:
 
 
 def replay_main() -> None:
-    """In a fresh process: replay what stdin says and print the digests as the last line. Exit code 3: unknown world."""
+    """In a fresh process: replay what stdin says and print the digests as the last line. Exit code
+    3: unknown world.
+    """
     order = json.load(sys.stdin)
     try:
         import_worlds(*order["imports"])
-        play = Play(lambda **o: make(order["id"], **{**order["params"], **o}), order["id"], order["params"], [], 0)
+        play = Play(
+            lambda **o: make(order["id"], **{**order["params"], **o}),
+            order["id"],
+            order["params"],
+            [],
+            0,
+        )
         play.make().close()
     except UserError as error:
         print(error, file=sys.stderr)

@@ -1,4 +1,6 @@
-"""Time limits for the world that `check_env` tries, so that one that hangs is a finding and not a silence."""
+"""Time limits for the world that `check_env` tries, so that one that hangs is a finding and not a
+silence.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How the rules of `check_env` play: fresh instances, seeded actions, replays here and in other processes."""
+"""How the rules of `check_env` play: fresh instances, seeded actions, replays here and in other
+processes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from .core import TextEnv
 from .task import Task
 
 Step = tuple[str, float, bool, bool, Mapping[str, Any]]
-WORDS = ("look", "help", "inventory", "go north", "go east", "examine room", "wait", "1", "yes", "xyzzy")
+WORDS = (
+    "look",
+    "help",
+    "inventory",
+    "go north",
+    "go east",
+    "examine room",
+    "wait",
+    "1",
+    "yes",
+    "xyzzy",
+)
 EXTRAS = ("admissible_actions", "progress")
 """Everything that a world can be asked for."""
 _LONGEST = 30
@@ -112,13 +125,19 @@ class Play:
         step: Step = (observation, 0.0, False, False, info)
         for _ in range(_LONGEST):
             action = env.expert_action() if by_expert else None
-            step = env.step(action if action is not None else rng.choice(step[4].get("admissible_actions") or WORDS))
+            step = env.step(
+                action
+                if action is not None
+                else rng.choice(step[4].get("admissible_actions") or WORDS)
+            )
             if step[2] or step[3]:
                 break
         return step
 
     def expert_way(self, task: Task, env: TextEnv) -> str | None:
-        """All that is said and done in an episode of the expert's, cut at some length; None without an expert."""
+        """All that is said and done in an episode of the expert's, cut at some length; None without
+        an expert.
+        """
         observation, _ = env.reset(options={"task": task})
         action, said = env.expert_action(), [observation]
         if action is None:
@@ -141,10 +160,13 @@ class Play:
         return {task.id: [digest(step) for step in seen] for task, seen in self.episodes().items()}
 
     def elsewhere(self) -> list[dict[str, list[str]]]:
-        """`digests` from fresh processes with the hash seeds 1, 1 and 2. Raises Skip where that is impossible."""
+        """`digests` from fresh processes with the hash seeds 1, 1 and 2. Raises Skip where that is
+        impossible.
+        """
         if not self.id:
             raise Skip(
-                "a factory cannot be called in another process: register the world and pass its id and imports=[...]"
+                "a factory cannot be called in another process: register the world and pass its id"
+                " and imports=[...]"
             )
         if self._elsewhere is None:
             self._elsewhere = _replay_elsewhere(self)
@@ -153,35 +175,53 @@ class Play:
 
 def digest(step: Step) -> str:
     """A fingerprint of all that a step returned."""
-    return hashlib.sha256(json.dumps(step, sort_keys=True, default=repr).encode("utf-8", "replace")).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(step, sort_keys=True, default=repr).encode("utf-8", "replace")
+    ).hexdigest()[:16]
 
 
 def same(task: Task, one: Sequence[Step], two: Sequence[Step], when: str) -> None:
     """Raise AssertionError at the first turn that differs."""
     for turn, (a, b) in enumerate(zip(one, two, strict=False)):
-        assert digest(a) == digest(b), f"{task.id}: turn {turn} differs {when}: {a[0][:80]!r} and {b[0][:80]!r}"
+        assert digest(a) == digest(b), (
+            f"{task.id}: turn {turn} differs {when}: {a[0][:80]!r} and {b[0][:80]!r}"
+        )
     assert len(one) == len(two), f"{task.id}: {len(one) - 1} and {len(two) - 1} turns {when}"
 
 
 def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
     order = {
-        "id": play.id, "params": dict(play.params), "imports": list(play.imports),
+        "id": play.id,
+        "params": dict(play.params),
+        "imports": list(play.imports),
         "episodes": [[task.model_dump(), play.actions(task)] for task in play.tasks],
-    }  # fmt: skip
+    }
     path = json.dumps([os.path.abspath(entry) for entry in sys.path])
-    code = f"import sys; sys.path[:] = {path}; from turnrl.envs.check import replay_main; replay_main()"
+    code = (
+        f"import sys; sys.path[:] = {path}; from turnrl.envs.check import replay_main;"
+        " replay_main()"
+    )
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True, encoding="utf-8",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            text=True,
+            encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for seed in ("1", "1", "2")
-    ]  # fmt: skip
+    ]
     answers = [child.communicate(json.dumps(order)) for child in children]
     for child, (_, errors) in zip(children, answers, strict=True):
         if child.returncode == 3:
-            raise Skip(f"not known in another process: name its module in imports=[...] ({errors.strip()})")
-        assert child.returncode == 0, f"the replay in another process failed: {errors.strip()[-500:]}"
+            raise Skip(
+                f"not known in another process: name its module in imports=[...] ({errors.strip()})"
+            )
+        assert child.returncode == 0, (
+            f"the replay in another process failed: {errors.strip()[-500:]}"
+        )
     return [json.loads(output.splitlines()[-1]) for output, _ in answers]
 
 
@@ -194,7 +234,11 @@ def hostile(rng: random.Random, commands: Sequence[str], count: int) -> Iterator
             yield rng.choice(("a", "\n", "é", "go ", "\\")) * 1_000_000
             continue
         start, size = rng.randrange(len(noise)), rng.choice((0, 1, 2, 8, 40, 300, 1500))
-        junk, poison, command = noise[start : start + size], rng.choice(poisons), rng.choice(commands)
+        junk, poison, command = (
+            noise[start : start + size],
+            rng.choice(poisons),
+            rng.choice(commands),
+        )
         at = rng.randrange(len(command) + 1)
         damaged = command[:at] + poison + command[at:]
         yield rng.choice((junk, junk + poison, damaged, poison + command, command + poison + junk))

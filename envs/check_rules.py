@@ -1,4 +1,5 @@
-"""The rules of `check_env`, one function each: returns (a remark), raises AssertionError, or raises Skip.
+"""The rules of `check_env`, one function each: returns (a remark), raises AssertionError, or raises
+Skip.
 
     @rule("expert", needs=("tasks",))
     def expert(play):
@@ -44,7 +45,9 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, needs: tuple[str, ...] = ("tasks",)) -> Callable[[Callable[[Play], str | None]], Any]:
+def rule(
+    name: str, needs: tuple[str, ...] = ("tasks",)
+) -> Callable[[Callable[[Play], str | None]], Any]:
     """Register a check under its name."""
 
     def add(check: Callable[[Play], str | None]) -> Callable[[Play], str | None]:
@@ -54,7 +57,7 @@ def rule(name: str, needs: tuple[str, ...] = ("tasks",)) -> Callable[[Callable[[
     return add
 
 
-# -- the rules -------------------------------------------------------------------------------------------------------
+# -- the rules -------------------------------------------------------------------------------------
 
 
 @rule("tasks", needs=())
@@ -64,8 +67,12 @@ def _tasks(play: Play) -> str:
     again = play.make()
     for split, tasks in first.items():
         assert tasks, f"the split '{split}' is empty"
-        assert tasks == list(islice(env.tasks(split), _TASKS)), f"two calls of tasks('{split}') differ"
-        assert tasks == list(islice(again.tasks(split), _TASKS)), f"tasks('{split}') differ between two instances"
+        assert tasks == list(islice(env.tasks(split), _TASKS)), (
+            f"two calls of tasks('{split}') differ"
+        )
+        assert tasks == list(islice(again.tasks(split), _TASKS)), (
+            f"tasks('{split}') differ between two instances"
+        )
         repeated = [id for id, count in Counter(task.id for task in tasks).items() if count > 1]
         assert not repeated, f"the split '{split}' lists {repeated[0]} more than once"
         for task in tasks:
@@ -73,10 +80,15 @@ def _tasks(play: Play) -> str:
                 f"{task.id} changes on its way through JSON"
             )
             assert task.split == split, f"{task.id} says split '{task.split}' but is in '{split}'"
-    ids: dict[str, set[str]] = {str(split): {task.id for task in tasks} for split, tasks in first.items()}
+    ids: dict[str, set[str]] = {
+        str(split): {task.id for task in tasks} for split, tasks in first.items()
+    }
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert not ids[a] & ids[b], f"'{a}' and '{b}' share {sorted(ids[a] & ids[b])[0]}"
-    return ", ".join(f"{'the first ' * (len(tasks) == _TASKS)}{len(tasks)} {split}" for split, tasks in first.items())
+    return ", ".join(
+        f"{'the first ' * (len(tasks) == _TASKS)}{len(tasks)} {split}"
+        for split, tasks in first.items()
+    )
 
 
 @rule("determinism")
@@ -93,7 +105,12 @@ def _reset(play: Play) -> None:
         for task, seen in episodes.items():
             if other is not None:
                 play.replay(other, play.actions(other)[:5], env)
-            same(task, seen, play.replay(task, play.actions(task), env), "when an instance is used again")
+            same(
+                task,
+                seen,
+                play.replay(task, play.actions(task), env),
+                "when an instance is used again",
+            )
     env.close()
 
 
@@ -103,7 +120,12 @@ def _isolation(play: Play) -> None:
         actions = play.actions(task)
         ahead, behind = play.make(), play.make()
         play.replay(task, actions[: len(actions) // 2], ahead)
-        same(task, seen, play.replay(task, actions, behind), "while another instance is in an episode")
+        same(
+            task,
+            seen,
+            play.replay(task, actions, behind),
+            "while another instance is in an episode",
+        )
         one, two = play.make(), play.make()
         first, second = play.replay(task, [], one), play.replay(task, [], two)
         for action in actions:
@@ -121,14 +143,21 @@ def _replay(play: Play) -> None:
         actions = play.actions(task)
         for length in {len(actions) // 2, len(actions)}:
             watched = play.watched[task][: length + 1]
-            same(task, watched, play.replay(task, actions[:length]), "when replayed without asking the expert")
+            same(
+                task,
+                watched,
+                play.replay(task, actions[:length]),
+                "when replayed without asking the expert",
+            )
 
 
 @rule("other_process", needs=("tasks", "determinism", "reset", "isolation"))
 def _other_process(play: Play) -> None:
     one, two, other = play.elsewhere()
     assert one == two, f"{_first(one, two)} differs between two processes"
-    assert one != other or one == play.digests(), f"{_first(one, play.digests())} differs in a fresh process"
+    assert one != other or one == play.digests(), (
+        f"{_first(one, play.digests())} differs in a fresh process"
+    )
 
 
 @rule("hash_seed", needs=("tasks", "determinism", "reset", "isolation", "other_process"))
@@ -153,7 +182,12 @@ def _task(play: Play) -> None:
     for task, seen in play.episodes().items():
         copied = Task.model_validate_json(task.model_dump_json())
         again = make_for(copied, extras=EXTRAS)
-        same(task, seen, play.replay(copied, play.actions(task), again), "when it is made from its task alone")
+        same(
+            task,
+            seen,
+            play.replay(copied, play.actions(task), again),
+            "when it is made from its task alone",
+        )
         again.close()
 
 
@@ -174,10 +208,16 @@ def _info(play: Play) -> None:
     for task, seen in play.episodes().items():
         for turn, (observation, _, _, _, info) in enumerate(seen):
             where = f"{task.id}: turn {turn}"
-            assert isinstance(observation, str), f"{where}: the observation is a {type(observation).__name__}"
-            assert set(info) == set(kinds), f"{where}: missing or unknown keys {sorted(set(info) ^ set(kinds))}"
+            assert isinstance(observation, str), (
+                f"{where}: the observation is a {type(observation).__name__}"
+            )
+            assert set(info) == set(kinds), (
+                f"{where}: missing or unknown keys {sorted(set(info) ^ set(kinds))}"
+            )
             for key, kind in kinds.items():
-                assert _fits(info[key], kind), f"{where}: info['{key}'] is {info[key]!r}, not {kind}"
+                assert _fits(info[key], kind), (
+                    f"{where}: info['{key}'] is {info[key]!r}, not {kind}"
+                )
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -191,12 +231,16 @@ def _fits(value: Any, kind: Any) -> bool:
 def _success(play: Play) -> str:
     for task, seen in play.episodes().items():
         for turn, (_, _, terminated, _, info) in enumerate(seen):
-            assert terminated or not info.get("success"), f"{task.id}: success at turn {turn} but not terminated"
+            assert terminated or not info.get("success"), (
+                f"{task.id}: success at turn {turn} but not terminated"
+            )
     return _somebody_wins(play)
 
 
 def _somebody_wins(play: Play) -> str:
-    """Look for a success among the expert's and many random plays; the best reward without one is suspicious."""
+    """Look for a success among the expert's and many random plays; the best reward without one is
+    suspicious.
+    """
     env, rng = play.make(), random.Random(play.seed)
     best, suspect = env.reward_range[1], ""
     for number in range(_PLAYS):
@@ -206,7 +250,10 @@ def _somebody_wins(play: Play) -> str:
             env.close()
             return ""
         if step[2] and step[1] == best > 0:
-            suspect = suspect or f"{task.id}: an episode ends with the highest reward, {best:g}, and without success"
+            suspect = (
+                suspect
+                or f"{task.id}: an episode ends with the highest reward, {best:g}, and without success"
+            )
     env.close()
     assert not suspect, f"{suspect}, and none of {_PLAYS} was won: does the world say success=True?"
     return f"none of {_PLAYS} plays was won, so nothing shows that success is ever said"
@@ -227,7 +274,9 @@ def _splits(play: Play) -> str:
         for task in _for_a_while(env.tasks(split)):
             twin = known.get(play.expert_way(task, env) or "")
             count, copies = count + 1, copies + (twin is not None)
-            example = example or (f", such as {task.id} ({split}), which plays like {twin.id} (train)" if twin else "")
+            example = example or (
+                f", such as {task.id} ({split}), which plays like {twin.id} (train)" if twin else ""
+            )
     env.close()
     said = f"{copies} of {count} held-out tasks are training tasks under another seed{example}"
     assert 2 * copies <= count, said
@@ -251,7 +300,8 @@ def _truncation(play: Play) -> None:
     for task in play.tasks:
         ends = [step[2:4] for step in play.replay(task, ["", ""], env)]
         assert ends == [(False, False), (False, False), (False, True)], (
-            f"{task.id}: with max_turns=2, two refused actions must end truncated and not terminated, got {ends[1:]}"
+            f"{task.id}: with max_turns=2, two refused actions must end truncated and not"
+            f" terminated, got {ends[1:]}"
         )
     env.close()
 
@@ -278,7 +328,9 @@ def _stays_over(task: Task, env: TextEnv, action: str, last: Step) -> None:
         return
     assert terminated or truncated, f"{task.id}: a step after the end goes on"
     assert reward == 0, f"{task.id}: a step after the end is rewarded with {reward}"
-    assert info.get("success") == last[4].get("success"), f"{task.id}: a step after the end changes success"
+    assert info.get("success") == last[4].get("success"), (
+        f"{task.id}: a step after the end changes success"
+    )
 
 
 @rule("reward_range")
@@ -286,7 +338,9 @@ def _reward_range(play: Play) -> None:
     low, high = play.make().reward_range
     for task, seen in play.episodes().items():
         for turn, step in enumerate(seen[1:], 1):
-            assert low <= step[1] <= high, f"{task.id}: reward {step[1]} at turn {turn} is outside [{low}, {high}]"
+            assert low <= step[1] <= high, (
+                f"{task.id}: reward {step[1]} at turn {turn} is outside [{low}, {high}]"
+            )
 
 
 @rule("progress")
@@ -297,7 +351,9 @@ def _progress(play: Play) -> None:
             value = step[4].get("progress")
             if value is not None:
                 values.append(value)
-                assert 0 <= value <= 1, f"{task.id}: progress {value} at turn {turn} is outside [0, 1]"
+                assert 0 <= value <= 1, (
+                    f"{task.id}: progress {value} at turn {turn} is outside [0, 1]"
+                )
     if not values:
         raise Skip("no progress is reported")
 
@@ -316,7 +372,9 @@ def _expert(play: Play) -> str:
             over, steps = terminated or truncated, steps + 1
             action = None if over else env.expert_action()
         env.close()
-        assert info.get("success"), f"{task.id}: the expert stops after {steps} steps without success"
+        assert info.get("success"), (
+            f"{task.id}: the expert stops after {steps} steps without success"
+        )
         most = max(most, steps)
     return f"wins within {most} steps"
 
@@ -343,7 +401,9 @@ def _hostile(play: Play) -> str:
             observation, _, terminated, truncated, _ = env.step(text)
         except Exception as error:
             raise AssertionError(f"{text[:60]!r} raises {type(error).__name__}: {error}") from error
-        assert isinstance(observation, str), f"{text[:60]!r} is answered with a {type(observation).__name__}"
+        assert isinstance(observation, str), (
+            f"{text[:60]!r} is answered with a {type(observation).__name__}"
+        )
         if terminated or truncated:
             env.reset(options={"task": play.tasks[count % len(play.tasks)]})
     env.close()

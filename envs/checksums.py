@@ -3,8 +3,9 @@
     write_sums(made)          # made/SHA256SUMS in a folder, made.sha256 beside a file
     intact(path)              # its files are those that were made, to the byte
 
-A file of up to `LARGE` bytes is read through by every process that opens it. A larger one is read through again only if
-it was touched since that was last done, so that a corpus of many gigabytes does not delay every worker.
+A file of up to `LARGE` bytes is read through by every process that opens it. A larger one is read
+through again only if it was touched since that was last done, so that a corpus of many gigabytes
+does not delay every worker.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ def intact(path: Path) -> bool:
         state = _state([*files.values(), sums])
         if _known.get(path) == state:
             return True
-        complete = files.keys() == {_name(file, sums) for file in _files(path)} if folder else path.name in files
+        complete = (
+            files.keys() == {_name(file, sums) for file in _files(path)}
+            if folder
+            else path.name in files
+        )
         since = sums.stat().st_mtime_ns
         asked = [name for name, file in files.items() if not _trusted(file, since)]
         if not complete or any(_digest(files[name]) != digests[name] for name in asked):

@@ -19,12 +19,16 @@ def close_here(envs: Sequence[TextEnv]) -> None:
     for env in envs:
         try:
             env.close()
-        except BaseException as error:  # the fault boundary: what was played is worth more than a clean end
+        except (
+            BaseException
+        ) as error:  # the fault boundary: what was played is worth more than a clean end
             warnings.warn(f"close() of {_name(env)} raised {visible(told(error))}", stacklevel=2)
 
 
 def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:
-    """Start to close instances in a daemon thread, and return it; None if there is nothing left to wait for."""
+    """Start to close instances in a daemon thread, and return it; None if there is nothing left to
+    wait for.
+    """
     if not envs:
         return None
     thread = threading.Thread(target=close_here, args=(envs,), daemon=True)
@@ -37,12 +41,17 @@ def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:
 
 
 def close_worlds(envs: Sequence[TextEnv]) -> None:
-    """Close instances; those that are not closed after `LIMIT` seconds are left behind with a warning."""
+    """Close instances; those that are not closed after `LIMIT` seconds are left behind with a
+    warning.
+    """
     thread = close_aside(envs)
     if thread is not None:
         thread.join(LIMIT)
         if thread.is_alive():
-            warnings.warn(f"close() of {_name(envs[-1])} has not ended after {LIMIT:g} s: it is left", stacklevel=2)
+            warnings.warn(
+                f"close() of {_name(envs[-1])} has not ended after {LIMIT:g} s: it is left",
+                stacklevel=2,
+            )
 
 
 def _name(env: TextEnv) -> str:

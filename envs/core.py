@@ -15,9 +15,9 @@
 
     turnrl.register("guess/number-v0", GuessEnv)
 
-The base class does what every world needs: it picks the Task, sanitises actions, latches the end, sets ``truncated`` at
-the turn limit, and fills the info with fixed keys. It never truncates on the world's behalf and never takes success
-from anything but the world's own verdict.
+The base class does what every world needs: it picks the Task, sanitises actions, latches the end,
+sets ``truncated`` at the turn limit, and fills the info with fixed keys. It never truncates on the
+world's behalf and never takes success from anything but the world's own verdict.
 """
 
 from __future__ import annotations
@@ -45,13 +45,19 @@ class TurnInfo(TypedDict):
     valid_action: bool
     """False if the last action was refused or understood by nobody. True at reset."""
     invalid_reason: str | None
-    """Why it was refused: a key of `turnrl.envs.sanitise.REASONS`, 'rejected' by the world itself, or None."""
+    """Why it was refused: a key of `turnrl.envs.sanitise.REASONS`, 'rejected' by the world itself,
+    or None.
+    """
     admissible_actions: list[str] | None
-    """What would be accepted now, if the world can list it and the instance was made with that extra."""
+    """What would be accepted now, if the world can list it and the instance was made with that
+    extra.
+    """
     score: float | None
     """The world's own cumulative score."""
     progress: float | None
-    """A potential in [0, 1], 1 at success; None unless the instance was made with the extra 'progress'."""
+    """A potential in [0, 1], 1 at success; None unless the instance was made with the extra
+    'progress'.
+    """
     milestones: list[str]
     """Names of the sub-goals reached so far, in the order they were reached."""
     answer: list[str] | None
@@ -77,12 +83,15 @@ class Outcome:
 
 
 class TextEnv(gymnasium.Env[str, str]):
-    """A text environment. Subclasses implement `_tasks`, `_begin` and `_act`; see the module's example.
+    """A text environment. Subclasses implement `_tasks`, `_begin` and `_act`; see the module's
+    example.
 
     Args:
-        max_turns: steps after which ``truncated`` is True (None: never; the player may have its own limit).
-        extras: what to put into the info beyond the free facts: 'admissible_actions', 'progress', or both.
-            Worlds compute these only when asked, because they can cost more than the step itself.
+        max_turns: steps after which ``truncated`` is True (None: never; the player may have its own
+            limit).
+        extras: what to put into the info beyond the free facts: 'admissible_actions', 'progress',
+            or both. Worlds compute these only when asked, because they can cost more than the step
+            itself.
         params: parameters of the family (``rooms=2``), stored in its Tasks.
     """
 
@@ -93,11 +102,15 @@ class TextEnv(gymnasium.Env[str, str]):
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the same actions, for models that call tools."""
     symmetries: tuple[Mapping[str, str], ...] = ()
-    """Renamings of words (lower case) under which the world is still itself, such as turning a map by 90 degrees."""
+    """Renamings of words (lower case) under which the world is still itself, such as turning a map
+    by 90 degrees.
+    """
     in_process: bool = True
     """True if many instances may run in threads of one process."""
     any_params: ClassVar[bool] = False
-    """True if one instance plays every Task of its id, whatever the params: a pool need not keep one for each."""
+    """True if one instance plays every Task of its id, whatever the params: a pool need not keep
+    one for each.
+    """
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Bounds of the reward of one step."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
@@ -111,7 +124,9 @@ class TextEnv(gymnasium.Env[str, str]):
     ) -> None:
         unknown = set(extras) - {"admissible_actions", "progress"}
         if unknown:
-            raise UserError(f"unknown extra '{sorted(unknown)[0]}': known are admissible_actions and progress")
+            raise UserError(
+                f"unknown extra '{sorted(unknown)[0]}': known are admissible_actions and progress"
+            )
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
         self.max_turns, self.extras, self.params = max_turns, frozenset(extras), params
@@ -119,7 +134,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self._turns, self._over = 0, True
         self._last = Outcome("")
 
-    # -- for subclasses ------------------------------------------------------------------------------------------
+    # -- for subclasses ----------------------------------------------------------------------------
 
     @abstractmethod
     def _tasks(self, split: Split) -> Sequence[Task]:
@@ -131,10 +146,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @abstractmethod
     def _act(self, action: str) -> Outcome:
-        """Run one sanitised action. Must answer any string; raise only if the world itself is broken."""
+        """Run one sanitised action. Must answer any string; raise only if the world itself is
+        broken.
+        """
 
     def expert_action(self) -> str | None:
-        """The next action of a known good plan from the current state, or None where there is no expert."""
+        """The next action of a known good plan from the current state, or None where there is no
+        expert.
+        """
         return None
 
     @property
@@ -142,16 +161,22 @@ class TextEnv(gymnasium.Env[str, str]):
         """Names that are copied whole and whose spelling says nothing, such as product ids."""
         return ()
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
-        """Make whatever these tasks need ahead of time (game files, indexes), in parallel, with a progress bar."""
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
+        """Make whatever these tasks need ahead of time (game files, indexes), in parallel, with a
+        progress bar.
+        """
 
-    # -- the public face -----------------------------------------------------------------------------------------
+    # -- the public face ---------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
         """The registered id of this instance."""
         if self.spec is None:
-            raise UserError(f"{type(self).__name__} has no id: register it and make it with turnrl.make(id)")
+            raise UserError(
+                f"{type(self).__name__} has no id: register it and make it with turnrl.make(id)"
+            )
         return self.spec.id
 
     def task(self, seed: int, split: Split = "train") -> Task:
@@ -169,13 +194,19 @@ class TextEnv(gymnasium.Env[str, str]):
                 return self._tasks(known)
         raise UserError(f"no split '{split}': use train, valid or test")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, TurnInfo]:  # type: ignore[override]
-        """Start ``options['task']`` (a Task or its dict), else the training task picked by `seed` (random without)."""
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, TurnInfo]:
+        """Start ``options['task']`` (a Task or its dict), else the training task picked by `seed`
+        (random without).
+        """
         super().reset(seed=seed)
         chosen = (options or {}).get("task")
         if chosen is None:
             pool = self.tasks("train")
-            chosen = pool[seed % len(pool) if seed is not None else int(self.np_random.integers(len(pool)))]
+            chosen = pool[
+                seed % len(pool) if seed is not None else int(self.np_random.integers(len(pool)))
+            ]
         task = chosen if isinstance(chosen, Task) else self._task_of(chosen)
         # Over until the world has begun: a world that raises is not playable.
         self.current, self._turns, self._over = task, 0, True
@@ -184,7 +215,9 @@ class TextEnv(gymnasium.Env[str, str]):
         return self._last.observation, self._info(self._last, None)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, TurnInfo]:  # type: ignore[override]
-        """Run one action, any string. Refused actions cost a turn and answer why. Raises RuntimeError after the end."""
+        """Run one action, any string. Refused actions cost a turn and answer why. Raises
+        RuntimeError after the end.
+        """
         if self._over:
             raise RuntimeError("the episode is over: call reset() before step()")
         self._turns, self._over = self._turns + 1, True
@@ -196,17 +229,30 @@ class TextEnv(gymnasium.Env[str, str]):
             outcome = self._settled(self._act(allowed), "_act")
             reason = None if outcome.valid else "rejected"
         self._last = outcome
-        truncated = not outcome.ended and self.max_turns is not None and self._turns >= self.max_turns
+        truncated = (
+            not outcome.ended and self.max_turns is not None and self._turns >= self.max_turns
+        )
         self._over = outcome.ended or truncated
-        return outcome.observation, outcome.reward, outcome.ended, truncated, self._info(outcome, reason)
+        return (
+            outcome.observation,
+            outcome.reward,
+            outcome.ended,
+            truncated,
+            self._info(outcome, reason),
+        )
 
     def _refused(self, reason: str) -> Outcome:
         """The world stands still; the player is told why."""
         last = self._last
         return Outcome(
-            f"Invalid action: {REASONS[reason]}.", valid=False, admissible=last.admissible, score=last.score,
-            progress=last.progress, milestones=last.milestones, answer=last.answer,
-        )  # fmt: skip
+            f"Invalid action: {REASONS[reason]}.",
+            valid=False,
+            admissible=last.admissible,
+            score=last.score,
+            progress=last.progress,
+            milestones=last.milestones,
+            answer=last.answer,
+        )
 
     @staticmethod
     def _task_of(data: Any) -> Task:
@@ -216,9 +262,14 @@ class TextEnv(gymnasium.Env[str, str]):
             raise UserError(explain(error, "options['task'] is no Task", keys_of(Task))) from None
 
     def _settled(self, outcome: Any, method: str) -> Outcome:
-        """The Outcome with plain Python's types. Raises TypeError or ValueError for what cannot be brought to them."""
+        """The Outcome with plain Python's types. Raises TypeError or ValueError for what cannot be
+        brought to them.
+        """
         if not isinstance(outcome, Outcome):
-            raise TypeError(f"{type(self).__name__}.{method} must return an Outcome, not {type(outcome).__name__}")
+            raise TypeError(
+                f"{type(self).__name__}.{method} must return an Outcome, not"
+                f" {type(outcome).__name__}"
+            )
         return Outcome(
             observation=answers.text(outcome.observation, "the observation"),
             reward=answers.number(outcome.reward, "the reward"),
@@ -237,7 +288,9 @@ class TextEnv(gymnasium.Env[str, str]):
             success=outcome.success,
             valid_action=reason is None,
             invalid_reason=reason,
-            admissible_actions=_copy(outcome.admissible) if "admissible_actions" in self.extras else None,
+            admissible_actions=(
+                _copy(outcome.admissible) if "admissible_actions" in self.extras else None
+            ),
             score=outcome.score,
             progress=outcome.progress if "progress" in self.extras else None,
             milestones=list(outcome.milestones),

@@ -28,10 +28,15 @@ class Faults:
         self.counts[kind] += times
         if kind not in self.first:
             self.first[kind] = sentence
-            warnings.warn(f"{visible(sentence)}; failures like this one are said once and counted", stacklevel=2)
+            warnings.warn(
+                f"{visible(sentence)}; failures like this one are said once and counted",
+                stacklevel=2,
+            )
 
     def since(self, before: Counter[str]) -> str:
-        """Return the most frequent failure since the counts were `before`, as a sentence with its number; or ''."""
+        """Return the most frequent failure since the counts were `before`, as a sentence with its
+        number; or ''.
+        """
         new = self.counts - before
         if not new:
             return ""

@@ -1,11 +1,11 @@
 """Makers: worker processes that make files, one JSON job per line in, one JSON answer per line out::
 
-    makers = Makers("making games", [sys.executable, "worker.py"])
-    makers.ensure([Job(path, "game 7", lambda made: {"seed": 7, "path": str(made)})], cache_dir("games"))
+    makers = Makers("making games", [sys.executable, "worker.py"]) makers.ensure([Job(path, "game
+    7", lambda made: {"seed": 7, "path": str(made)})], cache_dir("games"))
 
-What must not happen in a process that plays (compilers, planners, libraries that change global state) happens in one of
-them. An answer has ``ok``; where that is false, ``error`` says why, and ``impossible`` whether it was asked for
-something that cannot be. A process that died is replaced.
+What must not happen in a process that plays (compilers, planners, libraries that change global
+state) happens in one of them. An answer has ``ok``; where that is false, ``error`` says why, and
+``impossible`` whether it was asked for something that cannot be. A process that died is replaced.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ class Makers:
         self._making = threading.Lock()
         atexit.register(self._rest)
 
-    def ensure(self, jobs: Sequence[Job], home: Path, *, workers: int | None, progress: bool) -> list[Path]:
-        """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and return all paths.
+    def ensure(
+        self, jobs: Sequence[Job], home: Path, *, workers: int | None, progress: bool
+    ) -> list[Path]:
+        """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and
+        return all paths.
 
         Whatever is made is made in `home`, a folder on the file system of the paths, and moved.
 
@@ -75,7 +78,9 @@ class Makers:
         paths = [job.path for job in jobs]
         if all(whole(path) for path in paths):
             return paths
-        with self._making:  # Threads of one process that want the same file would make it once each.
+        with (
+            self._making
+        ):  # Threads of one process that want the same file would make it once each.
             missing = list({job.path: job for job in jobs if not whole(job.path)}.values())
             tell_damaged([job.path for job in missing])
             todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -84,7 +89,9 @@ class Makers:
             failures: list[Exception] = []
             with bar(self._what, len(missing), progress and len(missing) > 1) as advance:
                 threads = [
-                    threading.Thread(target=self._work, args=(todo, home, failures, advance), daemon=True)
+                    threading.Thread(
+                        target=self._work, args=(todo, home, failures, advance), daemon=True
+                    )
                     for _ in range(min(workers or os.cpu_count() or 1, len(missing)))
                 ]
                 for thread in threads:
@@ -96,7 +103,11 @@ class Makers:
         return paths
 
     def _work(
-        self, todo: queue.SimpleQueue[Job], home: Path, failures: list[Exception], advance: Callable[[int], None]
+        self,
+        todo: queue.SimpleQueue[Job],
+        home: Path,
+        failures: list[Exception],
+        advance: Callable[[int], None],
     ) -> None:
         """Feed one process until no job is left."""
         try:
@@ -146,9 +157,14 @@ class _Maker:
             if fresh or self._process is None or self._process.poll() is not None:
                 self.stop()
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                    text=True, encoding="utf-8", env={**os.environ, **ENVIRONMENT},
-                )  # fmt: skip
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    encoding="utf-8",
+                    env={**os.environ, **ENVIRONMENT},
+                )
             line = _say(self._process, json.dumps(job))
             if line:
                 return dict(json.loads(line))

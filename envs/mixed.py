@@ -6,7 +6,8 @@
     ])
     env.tasks("train")[:4]          # three coin tasks and a quest task
 
-Tasks stay those of their environment, so pools play them and evaluations count them by family as they are.
+Tasks stay those of their environment, so pools play them and evaluations count them by family as
+they are.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ _PARTS = TypeAdapter(list[Part])
 class MixedEnv(TextEnv):
     """Tasks of several environments, in proportion to their weights.
 
-    The first n tasks of a split have those proportions for every n, as nearly as whole tasks can; a split ends where
-    one of its parts has no more. Symmetries are those that all parts share.
+    The first n tasks of a split have those proportions for every n, as nearly as whole tasks can; a
+    split ends where one of its parts has no more. Symmetries are those that all parts share.
 
     Args:
-        parts: one or more of {id: a registered id, weight: a positive number (1), ...parameters of that environment}.
+        parts: one or more of {id: a registered id, weight: a positive number (1), ...parameters of
+            that environment}.
 
     Raises UserError for parts that are none, alike, or not makeable.
     """
@@ -57,12 +59,16 @@ class MixedEnv(TextEnv):
     ) -> None:
         if not parts:
             example = "[{id: textworld/coin-v0, level: 5, weight: 3}, {id: textworld/quest-v0}]"
-            raise UserError(f"{self.name} needs the environments that it mixes, e.g. parts='{example}'")
+            raise UserError(
+                f"{self.name} needs the environments that it mixes, e.g. parts='{example}'"
+            )
         try:
             checked = _PARTS.validate_python(parts)
         except ValidationError as error:
             raise UserError(explain(error, f"{self.name}: parts")) from None
-        super().__init__(max_turns=max_turns, extras=extras, parts=[part.model_dump() for part in checked])
+        super().__init__(
+            max_turns=max_turns, extras=extras, parts=[part.model_dump() for part in checked]
+        )
         self._weights = [part.weight for part in checked]
         self.parts = [make(part.id, extras=extras, **(part.model_extra or {})) for part in checked]
         if any(isinstance(part, MixedEnv) for part in self.parts):
@@ -73,12 +79,16 @@ class MixedEnv(TextEnv):
         self.instructions = "\n\n".join(dict.fromkeys(part.instructions for part in self.parts))
         self.in_process = all(part.in_process for part in self.parts)
         first, *others = self.parts
-        self.symmetries = tuple(s for s in first.symmetries if all(s in other.symmetries for other in others))
+        self.symmetries = tuple(
+            s for s in first.symmetries if all(s in other.symmetries for other in others)
+        )
         lows, highs = zip(*(part.reward_range for part in self.parts), strict=True)
         self.reward_range = min(lows), max(highs)
         self._part = first
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Each part makes what its tasks need."""
         for part in self.parts:
             mine = [task for task in tasks if self._owner(task) is part]
@@ -104,7 +114,10 @@ class MixedEnv(TextEnv):
         if len(owners) > 1:
             owners = [i for i in owners if self._families[i] == task.family]
         if not owners:
-            raise UserError(f"task '{task.id}' belongs to no part of this mix: play it with turnrl.make_for(task)")
+            raise UserError(
+                f"task '{task.id}' belongs to no part of this mix: play it with"
+                " turnrl.make_for(task)"
+            )
         return self.parts[owners[0]]
 
     def _tasks(self, split: Split) -> Sequence[Task]:

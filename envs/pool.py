@@ -5,9 +5,10 @@
             observation, info = await session.reset()
             observation, reward, terminated, truncated, info = await session.step("go east")
 
-A world that raises, hangs or dies ends its own episode with `EnvFailure`; it is never a reward, and the pool goes on.
-Both backends give the same results for the same task and actions. In worker processes only registered worlds are
-known: name the modules or files that register yours in ``imports``.
+A world that raises, hangs or dies ends its own episode with `EnvFailure`; it is never a reward, and
+the pool goes on. Both backends give the same results for the same task and actions. In worker
+processes only registered worlds are known: name the modules or files that register yours in
+``imports``.
 
     =========  ==================================================  =====================================
     backend    for                                                 a hang costs
@@ -39,13 +40,16 @@ __all__ = ["EnvFailure", "EnvPool", "EnvSession", "WorkerStartError", "pool_for"
 
 
 class EnvFailure(Exception):
-    """The world of this episode crashed ('error', also when its worker died) or hung ('timeout'). Never a reward.
+    """The world of this episode crashed ('error', also when its worker died) or hung ('timeout').
+    Never a reward.
 
     Its first line says what failed; a traceback may follow.
     """
 
     def __init__(self, kind: Literal["error", "timeout"], task: Task, fault: Fault) -> None:
-        super().__init__(f"{task.id}: {fault.sentence}{chr(10) * bool(fault.trace)}{fault.trace}".rstrip())
+        super().__init__(
+            f"{task.id}: {fault.sentence}{chr(10) * bool(fault.trace)}{fault.trace}".rstrip()
+        )
         self.kind: Literal["error", "timeout"] = kind
         self.task, self.fault = task, fault
 
@@ -53,11 +57,13 @@ class EnvFailure(Exception):
 class EnvSession:
     """One episode in a pool: the methods of a TextEnv, awaited.
 
-    Every method raises EnvFailure if the world fails, and the same one again afterwards; UserError for an unknown
-    world, a missing extra or a bad parameter; RuntimeError for calls out of order.
+    Every method raises EnvFailure if the world fails, and the same one again afterwards; UserError
+    for an unknown world, a missing extra or a bad parameter; RuntimeError for calls out of order.
     """
 
-    def __init__(self, pool: EnvPool, backend: Processes | Threads, task: Task, number: int) -> None:
+    def __init__(
+        self, pool: EnvPool, backend: Processes | Threads, task: Task, number: int
+    ) -> None:
         self.task = task
         self.instructions = ""
         """What a player must know; known after reset."""
@@ -94,7 +100,9 @@ class EnvSession:
         if self._failure is not None:
             raise EnvFailure(self._failure.kind, self.task, self._failure.fault)
         if self._busy:
-            raise RuntimeError("this episode already waits for its world: await one call before the next")
+            raise RuntimeError(
+                "this episode already waits for its world: await one call before the next"
+            )
         self._busy = True
         try:
             status, value = await self._backend.ask(self._seat, op, argument, limit)
@@ -107,7 +115,9 @@ class EnvSession:
         kind: Literal["error", "timeout"] = "timeout" if status == "timeout" else "error"
         self._pool.stats[f"{kind}s"] += 1
         self._failure = EnvFailure(kind, self.task, value)
-        self._pool.faults.note(f"env_{kind}: {value.kind}", f"env_{kind} in {self.task.id}: {value.sentence}")
+        self._pool.faults.note(
+            f"env_{kind}: {value.kind}", f"env_{kind} in {self.task.id}: {value.sentence}"
+        )
         raise self._failure
 
     def _leave(self) -> None:
@@ -115,7 +125,8 @@ class EnvSession:
 
 
 class EnvPool:
-    """Plays up to `slots` episodes at once. Serves one event loop at a time; a later one may follow a finished one.
+    """Plays up to `slots` episodes at once. Serves one event loop at a time; a later one may follow
+    a finished one.
 
     Args:
         backend: 'thread' for worlds with ``in_process``, 'process' for every world.
@@ -124,7 +135,8 @@ class EnvPool:
         step_timeout: seconds a step or an expert action may take once it is its turn.
         reset_timeout: seconds a reset, or the start of a worker process, may take.
         recycle_episodes: a worker process is replaced after so many episodes.
-        max_memory_mb: a worker process above so many MiB finishes its episodes and is replaced; None: no limit.
+        max_memory_mb: a worker process above so many MiB finishes its episodes and is replaced;
+            None: no limit.
         options: keyword arguments of every instance: ``extras``, ``max_turns``.
         imports: modules or ``.py`` files that register worlds.
 
@@ -150,19 +162,38 @@ class EnvPool:
         if slots < 1 or (workers is not None and workers < 1) or recycle_episodes < 1:
             raise UserError("EnvPool: slots, workers and recycle_episodes must be at least 1")
         self.step_timeout, self.reset_timeout, self.slots = step_timeout, reset_timeout, slots
-        self.stats = {"episodes": 0, "steps": 0, "errors": 0, "timeouts": 0, "restarts": 0, "recycled": 0}
-        """Counters since the start. 'restarts': workers or threads lost to a fault; 'recycled': for their age."""
+        self.stats = {
+            "episodes": 0,
+            "steps": 0,
+            "errors": 0,
+            "timeouts": 0,
+            "restarts": 0,
+            "recycled": 0,
+        }
+        """Counters since the start. 'restarts': workers or threads lost to a fault; 'recycled': for
+        their age.
+        """
         self.faults = Faults()
         """What failed in this pool, and in those who play in it."""
         self._backend: Processes | Threads
         if backend == "process":
             self._backend = Processes(
-                workers=workers, slots=slots, start_limit=reset_timeout, recycle_episodes=recycle_episodes,
-                max_memory_mb=max_memory_mb, options=options or {}, imports=imports, stats=self.stats,
-            )  # fmt: skip
+                workers=workers,
+                slots=slots,
+                start_limit=reset_timeout,
+                recycle_episodes=recycle_episodes,
+                max_memory_mb=max_memory_mb,
+                options=options or {},
+                imports=imports,
+                stats=self.stats,
+            )
         elif backend == "thread":
             self._backend = Threads(
-                workers=workers, slots=slots, options=options or {}, imports=imports, stats=self.stats
+                workers=workers,
+                slots=slots,
+                options=options or {},
+                imports=imports,
+                stats=self.stats,
             )
         else:
             raise UserError(f"EnvPool: no backend '{backend}': use thread or process")
@@ -174,7 +205,9 @@ class EnvPool:
 
     @asynccontextmanager
     async def episode(self, task: Task) -> AsyncIterator[EnvSession]:
-        """An episode of this task, as soon as a slot is free. Nothing happens in the world before `reset`."""
+        """An episode of this task, as soon as a slot is free. Nothing happens in the world before
+        `reset`.
+        """
         self._bind()
         async with self._free:
             self.stats["episodes"] += 1
@@ -196,7 +229,9 @@ class EnvPool:
             self._backend.attach(loop)
 
     def close(self) -> None:
-        """End all workers and remove their files; blocks for some seconds at most. May be called twice."""
+        """End all workers and remove their files; blocks for some seconds at most. May be called
+        twice.
+        """
         self._closer()
 
     async def aclose(self) -> None:
@@ -208,17 +243,26 @@ class EnvPool:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.aclose()
 
 
-def pool_for(env: TextEnv, slots: int, *, extras: Collection[str] = (), imports: Sequence[str] = ()) -> EnvPool:
-    """A pool for the tasks of an environment: threads where it may run in them, else worker processes.
+def pool_for(
+    env: TextEnv, slots: int, *, extras: Collection[str] = (), imports: Sequence[str] = ()
+) -> EnvPool:
+    """A pool for the tasks of an environment: threads where it may run in them, else worker
+    processes.
 
-    Instances of what needs a process are heavy, each with a Java of its own, say: no more than two per core are open.
+    Instances of what needs a process are heavy, each with a Java of its own, say: no more than two
+    per core are open.
     """
     options = {"extras": tuple(extras)}
     if env.in_process:
         return EnvPool(slots=slots, options=options)
-    return EnvPool(backend="process", slots=min(slots, 2 * cores()), options=options, imports=imports)
+    return EnvPool(
+        backend="process", slots=min(slots, 2 * cores()), options=options, imports=imports
+    )

@@ -1,9 +1,11 @@
-"""The process backend of the pool: worker processes, one socket each, requests pipelined, replies in order.
+"""The process backend of the pool: worker processes, one socket each, requests pipelined, replies
+in order.
 
-The parent runs no thread and no task per step: replies are read by `loop.add_reader`, requests of one loop iteration
-go out together, and one timer watches the request at the head of every worker. Workers start when there is an episode
-for them. A worker that dies or whose head request is late takes its episodes with it and nothing else; a retired one
-(too many episodes, too much memory) finishes its episodes first.
+The parent runs no thread and no task per step: replies are read by `loop.add_reader`, requests of
+one loop iteration go out together, and one timer watches the request at the head of every worker.
+Workers start when there is an episode for them. A worker that dies or whose head request is late
+takes its episodes with it and nothing else; a retired one (too many episodes, too much memory)
+finishes its episodes first.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ _BOOT = (
 _START_ATTEMPTS = 3
 """Starts in a row that may fail before nothing is expected of further ones."""
 _KILLED_ATTEMPTS = 10
-"""The same where they were killed from outside, which says nothing about the world, or where others have started."""
+"""The same where they were killed from outside, which says nothing about the world, or where others
+have started.
+"""
 _FOLDER = f"turnrl-worker-{platform.node()}-"
 """How the folder of a worker begins; the process that started it and something random follow."""
 
@@ -58,7 +62,9 @@ def sweep() -> None:
 
 
 class WorkerStartError(RunFailed):
-    """Worker processes die while they start, again and again; the message has the end of their stderr."""
+    """Worker processes die while they start, again and again; the message has the end of their
+    stderr.
+    """
 
 
 @dataclass
@@ -77,7 +83,9 @@ class Worker:
         self.ready = self.retiring = self.dead = False
         self.active = self.episodes = 0
         self.pending: deque[tuple[asyncio.Future[Reply] | None, float]] = deque()
-        """Requests without a reply, oldest first: where the reply goes, and the time it may take in seconds."""
+        """Requests without a reply, oldest first: where the reply goes, and the time it may take in
+        seconds.
+        """
         self.head_since = math.inf
         """When the worker could begin with the oldest of them."""
         self._inbox, self._outbox, self._flushing = Inbox(), bytearray(), False
@@ -96,15 +104,33 @@ class Worker:
         path = [os.path.abspath(entry) for entry in sys.path]
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # A fixed hash seed: worlds that iterate over sets play alike in every worker.
-        env = {"PYTHONHASHSEED": "0"} | dict(os.environ) | limits | {"TMPDIR": str(root / "tmp"), MARK: self.root}
+        env = (
+            {"PYTHONHASHSEED": "0"}
+            | dict(os.environ)
+            | limits
+            | {"TMPDIR": str(root / "tmp"), MARK: self.root}
+        )
         with open(root / "stderr", "wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(path), str(fd), self.root, str(os.getpid())],
-                cwd=root / "cwd", env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[fd],
+                [
+                    sys.executable,
+                    "-c",
+                    _BOOT,
+                    json.dumps(path),
+                    str(fd),
+                    self.root,
+                    str(os.getpid()),
+                ],
+                cwd=root / "cwd",
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[fd],
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
-    # -- the wire ------------------------------------------------------------------------------------------------
+    # -- the wire ----------------------------------------------------------------------------------
 
     def send(self, future: asyncio.Future[Reply] | None, limit: float | None, message: Any) -> None:
         """Queue a message; `limit` is in seconds, None for messages that get no reply."""
@@ -120,7 +146,8 @@ class Worker:
         if self.dead:
             return
         self._flushing = False
-        # The clock starts here and not in send(): a busy event loop between the two is not the worker's fault.
+        # The clock starts here and not in send(): a busy event loop between the two is not the
+        # worker's fault.
         if self.pending and self.head_since == math.inf:
             self.head_since = time.monotonic()
         try:
@@ -152,8 +179,8 @@ class Worker:
                 for status, value, memory in self._inbox.feed(data):
                     self._settle((status, value), memory)
             except Exception:
-                # A class that only the worker knows, an answer that nobody waits for, bytes that are no message: the
-                # stream cannot be trusted any more.
+                # A class that only the worker knows, an answer that nobody waits for, bytes that
+                # are no message: the stream cannot be trusted any more.
                 self.backend.lost(self)
 
     def _settle(self, reply: Reply, memory: float | None) -> None:
@@ -167,7 +194,7 @@ class Worker:
         elif not future.done():
             future.set_result(reply)
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Leave the event loop and close the socket, which ends the worker."""
@@ -179,7 +206,9 @@ class Worker:
         self.link.close()
 
     def reap(self, patience: float) -> None:
-        """Wait for the process, kill it with everything it started after `patience` seconds, remove its files."""
+        """Wait for the process, kill it with everything it started after `patience` seconds, remove
+        its files.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
         # Also when it has ended by itself: what it started may live on in its group.
@@ -204,18 +233,36 @@ class Worker:
 
 
 class Processes:
-    """At most `workers` worker processes for `slots` concurrent episodes. See `EnvPool` for the arguments."""
+    """At most `workers` worker processes for `slots` concurrent episodes. See `EnvPool` for the
+    arguments.
+    """
 
     def __init__(
-        self, *, workers: int | None, slots: int, start_limit: float, recycle_episodes: int,
-        max_memory_mb: int | None, options: Mapping[str, Any], imports: Sequence[str], stats: dict[str, int],
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        workers: int | None,
+        slots: int,
+        start_limit: float,
+        recycle_episodes: int,
+        max_memory_mb: int | None,
+        options: Mapping[str, Any],
+        imports: Sequence[str],
+        stats: dict[str, int],
+    ) -> None:
         if sys.platform == "win32":
             raise UserError("EnvPool(backend='process') needs Linux or macOS: use backend='thread'")
         self.size = min(workers or cores(), slots)
-        self.start_limit, self.recycle_episodes, self.max_memory_mb = start_limit, recycle_episodes, max_memory_mb
+        self.start_limit, self.recycle_episodes, self.max_memory_mb = (
+            start_limit,
+            recycle_episodes,
+            max_memory_mb,
+        )
         names = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
-        self.setup = {"imports": names, "options": dict(options), "idle": math.ceil(slots / self.size)}
+        self.setup = {
+            "imports": names,
+            "options": dict(options),
+            "idle": math.ceil(slots / self.size),
+        }
         self.stats = stats
         sweep()
         self.loop: asyncio.AbstractEventLoop
@@ -293,7 +340,7 @@ class Processes:
         best.retiring = best.retiring or best.episodes >= self.recycle_episodes
         return best
 
-    # -- faults --------------------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def started(self, worker: Worker, reply: Reply) -> None:
         """The worker said hello, or that it cannot import what the user named."""
@@ -321,10 +368,16 @@ class Processes:
             lasting = by_itself and not self._any_started
             attempts = _START_ATTEMPTS if lasting else _KILLED_ATTEMPTS
             if self._failed_starts >= attempts and self._broken is None:
-                self._broken = WorkerStartError(f"worker processes cannot start ({attempts} attempts): {words}")
+                self._broken = WorkerStartError(
+                    f"worker processes cannot start ({attempts} attempts): {words}"
+                )
         for index, (future, limit) in enumerate(worker.pending):
             status: Status = "error" if worker.ready else "startup"
-            fault = Fault("died", f"the worker process of this episode died: {last}", words if last != words else "")
+            fault = Fault(
+                "died",
+                f"the worker process of this episode died: {last}",
+                words if last != words else "",
+            )
             if late and worker.ready:
                 status = "timeout" if index == 0 else "error"
                 fault = Fault("timeout", f"no answer within {limit:g} s")
@@ -336,7 +389,9 @@ class Processes:
 
     def _watch_soon(self) -> None:
         if self._timer is None:
-            shortest = min((worker.pending[0][1] for worker in self._workers if worker.pending), default=1.0)
+            shortest = min(
+                (worker.pending[0][1] for worker in self._workers if worker.pending), default=1.0
+            )
             self._timer = self.loop.call_later(min(1.0, max(0.02, shortest / 10)), self._watch)
 
     def _watch(self) -> None:
@@ -354,10 +409,12 @@ class Processes:
     def _is_late(worker: Worker) -> bool:
         return bool(worker.pending) and time.monotonic() - worker.head_since > worker.pending[0][1]
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def detach(self) -> list[Worker]:
-        """Stop serving: pending requests fail, sockets close. Returns the workers that `reap` must see off."""
+        """Stop serving: pending requests fail, sockets close. Returns the workers that `reap` must
+        see off.
+        """
         workers, self._workers = self._workers, []
         self._broken = RuntimeError("this pool is closed")
         if self._timer is not None:
@@ -372,7 +429,9 @@ class Processes:
 
     @staticmethod
     def reap(workers: Sequence[Worker]) -> None:
-        """Wait for the processes of detached workers, kill those that stay, remove their files. Blocks."""
+        """Wait for the processes of detached workers, kill those that stay, remove their files.
+        Blocks.
+        """
         deadline = time.monotonic() + 3.0
         for worker in workers:
             worker.reap(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,6 @@
-"""Worlds by name, in Gymnasium's own registry: `gymnasium.make` and `turnrl.make` give the same object."""
+"""Worlds by name, in Gymnasium's own registry: `gymnasium.make` and `turnrl.make` give the same
+object.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _loaded_plugins = False
 
 
 _GYMNASIUM = frozenset(inspect.signature(gymnasium.make).parameters) - {"id", "kwargs"}
-"""What Gymnasium's own `make` would take for itself, to put a wrapper around the world that nobody steps through."""
+"""What Gymnasium's own `make` would take for itself, to put a wrapper around the world that nobody
+steps through.
+"""
 
 
 def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **params: Any) -> None:
@@ -43,23 +47,38 @@ def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **pa
         return
     taken = gymnasium.registry.get(id)
     if taken is not None and taken.entry_point != entry_point:
-        raise UserError(f"the id '{id}' is taken by an environment that is none of turnrl's: choose another")
+        raise UserError(
+            f"the id '{id}' is taken by an environment that is none of turnrl's: choose another"
+        )
     _FAMILIES[id] = extra
     if taken is not None:
         return
     try:
-        # Raw: no wrapper stands between the caller and TextEnv's own methods; check_env applies Gymnasium's checker.
-        gymnasium.register(id, entry_point=entry_point, kwargs=params, disable_env_checker=True, order_enforce=False)
+        # Raw: no wrapper stands between the caller and TextEnv's own methods; check_env applies
+        # Gymnasium's checker.
+        gymnasium.register(
+            id,
+            entry_point=entry_point,
+            kwargs=params,
+            disable_env_checker=True,
+            order_enforce=False,
+        )
     except (gymnasium.error.Error, TypeError) as error:
         del _FAMILIES[id]
         problem = " ".join(str(error).split())
-        raise UserError(f"'{id}' cannot be registered: write namespace/name-v0 ({problem})") from None
+        raise UserError(
+            f"'{id}' cannot be registered: write namespace/name-v0 ({problem})"
+        ) from None
 
 
 def _speaks_text(made: Any, what: str) -> None:
     """Raise UserError for an environment, or a class of environments, that is no TextEnv."""
     kind = made if isinstance(made, type) else type(made)
-    if isinstance(made, str) or issubclass(kind, TextEnv) or (kind is not made and not issubclass(kind, gymnasium.Env)):
+    if (
+        isinstance(made, str)
+        or issubclass(kind, TextEnv)
+        or (kind is not made and not issubclass(kind, gymnasium.Env))
+    ):
         return
     if issubclass(kind, gymnasium.Env):
         raise UserError(f"{what} is a gymnasium.Env that speaks no text: use turnrl.wrap")
@@ -67,7 +86,8 @@ def _speaks_text(made: Any, what: str) -> None:
 
 
 def load_plugins() -> None:
-    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they call `register`.
+    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they
+    call `register`.
 
     What does not import is left out, with a warning that names its package.
     """
@@ -93,25 +113,32 @@ def extra_of(id: str) -> str:
 
 
 def make(id: str, **params: Any) -> TextEnv:
-    """Make a registered text environment. Raises UserError for an unknown id, a missing extra or a bad parameter."""
+    """Make a registered text environment. Raises UserError for an unknown id, a missing extra or a
+    bad parameter.
+    """
     load_plugins()
     if not isinstance(id, str) or id not in _FAMILIES:
         raise UserError(f"no environment '{id}'; {nearest(str(id), env_ids())}")
     for key, value in params.items():
         if key not in ("extras", "max_turns") and not _is_plain(value):
             raise UserError(
-                f"{id}: the parameter '{key}' is a {type(value).__name__}: parameters are numbers, words, true, false, "
-                "null, and lists and mappings of them"
+                f"{id}: the parameter '{key}' is a {type(value).__name__}: parameters are numbers,"
+                " words, true, false, null, and lists and mappings of them"
             )
     for key in params.keys() & _GYMNASIUM:
-        raise UserError(f"{id}: unknown parameter '{key}'" + ("; did you mean 'max_turns'?" if "steps" in key else ""))
+        raise UserError(
+            f"{id}: unknown parameter '{key}'"
+            + ("; did you mean 'max_turns'?" if "steps" in key else "")
+        )
     try:
         _lead_somewhere(gymnasium.registry[id].entry_point)
         env = gymnasium.make(id, **params)
     except ImportError as error:
         if not _FAMILIES[id]:
             raise UserError(f"{id}: its world cannot be imported: {error}") from error
-        raise UserError(f"{id} needs its extra: pip install 'turnrl[{_FAMILIES[id]}]' ({error})") from None
+        raise UserError(
+            f"{id} needs its extra: pip install 'turnrl[{_FAMILIES[id]}]' ({error})"
+        ) from None
     except TypeError as error:
         raise UserError(f"{id}: bad parameter: {error}") from error
     except ValueError as error:
@@ -144,8 +171,8 @@ def _lead_somewhere(entry_point: Any) -> None:
 def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
     """Let the Tasks of an instance carry the parameters that it was made with.
 
-    A class that takes a parameter of its own and does not hand it to `TextEnv.__init__` would make Tasks without it,
-    which another instance then plays with the default.
+    A class that takes a parameter of its own and does not hand it to `TextEnv.__init__` would make
+    Tasks without it, which another instance then plays with the default.
     """
     known = inspect.signature(type(env).__init__).parameters
     for key, value in params.items():
@@ -155,7 +182,9 @@ def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
 
 
 def make_for(task: Task, **options: Any) -> TextEnv:
-    """Make the environment a Task belongs to, with the task's parameters. Raises UserError for what is no Task."""
+    """Make the environment a Task belongs to, with the task's parameters. Raises UserError for what
+    is no Task.
+    """
     if not isinstance(task, Task):
         raise UserError(f"make_for takes a Task, not a {type(task).__name__}")
     return make(task.env, **{**task.params, **options})

@@ -13,4 +13,8 @@ def exchanged(kinds: Iterable[Sequence[str]], number: int) -> dict[str, str]:
     {'cup': 'cup', 'mug': 'pan', 'pan': 'mug', 'sofa': 'sofa'}
     """
     rng = random.Random(number)
-    return {old: new for names in kinds for old, new in zip(names, rng.sample(names, len(names)), strict=True)}
+    return {
+        old: new
+        for names in kinds
+        for old, new in zip(names, rng.sample(names, len(names)), strict=True)
+    }

@@ -1,4 +1,5 @@
-"""BadRows: what to do about the rows of a file that cannot be read. One of a million must not refuse the other ones.
+"""BadRows: what to do about the rows of a file that cannot be read. One of a million must not
+refuse the other ones.
 
 bad = BadRows("search/qa")
 for place, row in rows:
@@ -37,12 +38,16 @@ class BadRows:
         Args:
             rows: how many the file has, bad ones included.
 
-        Raises UserError if more than one row in a hundred is bad; of ten rows or more, one may always be.
+        Raises UserError if more than one row in a hundred is bad; of ten rows or more, one may
+        always be.
         """
         if not self.count:
             return
         if self.count > max(rows // 100, int(rows >= 10)):
             more = f" ({self.count} of {rows} rows cannot be read)" if self.count > 1 else ""
             raise UserError(f"{self.what}: {self.first}{more}")
-        left_out = f"{self.count} of {rows} rows cannot be read and {'is' if self.count == 1 else 'are'} left out"
+        left_out = (
+            f"{self.count} of {rows} rows cannot be read and {'is' if self.count == 1 else 'are'}"
+            " left out"
+        )
         warnings.warn(f"{self.what}: {left_out}; the first: {self.first}", stacklevel=3)

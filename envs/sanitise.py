@@ -1,9 +1,10 @@
 r"""What a model wrote is hostile input: decide whether a string may reach a world at all.
 
-Each rule answers something seen in practice: TextWorld runs ``a. b. c`` as a whole quest in one step, ``quit`` opens a
-prompt that swallows every later command, ``save`` writes a file that ``restore`` reads back in another episode, a
-backslash makes the z-machine print an error into the observation, and whatever follows a newline is dropped in
-silence. A world states its rules as a `Grammar`::
+Each rule answers something seen in practice: TextWorld runs ``a. b. c`` as a whole quest in one
+step, ``quit`` opens a prompt that swallows every later command, ``save`` writes a file that
+``restore`` reads back in another episode, a backslash makes the z-machine print an error into the
+observation, and whatever follows a newline is dropped in silence. A world states its rules as a
+`Grammar`::
 
     grammar = Grammar(chaining=False, deny=frozenset({"quit", "save"}))
     clean("go east. take coin", grammar)      # (None, 'chained')
@@ -16,13 +17,15 @@ import unicodedata
 from dataclasses import dataclass
 
 META_VERBS = frozenset(
-    "quit q restart restore save script unscript transcript verbose brief superbrief undo oops notify version verify "
-    "score pronouns nouns again g full fullscore".split()
+    "quit q restart restore save script unscript transcript verbose brief superbrief undo oops"
+    " notify version verify score pronouns nouns again g full fullscore".split()
 )
 
 _WORD = re.compile(r"[\w-]+")
 _Z_WORD = 9
-"""Z-machine games compare only so many characters of a word: 'transcripted' is 'transcript' to them."""
+"""Z-machine games compare only so many characters of a word: 'transcripted' is 'transcript' to
+them.
+"""
 _CHAIN = re.compile(r"[.;]|\bthen\b", re.IGNORECASE)
 
 
@@ -37,7 +40,8 @@ class Grammar:
     chaining: bool = False
     """True lets '.', ';' and 'then' through (worlds where text may contain them)."""
     deny: frozenset[str] = META_VERBS
-    """First words that are refused, in lower case; longer words count by their first nine letters."""
+    """First words that are refused, in lower case; longer words count by their first nine letters.
+    """
     max_chars: int = 256
     """Longer actions are refused."""
     multi_line: bool = False
@@ -79,15 +83,19 @@ def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
 
 
 def composed(text: str) -> str:
-    """Return the text in Unicode's composed form (NFC), in which texts from different sources are compared.
+    """Return the text in Unicode's composed form (NFC), in which texts from different sources are
+    compared.
 
-    Files made on some systems spell an accented letter as two characters; most tokenizers write it as one.
+    Files made on some systems spell an accented letter as two characters; most tokenizers write it
+    as one.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _denied(word: str, deny: frozenset[str]) -> bool:
-    return word in deny or (len(word) >= _Z_WORD and any(verb[:_Z_WORD] == word[:_Z_WORD] for verb in deny))
+    return word in deny or (
+        len(word) >= _Z_WORD and any(verb[:_Z_WORD] == word[:_Z_WORD] for verb in deny)
+    )
 
 
 def well_formed(text: str) -> str:

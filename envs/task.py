@@ -1,7 +1,8 @@
 """Task: one problem instance, as data.
 
-An environment instance plus a Task plus a list of actions determines everything that follows, which is what makes
-groups, replay, resume and evaluation sets possible. A Task is frozen and travels as JSON::
+An environment instance plus a Task plus a list of actions determines everything that follows, which
+is what makes groups, replay, resume and evaluation sets possible. A Task is frozen and travels as
+JSON::
 
     Task(env="textworld/coin-v0", params={"level": 5}, seed=7, split="train").id
     # 'textworld/coin-v0?level=5#7'
@@ -30,12 +31,19 @@ class Task(BaseModel):
         default_factory=dict, description="JSON values; what the generator of the world takes"
     )
     seed: int = Field(ge=0, description="picks the instance among those with these parameters")
-    split: Split = Field("train", description="the set it belongs to; never changes what the instance is")
+    split: Split = Field(
+        "train", description="the set it belongs to; never changes what the instance is"
+    )
 
     @property
     def id(self) -> str:
-        """Stable and readable: the same for equal env, params and seed, whatever the split is called."""
-        params = "&".join(f"{k}={json.dumps(v, sort_keys=True).strip(chr(34))}" for k, v in sorted(self.params.items()))
+        """Stable and readable: the same for equal env, params and seed, whatever the split is
+        called.
+        """
+        params = "&".join(
+            f"{k}={json.dumps(v, sort_keys=True).strip(chr(34))}"
+            for k, v in sorted(self.params.items())
+        )
         return f"{self.env}{'?' + params if params else ''}#{self.seed}"
 
     @property
@@ -48,7 +56,9 @@ class Task(BaseModel):
 
 
 class LazyTasks(Sequence[Task]):
-    """Tasks that are made when they are asked for. Subclasses say how many (`__len__`) and which (`_at`)."""
+    """Tasks that are made when they are asked for. Subclasses say how many (`__len__`) and which
+    (`_at`).
+    """
 
     @abstractmethod
     def _at(self, index: int) -> Task:
@@ -67,7 +77,9 @@ class LazyTasks(Sequence[Task]):
 class SeededTasks(LazyTasks):
     """Tasks of one environment and split, one per seed, in order."""
 
-    def __init__(self, env: str, params: Mapping[str, Any], split: Split, seeds: Sequence[int]) -> None:
+    def __init__(
+        self, env: str, params: Mapping[str, Any], split: Split, seeds: Sequence[int]
+    ) -> None:
         self._env, self._params, self._split, self._seeds = env, dict(params), split, seeds
 
     def __len__(self) -> int:

@@ -16,7 +16,9 @@ from .printable import visible
 class Terminal(Console):
     """Prints as its base class does, colours included, but for control characters within texts."""
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """Render what is to be printed; only what rich itself made may command the terminal."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))

@@ -1,8 +1,9 @@
 """The thread backend of the pool: instances in this process, calls in daemon threads.
 
-Python runs one thread at a time, so threads buy no speed for pure Python worlds; they keep the event loop free while
-a world computes or waits. A call that takes too long is abandoned together with its thread and its instance: nothing
-can stop a thread, and daemon threads at least do not keep the interpreter from ending.
+Python runs one thread at a time, so threads buy no speed for pure Python worlds; they keep the
+event loop free while a world computes or waits. A call that takes too long is abandoned together
+with its thread and its instance: nothing can stop a thread, and daemon threads at least do not keep
+the interpreter from ending.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class Threads:
 
     def _add_thread(self) -> None:
         self._threads += 1
-        threading.Thread(target=_work, args=(self._calls, self._stage, self._hand_over), daemon=True).start()
+        threading.Thread(
+            target=_work, args=(self._calls, self._stage, self._hand_over), daemon=True
+        ).start()
 
     def _hand_over(self, call: Call, reply: Reply) -> None:
         """From a thread: hand a reply to the event loop."""
@@ -139,7 +142,9 @@ class Threads:
                 self._threads -= 1
                 self._add_thread()
                 self.stats["restarts"] += 1
-                self._settle(call, ("timeout", Fault("timeout", f"no answer within {call.limit:g} s")))
+                self._settle(
+                    call, ("timeout", Fault("timeout", f"no answer within {call.limit:g} s"))
+                )
         if self._open:
             self._watch_soon()
 
@@ -160,13 +165,18 @@ class Threads:
         return []
 
     def reap(self, workers: Sequence[Any]) -> None:
-        """Wait for the worlds that are being closed; those that take too long are left with a warning. Blocks."""
+        """Wait for the worlds that are being closed; those that take too long are left with a
+        warning. Blocks.
+        """
         deadline = time.monotonic() + closing.LIMIT
         for thread in self._closing:
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = sum(thread.is_alive() for thread in self._closing)
         if stuck:
-            warnings.warn(f"close() of a world has not ended after {closing.LIMIT:g} s: it is left", stacklevel=2)
+            warnings.warn(
+                f"close() of a world has not ended after {closing.LIMIT:g} s: it is left",
+                stacklevel=2,
+            )
         self._closing.clear()
 
     def close(self) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 
 def tool(name: str, description: str, **arguments: str) -> dict[str, Any]:
-    """The JSON schema of a tool whose arguments are all text and needed; each argument with its meaning."""
-    properties = {key: {"type": "string", "description": meaning} for key, meaning in arguments.items()}
+    """The JSON schema of a tool whose arguments are all text and needed; each argument with its
+    meaning.
+    """
+    properties = {
+        key: {"type": "string", "description": meaning} for key, meaning in arguments.items()
+    }
     parameters = {"type": "object", "properties": properties, "required": list(arguments)}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }

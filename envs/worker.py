@@ -1,8 +1,10 @@
-"""What runs inside one process of the pool: the instances on stage, and the loop of a worker process.
+"""What runs inside one process of the pool: the instances on stage, and the loop of a worker
+process.
 
-Both backends of `turnrl.envs.pool` play on a `Stage`, so they cannot differ in what an episode sees. A worker process
-is started as ``python -c "from turnrl.envs.worker import main; main(fd)"``, never by forking or by importing the
-caller's script, so it works from scripts without a ``__main__`` guard, from notebooks and beside CUDA::
+Both backends of `turnrl.envs.pool` play on a `Stage`, so they cannot differ in what an episode
+sees. A worker process is started as ``python -c "from turnrl.envs.worker import main; main(fd)"``,
+never by forking or by importing the caller's script, so it works from scripts without a
+``__main__`` guard, from notebooks and beside CUDA::
 
     stage = Stage()
     instructions, tools, observation, info = stage.reset(1, task)     # 1: any number that names the episode
@@ -65,12 +67,14 @@ CLOSED = Fault("closed", "the pool was closed")
 
 
 class Stage:
-    """The environment instances of one process, each used by one episode at a time and reused afterwards.
+    """The environment instances of one process, each used by one episode at a time and reused
+    afterwards.
 
     Args:
         options: keyword arguments for `make_for` (``extras``, ``max_turns``).
         idle: how many unused instances are kept; the longest unused are closed first.
-        threaded: True where several threads play; worlds that cannot do that are refused with a UserError.
+        threaded: True where several threads play; worlds that cannot do that are refused with a
+            UserError.
         closer: closes instances that are not needed any more; must not raise.
     """
 
@@ -99,7 +103,12 @@ class Stage:
         self._held[session] = (key, env)
         started = env.reset(options={"task": task})
         observation, info = started if _checks(env) else answers.started(started)
-        return answers.text(env.instructions, "instructions"), answers.tools(env.tools), observation, info
+        return (
+            answers.text(env.instructions, "instructions"),
+            answers.tools(env.tools),
+            observation,
+            info,
+        )
 
     def step(self, session: int, action: str) -> Stepped:
         """One action in the episode of that number."""
@@ -123,7 +132,9 @@ class Stage:
         self._closer(surplus)
 
     def discard(self, session: int) -> None:
-        """Forget an instance whose state is unknown, without closing it: something may still run in it."""
+        """Forget an instance whose state is unknown, without closing it: something may still run in
+        it.
+        """
         self._held.pop(session, None)
 
     def close(self) -> None:
@@ -135,8 +146,11 @@ class Stage:
 
     def _take(self, key: str, task: Task) -> TextEnv:
         with self._lock:
-            # Newest first: its files and caches are warm. Best is one that has this very task loaded.
-            fits = [i for i in range(len(self._idle) - 1, -1, -1) if _plays(*self._idle[i], key, task)]
+            # Newest first: its files and caches are warm. Best is one that has this very task
+            # loaded.
+            fits = [
+                i for i in range(len(self._idle) - 1, -1, -1) if _plays(*self._idle[i], key, task)
+            ]
             if fits:
                 same = (index for index in fits if self._idle[index][1].current == task)
                 return self._idle.pop(next(same, fits[0]))[1]
@@ -160,11 +174,16 @@ def _plays(key: str, env: TextEnv, wanted: str, task: Task) -> bool:
 def _checks(env: TextEnv) -> bool:
     """Whether the base class itself looks at what this world answers."""
     cls = type(env)
-    return all(getattr(cls, name) is getattr(TextEnv, name) for name in ("reset", "step", "_info", "_settled"))
+    return all(
+        getattr(cls, name) is getattr(TextEnv, name)
+        for name in ("reset", "step", "_info", "_settled")
+    )
 
 
 def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:
-    """Run one request; what the world raises becomes data. 'reset', 'step' and 'expert' are the requests."""
+    """Run one request; what the world raises becomes data. 'reset', 'step' and 'expert' are the
+    requests.
+    """
     try:
         if op == "step":
             return "ok", stage.step(session, argument)
@@ -178,7 +197,9 @@ def answer(stage: Stage, op: str, session: int, argument: Any) -> Reply:
 
 
 def leave_copy(pid: int) -> None:
-    """End this process if it is not the one that had this id: a copy that a world made by a fork must not go on."""
+    """End this process if it is not the one that had this id: a copy that a world made by a fork
+    must not go on.
+    """
     if os.getpid() != pid:
         os._exit(0)
 
@@ -220,7 +241,9 @@ def memory_mb() -> float:
 
 
 def main(fd: int, root: str, parent: int) -> None:
-    """Serve requests from the socket `fd` until it closes or the `parent` process is gone; then remove `root`."""
+    """Serve requests from the socket `fd` until it closes or the `parent` process is gone; then
+    remove `root`.
+    """
     # Ctrl-C is the parent's to handle: it closes the socket when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent, root), daemon=True).start()
@@ -256,7 +279,9 @@ def _serve(link: socket.socket) -> None:
             leave_copy(pid)
             try:
                 reply = pack((status, value, memory_mb() if op == "reset" else None))
-            except Exception as error:  # the fault boundary again: what a world answered cannot travel
+            except (
+                Exception
+            ) as error:  # the fault boundary again: what a world answered cannot travel
                 stage.discard(session)
                 reply = pack(("error", Fault.of(error), None))
             link.sendall(reply)
@@ -297,7 +322,8 @@ MARK = "TURNRL_WORKER"
 
 
 def end_all_of(root: str) -> None:
-    """Kill whatever a worker with this private directory has started, daemons in sessions of their own too.
+    """Kill whatever a worker with this private directory has started, daemons in sessions of their
+    own too.
 
     They are found by their environment under /proc; where there is none, nothing is done.
     """

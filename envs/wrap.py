@@ -9,8 +9,8 @@
     )
     turnrl.register("lake/walk-v0", Lake)
 
-A Task is a seed of the inner environment's reset. Put both lines into a module that workers can import, and name it in
-a recipe as ``pool: {imports: [my_worlds.py]}``.
+A Task is a seed of the inner environment's reset. Put both lines into a module that workers can
+import, and name it in a recipe as ``pool: {imports: [my_worlds.py]}``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class WrappedEnv(TextEnv):
     text: ClassVar[Callable[[gymnasium.Env[Any, Any], Any], str]]
     verdict: ClassVar[Callable[[float, Mapping[str, Any]], bool]]
 
-    def __init__(self, *, max_turns: int | None = None, extras: Collection[str] = ("admissible_actions",)) -> None:
+    def __init__(
+        self, *, max_turns: int | None = None, extras: Collection[str] = ("admissible_actions",)
+    ) -> None:
         super().__init__(max_turns=max_turns, extras=extras)
         self._inner = type(self).inner()
 
@@ -62,21 +64,28 @@ class WrappedEnv(TextEnv):
     def _act(self, action: str) -> Outcome:
         if self.names is not None and action not in self.names:
             return Outcome(
-                f"Unknown action. Known are: {', '.join(self.names)}.", valid=False, admissible=self._listed()
+                f"Unknown action. Known are: {', '.join(self.names)}.",
+                valid=False,
+                admissible=self._listed(),
             )
         chosen = action if self.names is None else self.names[action]
         observation, reward, terminated, truncated, info = self._inner.step(chosen)
         ended = terminated or truncated
         success = ended and type(self).verdict(float(reward), info)
         return Outcome(
-            self._say(observation), float(reward), ended=ended, success=success, admissible=self._listed(),
-        )  # fmt: skip
+            self._say(observation),
+            float(reward),
+            ended=ended,
+            success=success,
+            admissible=self._listed(),
+        )
 
     def _say(self, observation: Any) -> str:
         said = type(self).text(self._inner, observation)
         if not isinstance(said, str):
             raise UserError(
-                f"{type(self).__name__}: the observation is no text but {type(said).__name__}: give wrap(text=...)"
+                f"{type(self).__name__}: the observation is no text but {type(said).__name__}: give"
+                " wrap(text=...)"
             )
         return said
 
@@ -99,19 +108,28 @@ def wrap(
     """A class to register.
 
     Args:
-        make: makes the inner environment. What ends it by its own time limit counts as lost: leave the limit to the
-            player's ``max_turns``.
-        success: whether an episode that ended with this reward and info was won; never guessed from the end itself.
+        make: makes the inner environment. What ends it by its own time limit counts as lost: leave
+            the limit to the player's ``max_turns``.
+        success: whether an episode that ended with this reward and info was won; never guessed from
+            the end itself.
         instructions: what a player must know.
-        text: what the player reads, of the environment and its observation; as it is where that is a string.
-        actions: word -> action of the inner environment. Without it the player's text is passed on as it is.
+        text: what the player reads, of the environment and its observation; as it is where that is
+            a string.
+        actions: word -> action of the inner environment. Without it the player's text is passed on
+            as it is.
         seeds: split -> seeds of its tasks; splits must not share one.
         reward_range: bounds of the reward of one step.
         grammar: which texts are passed on at all.
         name: of the class.
     """
     members = {
-        "inner": staticmethod(make), "text": staticmethod(text), "verdict": staticmethod(success), "names": actions,
-        "seeds": seeds, "instructions": instructions, "reward_range": reward_range, "grammar": grammar,
-    }  # fmt: skip
+        "inner": staticmethod(make),
+        "text": staticmethod(text),
+        "verdict": staticmethod(success),
+        "names": actions,
+        "seeds": seeds,
+        "instructions": instructions,
+        "reward_range": reward_range,
+        "grammar": grammar,
+    }
     return type(name, (WrappedEnv,), members)

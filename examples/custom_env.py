@@ -1,4 +1,4 @@
-"""A world of your own, checked, learnt and measured within a minute: ``python examples/custom_env.py``."""
+"""A world of your own, checked, learnt and measured: ``python examples/custom_env.py``."""
 
 import random
 from pathlib import Path
@@ -10,7 +10,7 @@ FIRST = {"train": 0, "valid": 100_000, "test": 200_000}
 
 
 class DoorsEnv(turnrl.TextEnv):
-    """Six rooms in a row, each with one door that is not locked; trying another one sets off the alarm."""
+    """Six rooms in a row, each with one open door; trying another one sets off the alarm."""
 
     instructions = "Answer with the door that is open: left, middle or right."
 
@@ -29,7 +29,9 @@ class DoorsEnv(turnrl.TextEnv):
             return turnrl.Outcome("An alarm goes off.", ended=True, progress=self.progress)
         self.rooms.pop(0)
         if not self.rooms:
-            return turnrl.Outcome("You are outside.", reward=1.0, ended=True, success=True, progress=1.0)
+            return turnrl.Outcome(
+                "You are outside.", reward=1.0, ended=True, success=True, progress=1.0
+            )
         return self._said("You come to")
 
     def expert_action(self):  # optional: demonstrations, and the world's own check
@@ -41,8 +43,9 @@ class DoorsEnv(turnrl.TextEnv):
 
     def _said(self, verb):
         free, number = self.rooms[0]
-        doors = ", ".join(f"the {door} door is {'open' if door == free else 'locked'}" for door in DOORS)
-        return turnrl.Outcome(f"{verb} room {number}: {doors}.", progress=self.progress, admissible=list(DOORS))
+        doors = [f"the {door} door is {'open' if door == free else 'locked'}" for door in DOORS]
+        text = f"{verb} room {number}: {', '.join(doors)}."
+        return turnrl.Outcome(text, progress=self.progress, admissible=list(DOORS))
 
 
 turnrl.register("corridor/doors-v0", DoorsEnv)

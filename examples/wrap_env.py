@@ -1,11 +1,15 @@
-"""An environment of Gymnasium's as a text environment, checked and played: ``python examples/wrap_env.py``."""
+"""An environment of Gymnasium's as a text environment, checked and played: ``python
+examples/wrap_env.py``.
+"""
 
 import gymnasium
 import turnrl
 
 Lake = turnrl.wrap(
     lambda: gymnasium.make("FrozenLake-v1", render_mode="ansi", max_episode_steps=-1),
-    instructions="Cross the ice from S to G without stepping into H. Answer with left, down, right or up.",
+    instructions=(
+        "Cross the ice from S to G without stepping into H. Answer with left, down, right or up."
+    ),
     text=lambda env, observation: env.render(),
     actions={"left": 0, "down": 1, "right": 2, "up": 3},
     success=lambda reward, info: reward == 1,

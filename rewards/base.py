@@ -5,14 +5,15 @@
 
         async def __call__(self, group, scorer=None):
             return [
-                [float(turn.answered and turn.observation != seen) for turn, seen in zip(e.turns, e.states())]
-                for e in group
+                [float(turn.answered and turn.observation != seen) for turn, seen in zip(e.turns,
+                e.states())] for e in group
             ]
 
-Rewards stay named and unweighted until credit is assigned; the recipe's weight is applied there and both are logged.
-Penalties are negative numbers of unit size, so that a weight is always a positive price. A number that could not be
-measured (a judge did not answer) is NaN: the trainer leaves that episode out and counts it, it is never worth 0. The
-same holds for infinity, and for the episodes of a group over which the reward raised.
+Rewards stay named and unweighted until credit is assigned; the recipe's weight is applied there and
+both are logged. Penalties are negative numbers of unit size, so that a weight is always a positive
+price. A number that could not be measured (a judge did not answer) is NaN: the trainer leaves that
+episode out and counts it, it is never worth 0. The same holds for infinity, and for the episodes of
+a group over which the reward raised.
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ from ..plugins import Plugin, PluginError, RunFailed, Slot, UserError, kind_of, 
 class TurnReward(Plugin):
     """Base of the slot ``rewards``.
 
-    ``requires`` may name: extras of the environment ('progress', 'admissible_actions'; with 'expert' every episode also
-    remembers the expert's plan, as it stood at the start), and 'scorer' (the agent that played, whose engine scores
-    given tokens with the policy that played and still has the caches of these episodes).
+    ``requires`` may name: extras of the environment ('progress', 'admissible_actions'; with
+    'expert' every episode also remembers the expert's plan, as it stood at the start), and 'scorer'
+    (the agent that played, whose engine scores given tokens with the policy that played and still
+    has the caches of these episodes).
     """
 
     compares: ClassVar[bool] = False
-    """What it pays an episode depends on the others of its group alone: a group of one always gets the same."""
+    """What it pays an episode depends on the others of its group alone: a group of one always gets
+    the same.
+    """
     weight: float = Field(1.0, description="price of one unit of this reward in the return")
 
     @property
@@ -51,8 +55,12 @@ class TurnReward(Plugin):
         return Counter()
 
     @abstractmethod
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
-        """One number per turn, per episode of the group, in order; lengths match the episodes' turns."""
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
+        """One number per turn, per episode of the group, in order; lengths match the episodes'
+        turns.
+        """
 
 
 def on_last_turn(values: Sequence[float], group: Group) -> list[list[float]]:
@@ -74,12 +82,18 @@ async def ask(reward: TurnReward, group: Group, scorer: LanguageAgent | None) ->
     rows = _listed(await answer)
     if rows is None or len(rows) != len(group):
         what = f"{len(rows)} rows" if rows is not None else "no list of rows"
-        raise PluginError(f"reward '{reward.name}' gave {what}: expected one row for each of {len(group)} episodes")
+        raise PluginError(
+            f"reward '{reward.name}' gave {what}: expected one row for each of {len(group)}"
+            " episodes"
+        )
     return [_row(reward, row, episode) for row, episode in zip(rows, group, strict=True)]
 
 
-async def pay(reward: TurnReward, group: Group, scorer: LanguageAgent | None, faults: Faults) -> list[list[float]]:
-    """Ask a reward behind a boundary: where it raises, the whole group is NaN, and `faults` says so by its name.
+async def pay(
+    reward: TurnReward, group: Group, scorer: LanguageAgent | None, faults: Faults
+) -> list[list[float]]:
+    """Ask a reward behind a boundary: where it raises, the whole group is NaN, and `faults` says so
+    by its name.
 
     Raises PluginError for another shape or type, and the UserError of a reward.
     """
@@ -89,14 +103,20 @@ async def pay(reward: TurnReward, group: Group, scorer: LanguageAgent | None, fa
     except (UserError, RunFailed):
         raise
     except Exception as error:
-        said = f"reward '{name}' raised {told(error)} over {where}: the episodes of that group are left out"
+        said = (
+            f"reward '{name}' raised {told(error)} over {where}: the episodes of that group are"
+            " left out"
+        )
         faults.note(f"reward '{name}': {kind_of(error)}", said, len(group))
         return [[math.nan] * len(episode.turns) for episode in group]
     rows = [[value if math.isfinite(value) else math.nan for value in row] for row in rows]
     missing = sum(any(map(math.isnan, row)) for row in rows)
     if missing:
         reasons = ", ".join(f"{count} {reason}" for reason, count in reward.failures.items())
-        said = f"reward '{name}' could not be measured in an episode of {where}{f' ({reasons})' if reasons else ''}"
+        said = (
+            f"reward '{name}' could not be measured in an episode of"
+            f" {where}{f' ({reasons})' if reasons else ''}"
+        )
         faults.note(f"reward '{name}': unmeasured", f"{said}: it is left out", missing)
     return rows
 
@@ -105,11 +125,16 @@ def _row(reward: TurnReward, row: Any, episode: Episode) -> list[float]:
     listed, count = _listed(row), len(episode.turns)
     if listed is None or len(listed) != count:
         what = f"{len(listed)} numbers" if listed is not None else "no list of numbers"
-        raise PluginError(f"reward '{reward.name}' gave {what} for an episode of {count} turns: expected one per turn")
+        raise PluginError(
+            f"reward '{reward.name}' gave {what} for an episode of {count} turns: expected one per"
+            " turn"
+        )
     try:
         return [real(value, "a number") for value in listed]
     except (TypeError, ValueError, OverflowError) as error:
-        raise PluginError(f"reward '{reward.name}': {error}; NaN says that a turn could not be measured") from error
+        raise PluginError(
+            f"reward '{reward.name}': {error}; NaN says that a turn could not be measured"
+        ) from error
 
 
 def _listed(value: Any) -> list[Any] | None:

@@ -18,7 +18,8 @@ class Clip(Wrapper):
 
     ``r_t = min(q_t - eta, 0)``, with q_t what the reward `of` pays for the turn.
 
-    No turn earns anything, so good turns cannot be repeated for gain; the weight stands next to a reward for success.
+    No turn earns anything, so good turns cannot be repeated for gain; the weight stands next to a
+    reward for success.
 
     Edge cases: q may lie outside [0, 1]; NaN stays NaN.
 
@@ -27,14 +28,18 @@ class Clip(Wrapper):
 
     name: Literal["clip"] = "clip"
     weight: float = Field(0.02, description="price of one unit of this reward in the return")
-    of: dict[str, Any] = Field(description="the reward per turn that is clipped; its weight is ignored")
+    of: dict[str, Any] = Field(
+        description="the reward per turn that is clipped; its weight is ignored"
+    )
     eta: float = Field(0.6, description="what a turn must be worth to cost nothing")
 
     def configs(self) -> list[Mapping[str, Any]]:
         """The reward that is clipped."""
         return [self.of]
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         rows = await ask(self._inner[0], group, scorer)
         # Not min(): with NaN its answer depends on the order of its arguments.

@@ -19,22 +19,28 @@ class Delta(Wrapper):
 
     ``r_t = q_t - q_{t+1}`` and ``r_T = q_T``, with q_t what the reward `of` pays for the turn.
 
-    What follows turn t, itself included, sums to q_t: more turns of the same worth add nothing. `of` may be ``clip``.
+    What follows turn t, itself included, sums to q_t: more turns of the same worth add nothing.
+    `of` may be ``clip``.
 
-    Edge cases: a single turn keeps its q; q may lie outside [0, 1]; NaN stays NaN, on the turn before it as well.
+    Edge cases: a single turn keeps its q; q may lie outside [0, 1]; NaN stays NaN, on the turn
+    before it as well.
 
     Source: general knowledge; the value of the weight is ours.
     """
 
     name: Literal["delta"] = "delta"
     weight: float = Field(0.02, description="price of one unit of this reward in the return")
-    of: dict[str, Any] = Field(description="the reward per turn that is differenced; its weight is ignored")
+    of: dict[str, Any] = Field(
+        description="the reward per turn that is differenced; its weight is ignored"
+    )
 
     def configs(self) -> list[Mapping[str, Any]]:
         """The reward that is differenced."""
         return [self.of]
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         rows = await ask(self._inner[0], group, scorer)
         return [[value - after for value, after in pairwise([*row, 0.0])] for row in rows]

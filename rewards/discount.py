@@ -1,4 +1,6 @@
-"""Reward ``discount``: the result of the episode on every turn, less on early turns of long episodes."""
+"""Reward ``discount``: the result of the episode on every turn, less on early turns of long
+episodes.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,33 @@ from .base import inner_sums
 class Discount(Wrapper):
     """A geometric share of another reward on each turn.
 
-    ``r_t = gamma^(T-t) * R``, with R what the reward `of` pays over the whole episode and T the last turn.
+    ``r_t = gamma^(T-t) * R``, with R what the reward `of` pays over the whole episode and T the
+    last turn.
 
-    Every turn already holds the result that followed it: meant for credit that takes turns one by one
-    (``stepwise`` with gamma 0). Summed into a return, R counts once per turn, and longer successes are worth more.
+    Every turn already holds the result that followed it: meant for credit that takes turns one by
+    one (``stepwise`` with gamma 0). Summed into a return, R counts once per turn, and longer
+    successes are worth more.
 
-    Edge cases: R = 0 gives zeros; a truncated episode counts with the R it had; R that could not be measured makes
-    every turn NaN.
+    Edge cases: R = 0 gives zeros; a truncated episode counts with the R it had; R that could not be
+    measured makes every turn NaN.
 
     Paper: EAPO (arXiv 2511.07327). Source: a description of the paper; the default of gamma is
     ours.
     """
 
     name: Literal["discount"] = "discount"
-    of: dict[str, Any] = Field({"name": "outcome"}, description="the reward that is spread; its weight is ignored")
+    of: dict[str, Any] = Field(
+        {"name": "outcome"}, description="the reward that is spread; its weight is ignored"
+    )
     gamma: float = Field(0.995, gt=0, le=1, description="factor per turn before the last")
 
     def configs(self) -> list[Mapping[str, Any]]:
         """The reward that is spread."""
         return [self.of]
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         totals = await inner_sums(self._inner[0], group, scorer)
         return [

@@ -12,7 +12,8 @@ from .base import TurnReward
 class Environment(TurnReward):
     """The reward that ``step`` returned for each turn, in the world's unit.
 
-    ``r_t = env_reward_t``. Worlds report rewards, not running scores, so the sum over turns is the final score.
+    ``r_t = env_reward_t``. Worlds report rewards, not running scores, so the sum over turns is the
+    final score.
 
     Edge cases: a lost episode keeps what it earned before it was lost.
 
@@ -21,6 +22,8 @@ class Environment(TurnReward):
 
     name: Literal["environment"] = "environment"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         return [[turn.env_reward for turn in episode.turns] for episode in group]

@@ -16,8 +16,8 @@ class Format(TurnReward):
 
     ``r_t = -1`` if the turn was unparsable, else 0; the weight (default 0.1) is the price.
 
-    Edge cases: an action that was parsed and then refused is not charged here but by ``invalid_action``, so that no
-    turn pays twice.
+    Edge cases: an action that was parsed and then refused is not charged here but by
+    ``invalid_action``, so that no turn pays twice.
 
     Source: the code of langfengQ/verl-agent (the coefficient).
     """
@@ -25,6 +25,11 @@ class Format(TurnReward):
     name: Literal["format"] = "format"
     weight: float = Field(0.1, description="price of one unparsable turn")
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
-        return [[-1.0 if turn.invalid_reason == "unparsable" else 0.0 for turn in episode.turns] for episode in group]
+        return [
+            [-1.0 if turn.invalid_reason == "unparsable" else 0.0 for turn in episode.turns]
+            for episode in group
+        ]

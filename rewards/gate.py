@@ -1,4 +1,6 @@
-"""Reward ``gate``: what comes later in order of importance counts only once what comes before is good enough."""
+"""Reward ``gate``: what comes later in order of importance counts only once what comes before is
+good enough.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ class Level(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     of: dict[str, Any] = Field(description="the reward of this level; its own weight is ignored")
-    threshold: float | None = Field(None, description="smallest episode sum that opens what this level gates")
-    weight: float = Field(1.0, ge=0, description="what the level adds at its best; 0 for a pure gate")
+    threshold: float | None = Field(
+        None, description="smallest episode sum that opens what this level gates"
+    )
+    weight: float = Field(
+        1.0, ge=0, description="what the level adds at its best; 0 for a pure gate"
+    )
     low: float = Field(0.0, description="episode sum that is worth nothing")
     high: float = Field(1.0, description="episode sum that is worth the whole weight")
     levels: list[Level] = Field([], description="levels that this one gates, side by side")
@@ -41,28 +47,32 @@ class Level(BaseModel):
 
 
 class Gate(Wrapper):
-    """Levels of rewards, each open only if the one before it reached its threshold; paid on the last turn.
+    """Levels of rewards, each open only if the one before it reached its threshold; paid on the
+    last turn.
 
     ``R = sum_l open_l * weight_l * clip((S_l - low_l) / (high_l - low_l), 0, 1)``
 
-    S_l is the sum over the episode of the level's reward. `levels` are ordered: the first is open, and each gates the
-    next; ``open_l = open_k and S_k >= threshold_k`` for the level k that gates l. A level may hold `levels` of its own:
-    it gates each of them, and they do not gate each other. The keys of a level are `of`, `threshold` (needed if it
-    gates something), `weight` (1; at least 0), `low` (0), `high` (1) and `levels`::
+    S_l is the sum over the episode of the level's reward. `levels` are ordered: the first is open,
+    and each gates the next; ``open_l = open_k and S_k >= threshold_k`` for the level k that gates
+    l. A level may hold `levels` of its own: it gates each of them, and they do not gate each other.
+    The keys of a level are `of`, `threshold` (needed if it gates something), `weight` (1; at least
+    0), `low` (0), `high` (1) and `levels`::
 
         levels:
           - {of: {name: format}, threshold: 0, weight: 0}
           - {of: {name: outcome}, threshold: 1}
           - {of: {name: step_cost}, low: -20, high: -5, weight: 0.2}
 
-    A reward of penalties gates with `threshold` 0 (no penalty at all) and `weight` 0; `low` and `high` turn a cost into
-    a share, above from 5 turns (all) to 20 (nothing). Open levels add between 0 and their weight, and below a
-    threshold nothing that comes after has any influence. So, other levels being equal, an episode that misses a
-    threshold is never paid more than one that reaches it, whatever comes after; always less if that threshold is the
-    level's `high` and its weight is positive.
+    A reward of penalties gates with `threshold` 0 (no penalty at all) and `weight` 0; `low` and
+    `high` turn a cost into a share, above from 5 turns (all) to 20 (nothing). Open levels add
+    between 0 and their weight, and below a threshold nothing that comes after has any influence.
+    So, other levels being equal, an episode that misses a threshold is never paid more than one
+    that reaches it, whatever comes after; always less if that threshold is the level's `high` and
+    its weight is positive.
 
-    Edge cases: thresholds are inclusive, to within 1e-9; a sum that could not be measured makes the result NaN if its
-    level is open and is ignored if it is not; a reward is not even asked if its level is closed for the whole group.
+    Edge cases: thresholds are inclusive, to within 1e-9; a sum that could not be measured makes the
+    result NaN if its level is open and is ignored if it is not; a reward is not even asked if its
+    level is closed for the whole group.
 
     Raises:
         UserError: a level that gates others has no threshold.
@@ -73,7 +83,8 @@ class Gate(Wrapper):
 
     name: Literal["gate"] = "gate"
     levels: list[Level] = Field(
-        min_length=1, description="levels of rewards, the most important one first; each gates the next"
+        min_length=1,
+        description="levels of rewards, the most important one first; each gates the next",
     )
 
     @model_validator(mode="after")
@@ -81,14 +92,19 @@ class Gate(Wrapper):
         nodes = list(self._nodes())
         for gate, _ in nodes:
             if gate is not None and nodes[gate][1].threshold is None:
-                raise ValueError(f"the level '{nodes[gate][1].of.get('name')}' gates others and needs a threshold")
+                raise ValueError(
+                    f"the level '{nodes[gate][1].of.get('name')}' gates others and needs a"
+                    " threshold"
+                )
         return self
 
     def configs(self) -> list[Mapping[str, Any]]:
         """The reward of every level."""
         return [level.of for _, level in self._nodes()]
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
         paid = [0.0] * len(group)
         passed: list[list[bool]] = []

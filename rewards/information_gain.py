@@ -20,25 +20,28 @@ from .base import TurnReward
 class InformationGain(TurnReward):
     """Change of the policy's own probability of a target, after each turn but the last.
 
-    ``s_t = (1/L) sum_j log pi(a_j | C_t, a_<j)`` with a_1 .. a_L the tokens of the target, teacher-forced inside a
-    response as the agent's parser writes it, and C_t everything the policy had read before turn t.
-    ``r_t = s_{t+1} - s_t`` (`gain` ``log_prob``) or ``exp(s_{t+1}) - exp(s_t)`` (``prob``). The answering turn has no
-    gain. No gradient flows.
+    ``s_t = (1/L) sum_j log pi(a_j | C_t, a_<j)`` with a_1 .. a_L the tokens of the target,
+    teacher-forced inside a response as the agent's parser writes it, and C_t everything the policy
+    had read before turn t. ``r_t = s_{t+1} - s_t`` (`gain` ``log_prob``) or ``exp(s_{t+1}) -
+    exp(s_t)`` (``prob``). The answering turn has no gain. No gradient flows.
 
-    The target stands when the episode begins and stays: a gold answer of the world (`target` ``answer``; the likeliest
-    where there are several), the last action of the plan by which the world's expert wins from the start (``expert``:
-    the one that reaches the goal, such as "take coin"), or a text (``goal``). So s is a potential: the gains of an
-    episode sum to the difference between its last and its first context, and what a detour gains or loses its
-    correction takes back, as far as the policy judges a place alike however it came there. Nothing is paid for being
-    where the next action is easy. Choose ``expert`` where the action that wins names something of the task; a word
-    that is said at every turn, such as a direction, tells nothing.
+    The target stands when the episode begins and stays: a gold answer of the world (`target`
+    ``answer``; the likeliest where there are several), the last action of the plan by which the
+    world's expert wins from the start (``expert``: the one that reaches the goal, such as "take
+    coin"), or a text (``goal``). So s is a potential: the gains of an episode sum to the difference
+    between its last and its first context, and what a detour gains or loses its correction takes
+    back, as far as the policy judges a place alike however it came there. Nothing is paid for being
+    where the next action is easy. Choose ``expert`` where the action that wins names something of
+    the task; a word that is said at every turn, such as a direction, tells nothing.
 
-    One forward pass over nothing but the targets is needed per turn of the batch: contexts are those in the engine's
-    cache of the episode. ``expert`` also plays each episode's task once in the world before the policy does.
+    One forward pass over nothing but the targets is needed per turn of the batch: contexts are
+    those in the engine's cache of the episode. ``expert`` also plays each episode's task once in
+    the world before the policy does.
 
-    Edge cases: an episode of one turn has no gain; a failing engine, or a task that the expert does not win, gives NaN;
-    near the end of the model's context, where the target no longer fits, nothing is gained, and NaN if it never fits;
-    under a symmetry the target is renamed like everything else.
+    Edge cases: an episode of one turn has no gain; a failing engine, or a task that the expert does
+    not win, gives NaN; near the end of the model's context, where the target no longer fits,
+    nothing is gained, and NaN if it never fits; under a symmetry the target is renamed like
+    everything else.
 
     Raises:
         UserError: the world has no gold answer.
@@ -48,8 +51,12 @@ class InformationGain(TurnReward):
     """
 
     name: Literal["information_gain"] = "information_gain"
-    target: Literal["answer", "expert", "goal"] = Field("answer", description="what should become likelier")
-    goal: str | None = Field(None, min_length=1, description="text that should become likelier, for target 'goal'")
+    target: Literal["answer", "expert", "goal"] = Field(
+        "answer", description="what should become likelier"
+    )
+    goal: str | None = Field(
+        None, min_length=1, description="text that should become likelier, for target 'goal'"
+    )
     answer: str = Field("{}", description="the action that gives an answer, {} being the answer")
     gain: Literal["log_prob", "prob"] = Field(
         "log_prob", description="difference of log-probabilities or of probabilities"
@@ -67,7 +74,9 @@ class InformationGain(TurnReward):
         """The agent that played, and the expert if it is the target."""
         return frozenset({"scorer"} | ({"expert"} if self.target == "expert" else set()))
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         if scorer is None:
             raise ValueError("information_gain needs the agent that played")
@@ -89,12 +98,16 @@ class InformationGain(TurnReward):
             known = [math.exp(score) for score in known]
         return [after - before for before, after in pairwise(known)] + [0.0] * bool(episode.turns)
 
-    async def _score(self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent) -> float:
+    async def _score(
+        self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent
+    ) -> float:
         """s_t of the likeliest target; NaN for none."""
         prompt, best = episode.prompt(t), -math.inf
         for words in targets:
             ids, first = agent.encode_answer(self.answer.replace("{}", words), words)
-            logprobs = await agent.engine.score(prompt + ids, len(prompt) + first, session=episode.session or None)
+            logprobs = await agent.engine.score(
+                prompt + ids, len(prompt) + first, session=episode.session or None
+            )
             best = max(best, sum(logprobs) / len(logprobs))
         return best if targets else math.nan
 

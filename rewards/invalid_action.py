@@ -24,7 +24,9 @@ class InvalidAction(TurnReward):
     name: Literal["invalid_action"] = "invalid_action"
     weight: float = Field(0.1, description="price of one refused action")
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         return [[-1.0 if _refused(turn) else 0.0 for turn in episode.turns] for episode in group]
 

@@ -30,21 +30,24 @@ Answer with one JSON object and nothing else: {{"score": a number from {low:g} t
 
 
 class Judge(TurnReward):
-    """The score of a rubric, given by a model behind an OpenAI-compatible endpoint, mapped to [0, 1].
+    """The score of a rubric, given by a model behind an OpenAI-compatible endpoint, mapped to [0,
+    1].
 
-    ``r = (score - low) / (high - low)`` with (low, high) the `scale`. Per ``episode`` the model sees all of it and its
-    score is paid on the last turn; per ``turn`` it is asked about each turn and sees nothing that came later. It sees
-    the opening, the actions (where none could be read, the answer itself) and the observations, each cut after `clip`
-    characters, not the reasoning and not the world's verdict. Temperature 0.
+    ``r = (score - low) / (high - low)`` with (low, high) the `scale`. Per ``episode`` the model
+    sees all of it and its score is paid on the last turn; per ``turn`` it is asked about each turn
+    and sees nothing that came later. It sees the opening, the actions (where none could be read,
+    the answer itself) and the observations, each cut after `clip` characters, not the reasoning and
+    not the world's verdict. Temperature 0.
 
-    The texts of an episode are hostile input. They stand in one block, in which ``<``, ``>`` and ``&`` are escaped, so
-    that nothing in it can end the block; and a verdict is read from the model's answer alone, which may hold several
-    only if they agree. That stops forgery by structure. It does not stop persuasion: a policy that is trained against
-    a judge learns what the judge likes, so compare it with the success rate.
+    The texts of an episode are hostile input. They stand in one block, in which ``<``, ``>`` and
+    ``&`` are escaped, so that nothing in it can end the block; and a verdict is read from the
+    model's answer alone, which may hold several only if they agree. That stops forgery by
+    structure. It does not stop persuasion: a policy that is trained against a judge learns what the
+    judge likes, so compare it with the success rate.
 
-    Edge cases: a score outside the scale or an answer that cannot be read is asked for once more, then NaN; an endpoint
-    that fails is NaN; both are counted in `failures`, and each kind is warned about once. Groups are judged one after
-    the other, the questions of a group side by side.
+    Edge cases: a score outside the scale or an answer that cannot be read is asked for once more,
+    then NaN; an endpoint that fails is NaN; both are counted in `failures`, and each kind is warned
+    about once. Groups are judged one after the other, the questions of a group side by side.
 
     Raises:
         UserError: the endpoint refuses the first request (a wrong key, an unknown model).
@@ -55,10 +58,17 @@ class Judge(TurnReward):
 
     name: Literal["judge"] = "judge"
     endpoint: EndpointConfig = Field(description="the model that judges: url, model, and limits")
-    rubric: str = Field(min_length=1, description="what is good, as text; or a file that says it, named *.txt or *.md")
-    per: Literal["episode", "turn"] = Field("episode", description="what gets a score: each turn or the whole episode")
+    rubric: str = Field(
+        min_length=1,
+        description="what is good, as text; or a file that says it, named *.txt or *.md",
+    )
+    per: Literal["episode", "turn"] = Field(
+        "episode", description="what gets a score: each turn or the whole episode"
+    )
     scale: tuple[float, float] = Field((0.0, 10.0), description="worst and best score")
-    clip: int = Field(2000, ge=1, description="characters shown of the opening, each action and each observation")
+    clip: int = Field(
+        2000, ge=1, description="characters shown of the opening, each action and each observation"
+    )
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")
 
     _endpoint: Endpoint = PrivateAttr()
@@ -80,15 +90,21 @@ class Judge(TurnReward):
         """Scores that were not given, by kind."""
         return self._endpoint.failures
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         if self.per == "turn":
             places = [(episode, t) for episode in group for t in range(len(episode.turns))]
             values = iter(await settle(self.of_turn(episode, t) for episode, t in places))
             return [[next(values) for _ in episode.turns] for episode in group]
         played = [episode for episode in group if episode.turns]
-        scores = iter(await settle(self._ask(transcript(e, self.clip), "this episode") for e in played))
-        return on_last_turn([next(scores) if episode.turns else math.nan for episode in group], group)
+        scores = iter(
+            await settle(self._ask(transcript(e, self.clip), "this episode") for e in played)
+        )
+        return on_last_turn(
+            [next(scores) if episode.turns else math.nan for episode in group], group
+        )
 
     async def of_turn(self, episode: Episode, t: int) -> float:
         """The value of one turn, NaN without a verdict."""
@@ -112,7 +128,9 @@ class Judge(TurnReward):
 
 
 def rubric_text(rubric: str) -> str:
-    """A rubric, or what stands in the file of that name. Raises ValueError if it cannot be read or is empty."""
+    """A rubric, or what stands in the file of that name. Raises ValueError if it cannot be read or
+    is empty.
+    """
     text = rubric
     if "\n" not in rubric and rubric.endswith((".txt", ".md")):
         try:

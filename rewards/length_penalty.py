@@ -14,13 +14,15 @@ from .base import TurnReward, on_last_turn
 class LengthPenalty(TurnReward):
     """The place of an episode's length in its group, paid on the last turn.
 
-    ``lam = 0.5 - (len - min) / (max - min)`` over the group; a success gets lam, a failure min(0, lam). Beside a reward
-    for success, the shortest success gains 0.5 and the longest episode loses 0.5.
+    ``lam = 0.5 - (len - min) / (max - min)`` over the group; a success gets lam, a failure min(0,
+    lam). Beside a reward for success, the shortest success gains 0.5 and the longest episode loses
+    0.5.
 
-    The paper warms the weight up from 0, because a penalty on length slows learning at first. Here the weight is the
-    same from the first step on: keep it small beside the value of success.
+    The paper warms the weight up from 0, because a penalty on length slows learning at first. Here
+    the weight is the same from the first step on: keep it small beside the value of success.
 
-    Edge cases: equal lengths, and groups of one, give 0; an episode in which nothing was said does not count.
+    Edge cases: equal lengths, and groups of one, give 0; an episode in which nothing was said does
+    not count.
 
     Paper: Kimi k1.5 (arXiv 2501.12599). Source: inspired by it and written from general knowledge.
     """
@@ -31,7 +33,9 @@ class LengthPenalty(TurnReward):
         "tokens", description="unit of the length: tokens that the player wrote, or turns"
     )
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
         lengths = [self._length(episode) for episode in group if self._length(episode)]
         low, high = min(lengths, default=0), max(lengths, default=0)

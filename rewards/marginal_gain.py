@@ -20,20 +20,26 @@ class MarginalGain(TurnReward):
     - ``action``: the actions it accepted.
     - ``milestones``: the sub-goals it reports as reached.
 
-    What was met before pays nothing, so the sum over an episode is at most the number of distinct things, however long
-    it is. The method's own credit is the return-to-go less a baseline: ``turn_return``.
+    What was met before pays nothing, so the sum over an episode is at most the number of distinct
+    things, however long it is. The method's own credit is the return-to-go less a baseline:
+    ``turn_return``.
 
-    Edge cases: a turn that was unparsable or refused met nothing, whatever was answered: endless new mistakes pay
-    nothing; worlds that print a step counter say something new on every turn; worlds without milestones pay 0.
+    Edge cases: a turn that was unparsable or refused met nothing, whatever was answered: endless
+    new mistakes pay nothing; worlds that print a step counter say something new on every turn;
+    worlds without milestones pay 0.
 
     Paper: submodular reinforcement learning (Prajapat et al., arXiv 2307.13372). Source: inspired
     by it and written from general knowledge.
     """
 
     name: Literal["marginal_gain"] = "marginal_gain"
-    what: Literal["observation", "action", "milestones"] = Field("observation", description="what is covered")
+    what: Literal["observation", "action", "milestones"] = Field(
+        "observation", description="what is covered"
+    )
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         return [self._gains(episode) for episode in group]
 

@@ -17,11 +17,12 @@ class Milestones(TurnReward):
 
     ``r_t = (milestones of the kind first reported after turn t) / total``
 
-    A milestone is of a kind if it is called like it, or like it and a colon: 'constraint:budget' is of the kind
-    'constraint'. Without a kind all of them count. An episode that reaches `total` of them is paid 1; as levels of a
-    ``gate``, kinds make a hierarchy of what a task asks for.
+    A milestone is of a kind if it is called like it, or like it and a colon: 'constraint:budget' is
+    of the kind 'constraint'. Without a kind all of them count. An episode that reaches `total` of
+    them is paid 1; as levels of a ``gate``, kinds make a hierarchy of what a task asks for.
 
-    Edge cases: a milestone that is lost and reached again is not paid again; a world without milestones pays 0.
+    Edge cases: a milestone that is lost and reached again is not paid again; a world without
+    milestones pays 0.
 
     Raises:
         UserError: an episode reached more milestones of the kind than `total`.
@@ -30,10 +31,15 @@ class Milestones(TurnReward):
     """
 
     name: Literal["milestones"] = "milestones"
-    kind: str = Field("", description="which milestones count: their name, or its part before the colon; '' for all")
+    kind: str = Field(
+        "",
+        description="which milestones count: their name, or its part before the colon; '' for all",
+    )
     total: int = Field(1, ge=1, description="number of milestones that a task has")
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         return [self._shares(episode) for episode in group]
 
@@ -46,8 +52,8 @@ class Milestones(TurnReward):
             shares.append(len(new) / self.total)
         if len(reached) > self.total:
             raise UserError(
-                f"reward 'milestones': task '{episode.task.id}' has {len(reached)} of the kind '{self.kind}' at least: "
-                f"total must not be {self.total}"
+                f"reward 'milestones': task '{episode.task.id}' has {len(reached)} of the kind"
+                f" '{self.kind}' at least: total must not be {self.total}"
             )
         return shares
 

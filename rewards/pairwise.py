@@ -35,18 +35,20 @@ ORDERS: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 class Pairwise(Wrapper):
-    """+1 for an episode that beats the reference of its group in every order, -1 for one that does not; the last turn.
+    """+1 for an episode that beats the reference of its group in every order, -1 for one that does
+    not; the last turn.
 
-    One episode of the group, drawn with a seed made of the task and of what was done in the group, is the reference and
-    gets 0. Exactly one comparator decides about the others:
+    One episode of the group, drawn with a seed made of the task and of what was done in the group,
+    is the reference and gets 0. Exactly one comparator decides about the others:
 
     - `by`: another reward, whose sum over the episode must be higher; a tie is no win.
-    - `endpoint`: a model behind an OpenAI-compatible endpoint that is asked twice, with the episode as A and as B, and
-      must name it both times. A judge that prefers a position therefore never pays. What it sees, and how that is kept
-      apart from instructions, is as for ``judge``.
+    - `endpoint`: a model behind an OpenAI-compatible endpoint that is asked twice, with the episode
+      as A and as B, and must name it both times. A judge that prefers a position therefore never
+      pays. What it sees, and how that is kept apart from instructions, is as for ``judge``.
 
-    Edge cases: an episode about which the judge failed in an order is NaN; so is one that `by` could not measure, which
-    is never the reference; a group of one is its own reference: 0; episodes without turns are unpaid and take no part.
+    Edge cases: an episode about which the judge failed in an order is NaN; so is one that `by`
+    could not measure, which is never the reference; a group of one is its own reference: 0;
+    episodes without turns are unpaid and take no part.
 
     Raises:
         UserError: both comparators or none, or the endpoint refuses the first request.
@@ -56,14 +58,22 @@ class Pairwise(Wrapper):
 
     compares: ClassVar[bool] = True
     name: Literal["pairwise"] = "pairwise"
-    by: dict[str, Any] | None = Field(None, description="the reward that decides; its weight is ignored")
-    endpoint: EndpointConfig | None = Field(None, description="the model that decides: url, model, and limits")
+    by: dict[str, Any] | None = Field(
+        None, description="the reward that decides; its weight is ignored"
+    )
+    endpoint: EndpointConfig | None = Field(
+        None, description="the model that decides: url, model, and limits"
+    )
     rubric: str = Field(
         "Which agent came closer to what the task asks for, with fewer wasted steps?",
         min_length=1,
-        description="what is better, as text for the model; or a file that says it, named *.txt or *.md",
+        description=(
+            "what is better, as text for the model; or a file that says it, named *.txt or *.md"
+        ),
     )
-    clip: int = Field(2000, ge=1, description="characters shown of the opening, each action and each observation")
+    clip: int = Field(
+        2000, ge=1, description="characters shown of the opening, each action and each observation"
+    )
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")
 
     _endpoint: Endpoint | None = PrivateAttr(None)
@@ -72,7 +82,10 @@ class Pairwise(Wrapper):
     @model_validator(mode="after")
     def _one_comparator(self) -> Pairwise:
         if (self.by is None) == (self.endpoint is None):
-            raise ValueError("it needs exactly one of by (a reward that decides) and endpoint (a model that decides)")
+            raise ValueError(
+                "it needs exactly one of by (a reward that decides) and endpoint (a model that"
+                " decides)"
+            )
         self._rubric = rubric_text(self.rubric)
         self._endpoint = None if self.endpoint is None else Endpoint(self.endpoint, "judge")
         return self
@@ -86,11 +99,17 @@ class Pairwise(Wrapper):
         """Verdicts that were not given, by kind; empty without an endpoint."""
         return Counter() if self._endpoint is None else self._endpoint.failures
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
         paid = [math.nan] * len(group)
-        sums = await inner_sums(self._inner[0], group, scorer) if self._inner else [0.0] * len(group)
-        playing = [e for e, episode in enumerate(group) if episode.turns and not math.isnan(sums[e])]
+        sums = (
+            await inner_sums(self._inner[0], group, scorer) if self._inner else [0.0] * len(group)
+        )
+        playing = [
+            e for e, episode in enumerate(group) if episode.turns and not math.isnan(sums[e])
+        ]
         if not playing:
             return on_last_turn(paid, group)
         reference = playing[reference_of(group, len(playing))]
@@ -102,7 +121,11 @@ class Pairwise(Wrapper):
             return on_last_turn(paid, group)
         episodes, endpoint = group.episodes, self._endpoint
         pairs = [(e, place) for e in others for place in ORDERS]
-        wins = iter(await settle(self._wins(endpoint, episodes[e], episodes[reference], p) for e, p in pairs))
+        wins = iter(
+            await settle(
+                self._wins(endpoint, episodes[e], episodes[reference], p) for e, p in pairs
+            )
+        )
         for e in others:
             paid[e] = verdict_of([next(wins) for _ in ORDERS])
         return on_last_turn(paid, group)
@@ -112,7 +135,10 @@ class Pairwise(Wrapper):
     ) -> bool | None:
         """Whether the judge names the episode when it stands at `place`; None without a verdict."""
         first, second = (episode, reference) if place == "A" else (reference, episode)
-        shown = [transcript(first, self.clip, tag="episode_a"), transcript(second, self.clip, tag="episode_b")]
+        shown = [
+            transcript(first, self.clip, tag="episode_a"),
+            transcript(second, self.clip, tag="episode_b"),
+        ]
         messages: list[Message] = [
             {"role": "system", "content": SYSTEM.format(rubric=self._rubric)},
             {"role": "user", "content": "\n\n".join([*shown, "Which one is better, A or B?"])},
@@ -123,7 +149,9 @@ class Pairwise(Wrapper):
 
 def reference_of(group: Group, count: int) -> int:
     """A number below `count`, drawn by the task and by what was done and seen in the group."""
-    done = [[[turn.text, turn.action, turn.observation] for turn in episode.turns] for episode in group]
+    done = [
+        [[turn.text, turn.action, turn.observation] for turn in episode.turns] for episode in group
+    ]
     digest = hashlib.sha256(json.dumps([group.task.id, done]).encode()).digest()
     return int.from_bytes(digest, "big") % count
 

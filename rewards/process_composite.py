@@ -22,21 +22,27 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    of: dict[str, Any] = Field(description="the reward that holds the rule; its own weight is ignored")
+    of: dict[str, Any] = Field(
+        description="the reward that holds the rule; its own weight is ignored"
+    )
     weight: float = Field(1.0, description="price of one unit of it")
-    least: float | None = Field(None, description="the judge is asked only about turns on which it pays this or more")
+    least: float | None = Field(
+        None, description="the judge is asked only about turns on which it pays this or more"
+    )
 
 
 class ProcessComposite(Wrapper):
     """A weighted sum of other rewards per turn, and of a judge's score where the rules allow it.
 
-    ``r_t = sum_k weight_k * rule_{k,t} + open_t * judge_weight * score_t``, with open_t = 1 if every rule that has a
-    `least` pays that or more on turn t, else 0: what was done badly is not asked how well it was done. The sum is one
-    named reward, for estimators that treat one reward as the process (``igpo``) or scale each one apart (``gdpo``).
+    ``r_t = sum_k weight_k * rule_{k,t} + open_t * judge_weight * score_t``, with open_t = 1 if
+    every rule that has a `least` pays that or more on turn t, else 0: what was done badly is not
+    asked how well it was done. The sum is one named reward, for estimators that treat one reward as
+    the process (``igpo``) or scale each one apart (``gdpo``).
 
-    CRAFT-GUI pays ``0.1 * format + 0.3 * right_type + 0.6 * arguments`` per step, arguments only if the type is right.
-    It compares with a demonstrated action; here the world says whether an action can be done at all, and the judge says
-    how well it was chosen. Its weights with our unit penalties, of which a turn pays one at most::
+    CRAFT-GUI pays ``0.1 * format + 0.3 * right_type + 0.6 * arguments`` per step, arguments only if
+    the type is right. It compares with a demonstrated action; here the world says whether an action
+    can be done at all, and the judge says how well it was chosen. Its weights with our unit
+    penalties, of which a turn pays one at most::
 
         rule:                                                             # the default
           - {of: {name: format}, weight: 0.4, least: 0}                   # loses 0.1 and 0.3
@@ -44,10 +50,12 @@ class ProcessComposite(Wrapper):
         judge: {rubric: ..., endpoint: {url: ..., model: ...}}
         judge_weight: 0.6                                                 # the default
 
-    which is CRAFT-GUI's number minus 0.4 on every turn, so that no turn earns anything by being there.
+    which is CRAFT-GUI's number minus 0.4 on every turn, so that no turn earns anything by being
+    there.
 
-    Edge cases: without a judge only the rules are paid; a rule that could not be measured makes the turn NaN, and so
-    does a judge that gave no verdict; an asked judge sees nothing that came after the turn.
+    Edge cases: without a judge only the rules are paid; a rule that could not be measured makes the
+    turn NaN, and so does a judge that gave no verdict; an asked judge sees nothing that came after
+    the turn.
 
     Raises:
         UserError: the judge is not asked per turn, or its endpoint refuses the first request.
@@ -65,7 +73,9 @@ class ProcessComposite(Wrapper):
         min_length=1,
         description="rewards that are summed per turn",
     )
-    judge: dict[str, Any] | None = Field(None, description="fields of the reward judge, which is asked per turn")
+    judge: dict[str, Any] | None = Field(
+        None, description="fields of the reward judge, which is asked per turn"
+    )
     judge_weight: float = Field(0.6, description="price of the judge's best score")
 
     _judge: Judge | None = PrivateAttr(None)
@@ -76,7 +86,9 @@ class ProcessComposite(Wrapper):
         if self.judge is not None:
             judge = REWARDS.build({"name": "judge", "per": "turn", **self.judge})
             if not isinstance(judge, Judge) or judge.per != "turn":
-                raise UserError("reward 'process_composite': 'judge' must be the reward judge with per: turn")
+                raise UserError(
+                    "reward 'process_composite': 'judge' must be the reward judge with per: turn"
+                )
             self._judge = judge
 
     def configs(self) -> list[Mapping[str, Any]]:
@@ -88,7 +100,9 @@ class ProcessComposite(Wrapper):
         """Scores that the judge did not give, by kind; empty without one."""
         return Counter() if self._judge is None else self._judge.failures
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         paid = [[0.0] * len(episode.turns) for episode in group]
         open_turns = [[True] * len(episode.turns) for episode in group]
@@ -98,7 +112,12 @@ class ProcessComposite(Wrapper):
                     paid[e][t] += rule.weight * value
                     open_turns[e][t] &= rule.least is None or value >= rule.least
         if self._judge is not None:
-            asked = [(e, t) for e, row in enumerate(open_turns) for t, is_open in enumerate(row) if is_open]
+            asked = [
+                (e, t)
+                for e, row in enumerate(open_turns)
+                for t, is_open in enumerate(row)
+                if is_open
+            ]
             scores = await settle(self._judge.of_turn(group.episodes[e], t) for e, t in asked)
             for (e, t), score in zip(asked, scores, strict=True):
                 paid[e][t] += self.judge_weight * score

@@ -17,17 +17,18 @@ from .base import TurnReward
 class Progress(TurnReward):
     """Differences of the world's potential, a number in [0, 1] that is 1 at success.
 
-    ``r_t = gamma * Phi(s_t) - Phi(s_{t-1})``, with Phi(s_0) the potential before the first turn. With ``gamma`` 1 an
-    episode's rewards sum to the progress it made. With ``invariant`` Phi of a terminal state is 0: the discounted sum
-    is then ``-Phi(s_0)`` for every finished episode, whatever it did, so that the best policy of the other rewards
-    stays the best one; the last turn gives back everything that was paid in advance.
+    ``r_t = gamma * Phi(s_t) - Phi(s_{t-1})``, with Phi(s_0) the potential before the first turn.
+    With ``gamma`` 1 an episode's rewards sum to the progress it made. With ``invariant`` Phi of a
+    terminal state is 0: the discounted sum is then ``-Phi(s_0)`` for every finished episode,
+    whatever it did, so that the best policy of the other rewards stays the best one; the last turn
+    gives back everything that was paid in advance.
 
     Paper: "Policy Invariance Under Reward Transformations" (Ng, Harada, Russell, 1999).
 
-    Edge cases: steps away from the goal are negative; the turn limit of the task and the context limit finish an
-    episode, else stalling next to the goal would pay; one that a curriculum's shorter limit cut keeps its last
-    potential in both forms; `gamma` must be the estimator's for the invariance to hold, and ``gae`` must have its
-    default `limit`.
+    Edge cases: steps away from the goal are negative; the turn limit of the task and the context
+    limit finish an episode, else stalling next to the goal would pay; one that a curriculum's
+    shorter limit cut keeps its last potential in both forms; `gamma` must be the estimator's for
+    the invariance to hold, and ``gae`` must have its default `limit`.
 
     Raises:
         UserError: the world did not report its potential.
@@ -38,9 +39,13 @@ class Progress(TurnReward):
     requires: ClassVar[frozenset[str]] = frozenset({"progress"})
     name: Literal["progress"] = "progress"
     gamma: float = Field(1.0, ge=0, le=1, description="discount of the potential after the turn")
-    invariant: bool = Field(False, description="count the potential of terminal states as 0 (policy-invariant shaping)")
+    invariant: bool = Field(
+        False, description="count the potential of terminal states as 0 (policy-invariant shaping)"
+    )
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode."""
         return [self._differences(episode) for episode in group]
 
@@ -56,7 +61,8 @@ def _potentials(episode: Episode) -> Iterator[float]:
         if value is None:
             when = "before the first turn" if t == 0 else f"after turn {t}"
             raise UserError(
-                f"reward 'progress': {episode.task.env} reported no progress {when} of task '{episode.task.id}'; "
-                "use a world that has this potential, or the reward 'outcome' or 'environment'"
+                f"reward 'progress': {episode.task.env} reported no progress {when} of task"
+                f" '{episode.task.id}'; use a world that has this potential, or the reward"
+                " 'outcome' or 'environment'"
             )
         yield value

@@ -20,12 +20,12 @@ T = TypeVar("T")
 class Winrate(Wrapper):
     """The share of the other episodes of the group that an episode beats, paid on the last turn.
 
-    ``R_i = mean_{j != i} P(y_i > y_j)``, with P 1 if the reward `by` pays more over episode i than over j, 0 if less,
-    and 0.5 for a tie. Only the order counts, so the result does not depend on the unit of `by`; the mean of a group is
-    always 0.5.
+    ``R_i = mean_{j != i} P(y_i > y_j)``, with P 1 if the reward `by` pays more over episode i than
+    over j, 0 if less, and 0.5 for a tie. Only the order counts, so the result does not depend on
+    the unit of `by`; the mean of a group is always 0.5.
 
-    Edge cases: a group of one gets 0.5; sums within 1e-9 are ties; an episode whose `by` could not be measured is NaN
-    and one without turns is unpaid, and neither is compared with the others.
+    Edge cases: a group of one gets 0.5; sums within 1e-9 are ties; an episode whose `by` could not
+    be measured is NaN and one without turns is unpaid, and neither is compared with the others.
 
     Source: inspired by SPO, self-play preference optimisation (arXiv 2401.04056), and written from
     general knowledge.
@@ -33,16 +33,22 @@ class Winrate(Wrapper):
 
     compares: ClassVar[bool] = True
     name: Literal["winrate"] = "winrate"
-    by: dict[str, Any] = Field({"name": "outcome"}, description="the reward that decides; its weight is ignored")
+    by: dict[str, Any] = Field(
+        {"name": "outcome"}, description="the reward that decides; its weight is ignored"
+    )
 
     def configs(self) -> list[Mapping[str, Any]]:
         """The reward that decides."""
         return [self.by]
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
         values = await inner_sums(self._inner[0], group, scorer)
-        compared = [e for e, episode in enumerate(group) if episode.turns and not math.isnan(values[e])]
+        compared = [
+            e for e, episode in enumerate(group) if episode.turns and not math.isnan(values[e])
+        ]
         rates = dict(zip(compared, win_rates([values[e] for e in compared], _above), strict=True))
         return on_last_turn([rates.get(e, math.nan) for e in range(len(group))], group)
 
@@ -51,7 +57,8 @@ def win_rates(items: Sequence[T], beats: Callable[[T, T], float]) -> list[float]
     """Mean probability that each item beats another one; 0.5 for an item alone.
 
     Args:
-        beats: the probability that its first argument is better than its second; that of the reverse is the rest of 1.
+        beats: the probability that its first argument is better than its second; that of the
+            reverse is the rest of 1.
     """
     wins = [0.0] * len(items)
     for i, j in combinations(range(len(items)), 2):

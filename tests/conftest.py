@@ -1,4 +1,6 @@
-"""What every test shares: one thread per process, no network, and no clock that fails a property test."""
+"""What every test shares: one thread per process, no network, and no clock that fails a property
+test.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from hypothesis import settings
 settings.register_profile("turnrl", deadline=None)  # a busy machine is no failure
 settings.load_profile("turnrl")
 
-# Before torch is imported anywhere: results are compared bit by bit, and pytest-xdist already uses every core.
+# Before torch is imported anywhere: results are compared bit by bit, and pytest-xdist already uses
+# every core.
 os.environ.update(
     OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="passive",
@@ -23,12 +26,16 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """Path of a program of the system. Without it a test is skipped on a laptop and fails where CI=true."""
+    """Path of a program of the system. Without it a test is skipped on a laptop and fails where
+    CI=true.
+    """
 
     def find(name: str) -> str:
         path = shutil.which(name)
         if path is None:
-            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"the program '{name}' is not installed")
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+                f"the program '{name}' is not installed"
+            )
             raise AssertionError
         return path
 

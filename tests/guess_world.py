@@ -17,7 +17,11 @@ class GuessEnv(TextEnv):
     instructions = "Guess the number between 0 and 9. Answer with the number."
 
     def __init__(
-        self, *, broken: bool = False, max_turns: int | None = None, extras: Collection[str] = ("admissible_actions",)
+        self,
+        *,
+        broken: bool = False,
+        max_turns: int | None = None,
+        extras: Collection[str] = ("admissible_actions",),
     ) -> None:
         super().__init__(max_turns=max_turns, extras=extras, broken=broken)
         self.broken = broken
@@ -34,7 +38,14 @@ class GuessEnv(TextEnv):
         reward = 7.0 if self.broken else float(won)
         digits = [str(digit) for digit in range(10)]
         valid = action in digits
-        return Outcome("Right!" if won else "No.", reward, ended=won, success=won, valid=valid, admissible=digits)
+        return Outcome(
+            "Right!" if won else "No.",
+            reward,
+            ended=won,
+            success=won,
+            valid=valid,
+            admissible=digits,
+        )
 
     def expert_action(self) -> str | None:
         return str(self.current.seed) if self.current else None

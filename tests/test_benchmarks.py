@@ -1,4 +1,6 @@
-"""The comparisons of benchmarks/: a seed is one observation, and what is chosen is chosen without test tasks."""
+"""The comparisons of benchmarks/: a seed is one observation, and what is chosen is chosen without
+test tasks.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,18 @@ def results(scripts: ModuleType, won: dict[str, list[int]]) -> list[object]:
 def test_a_table_of_arms_prints_seeds_and_compares_them_pair_by_pair(scripts: ModuleType) -> None:
     Arm = scripts.arms.Arm
     arms = [Arm("first"), Arm("second", against="first"), Arm("third", against="first")]
-    won = {"first": [27, 21, 28, 29, 24], "second": [56, 58, 25, 58, 52], "third": [28, 22, 29, 30, 26]}
+    won = {
+        "first": [27, 21, 28, 29, 24],
+        "second": [56, 58, 25, 58, 52],
+        "third": [28, 22, 29, 30, 26],
+    }
     lines = scripts.arms.table(results(scripts, won), arms).splitlines()
     assert "won, per seed (of 60)" in lines[0]
-    assert lines[2].startswith("| first | 12, 13, 14, 15, 16 | 27, 21, 28, 29, 24 | 43.0% (36.2% to 49.8%) |")
-    # 24 of 60 games are 40 points, the interval is that of scipy.stats.ttest_rel, and p is the only one above 0.05
+    assert lines[2].startswith(
+        "| first | 12, 13, 14, 15, 16 | 27, 21, 28, 29, 24 | 43.0% (36.2% to 49.8%) |"
+    )
+    # 24 of 60 games are 40 points, the interval is that of scipy.stats.ttest_rel, and p is the only
+    # one above 0.05
     assert lines[3].endswith("| +40.0 (+7.9 to +72.1) to first | 0.026 | 0.125 |")
     assert lines[4].endswith("| +2.0 (+1.1 to +2.9) to first | 0.008 | 0.062 |")
 
@@ -48,10 +57,14 @@ def test_a_table_of_arms_prints_seeds_and_compares_them_pair_by_pair(scripts: Mo
 def test_arms_that_played_other_tasks_do_not_stand_in_one_table(scripts: ModuleType) -> None:
     first, second = results(scripts, {"first": [1], "second": [2]})
     with pytest.raises(AssertionError, match="different numbers"):
-        scripts.arms.table([first, replace(second, n=59)], [scripts.arms.Arm("first"), scripts.arms.Arm("second")])
+        scripts.arms.table(
+            [first, replace(second, n=59)], [scripts.arms.Arm("first"), scripts.arms.Arm("second")]
+        )
 
 
-def test_every_comparison_of_the_scripts_names_an_arm_with_the_same_warm_start(scripts: ModuleType) -> None:
+def test_every_comparison_of_the_scripts_names_an_arm_with_the_same_warm_start(
+    scripts: ModuleType,
+) -> None:
     credit = scripts.credit.arms_of(scripts.credit.WORLDS["coin"], 2, scripts.credit.NAMES)
     for arms in (credit, scripts.dense.ARMS):
         start = {arm.name: arm.start for arm in arms}
@@ -61,7 +74,9 @@ def test_every_comparison_of_the_scripts_names_an_arm_with_the_same_warm_start(s
     assert [arm.name for arm in credit if arm.against is None] == ["grpo, outcome"]
 
 
-def test_a_learning_rate_is_chosen_without_a_test_task(scripts: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learning_rate_is_chosen_without_a_test_task(
+    scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep, seen = scripts.sweep, []
 
     def run_of(data: dict, folder: Path) -> Path:
@@ -69,13 +84,23 @@ def test_a_learning_rate_is_chosen_without_a_test_task(scripts: ModuleType, monk
         return folder
 
     monkeypatch.setattr(sweep, "run_of", run_of)
-    looks = [{"success": 0.1, "n": sweep.TASKS}, {"success": 0.25, "n": sweep.TASKS}]  # at the first step, and the last
+    looks = [
+        {"success": 0.1, "n": sweep.TASKS},
+        {"success": 0.25, "n": sweep.TASKS},
+    ]  # at the first step, and the last
     monkeypatch.setattr(sweep, "records", lambda run, kind: looks)
     [arm] = scripts.credit.arms_of(scripts.credit.WORLDS["coin"], 30, ["grpo, outcome"])
     untested = sweep.without_tests(arm)
-    assert sweep.validate(scripts.arms.QUICKSTART, untested, 1e-3, 100, 7, Path("start"), Path("runs")) == 15
+    assert (
+        sweep.validate(scripts.arms.QUICKSTART, untested, 1e-3, 100, 7, Path("start"), Path("runs"))
+        == 15
+    )
     [data] = seen
-    assert (data["evaluate"]["test_tasks"], data["evaluate"]["split"], data["evaluate"]["every"]) == (0, "valid", 7)
+    assert (
+        data["evaluate"]["test_tasks"],
+        data["evaluate"]["split"],
+        data["evaluate"]["every"],
+    ) == (0, "valid", 7)
     [stage] = data["stages"]
     assert (stage["optim"]["lr"], stage["steps"], data["seed"]) == (1e-3, 7, 100)
 
@@ -86,9 +111,12 @@ def test_the_rate_that_won_most_is_chosen_and_the_smallest_of_equals(scripts: Mo
     assert text.splitlines()[2] == "| grpo | 20 | **25** |"
 
 
-def test_the_weights_that_a_run_tested_are_those_that_gain_plays(scripts: ModuleType, tmp_path: Path) -> None:
+def test_the_weights_that_a_run_tested_are_those_that_gain_plays(
+    scripts: ModuleType, tmp_path: Path
+) -> None:
     recipe = (
-        "name: x\nenv: {id: textworld/coin-v0}\nstages: [{name: rl, steps: 1}]\nevaluate: {test_tasks: 5, every: %d}\n"
+        "name: x\nenv: {id: textworld/coin-v0}\nstages: [{name: rl, steps: 1}]\nevaluate:"
+        " {test_tasks: 5, every: %d}\n"
     )
     (tmp_path / "recipe.yaml").write_text(recipe % 1)
     assert scripts.gain.after_name(tmp_path, "tested") == "rl"
@@ -107,7 +135,12 @@ def test_a_gain_is_taken_task_by_task(scripts: ModuleType) -> None:
 
 
 def test_the_quickstarts_seeds_are_four_observations(scripts: ModuleType) -> None:
-    before, after = ([{"success": won / 60, "n": 60} for won in row] for row in ([27, 21, 28, 29], [56, 58, 56, 58]))
+    before, after = (
+        [{"success": won / 60, "n": 60} for won in row]
+        for row in ([27, 21, 28, 29], [56, 58, 56, 58])
+    )
     text = scripts.seeds.table(before, after, [0, 1, 2, 3])
     assert "| 0 | 27 of 60 | 56 of 60 |" in text
-    assert text.endswith("Difference: +51.2 (+40.1 to +62.4) points; p 0.001 (paired t), 0.125 (sign flips).")
+    assert text.endswith(
+        "Difference: +51.2 (+40.1 to +62.4) points; p 0.001 (paired t), 0.125 (sign flips)."
+    )

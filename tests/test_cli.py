@@ -19,7 +19,14 @@ GUESS = ["guess/number-v0", "--import", WORLD]
 RECIPE = {
     "name": "guess",
     "env": {"id": "guess/number-v0"},
-    "model": {"name": "tiny", "layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "max_context": 256},
+    "model": {
+        "name": "tiny",
+        "layers": 1,
+        "width": 32,
+        "heads": 2,
+        "vocabulary": 300,
+        "max_context": 256,
+    },
     "agent": {"max_turns": 2, "system": False, "sampling": {"max_tokens": 4}},
     "stages": [
         {"name": "sft", "demonstrations": 4, "epochs": 2, "validation": 2},
@@ -87,18 +94,26 @@ def test_every_help_shows_an_example(turnrl: Any, command: str) -> None:
 
 def test_the_console_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("turnrl")
-    done = subprocess.run([script, "envs", "nope/none-v0"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [script, "envs", "nope/none-v0"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("turnrl: no environment 'nope/none-v0'")
     assert done.stderr.count("\n") == 1
     assert not done.stdout
-    assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout.count(".") == 2
+    assert (
+        subprocess.run([script, "--version"], capture_output=True, text=True).stdout.count(".") == 2
+    )
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("turnrl")
     done = subprocess.run(
-        f"{script} methods --json | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path
+        f"{script} methods --json | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.stdout == "[\n"
     assert not done.stderr
@@ -107,8 +122,11 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 def test_envs_lists_and_describes(turnrl: Any) -> None:
     listed = {one["id"]: one for one in turnrl("envs", "--import", WORLD, "--json").data}
     assert listed["guess/number-v0"] == {
-        "id": "guess/number-v0", "extra": "", "installed": True, "parameters": {"broken": False},
-    }  # fmt: skip
+        "id": "guess/number-v0",
+        "extra": "",
+        "installed": True,
+        "parameters": {"broken": False},
+    }
     assert listed["textworld/coin-v0"]["extra"] == "textworld"
     assert "guess/number-v0" in turnrl("envs").out
     one = turnrl("envs", *GUESS, "--json").data
@@ -155,7 +173,9 @@ def test_a_human_may_leave(turnrl: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_eval_a_baseline(turnrl: Any, tmp_path: Path) -> None:
-    answer = turnrl("eval", *GUESS, "--agent", "expert", "--json", "--output", tmp_path / "out.json")
+    answer = turnrl(
+        "eval", *GUESS, "--agent", "expert", "--json", "--output", tmp_path / "out.json"
+    )
     assert answer.code == 0
     assert answer.data["success"] == 1.0
     assert answer.data["n"] == 2
@@ -164,15 +184,21 @@ def test_eval_a_baseline(turnrl: Any, tmp_path: Path) -> None:
 
 
 def test_train_answers_with_its_result(turnrl: Any, recipe: Path, tmp_path: Path) -> None:
-    answer = turnrl("train", recipe, "stages.rl.steps=1", "--run", tmp_path / "run", "--import", WORLD, "--json")
+    answer = turnrl(
+        "train", recipe, "stages.rl.steps=1", "--run", tmp_path / "run", "--import", WORLD, "--json"
+    )
     assert answer.code == 0, answer.err
     assert answer.data == json.loads((tmp_path / "run" / "result.json").read_text("utf-8"))
     assert "already holds a run" in turnrl("train", recipe, "--run", tmp_path / "run").err
 
 
-def test_a_dry_run_writes_nothing(turnrl: Any, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_writes_nothing(
+    turnrl: Any, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    answer = turnrl("train", recipe, "rl.steps=7", "seed=5", "--dry-run", "--json", "--import", WORLD)
+    answer = turnrl(
+        "train", recipe, "rl.steps=7", "seed=5", "--dry-run", "--json", "--import", WORLD
+    )
     assert answer.code == 0, answer.err
     assert answer.data["recipe"]["seed"] == 5
     assert answer.data["recipe"]["stages"][1]["steps"] == 7
@@ -196,11 +222,15 @@ def test_a_run_can_be_evaluated_played_and_reported(turnrl: Any, trained: Path) 
     assert 'class="trained"' in html
 
 
-def test_init_writes_an_example_that_works(turnrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_writes_an_example_that_works(
+    turnrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     answer = turnrl("init", "mine")
     assert answer.code == 0, answer.err
-    assert {"mine/custom_env.py", "mine/custom_env.yaml", "mine/recipes/quickstart.yaml"} <= set(answer.out.split())
+    assert {"mine/custom_env.py", "mine/custom_env.yaml", "mine/recipes/quickstart.yaml"} <= set(
+        answer.out.split()
+    )
     commands = [line.split()[1:] for line in answer.out.splitlines() if line.startswith("turnrl ")]
     assert [command[0] for command in commands] == ["check", "train"]
     assert turnrl(*commands[0]).code == 0
@@ -218,15 +248,22 @@ def test_init_writes_an_example_that_works(turnrl: Any, tmp_path: Path, monkeypa
 
 def test_methods(turnrl: Any) -> None:
     every = turnrl("methods", "--json").data
-    assert {"rewards", "training.credit", "training.losses", "agents.parsers"} <= {one["slot"] for one in every}
+    assert {"rewards", "training.credit", "training.losses", "agents.parsers"} <= {
+        one["slot"] for one in every
+    }
     assert all(one["summary"] for one in every)
     assert all(field["description"] for one in every for field in one["fields"])
     (grpo,) = turnrl("methods", "grpo", "--json").data
     assert "arXiv 2402.03300" in grpo["paper"]
     assert grpo["fields"][0] == {
-        "name": "eps", "type": "float", "default": 1e-6, "description": "added to the group's standard deviation",
-    }  # fmt: skip
-    assert {one["slot"] for one in turnrl("methods", "credit", "--json").data} == {"training.credit"}
+        "name": "eps",
+        "type": "float",
+        "default": 1e-6,
+        "description": "added to the group's standard deviation",
+    }
+    assert {one["slot"] for one in turnrl("methods", "credit", "--json").data} == {
+        "training.credit"
+    }
     assert "ref_logprobs" in turnrl("methods", "kl").out
     assert "grpo" in turnrl("methods").out
 
@@ -269,7 +306,10 @@ MISTAKES = [
     (["train", "none.yaml"], "none.yaml"),
     (["train", "."], "cannot read the recipe"),
     (["train", "RECIPE", "rl.stps=3", "--dry-run"], "did you mean 'steps'?"),
-    (["train", "RECIPE", "sft.tagger={name: rules}", "--dry-run"], "sft: tagger 'rules' needs a parser that knows the"),
+    (
+        ["train", "RECIPE", "sft.tagger={name: rules}", "--dry-run"],
+        "sft: tagger 'rules' needs a parser that knows the",
+    ),
     (["train", "RECIPE", "rl.steps=many", "--dry-run"], "rl.steps"),
     (["train", "RECIPE", "rl.steps", "--dry-run"], "write key=value"),
     (["train", "RECIPE", "env.id=nope/none-v0", "--dry-run"], "no environment 'nope/none-v0'"),
@@ -290,16 +330,26 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), MISTAKES, ids=[" ".join(a).replace(WORLD, "W")[:80] for a, _ in MISTAKES]
+    ("arguments", "message"),
+    MISTAKES,
+    ids=[" ".join(a).replace(WORLD, "W")[:80] for a, _ in MISTAKES],
 )
 def test_a_mistake_is_one_sentence(
-    turnrl: Any, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    turnrl: Any,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     wrong = recipe.with_name("wrong.py")
     wrong.write_text("def broken(:\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     answer = turnrl(
-        *({"RECIPE": recipe, "WORLD": WORLD, "WRONG": wrong}.get(argument, argument) for argument in arguments)
+        *(
+            {"RECIPE": recipe, "WORLD": WORLD, "WRONG": wrong}.get(argument, argument)
+            for argument in arguments
+        )
     )
     assert answer.code == 2
     assert message in answer.err
@@ -327,17 +377,27 @@ def test_a_recipe_that_is_not_text_is_one_sentence(turnrl: Any, tmp_path: Path) 
     assert turnrl("train", path, "--run", tmp_path / "run").code == 2
 
 
-def test_a_missing_extra_names_its_install_line(turnrl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_names_its_install_line(
+    turnrl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "turnrl.envs.textworld.env", None)
     answer = turnrl("envs", "textworld/coin-v0")
     assert answer.code == 2
     assert "pip install 'turnrl[textworld]'" in answer.err
-    assert {one["id"]: one for one in turnrl("envs", "--json").data}["textworld/coin-v0"]["parameters"] == {}
+    assert {one["id"]: one for one in turnrl("envs", "--json").data}["textworld/coin-v0"][
+        "parameters"
+    ] == {}
 
 
 def test_params_are_read_as_yaml() -> None:
     pairs = ["level=5", "name=x=y", "flag=true", "list=[1, 2]", "empty="]
-    assert app.parse_params(pairs) == {"level": 5, "name": "x=y", "flag": True, "list": [1, 2], "empty": None}
+    assert app.parse_params(pairs) == {
+        "level": 5,
+        "name": "x=y",
+        "flag": True,
+        "list": [1, 2],
+        "empty": None,
+    }
     assert app.parse_params(None) == {}
 
 
@@ -358,18 +418,25 @@ def test_probe_fails_where_a_cheat_is_paid_like_a_winner(turnrl: Any, recipe: Pa
     assert "repetition" in shown.out
 
 
-def test_a_machine_without_utf_8_trains_and_evaluates_all_the_same(recipe: Path, tmp_path: Path) -> None:
+def test_a_machine_without_utf_8_trains_and_evaluates_all_the_same(
+    recipe: Path, tmp_path: Path
+) -> None:
     """Files are UTF-8 on every machine, and what a terminal cannot show is escaped."""
     plain = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
     data = yaml.safe_load(recipe.read_text("utf-8"))
     data["agent"]["sampling"]["stop"] = ["→", "é"]
     file = tmp_path / "guess.yaml"
     file.write_text(yaml.safe_dump(data, allow_unicode=True), "utf-8")
-    commands = [["train", file, "--run", tmp_path / "run"], ["eval", tmp_path / "run", "--tasks", "2", "--json"]]
+    commands = [
+        ["train", file, "--run", tmp_path / "run"],
+        ["eval", tmp_path / "run", "--tasks", "2", "--json"],
+    ]
     for command in commands:
         line = [sys.executable, "-m", "turnrl", *map(str, command), "--import", WORLD]
         done = subprocess.run(line, env=plain, capture_output=True, text=True, encoding="ascii")
         assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n"] == 2
-    agent = json.loads((tmp_path / "run" / "checkpoints" / "last" / "agent.json").read_text("utf-8"))
+    agent = json.loads(
+        (tmp_path / "run" / "checkpoints" / "last" / "agent.json").read_text("utf-8")
+    )
     assert agent["sampling"]["stop"] == ["→", "é"]

@@ -1,4 +1,6 @@
-"""What a hostile world, model folder or parameter says reaches the terminal as text, whatever the command."""
+"""What a hostile world, model folder or parameter says reaches the terminal as text, whatever the
+command.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ def world(tmp_path: Path) -> str:
 
 
 def commanding(text: str) -> list[str]:
-    return [c for c in text if (unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\n\t") or c == "\u202e"]
+    return [
+        c
+        for c in text
+        if (unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\n\t") or c == "\u202e"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +64,19 @@ def commanding(text: str) -> list[str]:
         ["play", "hostile/world-v0", "--agent", "random"],
         ["play", "hostile/world-v0", "fails=true", "--agent", "expert"],
         ["play", "hostile/world-v0", "--agent", f"no{COMMANDS}body"],
-        ["envs", "hostile/world-v0"], ["envs"], ["check", "hostile/world-v0"],
+        ["envs", "hostile/world-v0"],
+        ["envs"],
+        ["check", "hostile/world-v0"],
         ["eval", "hostile/world-v0", "--agent", "expert", "--tasks", "1"],
         ["eval", "hostile/world-v0", "fails=true", "--agent", "expert", "--tasks", "1"],
-        ["envs", f"hostile/{COMMANDS}"], ["play", "hostile/world-v0", f"w{COMMANDS}=1"], ["methods", COMMANDS],
-        ["train", f"{COMMANDS}.yaml"], ["report", COMMANDS],
+        ["envs", f"hostile/{COMMANDS}"],
+        ["play", "hostile/world-v0", f"w{COMMANDS}=1"],
+        ["methods", COMMANDS],
+        ["train", f"{COMMANDS}.yaml"],
+        ["report", COMMANDS],
     ],
     ids=lambda command: ascii(" ".join(command))[1:60],
-)  # fmt: skip
+)
 def test_no_command_lets_a_text_command_the_terminal(
     command: list[str], world: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +89,9 @@ def test_no_command_lets_a_text_command_the_terminal(
 
 
 @pytest.mark.parametrize("command", ["envs", "check"])
-def test_json_says_it_and_commands_nothing(command: str, world: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_says_it_and_commands_nothing(
+    command: str, world: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     main.run([command, "hostile/world-v0", "--import", world, "--json"])
     out, _ = capsys.readouterr()
     assert not commanding(out)

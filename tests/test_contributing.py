@@ -45,7 +45,10 @@ def group(returns: list[float]) -> Group:
         Episode(
             task,
             opening="Guess!",
-            turns=[Turn([1, 2], t == 1, [3], [-0.5], observation=text) for t, text in enumerate(("Lower.", "Lower."))],
+            turns=[
+                Turn([1, 2], t == 1, [3], [-0.5], observation=text)
+                for t, text in enumerate(("Lower.", "Lower."))
+            ],
             stop=StopReason.WON if value else StopReason.TURN_LIMIT,
             success=bool(value),
         )
@@ -59,7 +62,9 @@ def test_there_are_three_of_one_screen_each() -> None:
     assert all(len(block.splitlines()) <= SCREEN for block in BLOCKS)
 
 
-def test_the_environment_keeps_the_contract(modules: list[types.ModuleType], tmp_path: Path) -> None:
+def test_the_environment_keeps_the_contract(
+    modules: list[types.ModuleType], tmp_path: Path
+) -> None:
     world = tmp_path / "guess.py"
     world.write_text(BLOCKS[0], "utf-8")
     report = turnrl.check_env("demo/guess-v0", tasks=2, imports=[str(world)], report=True)
@@ -72,7 +77,9 @@ def test_links_between_pages_lead_somewhere() -> None:
     root = GUIDE.parent
     for page in [GUIDE, *root.glob("README.md"), *(root / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
-            assert "://" in target or (page.parent / target).exists(), f"{page.relative_to(root)}: {target}"
+            assert "://" in target or (page.parent / target).exists(), (
+                f"{page.relative_to(root)}: {target}"
+            )
 
 
 def test_the_reward_is_built_from_a_recipe_line(modules: list[types.ModuleType]) -> None:
@@ -84,7 +91,9 @@ def test_the_methods_are_built_from_a_recipe_line(modules: list[types.ModuleType
     credit = CREDITS.build({"name": f"{modules[2].__name__}:BestOfGroup", "scale": 2.0})
     loss = LOSSES.build({"name": f"{modules[2].__name__}:Plain"})
     played = group([1.0, 0.0])
-    batch, rewards_KET = TokenBatch.pack([played]).with_rewards({"outcome": [[0.0, 1.0], [0.0, 0.0]]}, {"outcome": 1.0})
+    batch, rewards_KET = TokenBatch.pack([played]).with_rewards(
+        {"outcome": [[0.0, 1.0], [0.0, 0.0]]}, {"outcome": 1.0}
+    )
     advantages_ET = credit(rewards_KET, batch)
     assert advantages_ET.tolist() == [[0.0, 0.0], [-2.0, -2.0]]
     output = loss(batch.logprobs_BL, batch, batch.spread(advantages_ET))

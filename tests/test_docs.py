@@ -28,11 +28,15 @@ def generate() -> Any:
 
 
 def test_the_methods_page_is_what_the_docstrings_say(generate: Any) -> None:
-    assert (DOCS / "methods.md").read_text("utf-8") == generate.page(), "run python docs/generate.py"
+    assert (DOCS / "methods.md").read_text("utf-8") == generate.page(), (
+        "run python docs/generate.py"
+    )
 
 
 def test_the_recipe_page_is_what_the_fields_say(generate: Any) -> None:
-    assert (DOCS / "recipe.md").read_text("utf-8") == generate.recipe_page(), "run python docs/generate.py"
+    assert (DOCS / "recipe.md").read_text("utf-8") == generate.recipe_page(), (
+        "run python docs/generate.py"
+    )
 
 
 def blocks(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -59,7 +63,9 @@ def test_every_help_reads_alone() -> None:
     for model in blocks(Recipe):
         for name, field in model.model_fields.items():
             assert field.description or name == "name", f"{model.__name__}.{name} has no help"
-            assert not FRAGMENT.match(field.description or ""), f"{model.__name__}.{name}: {field.description}"
+            assert not FRAGMENT.match(field.description or ""), (
+                f"{model.__name__}.{name}: {field.description}"
+            )
     for method in methods():
         for field in method["fields"]:
             text = field["description"]

@@ -66,11 +66,29 @@ RECIPE: dict[str, Any] = {
     "rewards": [{"name": "outcome"}],
     "stages": [
         {"name": "sft", "demonstrations": 8, "epochs": 4, "validation": 2},
-        {"name": "rl", "steps": 3, "tasks_per_step": 2, "group_size": 2, "checkpoint_every": 2, "average": 0.5},
+        {
+            "name": "rl",
+            "steps": 3,
+            "tasks_per_step": 2,
+            "group_size": 2,
+            "checkpoint_every": 2,
+            "average": 0.5,
+        },
     ],
     "evaluate": {"test_tasks": 14, "temperature": 0.7},
 }
-SAME = ("success", "low", "high", "n", "stops", "turns", "invalid_rate", "tokens", "seed", "temperature")
+SAME = (
+    "success",
+    "low",
+    "high",
+    "n",
+    "stops",
+    "turns",
+    "invalid_rate",
+    "tokens",
+    "seed",
+    "temperature",
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +96,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run whose context limit cuts episodes."""
     folder = tmp_path_factory.mktemp("echo")
     (folder / "echo_world.py").write_text(WORLD, "utf-8")
-    tokenizer = tiny.train_tokenizer(["See ant. See bee. See cow. See dog. No, it is Done."] * 4, 320, ())
-    save(tiny.build(tokenizer, layers=1, width=32, heads=2, max_context=256), tokenizer, folder / "model")
+    tokenizer = tiny.train_tokenizer(
+        ["See ant. See bee. See cow. See dog. No, it is Done."] * 4, 320, ()
+    )
+    save(
+        tiny.build(tokenizer, layers=1, width=32, heads=2, max_context=256),
+        tokenizer,
+        folder / "model",
+    )
     model = {"name": str(folder / "model"), "max_context": 60}
     recipe = RECIPE | {"model": model, "pool": {"imports": [str(folder / "echo_world.py")]}}
     turnrl.train(turnrl.Recipe.parse(recipe), run_dir=folder / "run", progress=False)
@@ -97,21 +121,40 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return code, *capsys.readouterr()
 
 
-def test_an_evaluation_of_a_run_is_its_own_test(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_of_a_run_is_its_own_test(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = answer(capsys, "eval", run, "--trust", "--json")
     assert code == 0, err
     measured, (before, tested) = json.loads(out), records(run, "test")
     assert measured["stops"]["context_limit"] > 0
     assert {key: measured[key] for key in SAME} == {key: tested[key] for key in SAME}
     assert (measured["max_context"], measured["max_turns"]) == (60, 5)
-    code, out, _ = answer(capsys, "eval", run, "--trust", "--json", "--agent", run / "checkpoints" / "sft")
+    code, out, _ = answer(
+        capsys, "eval", run, "--trust", "--json", "--agent", run / "checkpoints" / "sft"
+    )
     earlier = json.loads(out)
     assert {key: earlier[key] for key in SAME} == {key: before[key] for key in SAME}
     # Told otherwise, it is otherwise.
     code, out, _ = answer(
-        capsys, "eval", run, "--trust", "--json", "--tasks", 3, "--max-turns", 2, "--seed", 4, "--temperature", 0,
-        "--max-context", 128, "--max-tokens", 2,
-    )  # fmt: skip
+        capsys,
+        "eval",
+        run,
+        "--trust",
+        "--json",
+        "--tasks",
+        3,
+        "--max-turns",
+        2,
+        "--seed",
+        4,
+        "--temperature",
+        0,
+        "--max-context",
+        128,
+        "--max-tokens",
+        2,
+    )
     other = json.loads(out)
     assert [other[key] for key in ("n", "max_turns", "seed", "temperature")] == [3, 2, 4, 0]
     assert other["turns"] <= 2
@@ -125,29 +168,46 @@ def test_a_checkpoint_alone_keeps_the_limits_of_its_run(run: Path, tmp_path: Pat
     assert (loaded.agent.engine.max_context, loaded.max_turns, loaded.temperature) == (60, 5, 0.7)
     played: list[Episode] = []
     again = turnrl.evaluate(
-        "echo/animals-v0", str(tmp_path / "moved"), tasks=14, seed=3, progress=False, episodes=played
+        "echo/animals-v0",
+        str(tmp_path / "moved"),
+        tasks=14,
+        seed=3,
+        progress=False,
+        episodes=played,
     )
     tested = records(run, "test")[-1]
     assert {key: getattr(again, key) for key in SAME} == {key: tested[key] for key in SAME}
     assert len(played) == 14
 
 
-def test_other_players_are_measured_under_the_limits_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_players_are_measured_under_the_limits_of_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = answer(capsys, "eval", run, "--agent", "random", "--trust", "--json")
     assert code == 0, err
     assert json.loads(out)["max_turns"] == 5
     assert json.loads(out)["n"] == 14
 
 
-@pytest.mark.parametrize("present", [("best", "rl", "last", "sft"), ("rl", "last", "sft"), ("last", "sft"), ("sft",)])
-def test_the_weights_of_a_run_are_those_that_it_tested(tmp_path: Path, present: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "present", [("best", "rl", "last", "sft"), ("rl", "last", "sft"), ("last", "sft"), ("sft",)]
+)
+def test_the_weights_of_a_run_are_those_that_it_tested(
+    tmp_path: Path, present: tuple[str, ...]
+) -> None:
     for name in present:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "config.json").write_text("{}")
     assert checkpoint_folder(tmp_path).name == present[0]
 
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 @pytest.mark.parametrize("name", [*FILES, AGENT_FILE])
@@ -193,7 +253,9 @@ def test_a_model_without_some_of_its_weights_is_refused(run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_said_to_be_so(run: Path, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_no_numbers_are_said_to_be_so(
+    run: Path, tmp_path: Path, value: float
+) -> None:
     from safetensors.torch import load_file, save_file
 
     foreign(run, tmp_path / "model")
@@ -240,11 +302,15 @@ def test_a_checkpoint_runs_no_code_without_trust(
         turnrl.evaluate("echo/animals-v0", str(target), progress=False)
     assert main.run(["play", "echo/animals-v0", "--agent", str(target)]) == 2
     assert not (tmp_path / "was_run").exists()
-    assert turnrl.evaluate("echo/animals-v0", str(target), tasks=2, trust=True, progress=False).n == 2
+    assert (
+        turnrl.evaluate("echo/animals-v0", str(target), tasks=2, trust=True, progress=False).n == 2
+    )
     assert (tmp_path / "was_run").exists()
 
 
-def test_a_run_imports_nothing_without_trust(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_imports_nothing_without_trust(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     theirs = tmp_path / "run"
     shutil.copytree(run, theirs)
     (tmp_path / "theirs.py").write_text(CODE, "utf-8")
@@ -255,7 +321,9 @@ def test_a_run_imports_nothing_without_trust(run: Path, tmp_path: Path, capsys: 
     code, _, err = answer(capsys, "eval", theirs)
     assert code == 2
     assert "theirs.py for its worlds: run that code with --trust, or name yours by --import" in err
-    code, out, err = answer(capsys, "eval", theirs, "--import", run.parent / "echo_world.py", "--json")
+    code, out, err = answer(
+        capsys, "eval", theirs, "--import", run.parent / "echo_world.py", "--json"
+    )
     assert code == 0, err
     assert json.loads(out)["n"] == 14
     assert not (tmp_path / "was_run").exists()
@@ -283,10 +351,20 @@ def test_code_that_comes_with_a_model_is_not_run(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "was_run").exists()
 
 
-def test_episodes_of_an_evaluation_can_be_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_episodes_of_an_evaluation_can_be_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "played.jsonl.gz"
     code, out, err = answer(
-        capsys, "eval", run, "--trust", "--json", "--episodes", file, "--output", tmp_path / "result.json"
+        capsys,
+        "eval",
+        run,
+        "--trust",
+        "--json",
+        "--episodes",
+        file,
+        "--output",
+        tmp_path / "result.json",
     )
     assert code == 0, err
     with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -314,14 +392,32 @@ def test_what_cannot_be_written_is_said_before_anything_is_played(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plain_model_plays_as_the_options_say(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_model_plays_as_the_options_say(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     foreign(run, tmp_path / "model")
     plays = ["eval", "echo/animals-v0", "--agent", tmp_path / "model", "--tasks", 4, "--json"]
     code, out, err = answer(capsys, *plays)
     assert code == 0, err
     usual = json.loads(out)
-    assert (usual["max_turns"], usual["max_context"], usual["temperature"], usual["seed"]) == (50, 256, 1.0, 0)
-    more = ["--max-turns", 3, "--max-tokens", 6, "--max-context", 128, "--parser", "tags", "--temperature", 0.5]
+    assert (usual["max_turns"], usual["max_context"], usual["temperature"], usual["seed"]) == (
+        50,
+        256,
+        1.0,
+        0,
+    )
+    more = [
+        "--max-turns",
+        3,
+        "--max-tokens",
+        6,
+        "--max-context",
+        128,
+        "--parser",
+        "tags",
+        "--temperature",
+        0.5,
+    ]
     code, out, err = answer(capsys, *plays, *more, "--context", "{name: sliding_window, turns: 1}")
     assert code == 0, err
     other = json.loads(out)
@@ -329,14 +425,19 @@ def test_a_plain_model_plays_as_the_options_say(run: Path, tmp_path: Path, capsy
     assert other["turns"] <= 3
     assert other["invalid_rate"] == 1
     assert other["tokens"] <= 18
-    for option, part in ((["--parser", "tgas"], "did you mean 'tags'"), (["--context", "[1"], "not valid YAML")):
+    for option, part in (
+        (["--parser", "tgas"], "did you mean 'tags'"),
+        (["--context", "[1"], "not valid YAML"),
+    ):
         code, _, err = answer(capsys, *plays, *option)
         assert code == 2
         assert part in err
 
 
 def test_worlds_are_imported_in_the_process_that_evaluates(tmp_path: Path) -> None:
-    (tmp_path / "another.py").write_text(WORLD.replace("echo/animals-v0", "echo/another-v0"), "utf-8")
+    (tmp_path / "another.py").write_text(
+        WORLD.replace("echo/animals-v0", "echo/another-v0"), "utf-8"
+    )
     result = turnrl.evaluate(
         "echo/another-v0", "expert", tasks=2, imports=[str(tmp_path / "another.py")], progress=False
     )

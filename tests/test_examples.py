@@ -13,7 +13,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def run(name: str, folder: Path) -> list[str]:
     shutil.copytree(EXAMPLES, folder / "examples")
     command = [sys.executable, f"examples/{name}.py"]
-    return subprocess.run(command, cwd=folder, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()
+    return subprocess.run(
+        command, cwd=folder, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout.splitlines()
 
 
 def test_a_world_of_ones_own_is_checked_learnt_and_measured(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def test_entry_point(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("mine", f"{module}:Mine", "turnrl.training.credit")]
     entries.append(EntryPoint("gone", "no_such_package:Gone", "turnrl.training.credit"))
 
-    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [e for e in entries if e.group == group])
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda *, group: [e for e in entries if e.group == group]
+    )
     monkeypatch.setattr(plugins, "_installed", plugins._installed.__wrapped__)
     assert "mine" in CREDITS.names()
     assert CREDITS.get("mine") is Mine
@@ -94,7 +96,12 @@ def test_unknown_names(module: str) -> None:
 
 
 def test_bad_fields() -> None:
-    sentence(lambda: CREDITS.build({"name": "gae", "lamm": 1}), "training.credit 'gae'", "'lamm'", "did you mean 'lam'")
+    sentence(
+        lambda: CREDITS.build({"name": "gae", "lamm": 1}),
+        "training.credit 'gae'",
+        "'lamm'",
+        "did you mean 'lam'",
+    )
     sentence(lambda: CREDITS.build({"name": "gae", "lam": 2}), "lam", "less than or equal to 1")
     sentence(lambda: CREDITS.build({"gamma": 1}), "needs a 'name'")
     sentence(lambda: CREDITS.build({"name": 3}), "needs a 'name'")
@@ -139,7 +146,9 @@ turnrl.register("good/world-v0", Good)
         ("[turnrl.training.credit]\nbroken = broken_world\n", ""),
     ],
 )
-def test_a_broken_package_costs_a_warning_that_names_it(tmp_path: Path, entries: str, module: str) -> None:
+def test_a_broken_package_costs_a_warning_that_names_it(
+    tmp_path: Path, entries: str, module: str
+) -> None:
     package(tmp_path, "broken-worlds", entries)
     package(tmp_path, "z-good-worlds", "[turnrl.envs]\ngood = good_world\n")
     (tmp_path / "good_world.py").write_text(GOOD_WORLD)
@@ -150,7 +159,8 @@ def test_a_broken_package_costs_a_warning_that_names_it(tmp_path: Path, entries:
             [sys.executable, "-c", script, *command.split()],
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         )
         for command in ("envs", "methods")
     }

@@ -1,6 +1,8 @@
-"""A world that a very small model learns in seconds: name the light. Importable by path in worker processes.
+"""A world that a very small model learns in seconds: name the light. Importable by path in worker
+processes.
 
-Each turn shows one of four colours; the right answer is its name, a wrong colour loses. Registers itself when imported.
+Each turn shows one of four colours; the right answer is its name, a wrong colour loses. Registers
+itself when imported.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ SEEDS: dict[str, range] = {"train": range(40), "valid": range(40, 52), "test": r
 
 
 class LightsEnv(TextEnv):
-    """`length` lights; the seed says which. Unless it is `forgiving`, a wrong colour ends it: that is no success."""
+    """`length` lights; the seed says which. Unless it is `forgiving`, a wrong colour ends it: that
+    is no success.
+    """
 
     instructions = "Say the colour of the light: red, blue, green or white."
     symmetries = ({"red": "blue", "blue": "red"},)
@@ -51,10 +55,15 @@ class LightsEnv(TextEnv):
     def _look(self, valid: bool = True) -> Outcome:
         done = self.passed == self.length
         return Outcome(
-            "Done." if done else f"Now {self.lights[self.passed]}", reward=float(done), ended=done, success=done,
-            valid=valid, admissible=[] if done else list(COLOURS), score=float(self.passed),
+            "Done." if done else f"Now {self.lights[self.passed]}",
+            reward=float(done),
+            ended=done,
+            success=done,
+            valid=valid,
+            admissible=[] if done else list(COLOURS),
+            score=float(self.passed),
             progress=self.passed / self.length,
-        )  # fmt: skip
+        )
 
 
 class SlowLightsEnv(LightsEnv):
@@ -66,7 +75,8 @@ class SlowLightsEnv(LightsEnv):
 
 
 class FaultyLightsEnv(LightsEnv):
-    """Tasks whose seed is in `broken` raise at their first step (`fault`: 'hang' there, or raise at the 'reset').
+    """Tasks whose seed is in `broken` raise at their first step (`fault`: 'hang' there, or raise at
+    the 'reset').
 
     Those in `once` do so only the first time.
     """
@@ -108,7 +118,15 @@ class LyingLightsEnv(LightsEnv):
 
     def _act(self, action: str) -> Outcome:
         outcome = super()._act(action)
-        return Outcome("Over.", reward=1.0, ended=True, success=False, score=100.0, admissible=[], valid=outcome.valid)
+        return Outcome(
+            "Over.",
+            reward=1.0,
+            ended=True,
+            success=False,
+            score=100.0,
+            admissible=[],
+            valid=outcome.valid,
+        )
 
 
 WORLDS: dict[str, type[TextEnv]] = {
@@ -122,29 +140,51 @@ WORLDS: dict[str, type[TextEnv]] = {
 for _name, _cls in WORLDS.items():
     register(_name, _cls)
 
-TEXTS = [LightsEnv.instructions, *(f"Now {colour}\n{colour}\nDone.\nDark." for colour in COLOURS * 4)]
+TEXTS = [
+    LightsEnv.instructions,
+    *(f"Now {colour}\n{colour}\nDone.\nDark." for colour in COLOURS * 4),
+]
 """What the world says: text for a tokenizer."""
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
-    """A recipe of seconds: a weak warm start, then reinforcement. `changes` by block; 'sft' and 'rl' are its stages."""
+    """A recipe of seconds: a weak warm start, then reinforcement. `changes` by block; 'sft' and
+    'rl' are its stages.
+    """
     sft: dict[str, Any] = {
-        "name": "sft", "demonstrations": 4, "epochs": 12, "batch": 4, "observation_weight": 0.3, "validate_every": 6,
-        "validation": 3, "optim": {"lr": 0.01},
-    }  # fmt: skip
+        "name": "sft",
+        "demonstrations": 4,
+        "epochs": 12,
+        "batch": 4,
+        "observation_weight": 0.3,
+        "validate_every": 6,
+        "validation": 3,
+        "optim": {"lr": 0.01},
+    }
     rl: dict[str, Any] = {
-        "name": "rl", "steps": 4, "tasks_per_step": 4, "group_size": 4, "optim": {"lr": 0.005}, "checkpoint_every": 1,
-        "episodes_every": 2, "save_episodes": 4,
-    }  # fmt: skip
+        "name": "rl",
+        "steps": 4,
+        "tasks_per_step": 4,
+        "group_size": 4,
+        "optim": {"lr": 0.005},
+        "checkpoint_every": 1,
+        "episodes_every": 2,
+        "save_episodes": 4,
+    }
     data: dict[str, Any] = {
         "name": "toy",
         "env": {"id": "toy/lights-v0", "length": 3},
         "model": {
-            "layers": 1, "width": 32, "heads": 2, "vocabulary": 320, "max_context": 128, "init_std": 0.15,
+            "layers": 1,
+            "width": 32,
+            "heads": 2,
+            "vocabulary": 320,
+            "max_context": 128,
+            "init_std": 0.15,
         },
         "agent": {"max_turns": 4, "system": False, "sampling": {"max_tokens": 3}},
         "stages": [sft | changes.pop("sft", {}), rl | changes.pop("rl", {})],
-    }  # fmt: skip
+    }
     return data | changes
 
 
@@ -156,5 +196,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def episodes_won(outcomes: Sequence[dict[str, Any]], last: int) -> float:
     """Mean success as played over the last steps of training."""
-    rates = [line["success"] for line in outcomes if line["kind"] == "train" and line["stage"] == "rl"]
+    rates = [
+        line["success"] for line in outcomes if line["kind"] == "train" and line["stage"] == "rl"
+    ]
     return sum(rates[-last:]) / last

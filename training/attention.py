@@ -1,14 +1,14 @@
 """Causal attention in blocks of queries, for long rows on a CPU.
 
-PyTorch's CPU kernel computes every pair of a query and a key of a row of up to 512 tokens and then masks half of them.
-Cut into blocks of queries that each see only the keys up to their own end, the same result takes a fifth less time,
-forward and backward. Inside ::
+PyTorch's CPU kernel computes every pair of a query and a key of a row of up to 512 tokens and then
+masks half of them. Cut into blocks of queries that each see only the keys up to their own end, the
+same result takes a fifth less time, forward and backward. Inside ::
 
     with CausalBlocks():
         hidden_BLD = decoder(input_ids=tokens_BL, use_cache=False).last_hidden_state
 
-every call of `scaled_dot_product_attention` that is causal and has no other mask is cut that way, in any model; so is
-every call with the mask that `CausalBlocks` was given.
+every call of `scaled_dot_product_attention` that is causal and has no other mask is cut that way,
+in any model; so is every call with the mask that `CausalBlocks` was given.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class CausalBlocks(TorchFunctionMode):
     """While it is entered, causal attention on the CPU is computed in blocks.
 
     Args:
-        mask: a float mask [1, 1, L, K] under which query l sees the keys 0..K - L + l, if there is one.
+        mask: a float mask [1, 1, L, K] under which query l sees the keys 0..K - L + l, if there is
+            one.
     """
 
     def __init__(self, mask: Tensor | None = None) -> None:
@@ -37,7 +38,11 @@ class CausalBlocks(TorchFunctionMode):
         self.mask = mask
 
     def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Every torch function passes here; all but one are called as they are."""
         kwargs = kwargs or {}
@@ -48,7 +53,9 @@ class CausalBlocks(TorchFunctionMode):
     def _applies(self, query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]) -> bool:
         mask = kwargs.get("attn_mask")
         causal = (
-            bool(kwargs.get("is_causal")) and query.shape[-2] == key.shape[-2] if mask is None else mask is self.mask
+            bool(kwargs.get("is_causal")) and query.shape[-2] == key.shape[-2]
+            if mask is None
+            else mask is self.mask
         )
         long = query.shape[-2] > BLOCK + BLOCK // 2
         return causal and long and query.device.type == "cpu" and not kwargs.get("dropout_p")
@@ -70,7 +77,11 @@ def _blocks(
         if attn_mask is not None:
             see: dict[str, Any] = {"attn_mask": attn_mask[..., start:end, : before + end]}
         else:
-            see = {"is_causal": True} if start == 0 else {"attn_mask": causal_mask(start, end, query_BHLD)}
+            see = (
+                {"is_causal": True}
+                if start == 0
+                else {"attn_mask": causal_mask(start, end, query_BHLD)}
+            )
         part_BHlD = scaled_dot_product_attention(
             query_BHLD[..., start:end, :],
             key_BHKD[..., : before + end, :],
@@ -84,5 +95,9 @@ def _blocks(
 
 
 def causal_mask(start: int, end: int, like: Tensor) -> Tensor:
-    """What queries ``start..end`` add to their scores of keys ``0..end``: 0 up to themselves, -infinity after."""
-    return torch.full((end - start, end), -torch.inf, dtype=like.dtype, device=like.device).triu_(start + 1)
+    """What queries ``start..end`` add to their scores of keys ``0..end``: 0 up to themselves,
+    -infinity after.
+    """
+    return torch.full((end - start, end), -torch.inf, dtype=like.dtype, device=like.device).triu_(
+        start + 1
+    )

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of the trainable parameters, ``m <- decay * m + (1 - decay) * w`` after each step.
+    """Exponential moving average of the trainable parameters, ``m <- decay * m + (1 - decay) * w``
+    after each step.
 
-    The steps of a policy gradient jump about a slowly moving policy; their mean is closer to it, most of all in the
-    sampled play of a small model. Training goes on from the weights themselves.
+    The steps of a policy gradient jump about a slowly moving policy; their mean is closer to it,
+    most of all in the sampled play of a small model. Training goes on from the weights themselves.
 
     Args:
         model: whose weights are averaged, starting from those it has.

@@ -3,7 +3,8 @@
     E episodes    T turns of an episode    K named rewards
     B sequences   L tokens of a sequence   (an episode is one sequence, or several where its context was rewritten)
 
-Every token carries its turn index, or -1 if the policy did not sample it. Nothing else says where turns are.
+Every token carries its turn index, or -1 if the policy did not sample it. Nothing else says where
+turns are.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from ..agents.episode import Episode, Group, StopReason, episodes_of
 class TokenBatch:
     """Sequences ready for the model, with what credit and losses need beside them.
 
-    Rows of one episode are neighbours, in the order of its turns, so that row-major order is the order in which
-    action tokens were sampled.
+    Rows of one episode are neighbours, in the order of its turns, so that row-major order is the
+    order in which action tokens were sampled.
     """
 
     tokens_BL: Tensor
@@ -45,10 +46,14 @@ class TokenBatch:
     reward_names: tuple[str, ...] = ()
     """The axis K."""
     stops: tuple[StopReason, ...] = ()
-    """Why each episode stopped, along E; without it, what is not terminated met the task's own turn limit."""
+    """Why each episode stopped, along E; without it, what is not terminated met the task's own turn
+    limit.
+    """
     reward_weights_K: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     state_ET: Tensor | None = None
-    """int64: equal numbers are equal last words of the world before the turn (`Episode.states`); -1 without a turn."""
+    """int64: equal numbers are equal last words of the world before the turn (`Episode.states`); -1
+    without a turn.
+    """
     tag_ET: Tensor | None = None
     """int64: the kind of reasoning that the response named (`Turn.tag`), -1 if none."""
     heard_BL: Tensor | None = None
@@ -58,15 +63,25 @@ class TokenBatch:
 
     # Costly fields, present only if some plug-in requires them.
     old_logprobs_BL: Tensor | None = None
-    """Trainer's log-probabilities before the first update ('old_logprobs'); else the engine's are used."""
+    """Trainer's log-probabilities before the first update ('old_logprobs'); else the engine's are
+    used.
+    """
     ref_logprobs_BL: Tensor | None = None
-    """Log-probabilities of the reference, the policy as it was at the start of the rl stage ('ref_logprobs')."""
+    """Log-probabilities of the reference, the policy as it was at the start of the rl stage
+    ('ref_logprobs').
+    """
     values_BL: Tensor | None = None
-    """Critic's value of the state before this token was sampled, at action tokens ('values'). Anything elsewhere."""
+    """Critic's value of the state before this token was sampled, at action tokens ('values').
+    Anything elsewhere.
+    """
     bootstrap_E: Tensor | None = None
-    """Critic's value of the state after the last turn, where the credit bootstraps; 0 elsewhere, None if nowhere."""
+    """Critic's value of the state after the last turn, where the credit bootstraps; 0 elsewhere,
+    None if nowhere.
+    """
     signals: dict[str, Tensor] = field(default_factory=dict)
-    """What an estimator leaves for a loss, [B, L]; 'returns' are the critic's targets, NaN where there is none."""
+    """What an estimator leaves for a loss, [B, L]; 'returns' are the critic's targets, NaN where
+    there is none.
+    """
 
     @property
     def mask_BL(self) -> Tensor:
@@ -90,7 +105,9 @@ class TokenBatch:
 
     @property
     def behaviour_logprobs_BL(self) -> Tensor:
-        """The denominator of the importance ratio: the trainer's own if computed, else the engine's."""
+        """The denominator of the importance ratio: the trainer's own if computed, else the
+        engine's.
+        """
         return self.logprobs_BL if self.old_logprobs_BL is None else self.old_logprobs_BL
 
     def stopped_E(self, reasons: Collection[StopReason]) -> Tensor:
@@ -114,7 +131,9 @@ class TokenBatch:
         return torch.where(self.mask_ET, total_ET, torch.zeros((), dtype=total_ET.dtype))
 
     def select(self, rows: Sequence[int] | Tensor) -> TokenBatch:
-        """The sequences `rows`, cut to their longest; fields per episode stay whole, so indices keep their meaning."""
+        """The sequences `rows`, cut to their longest; fields per episode stay whole, so indices
+        keep their meaning.
+        """
         index = torch.as_tensor(rows, dtype=torch.long)
         width = int(self.lengths_B[index].max()) if len(index) else 0
         cut: dict[str, object] = {}
@@ -128,7 +147,9 @@ class TokenBatch:
         return replace(self, **cut)  # type: ignore[arg-type]
 
     def split(self, token_budget: int) -> Iterator[Tensor]:
-        """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row at least)."""
+        """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row
+        at least).
+        """
         order = torch.argsort(self.lengths_B, stable=True).tolist()
         lengths = self.lengths_B.tolist()
         start = 0
@@ -151,14 +172,16 @@ class TokenBatch:
 
         Args:
             groups: what was played; failed episodes are already gone.
-            merge: consecutive turns that extend each other become one sequence; False makes every turn its own
-                sequence (the same loss, more tokens).
-            closing: to episodes that stopped for one of these reasons, append what would have come after the last
-                response, for a critic to bootstrap from.
+            merge: consecutive turns that extend each other become one sequence; False makes every
+                turn its own sequence (the same loss, more tokens).
+            closing: to episodes that stopped for one of these reasons, append what would have come
+                after the last response, for a critic to bootstrap from.
             temperature: at which the responses were sampled.
         """
         episodes = episodes_of(groups)
-        rows = [(e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge, closing)]
+        rows = [
+            (e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge, closing)
+        ]
         width = max((len(row.tokens) for _, row in rows), default=0)
         return cls(
             tokens_BL=_pad([row.tokens for _, row in rows], width, 0, torch.long),
@@ -166,9 +189,13 @@ class TokenBatch:
             turn_BL=_pad([row.turns for _, row in rows], width, -1, torch.long),
             logprobs_BL=_pad([row.logprobs for _, row in rows], width, 0.0, torch.float32),
             episode_B=torch.tensor([e for e, _ in rows], dtype=torch.long),
-            group_E=torch.tensor([g for g, group in enumerate(groups) for _ in group], dtype=torch.long),
+            group_E=torch.tensor(
+                [g for g, group in enumerate(groups) for _ in group], dtype=torch.long
+            ),
             turns_E=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
-            terminated_E=torch.tensor([not episode.stop.truncated for episode in episodes], dtype=torch.bool),
+            terminated_E=torch.tensor(
+                [not episode.stop.truncated for episode in episodes], dtype=torch.bool
+            ),
             stops=tuple(episode.stop for episode in episodes),
             success_E=torch.tensor([episode.success for episode in episodes], dtype=torch.bool),
             heard_BL=_pad([row.heard for _, row in rows], width, False, torch.bool),
@@ -201,7 +228,9 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     heard: list[bool] = field(default_factory=list)
 
-    def add(self, ids: list[int], turn: int, logprobs: list[float] | None = None, news: int = 0) -> None:
+    def add(
+        self, ids: list[int], turn: int, logprobs: list[float] | None = None, news: int = 0
+    ) -> None:
         """Append tokens; the last `news` of them were said by the world, for the first time."""
         self.tokens += ids
         self.turns += [turn] * len(ids)
@@ -232,7 +261,9 @@ def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Ite
 
 
 def _numbered(names: Sequence[Sequence[str | None]]) -> Tensor:
-    """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there is no turn."""
+    """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there
+    is no turn.
+    """
     numbers: dict[str | None, int] = {None: -1}
     rows = [[numbers.setdefault(name, len(numbers) - 1) for name in row] for row in names]
     return _pad(rows, max((len(row) for row in rows), default=0), -1, torch.long)

@@ -1,7 +1,8 @@
-"""Boundaries: what plug-ins answer is looked at where it comes in, and a mistake is told with the plug-in's name.
+"""Boundaries: what plug-ins answer is looked at where it comes in, and a mistake is told with the
+plug-in's name.
 
-Each function asks one plug-in for its one answer. All raise PluginError if the plug-in raises, or answers in another
-type or shape than its slot takes; what follows can then rely on both.
+Each function asks one plug-in for its one answer. All raise PluginError if the plug-in raises, or
+answers in another type or shape than its slot takes; what follows can then rely on both.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ from .selection.base import Selection
 
 
 def advantages_of(credit: Credit, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-    """Ask an estimator for its advantages, and return them per token [B, L], float64, without gradient."""
+    """Ask an estimator for its advantages, and return them per token [B, L], float64, without
+    gradient.
+    """
     what = f"credit '{credit.name}'"
     with boundary(what):
         answer = credit(rewards_KET, batch)
     if credit.level == "turn":
-        axes, shape = "[E, T]: one number per turn of each episode", (batch.episodes, batch.max_turns)
+        axes, shape = (
+            "[E, T]: one number per turn of each episode",
+            (batch.episodes, batch.max_turns),
+        )
         return batch.spread(_tensor(answer, shape, what, axes))
     return _tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN)
 
@@ -44,7 +50,9 @@ def modified(modifier: Modifier, advantages_BL: Tensor, batch: TokenBatch) -> Te
     return _tensor(answer, advantages_BL.shape, what, _PER_TOKEN)
 
 
-def policy_loss(loss: PolicyLoss, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+def policy_loss(
+    loss: PolicyLoss, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+) -> LossOutput:
     """Ask a loss for its term per token."""
     what = f"loss '{loss.name}'"
     with boundary(what):
@@ -52,7 +60,9 @@ def policy_loss(loss: PolicyLoss, logprobs_BL: Tensor, batch: TokenBatch, advant
     return _output(answer, logprobs_BL.shape, what)
 
 
-def regularizing(term: Regularizer, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
+def regularizing(
+    term: Regularizer, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
+) -> LossOutput:
     """Ask a regularizer for its term per token."""
     what = f"regularizer '{term.name}'"
     with boundary(what):
@@ -76,12 +86,19 @@ def selected(selection: Selection, group: Group, returns: Sequence[float]) -> Gr
     if answer is None:
         return None
     known = {id(episode) for episode in group}
-    if not isinstance(answer, Group) or not all(isinstance(e, Episode) and id(e) in known for e in answer.episodes):
-        raise PluginError(f"{what} answered {_named(answer)}: expected a Group of some of the given episodes, or None")
+    if not isinstance(answer, Group) or not all(
+        isinstance(e, Episode) and id(e) in known for e in answer.episodes
+    ):
+        raise PluginError(
+            f"{what} answered {_named(answer)}: expected a Group of some of the given episodes, or"
+            " None"
+        )
     return answer
 
 
-def next_tasks(curriculum: Curriculum, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
+def next_tasks(
+    curriculum: Curriculum, tasks: Sequence[Task], count: int, drawn: int, seed: int
+) -> list[Task]:
     """Ask a curriculum for the next `count` tasks."""
     what = f"curriculum '{curriculum.name}'"
     with boundary(what):
@@ -89,7 +106,9 @@ def next_tasks(curriculum: Curriculum, tasks: Sequence[Task], count: int, drawn:
         chosen = list(answer)
     if len(chosen) != count or not all(isinstance(task, Task) for task in chosen):
         kinds = ", ".join(sorted({_named(task) for task in chosen})) or "nothing"
-        raise PluginError(f"{what} answered {len(chosen)} entries ({kinds}): expected a list of {count} tasks")
+        raise PluginError(
+            f"{what} answered {len(chosen)} entries ({kinds}): expected a list of {count} tasks"
+        )
     return chosen
 
 
@@ -99,7 +118,9 @@ def turn_limit(curriculum: Curriculum, limit: int, progress: float) -> int:
     with boundary(what):
         answer: Any = curriculum.max_turns(limit, progress)
     if not isinstance(answer, int) or not 1 <= answer <= limit:
-        raise PluginError(f"{what} answered a turn limit of {answer!r}: expected a whole number from 1 to {limit}")
+        raise PluginError(
+            f"{what} answered a turn limit of {answer!r}: expected a whole number from 1 to {limit}"
+        )
     return answer
 
 
@@ -110,7 +131,9 @@ def observe(curriculum: Curriculum, groups: Sequence[Group]) -> None:
 
 
 def memory_of(plugin: Plugin) -> dict[str, Any]:
-    """Ask a plug-in for what it remembers, and return a copy. It must be plain, or no checkpoint could give it back."""
+    """Ask a plug-in for what it remembers, and return a copy. It must be plain, or no checkpoint
+    could give it back.
+    """
     what = f"plug-in '{plugin.name}'"
     with boundary(what):
         answer: Any = plugin.state_dict()
@@ -118,8 +141,8 @@ def memory_of(plugin: Plugin) -> dict[str, Any]:
         copied = copy.deepcopy(answer)
     if not isinstance(answer, dict) or odd:
         raise PluginError(
-            f"{what} remembers {odd or _named(answer)} (state_dict): expected a dict of numbers, texts, lists, dicts "
-            "and tensors"
+            f"{what} remembers {odd or _named(answer)} (state_dict): expected a dict of numbers,"
+            " texts, lists, dicts and tensors"
         )
     return cast("dict[str, Any]", copied)
 
@@ -130,7 +153,9 @@ def _odd_part(value: Any) -> str:
         return next(filter(None, map(_odd_part, [*value, *value.values()])), "")
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return next(filter(None, map(_odd_part, value)), "")
-    plain = value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, Tensor)
+    plain = (
+        value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, Tensor)
+    )
     return "" if plain else _named(value)
 
 
@@ -154,7 +179,9 @@ def _check(answer: Any, shape: Sequence[int], what: str, axes: str) -> None:
     if not isinstance(answer, Tensor):
         raise PluginError(f"{what} answered {_named(answer)}: expected a tensor {axes}")
     if tuple(answer.shape) != tuple(shape):
-        raise PluginError(f"{what} answered a tensor {list(answer.shape)}: expected {list(shape)}, {axes}")
+        raise PluginError(
+            f"{what} answered a tensor {list(answer.shape)}: expected {list(shape)}, {axes}"
+        )
     if answer.is_complex() or answer.dtype is torch.bool:
         raise PluginError(f"{what} answered a tensor of {answer.dtype}: expected numbers, {axes}")
 

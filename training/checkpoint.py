@@ -1,4 +1,6 @@
-"""Checkpoints: weights in Hugging Face format that can be played, and the state that makes a resume exact."""
+"""Checkpoints: weights in Hugging Face format that can be played, and the state that makes a resume
+exact.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ ADAPTERS_FILE = "adapters.pt"
 """What a LoRA model trains, beside the merged weights that can be played."""
 
 
-NEEDED = "without it the run cannot go on; restore it from a copy, or begin again with another --run"
+NEEDED = (
+    "without it the run cannot go on; restore it from a copy, or begin again with another --run"
+)
 
 
 @dataclass(slots=True)
@@ -58,23 +62,31 @@ class Saved:
 
 
 def write(
-    folder: Path, model: nn.Module, tokenizer: Any, agent: SavedAgent,
-    state: TrainerState | None = None, **about: Any,
-) -> None:  # fmt: skip
+    folder: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    agent: SavedAgent,
+    state: TrainerState | None = None,
+    **about: Any,
+) -> None:
     """Write a checkpoint beside its place and rename it there; `about` goes into its manifest.
 
-    Raises UserError if it cannot be written, or if a number of it is not finite: the old one is then still there.
+    Raises UserError if it cannot be written, or if a number of it is not finite: the old one is
+    then still there.
     """
     weights = model.state_dict()
     tensors = dict(_tensors({"weights": weights, "state": {} if state is None else state.parts}))
     if spoilt := not_finite(tensors):
-        raise UserError(f"{spoilt} is not finite, so no checkpoint is written: '{folder}' stays as it was")
+        raise UserError(
+            f"{spoilt} is not finite, so no checkpoint is written: '{folder}' stays as it was"
+        )
     with new_folder(folder) as beside:
         write_model(model, tokenizer, beside)
         agent.write(beside)
         if hasattr(model, "merge_and_unload"):
             _write_tensors(
-                beside / ADAPTERS_FILE, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+                beside / ADAPTERS_FILE,
+                {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
             )
         if state is not None:
             _write_tensors(beside / STATE_FILE, shallow(state) | {"weights": weights})
@@ -100,8 +112,14 @@ def read(folder: Path) -> Saved:
             raise UserError(f"'{path}' is missing: {NEEDED}")
     payload = _read_tensors(file)
     names = {each.name for each in fields(TrainerState)}
-    if not isinstance(payload, dict) or payload.keys() != names | {"weights"} or "metrics" not in (about or {}):
-        raise UserError(f"'{file}' was written by another version of turnrl, or is no state of a trainer")
+    if (
+        not isinstance(payload, dict)
+        or payload.keys() != names | {"weights"}
+        or "metrics" not in (about or {})
+    ):
+        raise UserError(
+            f"'{file}' was written by another version of turnrl, or is no state of a trainer"
+        )
     weights = payload.pop("weights")
     return Saved(TrainerState(**payload), weights, (about or {})["metrics"])
 
@@ -112,7 +130,8 @@ def shallow(state: TrainerState) -> dict[str, Any]:
 
 
 def _write_tensors(file: Path, payload: dict[str, Any]) -> None:
-    # Through a file object of Python's: what the system refuses is then told by the system's own error.
+    # Through a file object of Python's: what the system refuses is then told by the system's own
+    # error.
     with file.open("wb") as stream:
         torch.save(payload, stream)
 

@@ -1,4 +1,6 @@
-"""What a person sees of a run: one line per look, so that a log file of it reads as well as a terminal."""
+"""What a person sees of a run: one line per look, so that a log file of it reads as well as a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,21 @@ class Narrator:
                 f"{record['split']} tasks ({record['low']:.0%} to {record['high']:.0%})"
             )
         if record["stage"] == "rl":
-            seconds = sum(value for key, value in record.items() if key in ("seconds/play", "seconds/update"))
+            seconds = sum(
+                value for key, value in record.items() if key in ("seconds/play", "seconds/update")
+            )
             forms = {"success": "{:.0%}", "return": "{:.2f}", "entropy": "{:.2f}"}
             known = {key: record.get(key) for key in forms}
-            told = [f"{key} {'-' if value is None else forms[key].format(value)}" for key, value in known.items()]
+            told = [
+                f"{key} {'-' if value is None else forms[key].format(value)}"
+                for key, value in known.items()
+            ]
             lost = sum(value for key, value in record.items() if key.startswith("lost/"))
             told += [f"{lost:.0f} episodes lost"] if lost else []
             return f"rl {record['step']}/{self.steps}: {', '.join(told)}, {seconds:.1f} s"
         if "valid_loss" in record:
-            return f"sft {record['step']}: loss {record['loss']:.2f}, validation {record['valid_loss']:.3f}"
+            return (
+                f"sft {record['step']}: loss {record['loss']:.2f}, validation"
+                f" {record['valid_loss']:.3f}"
+            )
         return ""

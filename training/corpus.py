@@ -1,4 +1,6 @@
-"""Texts of the world that a tiny model's tokenizer is trained on, and what shall be single tokens of it."""
+"""Texts of the world that a tiny model's tokenizer is trained on, and what shall be single tokens
+of it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from .recipe import Recipe
 async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list[str]:
     """What the world says in play of training tasks, under each symmetry: text for a tokenizer.
 
-    Play is random where the world lists what can be done, else the expert's. Raises UserError if it has neither.
+    Play is random where the world lists what can be done, else the expert's. Raises UserError if it
+    has neither.
     """
     tasks = prototype.tasks("train")[: recipe.model.corpus]
     prototype.prepare(tasks, progress=progress)
@@ -31,11 +34,12 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
             episodes = await _read(ExpertAgent(), recipe, tasks, progress)
         except Unplayable:
             raise UserError(
-                f"a tiny model's tokenizer is trained on play, but {recipe.env_id} neither lists admissible actions "
-                "nor has an expert: use a saved or pretrained model"
+                f"a tiny model's tokenizer is trained on play, but {recipe.env_id} neither lists"
+                " admissible actions nor has an expert: use a saved or pretrained model"
             ) from None
     parser = recipe.agent.build_parser()
-    # A format that is more than the action is text too: its answers, and what a player who misses it is told.
+    # A format that is more than the action is text too: its answers, and what a player who misses
+    # it is told.
     texts = [prototype.instructions, *([parser.expects] if parser.marks else [])]
     for episode in episodes:
         exchanges = ((write_action(parser, turn.text), turn.observation) for turn in episode.turns)
@@ -45,23 +49,37 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
         return texts
     # Nothing is to be learnt from the spelling of what will be single tokens.
     codes = set(prototype.codes)
-    return list(dict.fromkeys(re.sub(r"\w+", lambda word: "" if word[0] in codes else word[0], text) for text in texts))
+    return list(
+        dict.fromkeys(
+            re.sub(r"\w+", lambda word: "" if word[0] in codes else word[0], text) for text in texts
+        )
+    )
 
 
-async def _read(agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: bool) -> list[Episode]:
+async def _read(
+    agent: Agent, recipe: Recipe, tasks: Sequence[Task], progress: bool
+) -> list[Episode]:
     pool = recipe.pool.build(16, agent.extras)
     try:
         episodes, _ = await play_tasks(
-            agent, tasks, pool, max_turns=2 * recipe.agent.max_turns, seed=recipe.seed, concurrency=16,
-            label="reading the world's text", progress=progress,
-        )  # fmt: skip
+            agent,
+            tasks,
+            pool,
+            max_turns=2 * recipe.agent.max_turns,
+            seed=recipe.seed,
+            concurrency=16,
+            label="reading the world's text",
+            progress=progress,
+        )
     finally:
         await pool.aclose()
     return episodes
 
 
 def marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
-    """Single tokens of a tiny model: what holds its format together, and the world's codes if it asks for them."""
+    """Single tokens of a tiny model: what holds its format together, and the world's codes if it
+    asks for them.
+    """
     if recipe.model.codes and not prototype.codes:
         raise UserError(f"model.codes: {recipe.env_id} lists no identifiers")
     return (*recipe.agent.build_parser().marks, *(prototype.codes if recipe.model.codes else ()))

@@ -1,7 +1,8 @@
 """Critic: the value of the state before each sampled token, for estimators that require 'values'.
 
-A value head sits on the policy's own backbone ('shared'; its gradient reaches the policy) or on a copy ('separate'). A
-copy learns what the policy learns: of an adapted policy its adapters, while the frozen weights exist once for both.
+A value head sits on the policy's own backbone ('shared'; its gradient reaches the policy) or on a
+copy ('separate'). A copy learns what the policy learns: of an adapted policy its adapters, while
+the frozen weights exist once for both.
 """
 
 from __future__ import annotations
@@ -24,12 +25,23 @@ class CriticConfig(BaseModel):
 
     backbone: Literal["separate", "shared"] = Field(
         "separate",
-        description="network under the value head: a copy of the policy (with LoRA, of its adapters), or itself",
+        description=(
+            "network under the value head: a copy of the policy (with LoRA, of its adapters), or"
+            " itself"
+        ),
     )
-    lr: float = Field(1e-3, gt=0, description="learning rate of the value head and of a separate backbone")
-    clip: float | None = Field(0.2, gt=0, description="largest change of a value per update; null for none")
-    coefficient: float = Field(0.5, gt=0, description="weight of the value loss beside the policy loss")
-    warmup_steps: int = Field(0, ge=0, description="steps at the start in which only the critic learns")
+    lr: float = Field(
+        1e-3, gt=0, description="learning rate of the value head and of a separate backbone"
+    )
+    clip: float | None = Field(
+        0.2, gt=0, description="largest change of a value per update; null for none"
+    )
+    coefficient: float = Field(
+        0.5, gt=0, description="weight of the value loss beside the policy loss"
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="steps at the start in which only the critic learns"
+    )
 
 
 class Critic(nn.Module):
@@ -51,7 +63,11 @@ class Critic(nn.Module):
         self.backbone: nn.Module | None = None
         if config.backbone == "separate":
             source = decoder(policy)
-            frozen = {id(parameter): parameter for parameter in source.parameters() if not parameter.requires_grad}
+            frozen = {
+                id(parameter): parameter
+                for parameter in source.parameters()
+                if not parameter.requires_grad
+            }
             self.backbone = _Backbone(copy.deepcopy(source, frozen))
 
     def hidden(self, policy: nn.Module, tokens_BL: Tensor) -> Tensor:
@@ -65,23 +81,34 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def evaluate(
-        self, policy: nn.Module, batch: TokenBatch, rows: list[Tensor], open_E: Tensor, *, bf16: bool
+        self,
+        policy: nn.Module,
+        batch: TokenBatch,
+        rows: list[Tensor],
+        open_E: Tensor,
+        *,
+        bf16: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """(values_BL, bootstrap_E) of a whole batch; None if no episode is open.
 
         Args:
-            open_E: bool, episodes to bootstrap: the last position of their last row is the state after them.
+            open_E: bool, episodes to bootstrap: the last position of their last row is the state
+                after them.
         """
         values_BL = torch.zeros(batch.tokens_BL.shape, dtype=torch.float32)
         bootstrap_E = torch.zeros(batch.episodes, dtype=torch.float32)
         last_row_E = torch.zeros(batch.episodes, dtype=torch.long)
-        last_row_E[batch.episode_B] = torch.arange(len(batch.episode_B))  # rows of an episode are in order
+        last_row_E[batch.episode_B] = torch.arange(
+            len(batch.episode_B)
+        )  # rows of an episode are in order
         for index in rows:
             width = int(batch.lengths_B[index].max())
             with autocast(bf16):
                 hidden_BLD = self.hidden(policy, batch.tokens_BL[index, :width])
             values_BL[index, :width] = self.values(hidden_BLD)
-            after_B = self.head(hidden_BLD[torch.arange(len(index)), batch.lengths_B[index] - 1].float()).squeeze(-1)
+            after_B = self.head(
+                hidden_BLD[torch.arange(len(index)), batch.lengths_B[index] - 1].float()
+            ).squeeze(-1)
             episodes = batch.episode_B[index]
             closing = (last_row_E[episodes] == index) & open_E[episodes]
             bootstrap_E[episodes[closing]] = after_B[closing]

@@ -1,6 +1,7 @@
 """The policy's forward pass for learning: logits only where actions are.
 
-Rows are right-padded and attention is causal, so padding can never be seen by a real token and no mask is needed.
+Rows are right-padded and attention is causal, so padding can never be seen by a real token and no
+mask is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from . import narrow
 
 LOGIT_CHUNK = 1 << 23
-"""Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward pass."""
+"""Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward
+pass.
+"""
 
 
 @dataclass(slots=True)
@@ -42,7 +45,9 @@ class Scores:
 
 
 def autocast(bf16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 arithmetic over float32 weights, or nothing. Warns once on a processor that it makes slower."""
+    """bfloat16 arithmetic over float32 weights, or nothing. Warns once on a processor that it makes
+    slower.
+    """
     if bf16:
         _warn_if_slow()
     return torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
@@ -53,7 +58,8 @@ def _warn_if_slow() -> None:
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if found.get("architecture") == "x86_64" and not found.get("avx512_bw"):
         warnings.warn(
-            "bf16: this processor has no AVX-512, so bfloat16 takes many times as long as float32; leave bf16 off",
+            "bf16: this processor has no AVX-512, so bfloat16 takes many times as long as float32;"
+            " leave bf16 off",
             stacklevel=3,
         )
 
@@ -70,7 +76,12 @@ def hidden_states(model: nn.Module, tokens_BL: Tensor) -> Tensor:
 
 
 def score(
-    model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, *, temperature: float = 1.0, entropy_grad: bool = False
+    model: nn.Module,
+    tokens_BL: Tensor,
+    mask_BL: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy_grad: bool = False,
 ) -> Scores:
     """Log-probabilities of the tokens under `mask_BL`, given what precedes each.
 
@@ -130,13 +141,23 @@ def _entropy(logprobs_nV: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_batch(
-    model: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, rows: list[Tensor], *, temperature: float, bf16: bool
+    model: nn.Module,
+    tokens_BL: Tensor,
+    mask_BL: Tensor,
+    rows: list[Tensor],
+    *,
+    temperature: float,
+    bf16: bool,
 ) -> Tensor:
-    """Log-probabilities [B, L] of a whole batch, one micro-batch (row indices) at a time, without gradient."""
+    """Log-probabilities [B, L] of a whole batch, one micro-batch (row indices) at a time, without
+    gradient.
+    """
     out_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
     for index in rows:
         width = int(mask_BL[index].any(0).nonzero().max()) + 1 if bool(mask_BL[index].any()) else 1
         with autocast(bf16):
-            scores = score(model, tokens_BL[index, :width], mask_BL[index, :width], temperature=temperature)
+            scores = score(
+                model, tokens_BL[index, :width], mask_BL[index, :width], temperature=temperature
+            )
         out_BL[index, :width] = scores.logprobs_BL
     return out_BL

@@ -1,4 +1,6 @@
-"""gather: the groups of one step. Tasks are played, rewarded and filtered, and other tasks replace what was dropped."""
+"""gather: the groups of one step. Tasks are played, rewarded and filtered, and other tasks replace
+what was dropped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from .boundaries import selected
 from .selection.base import Selection
 
 Play = Callable[[int, int], Awaitable[tuple[list[Group], dict[str, float]]]]
-"""(how many tasks, groups played before in this step) -> rewarded groups without failed episodes, and metrics."""
+"""(how many tasks, groups played before in this step) -> rewarded groups without failed episodes,
+and metrics.
+"""
 
 
 async def gather(
@@ -18,7 +22,8 @@ async def gather(
     """At most `wanted` groups to learn from, and metrics of all that was played.
 
     Args:
-        selection: filters, applied one after the other; the largest `refill` among them is the number of extra rounds.
+        selection: filters, applied one after the other; the largest `refill` among them is the
+            number of extra rounds.
         weights: of the named rewards, for the returns that filters see.
     """
     kept: list[Group] = []
@@ -28,7 +33,9 @@ async def gather(
         groups, metrics = await play(wanted - len(kept), played)
         rounds.append(metrics)
         played += wanted - len(kept)
-        kept += [chosen for group in groups if (chosen := _select(group, selection, weights)) is not None]
+        kept += [
+            chosen for group in groups if (chosen := _select(group, selection, weights)) is not None
+        ]
         if len(kept) >= wanted:
             break
     metrics = merged(rounds)
@@ -37,13 +44,19 @@ async def gather(
     return kept, metrics
 
 
-def _select(group: Group, selection: Sequence[Selection], weights: dict[str, float]) -> Group | None:
+def _select(
+    group: Group, selection: Sequence[Selection], weights: dict[str, float]
+) -> Group | None:
     chosen: Group | None = group
     for each in selection:
         if chosen is None or not len(chosen):
             return None
         returns = [
-            sum(weights[name] * value for turn in episode.turns for name, value in turn.rewards.items())
+            sum(
+                weights[name] * value
+                for turn in episode.turns
+                for name, value in turn.rewards.items()
+            )
             for episode in chosen
         ]
         chosen = selected(each, chosen, returns)
@@ -54,7 +67,9 @@ SUMMED = ("episodes", "retried", "stop/", "lost/", "tokens/", "seconds/")
 
 
 def merged(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics of several rounds of play as if they were one: counts add up, rates weigh by episodes."""
+    """Metrics of several rounds of play as if they were one: counts add up, rates weigh by
+    episodes.
+    """
     if len(rounds) == 1:
         return rounds[0]
     names = list(dict.fromkeys(name for each in rounds for name in each))

@@ -43,8 +43,8 @@ class Interrupts:
                 learn()
             await interrupts.cancel_for(evaluate())    # a signal cancels it, and Asked is raised
 
-    A second signal raises `Interrupted` wherever the program is, a third one ends the process. Outside the main thread
-    nothing is caught.
+    A second signal raises `Interrupted` wherever the program is, a third one ends the process.
+    Outside the main thread nothing is caught.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,10 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for signum, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            for signum, default in (
+                (signal.SIGINT, signal.default_int_handler),
+                (signal.SIGTERM, signal.SIG_DFL),
+            ):
                 if signal.getsignal(signum) is default:
                     self._before[signum] = signal.signal(signum, self._come)
         return self
@@ -93,7 +96,8 @@ class Interrupts:
         try:
             return await task
         except asyncio.CancelledError:
-            # After a second signal everything is cancelled on the way out, and what was being done is half done.
+            # After a second signal everything is cancelled on the way out, and what was being done
+            # is half done.
             if self._count != 1:
                 raise
             raise Asked from None

@@ -27,7 +27,10 @@ from .recipe import Recipe
 
 Record = dict[str, Any]
 LAST = "checkpoints/last"
-DAMAGED = "is damaged, it is not what it was at the last checkpoint: restore it, or delete it to go on without it"
+DAMAGED = (
+    "is damaged, it is not what it was at the last checkpoint: restore it, or delete it to go on"
+    " without it"
+)
 
 
 class RunLog:
@@ -38,14 +41,16 @@ class RunLog:
         resume: go on in a folder that holds a run.
 
     Raises:
-        UserError: the folder holds a run and `resume` is False, or none and `resume` is True; another process trains
-            in it; it cannot be written.
+        UserError: the folder holds a run and `resume` is False, or none and `resume` is True;
+            another process trains in it; it cannot be written.
     """
 
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self.folder, self.metrics = folder, folder / "metrics.jsonl"
         with told(folder, "use the folder"):
-            if resume and not ((folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()):
+            if resume and not (
+                (folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()
+            ):
                 raise UserError(f"nothing to resume in '{folder}': it has no recipe.yaml")
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
@@ -56,7 +61,9 @@ class RunLog:
                     tidy(folder / part)
                 tidy(folder)
                 if not resume and not self.empty:
-                    raise UserError(f"'{folder}' already holds a run: choose another --run, or --resume it")
+                    raise UserError(
+                        f"'{folder}' already holds a run: choose another --run, or --resume it"
+                    )
         except BaseException:
             self.close()
             raise
@@ -76,7 +83,9 @@ class RunLog:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                raise UserError(f"another process trains in '{self.folder}': choose another --run") from None
+                raise UserError(
+                    f"another process trains in '{self.folder}': choose another --run"
+                ) from None
         return lock
 
     def close(self) -> None:
@@ -84,7 +93,7 @@ class RunLog:
         Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
-    # -- what is written once --------------------------------------------------------------------------------------
+    # -- what is written once ----------------------------------------------------------------------
 
     def recipe(self, recipe: Recipe, changes: Sequence[str] = ()) -> None:
         """Write the recipe as it is now, after the changes that it went through."""
@@ -92,11 +101,20 @@ class RunLog:
         write_text(self.folder / "recipe.yaml", sealed(history + recipe.dump()))
 
     def result(self, result: Record) -> None:
-        """Write the last table, and the digests of all files beside the checkpoints, which have their own."""
-        write_text(self.folder / "result.json", json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+        """Write the last table, and the digests of all files beside the checkpoints, which have
+        their own.
+        """
+        write_text(
+            self.folder / "result.json",
+            json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
+        )
         names = ("recipe.yaml", "metrics.jsonl", "result.json")
         write_manifest(
-            self.folder, [*(self.folder / name for name in names), *(self.folder / "episodes").glob("*.jsonl.gz")]
+            self.folder,
+            [
+                *(self.folder / name for name in names),
+                *(self.folder / "episodes").glob("*.jsonl.gz"),
+            ],
         )
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
@@ -105,7 +123,7 @@ class RunLog:
         save_episodes(target, episodes)
         self._episodes[target.name] = digest(target)
 
-    # -- the metrics -----------------------------------------------------------------------------------------------
+    # -- the metrics -------------------------------------------------------------------------------
 
     def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
         """Append one line to the metrics and return it; what is not finite is None."""
@@ -128,14 +146,21 @@ class RunLog:
             raise UserError(f"'{self.metrics}' {DAMAGED}") from None
 
     def mark(self) -> dict[str, Any]:
-        """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256, those of episodes."""
+        """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256,
+        those of episodes.
+        """
         if self._size:
             with told(self.metrics), self.metrics.open("ab") as file:
                 os.fsync(file.fileno())
-        return {"size": self._size, "sha256": self._written.hexdigest(), "episodes": dict(self._episodes)}
+        return {
+            "size": self._size,
+            "sha256": self._written.hexdigest(),
+            "episodes": dict(self._episodes),
+        }
 
     def go_on(self, mark: Record, stage: str, step: int) -> None:
-        """Drop what was written after `mark` was returned, and episodes of steps of `stage` after `step`.
+        """Drop what was written after `mark` was returned, and episodes of steps of `stage` after
+        `step`.
 
         Files that somebody removed stay away. Raises UserError if one is not what it was then.
         """
@@ -154,7 +179,9 @@ class RunLog:
                 self._size = mark["size"]
                 self._written.update(data)
             kept = (self.folder / "episodes").glob(f"*{stage}-*.jsonl.gz")
-            for path in [path for path in kept if path.name.startswith((f"{stage}-", f"test-{stage}-"))]:
+            for path in [
+                path for path in kept if path.name.startswith((f"{stage}-", f"test-{stage}-"))
+            ]:
                 number = path.name.removesuffix(".jsonl.gz").rpartition("-")[2]
                 if number.isdecimal() and int(number) > step:
                     path.unlink()

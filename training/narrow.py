@@ -1,17 +1,20 @@
 """Narrow: a forward pass that computes each thing once, and only where somebody reads it.
 
-- *The last layer.* A policy loss reads the hidden state before every token that was sampled, about one in eight. All
-  layers but the last need every token, because later tokens attend to them; of the last layer only the keys and values
-  do. Its queries, output projection and feed-forward part are skipped elsewhere: a fifth of the work of a four-layer
-  model. The layer is called twice from a hook: until it has handed out its keys and values, then with the columns read.
-- *The beginning.* Rows of a batch begin with the same rules, those of a group with the same observation too. What all
-  rows share is encoded once, and its keys and values are given to every row, as to a cache.
+- *The last layer.* A policy loss reads the hidden state before every token that was sampled, about
+  one in eight. All layers but the last need every token, because later tokens attend to them; of
+  the last layer only the keys and values do. Its queries, output projection and feed-forward part
+  are skipped elsewhere: a fifth of the work of a four-layer model. The layer is called twice from a
+  hook: until it has handed out its keys and values, then with the columns read.
+- *The beginning.* Rows of a batch begin with the same rules, those of a group with the same
+  observation too. What all rows share is encoded once, and its keys and values are given to every
+  row, as to a cache.
 
 Values and gradients are those of the plain pass (up to rounding)::
 
     hidden_ND = hidden_before(decoder, tokens_BL, mask_BL)      # row-major, one row per True of the mask
 
-A model that is not built that way (`narrows` compares the two on a few tokens, once) is computed in full.
+A model that is not built that way (`narrows` compares the two on a few tokens, once) is computed in
+full.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class _Stored(Exception):
 
 
 class _Keys:
-    """What a layer takes for its cache: keeps the first keys and values, and answers with them ever after.
+    """What a layer takes for its cache: keeps the first keys and values, and answers with them ever
+    after.
 
     Args:
         beginning: the cache whose keys and values go before them.
@@ -54,22 +58,32 @@ class _Keys:
         self.beginning = beginning
         self.kept: tuple[Tensor, Tensor] | None = None
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         if self.kept is None:
-            self.kept = (keys, values) if self.beginning is None else self.beginning.update(keys, values, layer)
+            self.kept = (
+                (keys, values)
+                if self.beginning is None
+                else self.beginning.update(keys, values, layer)
+            )
             raise _Stored
         return self.kept
 
 
 class _Beginning(Cache):  # type: ignore[misc]
-    """Keys and values of tokens that all rows share, with their gradients: first stored, then put before each row's."""
+    """Keys and values of tokens that all rows share, with their gradients: first stored, then put
+    before each row's.
+    """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.full = False
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         if not self.full:
             self.kept[layer] = keys, values
             return keys, values
@@ -121,7 +135,8 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
 
 
 def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Last hidden states [N, D] of the tokens that precede those under the mask, in row-major order.
+    """Last hidden states [N, D] of the tokens that precede those under the mask, in row-major
+    order.
 
     Args:
         decoder: a model without its head.
@@ -134,7 +149,11 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
     most = int(counts_B.max()) if len(rows_N) else 0
     if not 0 < most <= WORTH * tokens_BL.shape[1] or not narrows(decoder):
         return hidden_states(decoder, tokens_BL)[rows_N, columns_N - 1]
-    shared = 0 if rope_depends_on_length(decoder.config) else _shared(tokens_BL, int(columns_N.min()) - 1)
+    shared = (
+        0
+        if rope_depends_on_length(decoder.config)
+        else _shared(tokens_BL, int(columns_N.min()) - 1)
+    )
     first_B = counts_B.cumsum(0) - counts_B
     place_N = torch.arange(len(rows_N), device=tokens_BL.device) - first_B[rows_N]
     at_BN = torch.full((len(tokens_BL), most), shared, device=tokens_BL.device)
@@ -143,17 +162,21 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
 
 
 def _check_length(decoder: nn.Module, tokens_BL: Tensor) -> None:
-    """Raise UserError for rows so long that a model would encode the positions of shorter ones differently."""
+    """Raise UserError for rows so long that a model would encode the positions of shorter ones
+    differently.
+    """
     width, exact = tokens_BL.shape[1], exact_positions(decoder.config)
     if exact is not None and width > exact and rope_depends_on_length(decoder.config):
         raise UserError(
-            f"a row of {width} tokens: beyond {exact} this model's position encoding depends on the longest row of a "
-            "batch, so log-probabilities would depend on what else is in it"
+            f"a row of {width} tokens: beyond {exact} this model's position encoding depends on the"
+            " longest row of a batch, so log-probabilities would depend on what else is in it"
         )
 
 
 def _shared(tokens_BL: Tensor, most: int) -> int:
-    """How many first tokens, at most so many, are the same in all rows and worth a pass of their own; else 0."""
+    """How many first tokens, at most so many, are the same in all rows and worth a pass of their
+    own; else 0.
+    """
     equal_L = (tokens_BL[:, :most] == tokens_BL[:1, :most]).all(0)
     shared = int(equal_L.long().cumprod(0).sum())
     saved = shared * (len(tokens_BL) - 1)
@@ -173,8 +196,12 @@ def narrows(decoder: nn.Module) -> bool:
 
 
 def _recomputes(decoder: nn.Module) -> bool:
-    """Gradient checkpointing calls layers again in the backward pass, where neither hooks nor modes of ours are."""
-    return any(getattr(layer, "gradient_checkpointing", False) for layer in getattr(decoder, "layers", ()))
+    """Gradient checkpointing calls layers again in the backward pass, where neither hooks nor modes
+    of ours are.
+    """
+    return any(
+        getattr(layer, "gradient_checkpointing", False) for layer in getattr(decoder, "layers", ())
+    )
 
 
 def _same(decoder: nn.Module) -> bool:
@@ -184,19 +211,28 @@ def _same(decoder: nn.Module) -> bool:
     try:
         weight = decoder.get_input_embeddings().weight  # type: ignore[operator]
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            tokens_BL = (torch.arange(16, device=weight.device) * 7 + 1).view(2, 8) % weight.shape[0]
+            tokens_BL = (torch.arange(16, device=weight.device) * 7 + 1).view(2, 8) % weight.shape[
+                0
+            ]
             tokens_BL[:, :3] = tokens_BL[:1, :3]
             at_BN = torch.tensor([[3, 5, 4], [7, 3, 3]], device=weight.device)
             full_BLD = hidden_states(decoder, tokens_BL)
             full_BND = full_BLD[torch.arange(2, device=weight.device)[:, None], at_BN]
-            tolerance = (1e-4 if full_BND.dtype == torch.float32 else 0.05) * float(full_BND.float().abs().max())
+            tolerance = (1e-4 if full_BND.dtype == torch.float32 else 0.05) * float(
+                full_BND.float().abs().max()
+            )
             return all(
                 torch.allclose(
-                    _narrowed(decoder, tokens_BL, at_BN, n).float(), full_BND.float(), rtol=0, atol=tolerance
+                    _narrowed(decoder, tokens_BL, at_BN, n).float(),
+                    full_BND.float(),
+                    rtol=0,
+                    atol=tolerance,
                 )
                 for n in (0, 3)
             )
-    except Exception:  # models differ in more ways than can be listed; computing in full is always right
+    except (
+        Exception
+    ):  # models differ in more ways than can be listed; computing in full is always right
         return False
     finally:
         for module in training:
@@ -204,7 +240,9 @@ def _same(decoder: nn.Module) -> bool:
 
 
 def _narrowed(decoder: nn.Module, tokens_BL: Tensor, at_BN: Tensor, shared: int) -> Tensor:
-    """Last hidden states [B, N, D] of the columns `at_BN`; the first `shared` columns are the same in all rows."""
+    """Last hidden states [B, N, D] of the columns `at_BN`; the first `shared` columns are the same
+    in all rows.
+    """
     row_B1 = torch.arange(len(at_BN), device=at_BN.device)[:, None]
 
     def pick(x: Any) -> Any:

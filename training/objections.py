@@ -1,6 +1,8 @@
-"""Objections: why a recipe cannot learn, or would learn from something else than was played, in one sentence.
+"""Objections: why a recipe cannot learn, or would learn from something else than was played, in one
+sentence.
 
-What stands here is known from the recipe alone. `fits` needs the model: it is asked before the first episode.
+What stands here is known from the recipe alone. `fits` needs the model: it is asked before the
+first episode.
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ COLDEST = 0.01
 def objections(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with a recipe, one sentence each; nothing for one that can learn."""
     sft = [stage for stage in recipe.stages if stage.name == "sft"]
-    if recipe.model.lora is not None and recipe.model.lora.dropout and not any(stage.dropout for stage in sft):
+    if (
+        recipe.model.lora is not None
+        and recipe.model.lora.dropout
+        and not any(stage.dropout for stage in sft)
+    ):
         yield (
-            f"model.lora.dropout={recipe.model.lora.dropout} would never act: dropout is off in rl, and in sft unless "
-            "it has dropout: true"
+            f"model.lora.dropout={recipe.model.lora.dropout} would never act: dropout is off in rl,"
+            " and in sft unless it has dropout: true"
         )
     for stage in recipe.stages:
         if stage.name == "rl":
@@ -37,20 +43,22 @@ def objections(recipe: Recipe) -> Iterator[str]:
 
 
 def _sampling(recipe: Recipe) -> Iterator[str]:
-    """Play must come from the distribution that the trainer computes: softmax(logits / temperature)."""
+    """Play must come from the distribution that the trainer computes: softmax(logits /
+    temperature).
+    """
     sampling = recipe.agent.sampling
     for name, neutral in (("min_tokens", 0), ("top_p", 1.0), ("top_k", 0)):
         value = getattr(sampling, name)
         if value != neutral:
             yield (
-                f"agent.sampling.{name}={value} leaves tokens out when sampling, which the trainer cannot know: "
-                f"importance ratios would be wrong from the first update on; in a recipe with an rl stage it must be "
-                f"{neutral}"
+                f"agent.sampling.{name}={value} leaves tokens out when sampling, which the trainer"
+                " cannot know: importance ratios would be wrong from the first update on; in a"
+                f" recipe with an rl stage it must be {neutral}"
             )
     if sampling.temperature < COLDEST:
         yield (
-            f"agent.sampling.temperature={sampling.temperature} plays greedily, so rl has nothing to compare: it must "
-            f"be {COLDEST} or more (evaluate.temperature may be 0)"
+            f"agent.sampling.temperature={sampling.temperature} plays greedily, so rl has nothing"
+            f" to compare: it must be {COLDEST} or more (evaluate.temperature may be 0)"
         )
 
 
@@ -59,32 +67,41 @@ def _groups(stage: RlStage) -> Iterator[str]:
     episodes = stage.tasks_per_step * size
     peers = credit.peers()
     if (peers == "group" and size < 2) or (peers == "batch" and episodes < 2):
-        key, least = ("group_size", size) if peers == "group" else ("tasks_per_step x group_size", episodes)
+        key, least = (
+            ("group_size", size) if peers == "group" else ("tasks_per_step x group_size", episodes)
+        )
         yield (
-            f"rl.{key}={least}: credit '{credit.name}' compares the episodes of a {peers}, and a {peers} of one has "
-            "nothing to compare with, so nothing is learnt; it must be 2 or more"
+            f"rl.{key}={least}: credit '{credit.name}' compares the episodes of a {peers}, and a"
+            f" {peers} of one has nothing to compare with, so nothing is learnt; it must be 2 or"
+            " more"
         )
     for each in stage.build_selection():
         if not each.possible(size):
-            yield f"rl.group_size={size}: selection '{each.name}' would drop every group, so nothing would be learnt"
+            yield (
+                f"rl.group_size={size}: selection '{each.name}' would drop every group, so nothing"
+                " would be learnt"
+            )
 
 
 def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
     episodes = stage.tasks_per_step * stage.group_size
     if stage.minibatches > episodes:
         yield (
-            f"rl.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x group_size), and a "
-            "minibatch needs one at least"
+            f"rl.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x"
+            " group_size), and a minibatch needs one at least"
         )
     rows = episodes * most_turns
     if stage.rows_multiple_of > rows:
         yield (
-            f"rl.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most (one a turn), so all "
-            "would be dropped"
+            f"rl.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most"
+            " (one a turn), so all would be dropped"
         )
     warm = stage.critic.warmup_steps
     if "values" in stage.build_credit().needs() and warm >= stage.steps:
-        yield f"rl.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and none the policy"
+        yield (
+            f"rl.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
+            " none the policy"
+        )
 
 
 def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
@@ -92,12 +109,15 @@ def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
     if any(term.coefficient for term in stage.build_regularizers()):
         return
     if not paid:
-        yield "rewards: every weight is 0, so no return ever differs and rl learns nothing; give one a weight"
+        yield (
+            "rewards: every weight is 0, so no return ever differs and rl learns nothing; give one"
+            " a weight"
+        )
     elif stage.group_size < 2 and all(reward.compares for reward in paid):
         names = ", ".join(f"'{reward.name}'" for reward in paid)
         yield (
-            f"rl.group_size=1: {names} compares the episodes of a group, and pays a group of one the same whatever it "
-            "did; it must be 2 or more"
+            f"rl.group_size=1: {names} compares the episodes of a group, and pays a group of one"
+            " the same whatever it did; it must be 2 or more"
         )
 
 
@@ -110,13 +130,15 @@ def fits(agent: LanguageAgent, world: TextEnv) -> None:
     prompt, limit = len(chat.observe("a").new_ids), agent.engine.max_context
     if prompt >= limit:
         raise UserError(
-            f"model.max_context: the prompt takes {prompt} tokens before the world says more than a letter, and the "
-            f"model reads {limit}: no episode can begin"
+            f"model.max_context: the prompt takes {prompt} tokens before the world says more than a"
+            f" letter, and the model reads {limit}: no episode can begin"
         )
     answers = (write_action(agent.parser, "a"), write_action(agent.parser, "a", "a"))
-    shortest = min(len(chat.encode_response(text)) for text in answers) - len(chat.stop_token_ids[:1])
+    shortest = min(len(chat.encode_response(text)) for text in answers) - len(
+        chat.stop_token_ids[:1]
+    )
     if shortest > most:
         raise UserError(
-            f"agent.sampling.max_tokens={most}: with parser '{agent.parser.name}' a command of one letter takes "
-            f"{shortest} tokens, so no action could ever be read"
+            f"agent.sampling.max_tokens={most}: with parser '{agent.parser.name}' a command of one"
+            f" letter takes {shortest} tokens, so no action could ever be read"
         )

@@ -13,7 +13,11 @@ from ..plugins import UserError, nearest
 def stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     """The stages of a recipe that may be malformed; what is no block is an empty one."""
     stages = data.get("stages")
-    return [stage if isinstance(stage, dict) else {} for stage in stages] if isinstance(stages, list) else []
+    return (
+        [stage if isinstance(stage, dict) else {} for stage in stages]
+        if isinstance(stages, list)
+        else []
+    )
 
 
 def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
@@ -35,7 +39,9 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         raise UserError(f"the value of '{text}' is not valid YAML") from None
     head, *rest = path.split(".")
-    stages = {stage["name"]: stage for stage in stages_of(data) if isinstance(stage.get("name"), str)}
+    stages = {
+        stage["name"]: stage for stage in stages_of(data) if isinstance(stage.get("name"), str)
+    }
     target: Any = data
     if head in stages and head not in keys:
         target, parts = stages[head], rest
@@ -50,7 +56,9 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
         if isinstance(target, list):
             named = {str(item.get("name")): item for item in target if isinstance(item, dict)}
             if last or (part not in named and not (part.isdigit() and int(part) < len(target))):
-                raise UserError(f"'{text}': '{part}' is not in the list; {nearest(part, list(named))}")
+                raise UserError(
+                    f"'{text}': '{part}' is not in the list; {nearest(part, list(named))}"
+                )
             target = named[part] if part in named else target[int(part)]
         elif not isinstance(target, dict):
             raise UserError(f"'{text}': '{parts[i - 1]}' is a value, not a block")

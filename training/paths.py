@@ -1,8 +1,10 @@
-"""Files of the user's own that a recipe names: worlds in ``pool.imports``, plug-ins as ``name: mine.py:MyReward``.
+"""Files of the user's own that a recipe names: worlds in ``pool.imports``, plug-ins as ``name:
+mine.py:MyReward``.
 
-One rule holds for all of them. A ``.py`` path is relative to the recipe file; on the command line and in Python, where
-there is no file, it is relative to the working directory. A dotted module is looked for on the Python path, then beside
-the recipe. Recipes keep absolute paths, so that a run can be resumed and evaluated from any folder.
+One rule holds for all of them. A ``.py`` path is relative to the recipe file; on the command line
+and in Python, where there is no file, it is relative to the working directory. A dotted module is
+looked for on the Python path, then beside the recipe. Recipes keep absolute paths, so that a run
+can be resumed and evaluated from any folder.
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ def anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
             found[key] = _plugins(found[key], base)
     pool = found.get("pool")
     if isinstance(pool, dict) and isinstance(pool.get("imports"), list | tuple):
-        names = [module_file(name, base) if isinstance(name, str) else name for name in pool["imports"]]
+        names = [
+            module_file(name, base) if isinstance(name, str) else name for name in pool["imports"]
+        ]
         found["pool"] = {**pool, "imports": names}
     return found
 
 
 def module_file(name: str, base: Path) -> str:
-    """A ``.py`` file as an absolute path; a dotted module as it is, or as the file beside the recipe that it names."""
+    """A ``.py`` file as an absolute path; a dotted module as it is, or as the file beside the
+    recipe that it names.
+    """
     if name.endswith(".py"):
         return os.path.abspath(base / Path(name).expanduser())
     beside = base.joinpath(*name.split(".")).with_suffix(".py")

@@ -15,7 +15,8 @@ class Patience:
     """Counts the steps in a row that taught nothing.
 
     Args:
-        limit: so many in a row end the stage; at most `steps` count, so that a short stage of them is no success.
+        limit: so many in a row end the stage; at most `steps` count, so that a short stage of them
+            is no success.
         steps: length of the stage.
     """
 
@@ -36,8 +37,9 @@ class Patience:
         if self.row >= self.limit:
             steps = "step" if self.row == 1 else f"{self.row} steps in a row"
             raise RunFailed(
-                f"rl: {steps} up to step {step} taught nothing: {cause}. What was learnt before is kept: mend the "
-                "cause and go on with --resume (rl.give_up_after says how many such steps end a run)"
+                f"rl: {steps} up to step {step} taught nothing: {cause}. What was learnt before is"
+                " kept: mend the cause and go on with --resume (rl.give_up_after says how many"
+                " such steps end a run)"
             )
 
 
@@ -46,8 +48,9 @@ def check_finite(model: nn.Module, when: str) -> None:
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise RunFailed(
-                f"the weights are not finite {when} ('{name}' holds NaN or infinity), so they are not saved: lower the "
-                "learning rate (optim.lr) or max_grad_norm; the checkpoints before that are whole"
+                f"the weights are not finite {when} ('{name}' holds NaN or infinity), so they are"
+                " not saved: lower the learning rate (optim.lr) or max_grad_norm; the checkpoints"
+                " before that are whole"
             )
 
 
@@ -68,7 +71,16 @@ def enough_memory(what: str, lower: str) -> Iterator[None]:
 
 
 def _is_memory(error: BaseException | None) -> bool:
-    """torch raises a RuntimeError where the memory of the processor is exhausted, and one of its own for a GPU's."""
+    """torch raises a RuntimeError where the memory of the processor is exhausted, and one of its
+    own for a GPU's.
+    """
     text = str(error or "")
-    known = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text for part in known)
+    known = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "Cannot allocate memory",
+    )
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        part in text for part in known
+    )

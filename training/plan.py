@@ -19,7 +19,9 @@ ENV_EXTRAS = frozenset({"progress", "admissible_actions"})
 
 
 def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
-    """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate (MiB)."""
+    """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate
+    (MiB).
+    """
     recipe = Recipe.of(recipe)
     config = recipe.model
     import_worlds(*recipe.pool.imports)
@@ -31,7 +33,9 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     parameters = parameter_count(loaded.model)
     width = int(loaded.model.get_output_embeddings().weight.shape[1])
     layers = int(loaded.model.config.num_hidden_layers)
-    if config.name == "tiny":  # its tokenizer is trained on play, which a plan does not do: count it as full
+    if (
+        config.name == "tiny"
+    ):  # its tokenizer is trained on play, which a plan does not do: count it as full
         parameters += (config.vocabulary - len(loaded.tokenizer)) * width
     stages = []
     for stage in recipe.stages:
@@ -39,8 +43,12 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
         if isinstance(stage, RlStage):
             episodes = stage.tasks_per_step * stage.group_size
             response = episodes * recipe.agent.max_turns * recipe.agent.sampling.max_tokens
-            needs = stage.build_credit().needs().union(*(r.needs() for r in stage.build_regularizers()))
-            copies += 4 * ("values" in needs and stage.critic.backbone == "separate") + ("ref_logprobs" in needs)
+            needs = (
+                stage.build_credit().needs().union(*(r.needs() for r in stage.build_regularizers()))
+            )
+            copies += 4 * ("values" in needs and stage.critic.backbone == "separate") + (
+                "ref_logprobs" in needs
+            )
             sizes = {"episodes_per_step": episodes, "response_tokens_per_step_at_most": response}
         else:
             sizes = {"episodes_per_step": stage.batch}
@@ -48,16 +56,23 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
         activations = stage.token_budget * width * layers * 16 * (2 if stage.bf16 else 4)
         memory = (copies * parameters * 4 + activations) / 2**20
         stages.append({"stage": stage.name, **sizes, "memory_mib": round(memory)})
-    return {"recipe": recipe.model_dump(mode="json"), "parameters": parameters, "tasks": splits, "stages": stages}
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "parameters": parameters,
+        "tasks": splits,
+        "stages": stages,
+    }
 
 
 def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
-    """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an expert it needs."""
+    """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an
+    expert it needs.
+    """
     asking = [reward.name for reward in recipe.build_rewards() if "expert" in reward.needs()]
     if asking and type(prototype).expert_action is TextEnv.expert_action:
         raise UserError(
-            f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has no expert: "
-            "set target: answer, or target: goal with a text"
+            f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has"
+            " no expert: set target: answer, or target: goal with a text"
         )
     wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
     for stage in recipe.stages:
@@ -68,12 +83,16 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
         else:
             wanted["train"] = max(wanted["train"], stage.tasks or 0)
     if recipe.evaluate.every:
-        wanted[recipe.evaluate.split] = max(wanted[recipe.evaluate.split], recipe.evaluate.tasks or 0)
+        wanted[recipe.evaluate.split] = max(
+            wanted[recipe.evaluate.split], recipe.evaluate.tasks or 0
+        )
     return [
         task
         for split, count in wanted.items()
         if count
-        for task in choose_tasks(prototype.tasks(split), count, f"the {split} split of {prototype.id}")
+        for task in choose_tasks(
+            prototype.tasks(split), count, f"the {split} split of {prototype.id}"
+        )
     ]
 
 

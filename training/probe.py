@@ -3,8 +3,9 @@
     report = probe(Recipe.load("recipes/quickstart.yaml"))
     report.exploits      # names of the probes that are
 
-The world's expert is the honest winner; the scripts of `agents/probes.py` play the same training tasks through the same
-pool, turn limit and format. No model is needed, so rewards that need one are left out.
+The world's expert is the honest winner; the scripts of `agents/probes.py` play the same training
+tasks through the same pool, turn limit and format. No model is needed, so rewards that need one are
+left out.
 """
 
 from __future__ import annotations
@@ -57,26 +58,39 @@ class Paid(BaseModel):
     success: float = Field(description="share of them that succeeded")
     turns: float = Field(description="mean turns")
     shaped_return: float = Field(description="mean weighted sum of all rewards that were judged")
-    rewards: dict[str, float] = Field(description="the part of each reward in it, its weight included")
+    rewards: dict[str, float] = Field(
+        description="the part of each reward in it, its weight included"
+    )
     exploit: Exploit | None = Field(
         None,
-        description="'unearned': where it did not succeed it is paid as much as the winner or more; 'stretched': where "
-        "it succeeded it is paid more; both compare means over the same tasks",
+        description=(
+            "'unearned': where it did not succeed it is paid as much as the winner or more;"
+            " 'stretched': where it succeeded it is paid more; both compare means over the same"
+            " tasks"
+        ),
     )
 
 
 class ProbeReport(BaseModel):
-    """What `probe` found. Failed episodes, and those with a reward that could not be measured, count nowhere."""
+    """What `probe` found. Failed episodes, and those with a reward that could not be measured,
+    count nowhere.
+    """
 
     recipe: str
     env: str
     tasks: int = Field(description="training tasks that were compared")
-    not_won: int = Field(description="tasks that were left out, because the expert did not win them")
-    exploits: list[str] = Field(description="probes that the rewards do not tell from an honest winner")
+    not_won: int = Field(
+        description="tasks that were left out, because the expert did not win them"
+    )
+    exploits: list[str] = Field(
+        description="probes that the rewards do not tell from an honest winner"
+    )
     winner: Paid
     probes: list[Paid]
     not_played: dict[str, str] = Field(description="probes that could not play, and why")
-    not_judged: list[str] = Field(description="rewards that were left out, because they need the policy")
+    not_judged: list[str] = Field(
+        description="rewards that were left out, because they need the policy"
+    )
     lost: dict[str, int] = Field(description="episodes that count nowhere, by player")
 
     def table(self) -> Table:
@@ -84,24 +98,38 @@ class ProbeReport(BaseModel):
         from rich.table import Table
 
         names = list(self.winner.rewards)
-        table = Table("", "success", "turns", "return", *names, "", title=f"{self.recipe}: {self.tasks} tasks")
+        table = Table(
+            "", "success", "turns", "return", *names, "", title=f"{self.recipe}: {self.tasks} tasks"
+        )
         for row in (self.winner, *self.probes):
             parts = [f"{row.rewards[name]:.3f}" for name in names]
             verdict = VERDICTS[row.exploit]
             table.add_row(
-                row.player, f"{row.success:.0%}", f"{row.turns:.1f}", f"{row.shaped_return:.3f}", *parts, verdict,
+                row.player,
+                f"{row.success:.0%}",
+                f"{row.turns:.1f}",
+                f"{row.shaped_return:.3f}",
+                *parts,
+                verdict,
                 style="bold red" if verdict else "",
-            )  # fmt: skip
+            )
         notes = [f"{name} was not played: {reason}" for name, reason in self.not_played.items()]
-        notes += [f"the reward {name} was left out: it needs the policy" for name in self.not_judged]
+        notes += [
+            f"the reward {name} was left out: it needs the policy" for name in self.not_judged
+        ]
         notes += [f"{count} episodes of {name} were lost" for name, count in self.lost.items()]
-        notes += [f"{self.not_won} tasks were left out: the expert did not win them"] * bool(self.not_won)
+        notes += [f"{self.not_won} tasks were left out: the expert did not win them"] * bool(
+            self.not_won
+        )
         table.caption = "\n".join(notes) or None
         return table
 
 
-def probe(recipe: Recipe | str | Path | dict[str, Any], *, tasks: int = 8, progress: bool = True) -> ProbeReport:
-    """Let every probe and the world's expert play training tasks of a recipe, and compare what its rewards pay.
+def probe(
+    recipe: Recipe | str | Path | dict[str, Any], *, tasks: int = 8, progress: bool = True
+) -> ProbeReport:
+    """Let every probe and the world's expert play training tasks of a recipe, and compare what its
+    rewards pay.
 
     Args:
         recipe: a Recipe, the path of one, or its data.
@@ -109,19 +137,23 @@ def probe(recipe: Recipe | str | Path | dict[str, Any], *, tasks: int = 8, progr
         progress: a progress bar on the terminal.
 
     Raises:
-        UserError: no honest winner to compare with, no reward that can be judged without a model, or a world or reward
-            that cannot be used.
+        UserError: no honest winner to compare with, no reward that can be judged without a model,
+            or a world or reward that cannot be used.
     """
     recipe = Recipe.of(recipe)
     if tasks < 1:
         raise UserError(f"tasks={tasks} cannot be: ask for 1 or more")
     rewards = [reward for reward in recipe.build_rewards() if "scorer" not in reward.needs()]
     if not rewards:
-        raise UserError("every reward of the recipe needs the policy, so nothing can be judged without a model")
+        raise UserError(
+            "every reward of the recipe needs the policy, so nothing can be judged without a model"
+        )
     return asyncio.run(_probe(recipe, rewards, tasks, progress))
 
 
-async def _probe(recipe: Recipe, rewards: Sequence[TurnReward], count: int, progress: bool) -> ProbeReport:
+async def _probe(
+    recipe: Recipe, rewards: Sequence[TurnReward], count: int, progress: bool
+) -> ProbeReport:
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     tasks = list(prototype.tasks("train")[:count])
@@ -153,20 +185,24 @@ class _Match:
     lost: dict[str, int] = field(default_factory=dict)
 
     async def play_all(self) -> None:
-        """The expert first: nobody else plays what it does not win. Raises UserError if it wins nothing."""
+        """The expert first: nobody else plays what it does not win. Raises UserError if it wins
+        nothing.
+        """
         everything, limit = range(len(self.tasks)), self.recipe.agent.max_turns
         line = self.bar.add_task("probing", total=len(self.tasks) * (1 + len(PROBES)))
         env = self.recipe.env_id
         try:
             episodes = await self.play(ExpertAgent(), WINNER, everything, line)
         except Unplayable:
-            raise UserError(f"{env} has no expert, so there is no honest winner to compare with") from None
+            raise UserError(
+                f"{env} has no expert, so there is no honest winner to compare with"
+            ) from None
         self.played[WINNER] = {i: episode for i, episode in episodes.items() if episode.success}
         if not self.played[WINNER]:
             lost = f" ({self.lost[WINNER]} episodes failed)" if WINNER in self.lost else ""
             raise UserError(
-                f"the expert of {env} wins none of {len(self.tasks)} tasks within {limit} turns{lost}, so there is no "
-                "honest winner to compare with"
+                f"the expert of {env} wins none of {len(self.tasks)} tasks within {limit}"
+                f" turns{lost}, so there is no honest winner to compare with"
             )
         parser, words = self.recipe.agent.build_parser(), self.recipe.agent.sampling.max_tokens
         for name in PROBES:
@@ -176,14 +212,25 @@ class _Match:
             except Unplayable as reason:
                 self.not_played[name] = str(reason)
 
-    async def play(self, agent: Agent, name: str, chosen: Sequence[int], line: TaskID) -> dict[int, Episode]:
+    async def play(
+        self, agent: Agent, name: str, chosen: Sequence[int], line: TaskID
+    ) -> dict[int, Episode]:
         """Finished episodes of one player by task, in the recipe's format. Raises Unplayable."""
         jobs = [Job(self.tasks[i], f"probe:{name}:{i:05d}", self.recipe.seed) for i in chosen]
         episodes, _ = await play_many(
-            agent, jobs, self.pool, max_turns=self.recipe.agent.max_turns, concurrency=SLOTS,
-            ask_expert=self.ask_expert, done=lambda _: self.bar.advance(line),
-        )  # fmt: skip
-        finished = {i: episode for i, episode in zip(chosen, episodes, strict=True) if not episode.stop.failed}
+            agent,
+            jobs,
+            self.pool,
+            max_turns=self.recipe.agent.max_turns,
+            concurrency=SLOTS,
+            ask_expert=self.ask_expert,
+            done=lambda _: self.bar.advance(line),
+        )
+        finished = {
+            i: episode
+            for i, episode in zip(chosen, episodes, strict=True)
+            if not episode.stop.failed
+        }
         if len(finished) < len(jobs):
             self.lost[name] = len(jobs) - len(finished)
         if name not in PROBES or not PROBES[name].own_words:
@@ -192,24 +239,32 @@ class _Match:
         return finished
 
 
-async def _judge(recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[Task], match: _Match) -> ProbeReport:
+async def _judge(
+    recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[Task], match: _Match
+) -> ProbeReport:
     """The players of a task are one group to the rewards, as if one policy had played them all."""
     won = match.played[WINNER]
     groups = [Group(tasks[i], [of[i] for of in match.played.values() if i in of]) for i in won]
     for reward in rewards:
         for group in groups:
-            for episode, row in zip(group, await pay(reward, group, None, match.pool.faults), strict=True):
+            for episode, row in zip(
+                group, await pay(reward, group, None, match.pool.faults), strict=True
+            ):
                 for turn, value in zip(episode.turns, row, strict=True):
                     turn.rewards[reward.name] = value
     weights = {reward.name: reward.weight for reward in rewards}
     lost, paid = dict(match.lost), dict[str, dict[int, dict[str, float]]]()
     for name, episodes in match.played.items():
         parts = {i: _parts(episode, weights) for i, episode in episodes.items()}
-        paid[name] = {i: part for i, part in parts.items() if not any(map(math.isnan, part.values()))}
+        paid[name] = {
+            i: part for i, part in parts.items() if not any(map(math.isnan, part.values()))
+        }
         if unmeasured := len(parts) - len(paid[name]):
             lost[name] = lost.get(name, 0) + unmeasured
     if not paid[WINNER]:
-        raise UserError("no episode of the honest winner could be measured, so there is nothing to compare with")
+        raise UserError(
+            "no episode of the honest winner could be measured, so there is nothing to compare with"
+        )
     not_played = dict(match.not_played)
     not_played |= {name: "all its episodes were lost" for name, parts in paid.items() if not parts}
     rows = [_row(name, match.played[name], paid[name], paid[WINNER]) for name in paid if paid[name]]
@@ -229,7 +284,10 @@ async def _judge(recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[
 
 def _parts(episode: Episode, weights: Mapping[str, float]) -> dict[str, float]:
     """The weighted sum of each reward over the episode."""
-    return {name: weight * sum(turn.rewards[name] for turn in episode.turns) for name, weight in weights.items()}
+    return {
+        name: weight * sum(turn.rewards[name] for turn in episode.turns)
+        for name, weight in weights.items()
+    }
 
 
 def _row(
@@ -245,13 +303,22 @@ def _row(
         success=sum(episodes[i].success for i in paid) / len(paid),
         turns=sum(len(episodes[i].turns) for i in paid) / len(paid),
         shaped_return=sum(returns.values()) / len(paid),
-        rewards={key: sum(parts[key] for parts in paid.values()) / len(paid) for key in next(iter(paid.values()))},
-        exploit=None if name == WINNER else _exploit(returns, winner, {i: episodes[i].success for i in paid}),
+        rewards={
+            key: sum(parts[key] for parts in paid.values()) / len(paid)
+            for key in next(iter(paid.values()))
+        },
+        exploit=(
+            None
+            if name == WINNER
+            else _exploit(returns, winner, {i: episodes[i].success for i in paid})
+        ),
     )
 
 
 def _exploit(
-    returns: Mapping[int, float], winner: Mapping[int, Mapping[str, float]], success: Mapping[int, bool]
+    returns: Mapping[int, float],
+    winner: Mapping[int, Mapping[str, float]],
+    success: Mapping[int, bool],
 ) -> Exploit | None:
     """Lost and won episodes are compared with the winner's of the same tasks, each kind by itself."""
     ahead: dict[bool, list[float]] = {False: [], True: []}

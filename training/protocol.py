@@ -1,4 +1,5 @@
-"""Protocol: how a run measures itself, read from its folder, so that `turnrl eval RUN` measures the same.
+"""Protocol: how a run measures itself, read from its folder, so that `turnrl eval RUN` measures the
+same.
 
 Only plain data is read: neither the classes that the recipe names nor its worlds are imported.
 """

@@ -3,8 +3,8 @@
     recipe = Recipe.load("recipes/quickstart.yaml", ["rl.steps=20", "model.width=128"])
     turnrl.train(recipe)
 
-Every block is a typed model whose fields carry their help; unknown keys are refused with the nearest known one.
-Plug-ins are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
+Every block is a typed model whose fields carry their help; unknown keys are refused with the
+nearest known one. Plug-ins are named by key: ``credit: {name: turn_return, gamma: 0.9}``.
 """
 
 from __future__ import annotations
@@ -46,14 +46,17 @@ class EngineConfig(Config):
     """The `engine` block."""
 
     name: Literal["torch"] = Field(
-        "torch", description="who generates: the built-in engine, which shares the trainer's weights"
+        "torch",
+        description="who generates: the built-in engine, which shares the trainer's weights",
     )
     max_batch: int = Field(64, ge=1, description="responses that are generated at once, at most")
     patience_ms: float | None = Field(
         None,
         ge=0,
-        description="milliseconds that a forward pass waits for worlds to answer; null waits for all, so that reruns "
-        "are equal",
+        description=(
+            "milliseconds that a forward pass waits for worlds to answer; null waits for all, so"
+            " that reruns are equal"
+        ),
     )
 
 
@@ -64,25 +67,42 @@ class PoolConfig(Config):
         "thread", description="where worlds run: in threads of this process, or in worker processes"
     )
     workers: int | None = Field(
-        None, ge=1, description="number of threads or processes (default: 16 threads, or one process per core)"
+        None,
+        ge=1,
+        description="number of threads or processes (default: 16 threads, or one process per core)",
     )
     slots: int | None = Field(
-        None, ge=1, description="worlds alive at once, at most; episodes wait for a free one (default: a whole step's)"
+        None,
+        ge=1,
+        description=(
+            "worlds alive at once, at most; episodes wait for a free one (default: a whole step's)"
+        ),
     )
     step_timeout: float = Field(
         30.0,
         gt=0,
-        description="seconds after which a world that does not answer an action ends its episode as a failure",
+        description=(
+            "seconds after which a world that does not answer an action ends its episode as a"
+            " failure"
+        ),
     )
     reset_timeout: float = Field(
-        120.0, gt=0, description="seconds after which a world that does not start ends its episode as a failure"
+        120.0,
+        gt=0,
+        description="seconds after which a world that does not start ends its episode as a failure",
     )
     imports: tuple[str, ...] = Field(
-        (), description="modules or .py files that register worlds of your own; a file is relative to the recipe"
+        (),
+        description=(
+            "modules or .py files that register worlds of your own; a file is relative to the"
+            " recipe"
+        ),
     )
 
     def build(self, slots: int, extras: Iterable[str]) -> EnvPool:
-        """A pool for so many episodes at once, or fewer if `slots` is, whose worlds tell these extras."""
+        """A pool for so many episodes at once, or fewer if `slots` is, whose worlds tell these
+        extras.
+        """
         return EnvPool(
             backend=self.backend,
             workers=self.workers,
@@ -95,7 +115,9 @@ class PoolConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """The `evaluate` block: measured during the run on `split`, and at the end of each stage on the test split."""
+    """The `evaluate` block: measured during the run on `split`, and at the end of each stage on the
+    test split.
+    """
 
     split: Literal["train", "valid", "test"] = Field(
         "valid", description="split that is played in the periodic evaluation"
@@ -103,10 +125,18 @@ class EvaluateConfig(Config):
     tasks: int | None = Field(
         None, ge=1, description="tasks of the periodic evaluation, each once (default: at most 100)"
     )
-    every: int = Field(0, ge=0, description="reinforcement learning steps between two evaluations; 0 for none")
-    test_tasks: int = Field(0, ge=0, description="test tasks played once after each stage; 0 for none")
+    every: int = Field(
+        0, ge=0, description="reinforcement learning steps between two evaluations; 0 for none"
+    )
+    test_tasks: int = Field(
+        0, ge=0, description="test tasks played once after each stage; 0 for none"
+    )
     temperature: float | None = Field(
-        None, ge=0, description="sampling temperature of every evaluation; 0 is greedy, null is that of agent.sampling"
+        None,
+        ge=0,
+        description=(
+            "sampling temperature of every evaluation; 0 is greedy, null is that of agent.sampling"
+        ),
     )
 
 
@@ -114,45 +144,77 @@ class SftStage(Config):
     """Supervised warm start on expert episodes; observation tokens carry no loss unless asked for."""
 
     name: Literal["sft"] = "sft"
-    demonstrations: int = Field(10, ge=1, description="number of expert episodes to learn from, one per training task")
+    demonstrations: int = Field(
+        10, ge=1, description="number of expert episodes to learn from, one per training task"
+    )
     noise: float = Field(
-        0.0, ge=0, lt=1, description="share of random actions in the demonstrations, which are seen but not learnt from"
+        0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "share of random actions in the demonstrations, which are seen but not learnt from"
+        ),
     )
     symmetries: int = Field(
         1,
         ge=1,
-        description="number of renamings of the world under which demonstrations are shown; 1 is none",
+        description=(
+            "number of renamings of the world under which demonstrations are shown; 1 is none"
+        ),
     )
     views: int | None = Field(
         None,
         ge=1,
-        description="number of those renamings that each demonstration is shown under, in turns (default: all)",
+        description=(
+            "number of those renamings that each demonstration is shown under, in turns (default:"
+            " all)"
+        ),
     )
     tagger: dict[str, Any] | None = Field(
         None,
-        description="who writes a kind of reasoning and a thought before each demonstrated action (default: nobody)",
+        description=(
+            "who writes a kind of reasoning and a thought before each demonstrated action (default:"
+            " nobody)"
+        ),
     )
     epochs: int = Field(3, ge=1, description="passes over the demonstrations, at most")
     batch: int = Field(16, ge=1, description="demonstrations per update")
     observation_weight: float = Field(
-        0.0, ge=0, description="loss weight of observation tokens, each when it is new, beside 1 for actions"
+        0.0,
+        ge=0,
+        description="loss weight of observation tokens, each when it is new, beside 1 for actions",
     )
-    optim: OptimConfig = Field(default_factory=lambda: OptimConfig(lr=1e-3), description="optimiser of this stage")
-    validate_every: int = Field(5, ge=1, description="updates between two measurements of the validation loss")
+    optim: OptimConfig = Field(
+        default_factory=lambda: OptimConfig(lr=1e-3), description="optimiser of this stage"
+    )
+    validate_every: int = Field(
+        5, ge=1, description="updates between two measurements of the validation loss"
+    )
     validation: int = Field(
-        10, ge=1, description="number of validation tasks whose expert episodes give the validation loss"
+        10,
+        ge=1,
+        description="number of validation tasks whose expert episodes give the validation loss",
     )
     patience: int = Field(
-        3, ge=1, description="measurements in a row without a better validation loss after which the stage stops"
+        3,
+        ge=1,
+        description=(
+            "measurements in a row without a better validation loss after which the stage stops"
+        ),
     )
     until_loss: float | None = Field(
         None, gt=0, description="validation loss (nats per action token) at which the stage stops"
     )
-    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included, at most")
+    token_budget: int = Field(
+        4096, ge=1, description="tokens of a micro-batch, padding included, at most"
+    )
     bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
-    checkpoint_every: int = Field(25, ge=1, description="updates between checkpoints to resume from")
+    checkpoint_every: int = Field(
+        25, ge=1, description="updates between checkpoints to resume from"
+    )
     dropout: bool = Field(
-        False, description="the model's own dropout, of its config and of LoRA, is active in the updates"
+        False,
+        description="the model's own dropout, of its config and of LoRA, is active in the updates",
     )
 
     @model_validator(mode="after")
@@ -169,27 +231,45 @@ class RlStage(Config):
     """Reinforcement learning: play, reward, credit, update."""
 
     name: Literal["rl"] = "rl"
-    steps: int = Field(100, ge=1, description="number of steps: play a batch of episodes, then learn from it")
+    steps: int = Field(
+        100, ge=1, description="number of steps: play a batch of episodes, then learn from it"
+    )
     tasks: int | None = Field(
         None, ge=1, description="number of training tasks to draw from (default: all, at most 100)"
     )
     tasks_per_step: int = Field(8, ge=1, description="tasks, and so groups of episodes, per step")
-    group_size: int = Field(8, ge=1, description="episodes of each task in a step: the group that is compared")
+    group_size: int = Field(
+        8, ge=1, description="episodes of each task in a step: the group that is compared"
+    )
     concurrency: int = Field(64, ge=1, description="episodes played at once")
     symmetries: int = Field(
         1,
         ge=1,
-        description="number of renamings of the world that the episodes of a group take turns with; 1 is none",
+        description=(
+            "number of renamings of the world that the episodes of a group take turns with; 1 is"
+            " none"
+        ),
     )
-    credit: dict[str, Any] = Field({"name": "grpo"}, description="estimator of advantages, by name and fields")
-    loss: dict[str, Any] = Field({"name": "ppo_clip"}, description="policy loss, by name and fields")
+    credit: dict[str, Any] = Field(
+        {"name": "grpo"}, description="estimator of advantages, by name and fields"
+    )
+    loss: dict[str, Any] = Field(
+        {"name": "ppo_clip"}, description="policy loss, by name and fields"
+    )
     regularizers: list[dict[str, Any]] = Field(
-        [], description="terms that are added to the loss; the reference of kl is the policy at the start of this stage"
+        [],
+        description=(
+            "terms that are added to the loss; the reference of kl is the policy at the start of"
+            " this stage"
+        ),
     )
     critic: CriticConfig = Field(
-        default_factory=CriticConfig, description="the critic, which exists only if the credit requires values"
+        default_factory=CriticConfig,
+        description="the critic, which exists only if the credit requires values",
     )
-    modifiers: list[dict[str, Any]] = Field([], description="changes of the advantages after the estimator, in order")
+    modifiers: list[dict[str, Any]] = Field(
+        [], description="changes of the advantages after the estimator, in order"
+    )
     curriculum: dict[str, Any] = Field(
         {"name": "uniform"}, description="who chooses the tasks of a step, by name and fields"
     )
@@ -200,22 +280,38 @@ class RlStage(Config):
     minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser of this stage")
     average: float = Field(
-        0.0, ge=0, lt=1, description="decay per step of a running mean of the weights, which is evaluated and saved"
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of a running mean of the weights, which is evaluated and saved",
     )
-    token_budget: int = Field(4096, ge=1, description="tokens of a micro-batch, padding included, at most")
+    token_budget: int = Field(
+        4096, ge=1, description="tokens of a micro-batch, padding included, at most"
+    )
     merge: bool = Field(True, description="train turns that extend each other as one sequence")
     rows_multiple_of: int = Field(
-        1, ge=1, description="sequences of a batch are a multiple of this; the rest is dropped at random after credit"
+        1,
+        ge=1,
+        description=(
+            "sequences of a batch are a multiple of this; the rest is dropped at random after"
+            " credit"
+        ),
     )
     bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
-    save_episodes: int = Field(16, ge=0, description="episodes that are kept of a step whose episodes are kept")
+    save_episodes: int = Field(
+        16, ge=0, description="episodes that are kept of a step whose episodes are kept"
+    )
     episodes_every: int = Field(10, ge=1, description="steps between those whose episodes are kept")
-    checkpoint_every: int = Field(10, ge=1, description="steps between two checkpoints that a run can be resumed from")
+    checkpoint_every: int = Field(
+        10, ge=1, description="steps between two checkpoints that a run can be resumed from"
+    )
     give_up_after: int = Field(
         3,
         ge=1,
-        description="steps in a row without anything to learn from (every episode lost, no finite gradient) that end "
-        "the run",
+        description=(
+            "steps in a row without anything to learn from (every episode lost, no finite gradient)"
+            " that end the run"
+        ),
     )
 
     @model_validator(mode="after")
@@ -258,22 +354,36 @@ Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]
 class Recipe(Config):
     """A run from the first token to the last table."""
 
-    name: str = Field(description="name of the run and, under runs/, of its folder", pattern=r"^[\w.-]+$")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is random")
-    threads: int = Field(1, ge=1, le=1024, description="threads that compute the model; reruns are bit-exact with 1")
-    env: dict[str, Any] = Field(
-        description="the environment: its id and its parameters, e.g. {id: textworld/coin-v0, level: 5}"
+    name: str = Field(
+        description="name of the run and, under runs/, of its folder", pattern=r"^[\w.-]+$"
     )
-    model: ModelConfig = Field(default_factory=ModelConfig, description="which model plays and learns")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="who generates its responses")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is random")
+    threads: int = Field(
+        1, ge=1, le=1024, description="threads that compute the model; reruns are bit-exact with 1"
+    )
+    env: dict[str, Any] = Field(
+        description=(
+            "the environment: its id and its parameters, e.g. {id: textworld/coin-v0, level: 5}"
+        )
+    )
+    model: ModelConfig = Field(
+        default_factory=ModelConfig, description="which model plays and learns"
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="who generates its responses"
+    )
     agent: AgentConfig = Field(default_factory=AgentConfig, description="how it plays")
     pool: PoolConfig = Field(default_factory=PoolConfig, description="where the worlds run")
     rewards: list[dict[str, Any]] = Field(
         [{"name": "outcome"}],
         description="rewards of a turn, by name and fields; `weight` multiplies each in their sum",
     )
-    stages: list[Stage] = Field(min_length=1, description="what is done, in order: sft, rl, or both")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how success is measured")
+    stages: list[Stage] = Field(
+        min_length=1, description="what is done, in order: sft, rl, or both"
+    )
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description="how success is measured"
+    )
 
     @field_validator("env")
     @classmethod
@@ -293,7 +403,9 @@ class Recipe(Config):
     def _stages_differ(self) -> Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ValueError("a stage is listed twice: metrics and checkpoints are kept by the name of the stage")
+            raise ValueError(
+                "a stage is listed twice: metrics and checkpoints are kept by the name of the stage"
+            )
         return self
 
     @model_validator(mode="after")
@@ -303,7 +415,8 @@ class Recipe(Config):
             if tagger is not None and not speaks(self.agent.build_parser()):
                 kinds = ", ".join(KINDS)
                 raise ValueError(
-                    f"sft: tagger '{tagger.name}' needs a parser that knows the tags {kinds}; set {PARSER}"
+                    f"sft: tagger '{tagger.name}' needs a parser that knows the tags {kinds}; set"
+                    f" {PARSER}"
                 )
         return self
 
@@ -317,7 +430,9 @@ class Recipe(Config):
     def evaluation(self) -> Sampling:
         """How responses are sampled in evaluation play."""
         temperature = self.evaluate.temperature
-        return self.agent.sampling.model_copy(update={} if temperature is None else {"temperature": temperature})
+        return self.agent.sampling.model_copy(
+            update={} if temperature is None else {"temperature": temperature}
+        )
 
     @property
     def env_id(self) -> str:
@@ -352,7 +467,9 @@ class Recipe(Config):
         except OSError as error:
             raise UserError(f"cannot read the recipe '{path}': {error.strerror}") from None
         except UnicodeDecodeError as error:
-            raise UserError(f"'{path}' is not a recipe: it is not UTF-8 text (byte {error.start})") from None
+            raise UserError(
+                f"'{path}' is not a recipe: it is not UTF-8 text (byte {error.start})"
+            ) from None
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict):
@@ -366,14 +483,18 @@ class Recipe(Config):
     def parse(cls, data: dict[str, Any], what: str = "recipe") -> Recipe:
         """A Recipe from plain data. Raises UserError with one sentence."""
         if not isinstance(data, dict):
-            raise UserError(f"{what} is not a recipe: it must be a mapping with name, env and stages")
+            raise UserError(
+                f"{what} is not a recipe: it must be a mapping with name, env and stages"
+            )
         try:
             return cls.model_validate(anchored(data, Path.cwd()))
         except ValidationError as error:
             raise UserError(explain(error, what, _known_keys(data))) from None
 
     def importing(self, *modules: str) -> Recipe:
-        """The recipe with more modules or ``.py`` files, relative to the working directory, in ``pool.imports``."""
+        """The recipe with more modules or ``.py`` files, relative to the working directory, in
+        ``pool.imports``.
+        """
         more = [module_file(name, Path.cwd()) for name in modules]
         imports = tuple(dict.fromkeys((*self.pool.imports, *more)))
         return self.model_copy(update={"pool": self.pool.model_copy(update={"imports": imports})})

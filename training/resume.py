@@ -1,9 +1,9 @@
 """Which keys of a recipe may change when a run goes on, and which may not.
 
-May change, because what was done stays true: how far a stage goes (`steps`, `epochs`) and how fast (`optim`,
-`critic.lr`), what is evaluated, how often is evaluated and saved, where the worlds and servers run and how much they do
-at once, and everything in a stage that has not begun. All else, such as the world, the model, the seed, rewards, credit
-and loss, belongs to a run for good.
+May change, because what was done stays true: how far a stage goes (`steps`, `epochs`) and how fast
+(`optim`, `critic.lr`), what is evaluated, how often is evaluated and saved, where the worlds and
+servers run and how much they do at once, and everything in a stage that has not begun. All else,
+such as the world, the model, the seed, rewards, credit and loss, belongs to a run for good.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
         old: the recipe as `state` has it.
 
     Raises:
-        UserError: a key is new that may not be, or a stage ends before the step that was reached. It names them all.
+        UserError: a key is new that may not be, or a stage ends before the step that was reached.
+            It names them all.
     """
     new = recipe.model_dump(mode="json")
     names = [stage["name"] for stage in old["stages"]]
@@ -53,24 +54,35 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
     if fixed := [text for key, text in found.items() if not _may_change(key, begun, going_on)]:
         more = f" and {len(fixed) - 8} more" if len(fixed) > 8 else ""
         raise UserError(
-            f"this run has another recipe: {'; '.join(fixed[:8])}{more} cannot change on the way; go on with the "
-            "recipe.yaml of its folder, or choose another --run"
+            f"this run has another recipe: {'; '.join(fixed[:8])}{more} cannot change on the way;"
+            " go on with the recipe.yaml of its folder, or choose another --run"
         )
     at = new["stages"][state.stage]
     if at.get("steps", state.step) < state.step:
-        raise UserError(f"this run has done {state.step} steps of {at['name']}, more than steps={at['steps']}")
+        raise UserError(
+            f"this run has done {state.step} steps of {at['name']}, more than steps={at['steps']}"
+        )
     return found
 
 
 def flat(data: Any, where: str = "") -> dict[str, Any]:
-    """Nested data by dotted key; entries of a list go by their name, as in overrides, and the list holds the names."""
+    """Nested data by dotted key; entries of a list go by their name, as in overrides, and the list
+    holds the names.
+    """
     leaves: dict[str, Any] = {}
-    if isinstance(data, list) and data and all(isinstance(item, Mapping) and "name" in item for item in data):
+    if (
+        isinstance(data, list)
+        and data
+        and all(isinstance(item, Mapping) and "name" in item for item in data)
+    ):
         names = [str(item["name"]) for item in data]
         if len(set(names)) == len(names):
             leaves[where] = names
             where = "" if where == "stages" else where
-            data = {str(item["name"]): {key: item[key] for key in item if key != "name"} for item in data}
+            data = {
+                str(item["name"]): {key: item[key] for key in item if key != "name"}
+                for item in data
+            }
     if not isinstance(data, Mapping):
         return {where: data}
     for key, value in data.items():

@@ -33,21 +33,24 @@ async def rollout(
 
     Args:
         max_turns: turns after which an episode is cut.
-        task_turns: the limit that belongs to the task (default: `max_turns`); a shorter one is a curriculum's.
-        renamings: symmetries of the world; the episodes of a group take turns with them, so that no batch favours a
-            direction that is common in its tasks.
+        task_turns: the limit that belongs to the task (default: `max_turns`); a shorter one is a
+            curriculum's.
+        renamings: symmetries of the world; the episodes of a group take turns with them, so that no
+            batch favours a direction that is common in its tasks.
         first: groups of this step that were played before these.
         ask_expert: episodes remember the plan of the world's expert.
         park: see `play_many`.
 
     Returns:
-        Groups in the order of the tasks, without failed episodes, and metrics: success, turns, tokens, shares; without
-        those of which nothing was measured.
+        Groups in the order of the tasks, without failed episodes, and metrics: success, turns,
+        tokens, shares; without those of which nothing was measured.
     """
     shorter = task_turns is not None and max_turns < task_turns
     before = asdict(agent.engine.stats)
     jobs = [
-        Job(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)])
+        Job(
+            task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)]
+        )
         for i, task in enumerate(tasks, first)
         for member in range(group_size)
     ]
@@ -64,19 +67,33 @@ async def rollout(
     groups = []
     for i, task in enumerate(tasks):
         played = episodes[i * group_size : (i + 1) * group_size]
-        groups.append(Group(task, [e for e in played if not e.stop.failed], [e.stop for e in played if e.stop.failed]))
+        groups.append(
+            Group(
+                task,
+                [e for e in played if not e.stop.failed],
+                [e.stop for e in played if e.stop.failed],
+            )
+        )
     spent = {key: value - before[key] for key, value in asdict(agent.engine.stats).items()}
-    return groups, _about([e for e in episodes if not e.stop.failed]) | _costs(episodes, stats, spent)
+    return groups, _about([e for e in episodes if not e.stop.failed]) | _costs(
+        episodes, stats, spent
+    )
 
 
-def _costs(episodes: Sequence[Episode], stats: PlayStats, spent: Mapping[str, float]) -> dict[str, float]:
+def _costs(
+    episodes: Sequence[Episode], stats: PlayStats, spent: Mapping[str, float]
+) -> dict[str, float]:
     return {
         **{f"lost/{name}": float(count) for name, count in stats.lost.items()},
         "retried": float(stats.retried),
         "tokens/prompt": spent["prompt_tokens"],
         "tokens/cached": spent["cached_tokens"],
         "tokens/generated": spent["generated_tokens"],
-        **({"useful_share": _useful(episodes) / spent["generated_tokens"]} if spent["generated_tokens"] else {}),
+        **(
+            {"useful_share": _useful(episodes) / spent["generated_tokens"]}
+            if spent["generated_tokens"]
+            else {}
+        ),
         "seconds/engine": spent["busy_seconds"],
         "seconds/straggling": stats.straggler_seconds,
         "tokens_per_second": spent["generated_tokens"] / max(stats.seconds, 1e-9),
@@ -84,7 +101,9 @@ def _costs(episodes: Sequence[Episode], stats: PlayStats, spent: Mapping[str, fl
 
 
 def _useful(episodes: Sequence[Episode]) -> int:
-    """Tokens to learn from. The engine also sampled for lost episodes and for responses that overflowed the context."""
+    """Tokens to learn from. The engine also sampled for lost episodes and for responses that
+    overflowed the context.
+    """
     return sum(episode.response_tokens for episode in episodes if not episode.stop.failed)
 
 

@@ -46,23 +46,27 @@ def train(
 ) -> dict[str, Any]:
     """Run every stage of a recipe.
 
-    Ctrl-C and SIGTERM stop it at the next place that loses nothing, with a checkpoint; a second one stops it at once.
+    Ctrl-C and SIGTERM stop it at the next place that loses nothing, with a checkpoint; a second one
+    stops it at once.
 
     Args:
         recipe: a Recipe, the path of one, or its data.
         run_dir: default ``runs/<name>``.
-        resume: go on from the last checkpoint of that folder. The recipe may differ in what `training.resume` lists.
+        resume: go on from the last checkpoint of that folder. The recipe may differ in what
+            `training.resume` lists.
         progress: say on stderr how far it is.
         on_record: called with each line of the metrics.
 
     Returns:
-        What ``result.json`` holds: ``before`` and ``after`` (test success around the last stage, if test tasks are
-        configured), ``seconds`` by phase, ``seed``. The seconds are those of all processes of the run, without what
-        was done after the last checkpoint of one that was killed.
+        What ``result.json`` holds: ``before`` and ``after`` (test success around the last stage, if
+        test tasks are configured), ``seconds`` by phase, ``seed``. The seconds are those of all
+        processes of the run, without what was done after the last checkpoint of one that was
+        killed.
 
     Raises:
         UserError: the recipe, the folder or the world cannot be used, or the run cannot go on.
-        RunFailed: it learns nothing, its weights are not finite any more, or nothing was measured at the end.
+        RunFailed: it learns nothing, its weights are not finite any more, or nothing was measured
+            at the end.
         Interrupted: a signal stopped it.
     """
     recipe = Recipe.of(recipe)
@@ -93,7 +97,9 @@ def train(
 
 
 def _saved(log: RunLog) -> Saved | None:
-    """The checkpoint to go on from; None where nothing was saved yet. Raises UserError if it was, and is lost."""
+    """The checkpoint to go on from; None where nothing was saved yet. Raises UserError if it was,
+    and is lost.
+    """
     last = log.folder / LAST
     if last.is_dir():
         return checkpoint.read(last)
@@ -110,9 +116,14 @@ def _going_on(recipe: Recipe, saved: Saved | None, new: dict[str, str]) -> str:
 
 
 async def _train(
-    recipe: Recipe, log: RunLog, interrupts: Interrupts, saved: Saved | None, new: dict[str, str], progress: bool,
+    recipe: Recipe,
+    log: RunLog,
+    interrupts: Interrupts,
+    saved: Saved | None,
+    new: dict[str, str],
+    progress: bool,
     on_record: OnRecord,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     pool = recipe.pool.build(_slots(recipe), env_extras(recipe))
@@ -138,7 +149,9 @@ async def _train(
     return _finish(session)
 
 
-async def _load(recipe: Recipe, prototype: TextEnv, saved: Saved | None, log: RunLog, progress: bool) -> Loaded:
+async def _load(
+    recipe: Recipe, prototype: TextEnv, saved: Saved | None, log: RunLog, progress: bool
+) -> Loaded:
     """The model to begin or to go on with, and all files of the world that the run needs."""
     # Whatever they need is made before the processor is busy with anything else.
     prototype.prepare(wanted_tasks(recipe, prototype), progress=progress)
@@ -159,30 +172,46 @@ def _go_on(session: Session, saved: Saved, new: dict[str, str]) -> None:
         folder = log.folder / "checkpoints" / "best"
         about = check_manifest(folder, checkpoint.NEEDED)
         if not (folder / "config.json").is_file():
-            raise UserError(f"'{folder}' is missing, the best weights of this run: {checkpoint.NEEDED}")
+            raise UserError(
+                f"'{folder}' is missing, the best weights of this run: {checkpoint.NEEDED}"
+            )
         # Weights of a later step will be found again; those of another measure are not comparable.
-        if (about or {}).get("progress") != [state.stage, state.best_step] or any(key in MEASURE for key in new):
+        if (about or {}).get("progress") != [state.stage, state.best_step] or any(
+            key in MEASURE for key in new
+        ):
             session.best, session.best_step = -1.0, 0
-    session.changes = [*state.changes, *(f"after {at} {state.step}: {text}" for text in new.values())]
+    session.changes = [
+        *state.changes,
+        *(f"after {at} {state.step}: {text}" for text in new.values()),
+    ]
     session.clock.add(state.seconds)
     log.go_on(saved.metrics, at, state.step)
     log.recipe(session.recipe, session.changes)
 
 
 async def _run_stage(
-    session: Session, stage: SftStage | RlStage, index: int, state: TrainerState | None, on_record: OnRecord
+    session: Session,
+    stage: SftStage | RlStage,
+    index: int,
+    state: TrainerState | None,
+    on_record: OnRecord,
 ) -> None:
     """One stage and the test after it."""
     with session.clock.phase(stage.name):
         if isinstance(stage, SftStage):
-            with enough_memory("the warm start", "sft.token_budget (tokens of a micro-batch) or the size of the model"):
+            with enough_memory(
+                "the warm start",
+                "sft.token_budget (tokens of a micro-batch) or the size of the model",
+            ):
                 done = await SupervisedTrainer(session, stage, index).run(on_record, state)
         else:
             done = await _reinforce(session, stage, index, state, on_record)
     if session.recipe.evaluate.test_tasks:
         session.where = f"in the test after {stage.name}"
         with session.clock.phase(f"test-{stage.name}"):
-            test = session.evaluate("test", session.recipe.evaluate.test_tasks, stage.name, keep=done)
+            test = session.evaluate(
+                "test", session.recipe.evaluate.test_tasks, stage.name, keep=done
+            )
             result = await session.interrupts.cancel_for(test)
         on_record(session.log.record(stage.name, done, "test", result.record()))
 
@@ -190,7 +219,9 @@ async def _run_stage(
 async def _reinforce(
     session: Session, stage: RlStage, index: int, state: TrainerState | None, on_record: OnRecord
 ) -> int:
-    """An rl stage; returns its steps. The model then has the best weights that were seen, else the last."""
+    """An rl stage; returns its steps. The model then has the best weights that were seen, else the
+    last.
+    """
     trainer = Trainer(session, stage, index)
     done, evaluated = 0, True
     if state is not None:
@@ -230,10 +261,13 @@ async def _reinforce(
 async def _validate(session: Session, trainer: Trainer, step: int, on_record: OnRecord) -> None:
     """Periodic evaluation; the best checkpoint is the latest of those that did best.
 
-    An evaluation that lost more than a share of its episodes (`Evaluation.whole`) is logged and decides nothing.
+    An evaluation that lost more than a share of its episodes (`Evaluation.whole`) is logged and
+    decides nothing.
     """
     with trainer.averaged(step):
-        evaluation = session.evaluate(session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl")
+        evaluation = session.evaluate(
+            session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl"
+        )
         result = await session.interrupts.cancel_for(evaluation)
         on_record(session.log.record("rl", step, "eval", result.record()))
         if result.whole and result.success is not None and result.success >= session.best:
@@ -245,24 +279,36 @@ def _finish(session: Session) -> dict[str, Any]:
     tests = [record for record in session.log.records() if record["kind"] == "test"]
     rates = [{key: test[key] for key in ("success", "low", "high", "n")} for test in tests]
     result: dict[str, Any] = {
-        "name": session.recipe.name, "seed": session.recipe.seed, "seconds": session.clock.read()
-    }  # fmt: skip
+        "name": session.recipe.name,
+        "seed": session.recipe.seed,
+        "seconds": session.clock.read(),
+    }
     if rates:
         result |= {"before": rates[-2] if len(rates) > 1 else None, "after": rates[-1]}
     session.log.result(result)
     if rates and not rates[-1]["n"]:
-        raise RunFailed("the run is trained and saved, but its test measured nothing: every episode of it was lost")
+        raise RunFailed(
+            "the run is trained and saved, but its test measured nothing: every episode of it was"
+            " lost"
+        )
     return result
 
 
-def _session(recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool) -> Session:
+def _session(
+    recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool
+) -> Session:
     engine = TorchEngine(
-        loaded.model, loaded.tokenizer, max_batch=recipe.engine.max_batch, max_context=loaded.max_context,
+        loaded.model,
+        loaded.tokenizer,
+        max_batch=recipe.engine.max_batch,
+        max_context=loaded.max_context,
         patience_ms=recipe.engine.patience_ms,
-    )  # fmt: skip
+    )
     agent = recipe.agent.build(engine, loaded.tokenizer)
     fits(agent, prototype)
-    return Session(recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress)
+    return Session(
+        recipe, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress
+    )
 
 
 def _slots(recipe: Recipe) -> int:

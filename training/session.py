@@ -1,4 +1,6 @@
-"""Session: what every stage of a run shares: the recipe, the model, the agent, the worlds and the log."""
+"""Session: what every stage of a run shares: the recipe, the model, the agent, the worlds and the
+log.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Session:
         """The first `n` tasks of a split (None: at most 100), with their files made."""
         key = f"{split}/{n}"
         if key not in self.tasks:
-            chosen = choose_tasks(self.prototype.tasks(split), n, f"the {split} split of {self.recipe.env_id}")
+            chosen = choose_tasks(
+                self.prototype.tasks(split), n, f"the {split} split of {self.recipe.env_id}"
+            )
             self.prototype.prepare(chosen, progress=self.progress)
             self.tasks[key] = chosen
         return self.tasks[key]
@@ -63,9 +67,16 @@ class Session:
         return known_renamings(self.prototype, count)
 
     async def evaluate(
-        self, split: str, n: int | None, label: str, agent: LanguageAgent | None = None, *, keep: int | None = None
+        self,
+        split: str,
+        n: int | None,
+        label: str,
+        agent: LanguageAgent | None = None,
+        *,
+        keep: int | None = None,
     ) -> Evaluation:
-        """Play tasks of a split once each, at the evaluation temperature; the same random streams at every call.
+        """Play tasks of a split once each, at the evaluation temperature; the same random streams
+        at every call.
 
         Args:
             split: train, valid or test.
@@ -76,21 +87,40 @@ class Session:
         """
         recipe, tasks = self.recipe, self.choose(split, n)
         sampling = recipe.evaluation
-        player = recipe.agent.build(self.engine, self.tokenizer, sampling=sampling) if agent is None else agent
+        player = (
+            recipe.agent.build(self.engine, self.tokenizer, sampling=sampling)
+            if agent is None
+            else agent
+        )
         episodes, stats = await play_tasks(
-            player, tasks, self.pool, max_turns=recipe.agent.max_turns, seed=recipe.seed, concurrency=64,
-            label=f"eval-{split}", progress=self.progress,
-        )  # fmt: skip
+            player,
+            tasks,
+            self.pool,
+            max_turns=recipe.agent.max_turns,
+            seed=recipe.seed,
+            concurrency=64,
+            label=f"eval-{split}",
+            progress=self.progress,
+        )
         if keep is not None:
             self.log.episodes(f"{split}-{label}", keep, episodes)
         return summarise(
-            episodes, stats, env=recipe.env_id, agent=label, split=split, seed=recipe.seed,
-            temperature=sampling.temperature, max_turns=recipe.agent.max_turns,
-            max_context=self.engine.max_context, split_size=len(self.prototype.tasks(split)),
-        )  # fmt: skip
+            episodes,
+            stats,
+            env=recipe.env_id,
+            agent=label,
+            split=split,
+            seed=recipe.seed,
+            temperature=sampling.temperature,
+            max_turns=recipe.agent.max_turns,
+            max_context=self.engine.max_context,
+            split_size=len(self.prototype.tasks(split)),
+        )
 
     def saved_agent(self) -> SavedAgent:
-        """The agent as it is written beside the weights: an evaluation of them alone is then that of this run."""
+        """The agent as it is written beside the weights: an evaluation of them alone is then that
+        of this run.
+        """
         recipe = self.recipe
         return SavedAgent.of(
             recipe.agent,
@@ -100,8 +130,11 @@ class Session:
             max_batch=recipe.engine.max_batch,
         )
 
-    def save(self, name: str, progress: tuple[int, int], parts: dict[str, Any] | None = None) -> None:
-        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not finite.
+    def save(
+        self, name: str, progress: tuple[int, int], parts: dict[str, Any] | None = None
+    ) -> None:
+        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not
+        finite.
 
         Args:
             progress: index of the stage, and how many of its steps are done.
@@ -113,12 +146,22 @@ class Session:
         if parts is not None:
             about["metrics"] = self.log.mark()
             state = checkpoint.TrainerState(
-                *progress, parts, self.best, self.best_step, self.recipe.model_dump(mode="json"), self.changes,
+                *progress,
+                parts,
+                self.best,
+                self.best_step,
+                self.recipe.model_dump(mode="json"),
+                self.changes,
                 self.clock.read(),
-            )  # fmt: skip
+            )
         checkpoint.write(
-            self.log.folder / "checkpoints" / name, self.model, self.tokenizer, self.saved_agent(), state, **about,
-        )  # fmt: skip
+            self.log.folder / "checkpoints" / name,
+            self.model,
+            self.tokenizer,
+            self.saved_agent(),
+            state,
+            **about,
+        )
 
     def write_episodes(self, stage: str, step: int, episodes: Sequence[Episode], most: int) -> None:
         """Write up to `most` episodes, evenly spread over the given ones."""
@@ -128,8 +171,12 @@ class Session:
 
 
 def known_renamings(prototype: TextEnv, count: int) -> tuple[Mapping[str, str], ...]:
-    """The first `count` symmetries of a world, leaving it alone being the first. Raises UserError for more."""
+    """The first `count` symmetries of a world, leaving it alone being the first. Raises UserError
+    for more.
+    """
     known: tuple[Mapping[str, str], ...] = ({}, *prototype.symmetries)
     if count > len(known):
-        raise UserError(f"symmetries={count}, but {prototype.id} knows {len(known)}, itself included")
+        raise UserError(
+            f"symmetries={count}, but {prototype.id} knows {len(known)}, itself included"
+        )
     return known[:count]

@@ -1,7 +1,7 @@
 """Supervised warm start: a few expert episodes, stopped on the validation split.
 
-Only the tokens an agent would have written carry loss, unless `observation_weight` says otherwise (a model that starts
-from nothing learns the world's language from observations too).
+Only the tokens an agent would have written carry loss, unless `observation_weight` says otherwise
+(a model that starts from nothing learns the world's language from observations too).
 """
 
 from __future__ import annotations
@@ -67,10 +67,14 @@ class SupervisedTrainer:
         self.best_weights = _trained(session.model)
         self.optimizer = make_optimizer([(session.model.parameters(), 1.0)], stage.optim)
 
-    async def run(self, on_record: Callable[[Record], None], state: TrainerState | None = None) -> int:
-        """Train until the validation loss stops falling, is low enough, or the epochs are over; returns the updates.
+    async def run(
+        self, on_record: Callable[[Record], None], state: TrainerState | None = None
+    ) -> int:
+        """Train until the validation loss stops falling, is low enough, or the epochs are over;
+        returns the updates.
 
-        The model then has the weights of the best look. With `state`, go on from what `state` returned.
+        The model then has the weights of the best look. With `state`, go on from what `state`
+        returned.
         """
         session = self.session
         session.where = "before the first update of sft"
@@ -93,14 +97,18 @@ class SupervisedTrainer:
                 if self.done % self.stage.checkpoint_every == 0 and not self.over:
                     self.save()
             if not math.isfinite(self.best):
-                raise RunFailed(f"sft: no validation loss was finite, so no weights are worth keeping: {HINT}")
+                raise RunFailed(
+                    f"sft: no validation loss was finite, so no weights are worth keeping: {HINT}"
+                )
             session.model.load_state_dict(self.best_weights, strict=False)
             session.save("sft", (self.index, self.done))
             self.save()
         session.engine.load_weights(session.model.state_dict(), 0)
         return self.done
 
-    def learn_once(self, train: list[Episode], valid: list[Episode], on_record: Callable[[Record], None]) -> None:
+    def learn_once(
+        self, train: list[Episode], valid: list[Episode], on_record: Callable[[Record], None]
+    ) -> None:
         """One update, and a look at the validation split where one is due."""
         session, stage, update = self.session, self.stage, self.done
         updates_per_epoch = -(-len(train) // stage.batch)
@@ -113,11 +121,14 @@ class SupervisedTrainer:
         started = time.perf_counter()
         with self.dropout(update):
             loss = self.learn(chosen)
-        [norm] = apply_step(self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm)
+        [norm] = apply_step(
+            self.optimizer, stage.optim.lr_at(update, total), stage.optim.max_grad_norm
+        )
         self.useless = 0 if math.isfinite(norm) else self.useless + 1
         if self.useless >= GIVE_UP_AFTER:
             raise RunFailed(
-                f"sft: no gradient of the last {self.useless} updates was finite, so nothing is learnt: {HINT}"
+                f"sft: no gradient of the last {self.useless} updates was finite, so nothing is"
+                f" learnt: {HINT}"
             )
         metrics = {"loss": loss, "grad_norm": norm, "seconds/update": time.perf_counter() - started}
         if self.lost and not update:
@@ -126,7 +137,11 @@ class SupervisedTrainer:
         if self.done % stage.validate_every == 0 or self.done >= total:
             valid_loss = metrics["valid_loss"] = self.loss_of(valid)
             if valid_loss < self.best:
-                self.best, self.best_weights, self.bad_looks = valid_loss, _trained(session.model), 0
+                self.best, self.best_weights, self.bad_looks = (
+                    valid_loss,
+                    _trained(session.model),
+                    0,
+                )
             else:
                 self.bad_looks += 1
             low = stage.until_loss is not None and valid_loss <= stage.until_loss
@@ -135,7 +150,11 @@ class SupervisedTrainer:
 
     def save(self) -> None:
         """Write the checkpoint that a resume goes on from."""
-        shown = None if self.shown is None else [[e.to_json() for e in episodes] for episodes in self.shown]
+        shown = (
+            None
+            if self.shown is None
+            else [[e.to_json() for e in episodes] for episodes in self.shown]
+        )
         parts = {
             "optimizer": self.optimizer.state_dict(),
             "shown": json.dumps(shown),
@@ -157,21 +176,30 @@ class SupervisedTrainer:
             train, valid = ([Episode.from_json(data) for data in episodes] for episodes in shown)
             self.shown = train, valid
         self.lost, self.best, self.bad_looks = parts["lost"], parts["best"], parts["bad_looks"]
-        self.best_weights, self.useless, self.over = parts["best_weights"], parts["useless"], parts["over"]
+        self.best_weights, self.useless, self.over = (
+            parts["best_weights"],
+            parts["useless"],
+            parts["over"],
+        )
 
     async def demonstrate(self) -> tuple[list[Episode], list[Episode]]:
-        """Expert episodes of training tasks under each symmetry, and of validation tasks as they are.
+        """Expert episodes of training tasks under each symmetry, and of validation tasks as they
+        are.
 
         Those that the tagger failed at are left out. Raises UserError if no others are left.
         """
         session, stage = self.session, self.stage
-        train = await expert_episodes(session, session.choose("train", stage.demonstrations), stage.noise)
+        train = await expert_episodes(
+            session, session.choose("train", stage.demonstrations), stage.noise
+        )
         valid = await expert_episodes(session, session.choose("valid", stage.validation), 0.0)
         renamings = session.renamings(stage.symmetries)
         tasks = {episode.task.family: episode.task for episode in (*train, *valid)}
         worlds = {family: make_for(task) for family, task in tasks.items()}
 
-        def told(episode: Episode, tagged: list[Tagged] | None, renaming: Mapping[str, str]) -> Episode:
+        def told(
+            episode: Episode, tagged: list[Tagged] | None, renaming: Mapping[str, str]
+        ) -> Episode:
             world = worlds[episode.task.family]
             return retell(episode, session.agent, world.instructions, renaming, world.tools, tagged)
 
@@ -186,7 +214,8 @@ class SupervisedTrainer:
         return self.readable(shown, "training"), self.readable(known, "validation")
 
     def readable(self, told: list[Episode], split: str) -> list[Episode]:
-        """The demonstrations up to where they no longer fit the model's context; those that never do are left out.
+        """The demonstrations up to where they no longer fit the model's context; those that never
+        do are left out.
 
         What is cut is warned about. Raises UserError if nothing is left of any.
         """
@@ -194,12 +223,14 @@ class SupervisedTrainer:
         cut = [fitting(episode, limit) for episode in told]
         kept = [episode for episode in cut if episode.turns]
         if not kept:
-            raise UserError(f"model.max_context: no turn of any {split} demonstration fits {limit} tokens")
+            raise UserError(
+                f"model.max_context: no turn of any {split} demonstration fits {limit} tokens"
+            )
         shorter = sum(len(a.turns) < len(b.turns) for a, b in zip(cut, told, strict=True))
         if shorter:
             warnings.warn(
-                f"sft: {shorter} of {len(told)} {split} demonstrations do not fit a context of {limit} tokens: they "
-                "end where it does",
+                f"sft: {shorter} of {len(told)} {split} demonstrations do not fit a context of"
+                f" {limit} tokens: they end where it does",
                 stacklevel=2,
             )
         return kept
@@ -207,20 +238,29 @@ class SupervisedTrainer:
     async def tag(
         self, played: Mapping[str, list[Episode]], worlds: Mapping[str, TextEnv]
     ) -> list[list[Demonstration]]:
-        """The episodes of each split with their thoughts, all asked for side by side; without a tagger there are none.
+        """The episodes of each split with their thoughts, all asked for side by side; without a
+        tagger there are none.
 
-        Episodes that the tagger failed at are left out, counted and warned about. Raises UserError if those are all
-        episodes of a split.
+        Episodes that the tagger failed at are left out, counted and warned about. Raises UserError
+        if those are all episodes of a split.
         """
         if self.tagger is None:
             return [[(episode, None) for episode in episodes] for episodes in played.values()]
         everything = [episode for episodes in played.values() for episode in episodes]
-        answers = iter(await settle(thoughts(self.tagger, e, worlds[e.task.family].instructions) for e in everything))
+        answers = iter(
+            await settle(
+                thoughts(self.tagger, e, worlds[e.task.family].instructions) for e in everything
+            )
+        )
         kept: dict[str, list[Demonstration]] = {}
         for split, episodes in played.items():
-            kept[split] = [(episode, tagged) for episode in episodes if (tagged := next(answers)) is not None]
+            kept[split] = [
+                (episode, tagged) for episode in episodes if (tagged := next(answers)) is not None
+            ]
             if not kept[split]:
-                raise UserError(f"{self._failed_at(f'every {split} episode')}: there is nothing to show")
+                raise UserError(
+                    f"{self._failed_at(f'every {split} episode')}: there is nothing to show"
+                )
         self.lost = len(everything) - sum(map(len, kept.values()))
         if self.lost:
             what = f"{self.lost} of {len(everything)} demonstrations"
@@ -244,7 +284,9 @@ class SupervisedTrainer:
 
     @contextmanager
     def dropout(self, update: int) -> Iterator[None]:
-        """The model's own dropout is active inside the block if the stage asks for it, drawn anew for each update."""
+        """The model's own dropout is active inside the block if the stage asks for it, drawn anew
+        for each update.
+        """
         model = self.session.model
         if not self.stage.dropout:
             yield
@@ -263,19 +305,24 @@ class SupervisedTrainer:
         batch, _ = self.pack(episodes)
         weights_BL = batch.mask_BL / batch.mask_BL.sum()
         return sum(
-            float(self.nll(batch.select(rows), weights_BL[rows])) for rows in batch.split(self.stage.token_budget)
+            float(self.nll(batch.select(rows), weights_BL[rows]))
+            for rows in batch.split(self.stage.token_budget)
         )
 
     def pack(self, episodes: list[Episode]) -> tuple[TokenBatch, Tensor]:
-        """The batch and one weight per token: action tokens share 1, observation tokens `observation_weight`.
+        """The batch and one weight per token: action tokens share 1, observation tokens
+        `observation_weight`.
 
-        What is no answer of the expert's has none, wherever it stands: neither a random action nor its repetition.
+        What is no answer of the expert's has none, wherever it stands: neither a random action nor
+        its repetition.
         """
         batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
         assert batch.heard_BL is not None
         seen_BL = batch.heard_BL & (torch.arange(batch.tokens_BL.shape[1]) > 0)
         weights_BL = batch.mask_BL / batch.mask_BL.sum().clamp(min=1)
-        return batch, weights_BL + seen_BL * (self.stage.observation_weight / seen_BL.sum().clamp(min=1))
+        return batch, weights_BL + seen_BL * (
+            self.stage.observation_weight / seen_BL.sum().clamp(min=1)
+        )
 
     def nll(self, batch: TokenBatch, weights_BL: Tensor) -> Tensor:
         """Weighted negative log-likelihood of a micro-batch."""
@@ -286,17 +333,24 @@ class SupervisedTrainer:
 
 
 async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> list[Episode]:
-    """One expert episode per task that the expert wins; the others are warned about. UserError if it wins none."""
+    """One expert episode per task that the expert wins; the others are warned about. UserError if
+    it wins none.
+    """
     agent = ExpertAgent(noise)
     pool = session.recipe.pool.build(16, agent.extras)
     try:
         jobs = [Job(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]
-        episodes, _ = await play_many(agent, jobs, pool, max_turns=4 * session.recipe.agent.max_turns, concurrency=16)
+        episodes, _ = await play_many(
+            agent, jobs, pool, max_turns=4 * session.recipe.agent.max_turns, concurrency=16
+        )
     finally:
         await pool.aclose()
     won = [episode for episode in episodes if episode.success]
     if len(won) < len(episodes):
-        lost, first = len(episodes) - len(won), next(episode for episode in episodes if not episode.success)
+        lost, first = (
+            len(episodes) - len(won),
+            next(episode for episode in episodes if not episode.success),
+        )
         why = (first.error or "").strip().splitlines()[-1:] or [first.stop.value]
         what = f"{lost} of {len(episodes)} tasks, such as {first.task.id} ({why[0]})"
         if not won:

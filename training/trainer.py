@@ -1,4 +1,6 @@
-"""The walk: a Task becomes an Episode becomes a number on each token. Read `Trainer.step` from top to bottom."""
+"""The walk: a Task becomes an Episode becomes a number on each token. Read `Trainer.step` from top
+to bottom.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ from .rows import downsample
 from .session import Session
 from .update import Learner
 
-LOWER = "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the model"
+LOWER = (
+    "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the"
+    " model"
+)
 
 
 class Trainer:
@@ -56,8 +61,14 @@ class Trainer:
         self.rewards = session.recipe.build_rewards()
         self.curriculum = stage.build_curriculum()
         self.plugins = [
-            self.credit, loss, *regularizers, *self.rewards, *self.modifiers, self.curriculum, *self.selection
-        ]  # fmt: skip
+            self.credit,
+            loss,
+            *regularizers,
+            *self.rewards,
+            *self.modifiers,
+            self.curriculum,
+            *self.selection,
+        ]
         self.weights = {reward.name: reward.weight for reward in self.rewards}
         self.drawn = 0
         self.needs = frozenset().union(*(plugin.needs() for plugin in self.plugins))
@@ -67,23 +78,31 @@ class Trainer:
         if self.critic is not None:
             groups.append((self.critic.parameters(), stage.critic.lr / stage.optim.lr))
         self.learner = Learner(
-            session.model, make_optimizer(groups, stage.optim), stage, loss, regularizers, self.critic
+            session.model,
+            make_optimizer(groups, stage.optim),
+            stage,
+            loss,
+            regularizers,
+            self.critic,
         )
         self.average = WeightAverage(session.model, stage.average)
         self.seconds: dict[str, float] = {}
         self.measured = 0
         """Groups of the step that were played and rewarded, before any was filtered out."""
         self.cause = ""
-        """Why the last step taught nothing; empty if it did, or if filters dropped what was played."""
+        """Why the last step taught nothing; empty if it did, or if filters dropped what was played.
+        """
 
-    # -- the walk ------------------------------------------------------------------------------------------------
+    # -- the walk ----------------------------------------------------------------------------------
 
     async def step(self, number: int) -> Record:
         """One step of learning; returns its metrics."""
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
         self.seconds, self.measured = {}, 0
         before = session.pool.faults.counts.copy()
-        groups, metrics = await gather(partial(self.play, number), self.selection, stage.tasks_per_step, self.weights)
+        groups, metrics = await gather(
+            partial(self.play, number), self.selection, stage.tasks_per_step, self.weights
+        )
         self.cause = self.why_nothing(before)
         if not groups:
             return metrics | {"skipped": 1.0}
@@ -97,7 +116,9 @@ class Trainer:
                 advantages_BL = boundaries.modified(modifier, advantages_BL, batch)
             self.annotate(groups, batch, advantages_BL)
         if not bool(torch.isfinite(advantages_BL).all()):
-            self.cause = f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
+            self.cause = (
+                f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
+            )
             return metrics | {"skipped": 1.0} | self.timing()
         with self._clock("update"), enough_memory(f"step {number + 1}", LOWER):
             part, part_BL = batch, advantages_BL
@@ -115,8 +136,12 @@ class Trainer:
             session.write_episodes("rl", number + 1, episodes_of(groups), stage.save_episodes)
         return metrics | updated | self.describe(batch, rewards_KET, advantages_BL) | self.timing()
 
-    async def play(self, number: int, count: int, first: int) -> tuple[list[Group], dict[str, float]]:
-        """`count` more tasks of step `number`, played and rewarded; groups in which nothing was said are left out."""
+    async def play(
+        self, number: int, count: int, first: int
+    ) -> tuple[list[Group], dict[str, float]]:
+        """`count` more tasks of step `number`, played and rewarded; groups in which nothing was
+        said are left out.
+        """
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
         with self._clock("play"):
             full = session.recipe.agent.max_turns
@@ -124,11 +149,20 @@ class Trainer:
             tasks = boundaries.next_tasks(self.curriculum, known, count, self.drawn, seed)
             self.drawn += count
             groups, metrics = await rollout(
-                tasks, session.agent, session.pool, group_size=stage.group_size, step=number, seed=seed,
-                max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps), task_turns=full,
-                concurrency=stage.concurrency, renamings=session.renamings(stage.symmetries), first=first,
-                ask_expert="expert" in self.needs, park="scorer" in self.needs,
-            )  # fmt: skip
+                tasks,
+                session.agent,
+                session.pool,
+                group_size=stage.group_size,
+                step=number,
+                seed=seed,
+                max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps),
+                task_turns=full,
+                concurrency=stage.concurrency,
+                renamings=session.renamings(stage.symmetries),
+                first=first,
+                ask_expert="expert" in self.needs,
+                park="scorer" in self.needs,
+            )
             boundaries.observe(self.curriculum, groups)
         with self._clock("reward"):
             await self.reward(groups)
@@ -160,16 +194,26 @@ class Trainer:
         rows = list(batch.split(stage.token_budget))
 
         def scored(policy: nn.Module) -> Tensor:
-            return score_batch(policy, batch.tokens_BL, batch.mask_BL, rows, temperature=temperature, bf16=stage.bf16)
+            return score_batch(
+                policy,
+                batch.tokens_BL,
+                batch.mask_BL,
+                rows,
+                temperature=temperature,
+                bf16=stage.bf16,
+            )
 
-        # Where the engine's arithmetic is not exactly the trainer's, its log-probabilities are of another policy.
+        # Where the engine's arithmetic is not exactly the trainer's, its log-probabilities are of
+        # another policy.
         if "old_logprobs" in self.needs or stage.bf16 or not self.session.engine.full_precision:
             batch = replace(batch, old_logprobs_BL=scored(model))
         if self.reference is not None:
             batch = replace(batch, ref_logprobs_BL=scored(self.reference))
         if self.critic is not None:
             open_E = batch.stopped_E(cut)
-            values_BL, bootstrap_E = self.critic.evaluate(model, batch, rows, open_E, bf16=stage.bf16)
+            values_BL, bootstrap_E = self.critic.evaluate(
+                model, batch, rows, open_E, bf16=stage.bf16
+            )
             batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
         return batch
 
@@ -177,9 +221,11 @@ class Trainer:
         """The axis K: the recipe's rewards, and regularizers that act on rewards, summed per turn."""
         weights = dict(self.weights)
         named = {
-            name: [[turn.rewards[name] for turn in episode.turns] for episode in episodes_of(groups)]
+            name: [
+                [turn.rewards[name] for turn in episode.turns] for episode in episodes_of(groups)
+            ]
             for name in weights
-        }  # fmt: skip
+        }
         for term in self.learner.regularizers:
             reward_BL = boundaries.reward_of(term, batch)
             if reward_BL is not None:
@@ -187,17 +233,23 @@ class Trainer:
                 weights[term.name] = term.coefficient
         return batch.with_rewards(named, weights)
 
-    # -- beside the walk -----------------------------------------------------------------------------------------
+    # -- beside the walk ---------------------------------------------------------------------------
 
     def warn_of_survivors(self, step: int, metrics: Record) -> None:
-        """Say once that many episodes are missing, of which more were long than of those that are left."""
+        """Say once that many episodes are missing, of which more were long than of those that are
+        left.
+        """
         failed = sum(value for key, value in metrics.items() if key.startswith("lost/"))
         unmeasured = sum(value for key, value in metrics.items() if key.startswith("lost/reward_"))
         played = metrics["episodes"] + failed - unmeasured
         if failed > MOST_FAILED * played:
-            what = f"{failed:.0f} of {played:.0f} episodes of step {step} failed or could not be measured"
+            what = (
+                f"{failed:.0f} of {played:.0f} episodes of step {step} failed or could not be"
+                " measured"
+            )
             why = (
-                "what is learnt from are the survivors, and long episodes are among them less often than they should be"
+                "what is learnt from are the survivors, and long episodes are among them less often"
+                " than they should be"
             )
             self.session.pool.faults.note("survivors", f"{what}: {why}")
 
@@ -206,15 +258,23 @@ class Trainer:
         if self.measured:
             return ""
         lost = self.session.pool.faults.since(before)
-        return f"no episode could be learnt from ({lost})" if lost else "no response was sampled in any episode"
+        return (
+            f"no episode could be learnt from ({lost})"
+            if lost
+            else "no response was sampled in any episode"
+        )
 
     def due(self, number: int, every: int) -> bool:
         """Every so many steps, at the first and at the last."""
-        return every > 0 and (number == 0 or (number + 1) % every == 0 or number + 1 == self.stage.steps)
+        return every > 0 and (
+            number == 0 or (number + 1) % every == 0 or number + 1 == self.stage.steps
+        )
 
     @contextmanager
     def averaged(self, done: int) -> Iterator[None]:
-        """The model and the engine have the averaged weights inside the block: those to evaluate and to save."""
+        """The model and the engine have the averaged weights inside the block: those to evaluate
+        and to save.
+        """
         session = self.session
         with self.average.applied():
             session.engine.load_weights(session.model.state_dict(), done)
@@ -228,15 +288,21 @@ class Trainer:
             for turn, value in zip(episode.turns, row, strict=True):
                 turn.advantage = value / max(len(turn.response_ids), 1)
 
-    def describe(self, batch: TokenBatch, rewards_KET: Tensor, advantages_BL: Tensor) -> dict[str, float]:
+    def describe(
+        self, batch: TokenBatch, rewards_KET: Tensor, advantages_BL: Tensor
+    ) -> dict[str, float]:
         """Metrics of rewards and advantages."""
         return_E = batch.total_ET(rewards_KET).sum(1)
         components = {
-            f"reward/{name}": float(rewards_KET[k].sum(1).mean()) for k, name in enumerate(batch.reward_names)
+            f"reward/{name}": float(rewards_KET[k].sum(1).mean())
+            for k, name in enumerate(batch.reward_names)
         }
         flat = advantages_BL[batch.mask_BL].double()
         flat_groups: list[bool] = []
-        map_groups(batch.group_E, lambda index: flat_groups.append(bool(return_E[index].std(correction=0) <= 1e-8)))
+        map_groups(
+            batch.group_E,
+            lambda index: flat_groups.append(bool(return_E[index].std(correction=0) <= 1e-8)),
+        )
         return components | {
             "return": float(return_E.mean()),
             "return/std": float(return_E.std(correction=0)),
@@ -298,13 +364,20 @@ class Trainer:
 
 
 def measured(groups: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
-    """Groups without the episodes of which some reward is NaN, and how many of those there are by reward."""
+    """Groups without the episodes of which some reward is NaN, and how many of those there are by
+    reward.
+    """
     lost: Counter[str] = Counter()
     kept = []
     for group in groups:
         episodes = []
         for episode in group:
-            missing = [name for turn in episode.turns for name, value in turn.rewards.items() if math.isnan(value)]
+            missing = [
+                name
+                for turn in episode.turns
+                for name, value in turn.rewards.items()
+                if math.isnan(value)
+            ]
             lost.update(missing[:1])
             if not missing:
                 episodes.append(episode)
@@ -317,7 +390,9 @@ def turn_sums(batch: TokenBatch, values_BL: Tensor) -> list[list[float]]:
     sums_ET = torch.zeros(batch.episodes, batch.max_turns, dtype=torch.float64)
     rows, columns = batch.mask_BL.nonzero(as_tuple=True)
     sums_ET.index_put_(
-        (batch.episode_B[rows], batch.turn_BL[rows, columns]), values_BL[rows, columns].double(), accumulate=True
+        (batch.episode_B[rows], batch.turn_BL[rows, columns]),
+        values_BL[rows, columns].double(),
+        accumulate=True,
     )
     return [row[: int(turns)].tolist() for row, turns in zip(sums_ET, batch.turns_E, strict=True)]
 

@@ -1,4 +1,6 @@
-"""One batch of advantages becomes optimiser steps: token-budget micro-batches, exact sums, metrics of trouble."""
+"""One batch of advantages becomes optimiser steps: token-budget micro-batches, exact sums, metrics
+of trouble.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,14 @@ class Learner:
     _warming: bool = False
     """Only the critic learns."""
 
-    def update(self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int) -> dict[str, float]:
+    def update(
+        self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int
+    ) -> dict[str, float]:
         """Take all optimiser steps of one batch; returns the metrics, averaged over them.
 
-        The modules are in evaluation mode: the log-probabilities that are differentiated are those of the policy that
-        played, without dropout. A minibatch without any gradient takes no step: the optimiser's moments would move the
-        weights.
+        The modules are in evaluation mode: the log-probabilities that are differentiated are those
+        of the policy that played, without dropout. A minibatch without any gradient takes no step:
+        the optimiser's moments would move the weights.
 
         Args:
             advantages_BL: float, zero outside ``batch.mask_BL``.
@@ -96,9 +100,13 @@ class Learner:
         return bool((counts_BL if terms else counts_BL & (advantages_BL != 0)).any())
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
-        """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are partial sums of it."""
+        """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are
+        partial sums of it.
+        """
         weights_BL = self.loss.weights_BL(batch)
-        value_weights_BL = value_weights(batch.signals["returns"]) if self.critic is not None else None
+        value_weights_BL = (
+            value_weights(batch.signals["returns"]) if self.critic is not None else None
+        )
         # A critic on the policy's own layers trains them too.
         shared = self.critic is not None and self.critic.backbone is None and not self._warming
         totals: dict[str, float] = {}
@@ -111,7 +119,9 @@ class Learner:
             micro = batch.select(rows)
             width = micro.tokens_BL.shape[1]
             with torch.set_grad_enabled(policy or shared):
-                loss, scores = self._micro_loss(micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals)
+                loss, scores = self._micro_loss(
+                    micro, advantages_BL[rows, :width], weights_BL[rows, :width], totals
+                )
             if not policy:
                 loss = loss.detach()
             if value_weights_BL is not None:
@@ -122,14 +132,18 @@ class Learner:
                 loss.backward()
         if value_weights_BL is not None:
             assert batch.values_BL is not None
-            self._note("explained_variance", explained_variance(batch.values_BL, batch.signals["returns"]))
+            self._note(
+                "explained_variance", explained_variance(batch.values_BL, batch.signals["returns"])
+            )
             self._note("value/error", math.sqrt(errors["square"]))
             self._note("value/clip_fraction", errors["clipped"])
         for name, total in totals.items():
             self._note(name, total if name.startswith("loss/") else total / max(tokens, 1))
 
     def _used_B(self, batch: TokenBatch, advantages_BL: Tensor) -> Tensor:
-        """bool [B]: sequences that can have a gradient, of which the metrics speak; all of them if none can."""
+        """bool [B]: sequences that can have a gradient, of which the metrics speak; all of them if
+        none can.
+        """
         sampled_B = batch.mask_BL.any(1)
         used_B = ((advantages_BL != 0) & batch.mask_BL).any(1)
         if not self.loss.skips_zero or self.critic is not None or self.regularizers:
@@ -145,15 +159,26 @@ class Learner:
         entropy_grad = any("entropy" in term.needs() for term in self.regularizers)
         with autocast(self.stage.bf16):
             scores = score(
-                self.model, micro.tokens_BL, mask_BL, temperature=micro.temperature, entropy_grad=entropy_grad
+                self.model,
+                micro.tokens_BL,
+                mask_BL,
+                temperature=micro.temperature,
+                entropy_grad=entropy_grad,
             )
         if not self._moved and micro.old_logprobs_BL is not None:
-            # The same numbers up to rounding, which in bfloat16 depends on what else is in the micro-batch.
+            # The same numbers up to rounding, which in bfloat16 depends on what else is in the
+            # micro-batch.
             micro = replace(micro, old_logprobs_BL=scores.logprobs_BL.detach())
         loss = torch.zeros(())
-        outputs = [("policy", 1.0, policy_loss(self.loss, scores.logprobs_BL, micro, advantages_BL))]
+        outputs = [
+            ("policy", 1.0, policy_loss(self.loss, scores.logprobs_BL, micro, advantages_BL))
+        ]
         outputs += [
-            (term.name, term.coefficient, regularizing(term, scores.logprobs_BL, micro, scores.entropy_BL))
+            (
+                term.name,
+                term.coefficient,
+                regularizing(term, scores.logprobs_BL, micro, scores.entropy_BL),
+            )
             for term in self.regularizers
         ]
         for name, coefficient, output in outputs:
@@ -186,7 +211,9 @@ class Learner:
             with autocast(self.stage.bf16):
                 hidden_BLD = self.critic.hidden(self.model, micro.tokens_BL)
         values_BL = self.critic.values(hidden_BLD)
-        loss, metrics = value_loss(values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL)
+        loss, metrics = value_loss(
+            values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL
+        )
         _add(totals, "loss/value", float(loss.detach()))
         for name, value in metrics.items():
             _add(errors, name, value)

@@ -1,4 +1,6 @@
-"""The critic's loss: clipped squared error against the returns that an estimator left in the batch's signals."""
+"""The critic's loss: clipped squared error against the returns that an estimator left in the
+batch's signals.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,22 @@ def value_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Clipped value loss, in squared reward units.
 
-    ``0.5 * max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2)``, summed with `weights_BL`. Targets are selected,
-    never multiplied by a mask, so that NaN and infinities elsewhere reach neither the loss nor the gradient.
+    ``0.5 * max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2)``, summed with `weights_BL`.
+    Targets are selected, never multiplied by a mask, so that NaN and infinities elsewhere reach
+    neither the loss nor the gradient.
 
     Args:
         values_BL: critic, with gradient.
         old_values_BL: critic at rollout.
         returns_BL: targets, NaN where there is none.
         clip: c, or None for the plain squared error.
-        weights_BL: one weight per target, from `value_weights` of the whole batch; default: the mean over these
-        targets.
+        weights_BL: one weight per target, from `value_weights` of the whole batch; default: the
+        mean over these targets.
 
     Returns:
-        The scalar loss (0 without targets), and what adds up over cuts of a batch as the loss does: ``square``, the
-        mean squared error, and ``clipped``, the share of targets at which the clip holds.
+        The scalar loss (0 without targets), and what adds up over cuts of a batch as the loss does:
+        ``square``, the mean squared error, and ``clipped``, the share of targets at which the clip
+        holds.
 
     Paper: PPO's reference implementation; the clip is not in arXiv 1707.06347. Source: the code of
     volcengine/verl.
@@ -51,7 +55,9 @@ def value_loss(
 
 
 def value_weights(returns_BL: Tensor) -> Tensor:
-    """float64 [B, L]: 1 / number of targets at each target, 0 elsewhere. Compute it before the batch is cut."""
+    """float64 [B, L]: 1 / number of targets at each target, 0 elsewhere. Compute it before the
+    batch is cut.
+    """
     target_BL = ~returns_BL.isnan()
     return target_BL.double() / target_BL.sum().clamp(min=1)
 

@@ -6,8 +6,9 @@
         def messages(self, history):
             return [history.system_message(), user(history.observations[-1])]
 
-A Context is a pure function of the history; `agents/chat.py` finds out by itself whether the new messages extend the
-old prompt verbatim (then the KV cache and the training sequence go on) or not (then a new sequence begins).
+A Context is a pure function of the history; `agents/chat.py` finds out by itself whether the new
+messages extend the old prompt verbatim (then the KV cache and the training sequence go on) or not
+(then a new sequence begins).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def assistant(content: str) -> Message:
 
 @dataclass(slots=True)
 class History:
-    """All that happened so far: ``len(observations) == len(responses) + 1`` when the player is to move."""
+    """All that happened so far: ``len(observations) == len(responses) + 1`` when the player is to
+    move.
+    """
 
     system: str = ""
     """Instructions of the world and the parser; empty for none."""
@@ -67,9 +70,12 @@ def shown(context: Context, history: History) -> list[Message]:
     with boundary(what):
         answer: Any = context.messages(history)
     is_list = isinstance(answer, Sequence) and not isinstance(answer, str)
-    if not is_list or not all(isinstance(m, Mapping) and _are_texts(m.get("role"), m.get("content")) for m in answer):
+    if not is_list or not all(
+        isinstance(m, Mapping) and _are_texts(m.get("role"), m.get("content")) for m in answer
+    ):
         raise PluginError(
-            f"{what} answered {answer!r:.80}: expected a list of messages with the texts role and content"
+            f"{what} answered {answer!r:.80}: expected a list of messages with the texts role and"
+            " content"
         )
     return list(answer)
 

@@ -1,7 +1,8 @@
 """Full history: an append-only chat.
 
-The prompt only grows, so an episode is one training sequence (if the template does not rewrite earlier turns) and its
-cost grows with its length; an episode that outgrows the model's context stops there.
+The prompt only grows, so an episode is one training sequence (if the template does not rewrite
+earlier turns) and its cost grows with its length; an episode that outgrows the model's context
+stops there.
 """
 
 from __future__ import annotations

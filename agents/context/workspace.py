@@ -1,14 +1,15 @@
-"""Workspace: the task, the player's own report and the last exchange. The prompt stays as short as these are, however
-long the episode; every turn is a training sequence of its own.
+"""Workspace: the task, the player's own report and the last exchange. The prompt stays as short as
+these are, however long the episode; every turn is a training sequence of its own.
 
 Layout, for the parser ``report`` (o0 is the opening; before the first response the last two blocks are not there)::
 
-    system | user: o0 <current_report>M</current_report> <last_action>a</last_action> <last_observation>o</...>
+    system | user: o0 <current_report>M</current_report> <last_action>a</last_action>
+    <last_observation>o</...>
 
-It is one user message, so no prompt ever extends the one before. System and opening come first and are a common prefix
-of all prompts. Where the world or the player spells a tag of the layout, its ``<`` is shown as ``&lt;``: each block has
-one beginning and one end. The tags are not those that the player writes, which therefore stay readable: the answer to
-an unparsable response spells them.
+It is one user message, so no prompt ever extends the one before. System and opening come first and
+are a common prefix of all prompts. Where the world or the player spells a tag of the layout, its
+``<`` is shown as ``&lt;``: each block has one beginning and one end. The tags are not those that
+the player writes, which therefore stay readable: the answer to an unparsable response spells them.
 """
 
 from __future__ import annotations
@@ -21,20 +22,25 @@ from pydantic import Field
 from ..parsers.report import read
 from .base import Context, History, Message, user
 
-_TAG = re.compile(r"<(?=\s*(?:/\s*)?(?:current_report|last_action|last_observation)\s*>)", re.IGNORECASE)
+_TAG = re.compile(
+    r"<(?=\s*(?:/\s*)?(?:current_report|last_action|last_observation)\s*>)", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]]*(?=\s)|[\u3002\uff01\uff1f]|\n")
 
 
 class Workspace(Context):
-    """The state ``s_t = (question, M_t, (a_{t-1}, o_t))``: opening, current report, last action and its answer.
+    """The state ``s_t = (question, M_t, (a_{t-1}, o_t))``: opening, current report, last action and
+    its answer.
 
-    The response to s_t holds a thought, the report M_{t+1} and an action (parser ``report``); everything but the report
-    and the last exchange is dropped. M is empty at first. What an old turn found out reaches the player only through
-    the report, whose tokens have the advantage of their turn like its action.
+    The response to s_t holds a thought, the report M_{t+1} and an action (parser ``report``);
+    everything but the report and the last exchange is dropped. M is empty at first. What an old
+    turn found out reaches the player only through the report, whose tokens have the advantage of
+    their turn like its action.
 
-    Edge cases: a response without a report keeps M, and the prompt says so; the observation that it answered is lost to
-    the player, even if the world stood still. A report that is too long is cut at the end of a sentence (without one at
-    a space, without that anywhere), and the prompt says so. The action of a response out of shape is shown as empty.
+    Edge cases: a response without a report keeps M, and the prompt says so; the observation that it
+    answered is lost to the player, even if the world stood still. A report that is too long is cut
+    at the end of a sentence (without one at a space, without that anywhere), and the prompt says
+    so. The action of a response out of shape is shown as empty.
 
     Paper: IterResearch (arXiv 2511.07327). Source: a description of the paper; the limit, its notes
     and the escaping are ours.
@@ -44,8 +50,11 @@ class Workspace(Context):
     report_characters: int = Field(
         8000,
         ge=1,
-        description="longest report shown, in characters because a context has no tokenizer (2000 tokens of English "
-        "are about 8000); a longer one is cut at the end of a sentence, and the prompt says so",
+        description=(
+            "longest report shown, in characters because a context has no tokenizer (2000 tokens of"
+            " English are about 8000); a longer one is cut at the end of a sentence, and the prompt"
+            " says so"
+        ),
     )
 
     def messages(self, history: History) -> list[Message]:
@@ -80,7 +89,9 @@ def _cut(text: str, limit: int) -> str:
     """`text`, or as many of its sentences as fit."""
     if len(text) <= limit:
         return text
-    ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, limit + 1) if match.end() <= limit]
+    ends = [
+        match.end() for match in _SENTENCE_END.finditer(text, 0, limit + 1) if match.end() <= limit
+    ]
     if not ends:
         ends = [match.start() for match in re.finditer(r"\s", text[: limit + 1])]
     return text[: ends[-1] if ends else limit].rstrip()

@@ -1,15 +1,16 @@
 """Keys and values of many conversations, kept across turns, and the forward pass that extends them.
 
-Every conversation owns a `Slot`: a row of the buffers ``[slots, kv_heads, capacity, head_dim]`` of every layer, filled
-from the left without holes::
+Every conversation owns a `Slot`: a row of the buffers ``[slots, kv_heads, capacity, head_dim]`` of
+every layer, filled from the left without holes::
 
     cache = SlotCache(model)
     slot = cache.take()
     hidden_BLH = cache.encode([slot], [[5, 6, 7]])     # positions 0, 1, 2
     hidden_BLH = cache.encode([slot], [[8]])           # position 3; sees the other three
 
-A query at position ``p`` sees the keys ``0..p`` of its own row, by an explicit mask, so rows of different lengths are
-padded on the right with anything. Rows that lie side by side are read in place; any other choice of rows is gathered.
+A query at position ``p`` sees the keys ``0..p`` of its own row, by an explicit mask, so rows of
+different lengths are padded on the right with anything. Rows that lie side by side are read in
+place; any other choice of rows is gathered.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from .positions import exact_positions, rope_depends_on_length
 _GRANULE = 64
 """Capacity grows in multiples of this many positions."""
 _PER_COLUMN = ("position_ids", "position_embeddings")
-"""Arguments of a decoder layer that have columns [B, L, ...], besides the hidden states and the mask."""
+"""Arguments of a decoder layer that have columns [B, L, ...], besides the hidden states and the
+mask.
+"""
 
 
 class _Stored(Exception):
@@ -55,17 +58,17 @@ class Slot:
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The cache object that the layers of a Hugging Face model call, and the model's forward pass around it.
+    """The cache object that the layers of a Hugging Face model call, and the model's forward pass
+    around it.
 
     Args:
         model: a causal language model; its parameters are used where they are.
         dtype: autocast to this type, or None to compute in the parameters' own.
 
-    Attributes:
-        budget: most padded tokens in one forward pass.
-        clock: forward passes so far.
-        max_positions: positions the model knows and encodes alike in every batch, or None if it does not say.
-        narrow: skip what the last layer computes for tokens whose hidden state nobody needs.
+    Attributes: budget: most padded tokens in one forward pass. clock: forward passes so far.
+        max_positions: positions the model knows and encodes alike in every batch, or None if it
+        does not say. narrow: skip what the last layer computes for tokens whose hidden state nobody
+        needs.
 
     Raises:
         UserError: if its layers keep anything but the keys and values of plain full attention.
@@ -74,7 +77,9 @@ class SlotCache(Cache):  # type: ignore[misc]
     def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
         super().__init__(layers=[])
         self.model, self.dtype = model, dtype
-        self.decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.decoder: Any = (
+            model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        )
         self.head: Any = model.get_output_embeddings()
         self.max_positions = exact_positions(model.config)
         self.budget = 4096
@@ -86,8 +91,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._capacity = 0
         self._modules: list[torch.nn.Module] = []
-        # Frequencies computed in the forward pass stay behind in the trainer's module: no inference tensors then.
-        self._no_grad: Any = torch.no_grad if rope_depends_on_length(model.config) else torch.inference_mode
+        # Frequencies computed in the forward pass stay behind in the trainer's module: no inference
+        # tensors then.
+        self._no_grad: Any = (
+            torch.no_grad if rope_depends_on_length(model.config) else torch.inference_mode
+        )
         self.refresh()
 
     @property
@@ -105,7 +113,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Whether layers have stored anything."""
         return bool(self._buffers)
 
-    # -- slots -------------------------------------------------------------------------------------------------------
+    # -- slots -------------------------------------------------------------------------------------
 
     def take(self) -> Slot:
         """An empty slot: the lowest free one."""
@@ -152,7 +160,7 @@ class SlotCache(Cache):  # type: ignore[misc]
                 self._free.add(j)
         return self.slots[: len(slots)]
 
-    # -- forward pass ------------------------------------------------------------------------------------------------
+    # -- forward pass ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -170,7 +178,9 @@ class SlotCache(Cache):  # type: ignore[misc]
             for module in training:
                 module.__dict__["training"] = True
 
-    def encode(self, slots: Sequence[Slot], new: Sequence[Sequence[int]], *, last: bool = False) -> Tensor:
+    def encode(
+        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], *, last: bool = False
+    ) -> Tensor:
         """Append tokens to slots; call it under `inference`.
 
         Args:
@@ -179,8 +189,8 @@ class SlotCache(Cache):  # type: ignore[misc]
             last: only the hidden state of the last token of each is needed.
 
         Returns:
-            Last hidden states [B, L, H], L the longest of `new` (those of shorter rows are meaningless at the end); or
-            [B, 1, H] if `last`.
+            Last hidden states [B, L, H], L the longest of `new` (those of shorter rows are
+            meaningless at the end); or [B, 1, H] if `last`.
         """
         device, width = self.device, max(map(len, new))
         start_B = torch.tensor([len(slot.tokens) for slot in slots], device=device)
@@ -202,7 +212,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         with self._narrowed([len(row) - 1 for row in new] if last and width > 1 else None):
             output = self.decoder(
                 input_ids=ids_BL,
-                # Padding beyond a row's end would be at positions that no row has, and the model may not know.
+                # Padding beyond a row's end would be at positions that no row has, and the model
+                # may not know.
                 position_ids=torch.minimum(position_BL, end_B[:, None]),
                 attention_mask=mask_B1LK,
                 past_key_values=self,
@@ -220,10 +231,12 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _narrowed(self, at: list[int] | None) -> Iterator[None]:
-        """Let the last layer compute only the columns `at` [B] of its output; nothing else of it is ever read.
+        """Let the last layer compute only the columns `at` [B] of its output; nothing else of it is
+        ever read.
 
-        The layer is called twice: once until it has stored the keys and values of every column, once with one column
-        per row. That spares its attention and feed-forward part, a fifth of the work of a four-layer model.
+        The layer is called twice: once until it has stored the keys and values of every column,
+        once with one column per row. That spares its attention and feed-forward part, a fifth of
+        the work of a four-layer model.
         """
         layers = getattr(self.decoder, "layers", None)
         if at is None or not self.narrow or not layers:
@@ -237,13 +250,17 @@ class SlotCache(Cache):  # type: ignore[misc]
                 return tuple(pick(part) for part in x)
             return x[row_B, at_B][:, None]
 
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def hook(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             self._store_only = True
             with contextlib.suppress(_Stored):
                 module.forward(*args, **kwargs)
             self._store_only = False
             self._position_BL = pick(self._position_BL)
-            picked = {name: pick(x) for name, x in kwargs.items() if name in _PER_COLUMN and x is not None}
+            picked = {
+                name: pick(x) for name, x in kwargs.items() if name in _PER_COLUMN and x is not None
+            }
             mask_B1LK = kwargs["attention_mask"]
             return (pick(args[0]), *args[1:]), kwargs | picked | {
                 "attention_mask": mask_B1LK[row_B, :, at_B][:, :, None]
@@ -256,28 +273,39 @@ class SlotCache(Cache):  # type: ignore[misc]
             self._store_only = False
             handle.remove()
 
-    def extend(self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Tensor]:
+    def extend(
+        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]
+    ) -> list[Tensor]:
         """Append tokens to slots in as many forward passes as the budget of padded tokens asks for.
 
-        Empty slots that get the same ids, as the opening prompts of a group do, are encoded once and copied.
+        Empty slots that get the same ids, as the opening prompts of a group do, are encoded once
+        and copied.
 
         Args:
             slots: B distinct slots.
             new: the ids to append to each, at least one.
-            wanted: how many of its last hidden states are needed, at least one and at most as many as are new, [B].
+            wanted: how many of its last hidden states are needed, at least one and at most as many
+                as are new, [B].
 
         Returns:
             For each slot its last hidden states, [wanted, H].
         """
         first: dict[tuple[int, tuple[int, ...]], int] = {}
-        like = [i if slot.tokens else first.setdefault((wanted[i], tuple(new[i])), i) for i, slot in enumerate(slots)]
+        like = [
+            i if slot.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
+            for i, slot in enumerate(slots)
+        ]
         own = sorted(set(like))
-        hidden = self._extend([slots[i] for i in own], [new[i] for i in own], [wanted[i] for i in own])
+        hidden = self._extend(
+            [slots[i] for i in own], [new[i] for i in own], [wanted[i] for i in own]
+        )
         self._copy([(slots[j], slots[i]) for i, j in enumerate(like) if i != j])
         kept = dict(zip(own, hidden, strict=True))
         return [kept[j] for j in like]
 
-    def _extend(self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]) -> list[Tensor]:
+    def _extend(
+        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]
+    ) -> list[Tensor]:
         kept: list[list[Tensor]] = [[] for _ in slots]
         piece = max(1, self.budget // len(slots))
         last = max(wanted) == 1
@@ -289,7 +317,10 @@ class SlotCache(Cache):  # type: ignore[misc]
                 if last:
                     kept[i] = [hidden_BLH[b]]
                     continue
-                begin, end = max(0, len(new[i]) - wanted[i] - first), min(piece, len(new[i]) - first)
+                begin, end = (
+                    max(0, len(new[i]) - wanted[i] - first),
+                    min(piece, len(new[i]) - first),
+                )
                 if begin < end:
                     kept[i].append(hidden_BLH[b, begin:end])
         return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in kept]
@@ -313,8 +344,12 @@ class SlotCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Called by a layer: store keys and values [B, heads, L, D], return those of the rows [B, heads, K, D]."""
-        keys, values = self._buffers.get(layer_idx) or self._allocate(layer_idx, key_states, value_states)
+        """Called by a layer: store keys and values [B, heads, L, D], return those of the rows [B,
+        heads, K, D].
+        """
+        keys, values = self._buffers.get(layer_idx) or self._allocate(
+            layer_idx, key_states, value_states
+        )
         keys[self._row_B1, :, self._position_BL] = key_states.transpose(1, 2)
         values[self._row_B1, :, self._position_BL] = value_states.transpose(1, 2)
         if self._store_only:
@@ -345,6 +380,8 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def _allocate(self, layer: int, *states: Tensor) -> tuple[Tensor, Tensor]:
         # Zeros, because a masked key with a NaN left over in memory would still give NaN.
-        made = [x.new_zeros(len(self.slots), x.shape[1], self._capacity, x.shape[-1]) for x in states]
+        made = [
+            x.new_zeros(len(self.slots), x.shape[1], self._capacity, x.shape[-1]) for x in states
+        ]
         self._buffers[layer] = made[0], made[1]
         return self._buffers[layer]

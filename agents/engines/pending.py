@@ -36,7 +36,9 @@ def slot_of(row: Pending) -> Slot:
 
 
 def groups_of(rows: Iterable[Pending], budget: int) -> list[list[Pending]]:
-    """Rows to encode together: of similar length, within the budget of padded tokens, in the order of the slots."""
+    """Rows to encode together: of similar length, within the budget of padded tokens, in the order
+    of the slots.
+    """
     new = {row: len(row.tokens) - len(slot_of(row).tokens) for row in rows}
     groups: list[list[Pending]] = []
     width = 0

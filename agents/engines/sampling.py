@@ -1,14 +1,16 @@
-"""Sampling: one token for every row of a batch, each row with its own temperature, filters and random stream.
+"""Sampling: one token for every row of a batch, each row with its own temperature, filters and
+random stream.
 
-The random number behind token ``n`` of a request depends on ``(seed, n)`` and on nothing else, so a request samples the
-same tokens whatever else is in the batch::
+The random number behind token ``n`` of a request depends on ``(seed, n)`` and on nothing else, so a
+request samples the same tokens whatever else is in the batch::
 
     batch = SamplingBatch([Sampling(seed=1), Sampling(temperature=0.5, top_p=0.9, seed=2)], device)
     ids, logprobs = batch.sample(logits_BV, [0, 3])      # the first token of one response, the fourth of the other
 
-A token is the inverse of the cumulative distribution at that number. Reported log-probabilities are those of
-``log_softmax(logits / temperature)`` in float32 before top-k and top-p (at temperature 0: of the plain logits). While
-`Sampling.min_tokens` forbids the stop tokens, they are forbidden in that distribution too.
+A token is the inverse of the cumulative distribution at that number. Reported log-probabilities are
+those of ``log_softmax(logits / temperature)`` in float32 before top-k and top-p (at temperature 0:
+of the plain logits). While `Sampling.min_tokens` forbids the stop tokens, they are forbidden in
+that distribution too.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _MIX_B = np.uint64(0x94D049BB133111EB)
 _LOGITS_ROWS = 256
 """Positions whose logits are computed at a time when scoring."""
 _WINDOW = 64
-"""Tokens at the end of a response that are decoded to look for a stop string, plus four per character of it."""
+"""Tokens at the end of a response that are decoded to look for a stop string, plus four per
+character of it.
+"""
 
 
 def _mix(x: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -47,13 +51,16 @@ def hash_seeds(seeds: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
 def uniform(
     streams: np.ndarray[Any, np.dtype[np.uint64]], index: Sequence[int]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Number `index` of each stream, float64 [B] in [0, 1 - 2^-52] (so that ``u * x < x`` for every float64 x > 0)."""
+    """Number `index` of each stream, float64 [B] in [0, 1 - 2^-52] (so that ``u * x < x`` for every
+    float64 x > 0).
+    """
     bits = _mix(streams + (np.array(index, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
 def filter_probs(probs_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """Zero what is outside the `top_k` most likely tokens, then outside the smallest set with `top_p` of the rest.
+    """Zero what is outside the `top_k` most likely tokens, then outside the smallest set with
+    `top_p` of the rest.
 
     Args:
         probs_BV: probabilities, float, [B, V].
@@ -68,7 +75,9 @@ def filter_probs(probs_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
     sorted_BV = sorted_BV.double().masked_fill(rank_V >= top_k_B[:, None], 0)
     total_BV = sorted_BV.cumsum(-1)
     before_BV = total_BV - sorted_BV
-    outside_BV = (before_BV >= top_p_B[:, None].double() * total_BV[:, -1:]) & (top_p_B[:, None] < 1)
+    outside_BV = (before_BV >= top_p_B[:, None].double() * total_BV[:, -1:]) & (
+        top_p_B[:, None] < 1
+    )
     kept_BV = sorted_BV.masked_fill(outside_BV, 0)
     return torch.zeros_like(kept_BV).scatter_(-1, order_BV, kept_BV)
 
@@ -92,8 +101,13 @@ class SamplingBatch:
         self._filters: tuple[Tensor, Tensor] | None = None
         if any(s.top_p < 1 or s.top_k > 0 for s in samplings):
             top_k = torch.tensor([s.top_k or 2**31 for s in samplings], device=device)
-            self._filters = top_k, torch.tensor([s.top_p for s in samplings], device=device, dtype=torch.float64)
-        self._minimum = [(b, s) for b, s in enumerate(samplings) if s.min_tokens and s.stop_token_ids]
+            self._filters = (
+                top_k,
+                torch.tensor([s.top_p for s in samplings], device=device, dtype=torch.float64),
+            )
+        self._minimum = [
+            (b, s) for b, s in enumerate(samplings) if s.min_tokens and s.stop_token_ids
+        ]
 
     def sample(self, logits_BV: Tensor, index: Sequence[int]) -> tuple[list[int], list[float]]:
         """One token per row.
@@ -122,7 +136,9 @@ class SamplingBatch:
         return ids_B.tolist(), chosen_B.tolist()
 
     def _draw(self, logprobs_BV: Tensor, index: Sequence[int]) -> Tensor:
-        """Token ids [B] drawn from the filtered distributions. Raises FloatingPointError if one is not finite."""
+        """Token ids [B] drawn from the filtered distributions. Raises FloatingPointError if one is
+        not finite.
+        """
         probs_BV = logprobs_BV.exp()
         if self._filters is not None:
             probs_BV = filter_probs(probs_BV, *self._filters)
@@ -135,8 +151,9 @@ class SamplingBatch:
 class StopText:
     """Finds out when the text of a response contains one of its stop strings.
 
-    A stop string can only be completed by a token whose own text holds its last character, or by one whose text is not
-    valid alone (a piece of a character), so most tokens cost one look into a dictionary.
+    A stop string can only be completed by a token whose own text holds its last character, or by
+    one whose text is not valid alone (a piece of a character), so most tokens cost one look into a
+    dictionary.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -144,7 +161,9 @@ class StopText:
         self._text: dict[int, str] = {}
 
     def found(self, token_ids: Sequence[int], stop: Sequence[str], every: bool = False) -> bool:
-        """True if the text of `token_ids` contains one of `stop`, completed by the last token or (`every`) by any."""
+        """True if the text of `token_ids` contains one of `stop`, completed by the last token or
+        (`every`) by any.
+        """
         if every:
             text = self._decode(token_ids)
             return any(s in text for s in stop)
@@ -159,23 +178,33 @@ class StopText:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(
-            self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            self._tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
         )
 
 
-def finish_reason(token_ids: Sequence[int], sampling: Sampling, text: StopText | None) -> FinishReason | None:
+def finish_reason(
+    token_ids: Sequence[int], sampling: Sampling, text: StopText | None
+) -> FinishReason | None:
     """Why a response ends with its last token, or None if it goes on."""
     length = len(token_ids)
     if token_ids[-1] in sampling.stop_token_ids:
         return "stop"
     # A stop string that was completed before the minimum counts as soon as the minimum is reached.
     asked = sampling.stop and length >= sampling.min_tokens
-    if asked and text is not None and text.found(token_ids, sampling.stop, every=length == sampling.min_tokens):
+    if (
+        asked
+        and text is not None
+        and text.found(token_ids, sampling.stop, every=length == sampling.min_tokens)
+    ):
         return "stop"
     return "length" if length >= sampling.max_tokens else None
 
 
-def token_logprobs(head: Callable[[Tensor], Tensor], hidden_NH: Tensor, targets: Sequence[int]) -> list[float]:
+def token_logprobs(
+    head: Callable[[Tensor], Tensor], hidden_NH: Tensor, targets: Sequence[int]
+) -> list[float]:
     """Log-probabilities (nats, temperature 1) of `targets`, each given the hidden state before it.
 
     Args:

@@ -1,23 +1,26 @@
-"""TorchEngine: the embedded engine; it shares the trainer's module, keeps caches across turns, batches continuously.
+"""TorchEngine: the embedded engine; it shares the trainer's module, keeps caches across turns,
+batches continuously.
 
 ::
 
     engine = TorchEngine(model, tokenizer); engine.open("a")
     completion = await engine.generate(ids, Sampling(max_tokens=16), session="a")
 
-One task on the running event loop alternates between *admission* (encode what is new in the prompts of waiting
-requests, sample their first tokens) and *decoding* (one token for every running row). Rows leave as they finish.
+One task on the running event loop alternates between *admission* (encode what is new in the prompts
+of waiting requests, sample their first tokens) and *decoding* (one token for every running row).
+Rows leave as they finish.
 
-**Quiescence.** A session that was opened and has no request is *away* (in its environment). Before a forward pass whose
-batch could depend on whether they come back, the engine waits for all of them, or for `patience_ms`. Requests are then
-taken in the order of (turns played, session name), so with unlimited patience the batches, and so every bit of the
-results, depend on neither thread timing nor the speed of environments, as long as sessions are opened before the first
-request and nothing else asks. A request without a session waits for nobody, and nobody waits while one is pending.
+**Quiescence.** A session that was opened and has no request is *away* (in its environment). Before
+a forward pass whose batch could depend on whether they come back, the engine waits for all of them,
+or for `patience_ms`. Requests are then taken in the order of (turns played, session name), so with
+unlimited patience the batches, and so every bit of the results, depend on neither thread timing nor
+the speed of environments, as long as sessions are opened before the first request and nothing else
+asks. A request without a session waits for nobody, and nobody waits while one is pending.
 
-**Admission rule.** Waiting requests are admitted when nothing is decoding, or when they are at least `ADMIT_SHARE`
-times as many as the rows that are. Decoding goes on without waiting while too few sessions are away to reach it. The
-share matters little (between 0 and infinity CPU time varies by a tenth) unless newcomers come one by one; below one,
-environments run while the rest decodes.
+**Admission rule.** Waiting requests are admitted when nothing is decoding, or when they are at
+least `ADMIT_SHARE` times as many as the rows that are. Decoding goes on without waiting while too
+few sessions are away to reach it. The share matters little (between 0 and infinity CPU time varies
+by a tenth) unless newcomers come one by one; below one, environments run while the rest decodes.
 """
 
 from __future__ import annotations
@@ -48,16 +51,17 @@ class TorchEngine:
         model: the module; its weights are never copied, its training mode is left as it is.
         tokenizer: decodes responses to look for stop strings; None if none are used.
         max_batch: most rows in one decode step.
-        max_context: longest prompt plus response, in tokens; None is as many positions as the model encodes alike in
-            every batch: its `max_position_embeddings`, or less (see `positions`).
-        patience_ms: how long a forward pass waits for sessions that are away, in milliseconds; None is for ever.
+        max_context: longest prompt plus response, in tokens; None is as many positions as the model
+            encodes alike in every batch: its `max_position_embeddings`, or less (see `positions`).
+        patience_ms: how long a forward pass waits for sessions that are away, in milliseconds; None
+            is for ever.
         dtype: autocast type of the forward passes; None computes in the type of the parameters.
-        max_cached_tokens: above this, caches of sessions that are away are dropped, least recently used first, and
-            encoded again when the session comes back.
+        max_cached_tokens: above this, caches of sessions that are away are dropped, least recently
+            used first, and encoded again when the session comes back.
 
     Raises:
-        UserError: if the model keeps another state than keys and values (state-space, sliding-window models), or
-            max_context is longer than what it encodes alike.
+        UserError: if the model keeps another state than keys and values (state-space,
+            sliding-window models), or max_context is longer than what it encodes alike.
     """
 
     def __init__(
@@ -73,7 +77,11 @@ class TorchEngine:
     ) -> None:
         self.stats = EngineStats()
         self.version = 0
-        self.max_batch, self.patience_ms, self.max_cached_tokens = max_batch, patience_ms, max_cached_tokens
+        self.max_batch, self.patience_ms, self.max_cached_tokens = (
+            max_batch,
+            patience_ms,
+            max_cached_tokens,
+        )
         self._cache = SlotCache(model, dtype)
         self.max_context: int = context_of(self._cache, max_context)
         check_model(self._cache, self.max_context)
@@ -89,7 +97,7 @@ class TorchEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
-    # -- the Engine protocol -----------------------------------------------------------------------------------------
+    # -- the Engine protocol -----------------------------------------------------------------------
 
     @property
     def full_precision(self) -> bool:
@@ -111,12 +119,17 @@ class TorchEngine:
         self.park(session)
         self._turns.pop(session, None)
         rows = [row for row in self._waiting + self._running if row.session == session]
-        self._fail(rows, EngineError(f"session '{session}' was closed while its request was pending"))
+        self._fail(
+            rows, EngineError(f"session '{session}' was closed while its request was pending")
+        )
         if (slot := self._sessions.pop(session, None)) is not None:
             self._cache.release(slot)
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
-        """Sample a response to `prompt`; at the end of the context it ends with finish reason 'length'.
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
+        """Sample a response to `prompt`; at the end of the context it ends with finish reason
+        'length'.
 
         Raises:
             ContextOverflow: if the prompt leaves no room for a token.
@@ -124,7 +137,9 @@ class TorchEngine:
             UserError: if there are stop strings and the engine has no tokenizer.
         """
         if len(prompt) + 1 > self.max_context:
-            raise ContextOverflow(f"a prompt of {len(prompt)} tokens does not fit a context of {self.max_context}")
+            raise ContextOverflow(
+                f"a prompt of {len(prompt)} tokens does not fit a context of {self.max_context}"
+            )
         if sampling.stop and self._stop_text is None:
             raise UserError("stop strings need a torch engine with a tokenizer")
         if not prompt:
@@ -133,7 +148,9 @@ class TorchEngine:
         completion: Completion = await self._ask(list(prompt), sampling, session, None)
         return completion
 
-    async def score(self, tokens: Sequence[int], start: int, *, session: str | None = None) -> list[float]:
+    async def score(
+        self, tokens: Sequence[int], start: int, *, session: str | None = None
+    ) -> list[float]:
         """Log-probabilities (nats, temperature 1) of ``tokens[start:]`` given what precedes each.
 
         The session's cache serves the common prefix and keeps nothing else of `tokens` afterwards.
@@ -146,7 +163,9 @@ class TorchEngine:
         if not 1 <= start <= len(tokens):
             raise ValueError(f"start must be in 1..{len(tokens)}, not {start}")
         if len(tokens) > self.max_context:
-            raise ContextOverflow(f"{len(tokens)} tokens do not fit a context of {self.max_context}")
+            raise ContextOverflow(
+                f"{len(tokens)} tokens do not fit a context of {self.max_context}"
+            )
         if start == len(tokens):
             return []
         scores: list[float] = await self._ask(list(tokens), Sampling(), session, start)
@@ -155,8 +174,9 @@ class TorchEngine:
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Use these weights from now on.
 
-        The module's own tensors are not copied; all caches are dropped, and responses that are being sampled go on with
-        the new weights (their `Completion.version` stays that of their first token).
+        The module's own tensors are not copied; all caches are dropped, and responses that are
+        being sampled go on with the new weights (their `Completion.version` stays that of their
+        first token).
 
         Raises:
             ValueError: for a name the module does not have.
@@ -174,7 +194,9 @@ class TorchEngine:
         self._running = []
         self._sampling = None
 
-    async def _ask(self, prompt: list[int], sampling: Sampling, session: str | None, start: int | None) -> Any:
+    async def _ask(
+        self, prompt: list[int], sampling: Sampling, session: str | None, start: int | None
+    ) -> Any:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._wake, self._task = loop, asyncio.Event(), None
@@ -213,7 +235,7 @@ class TorchEngine:
         self._drop([row])
         row.future.set_result(result)
 
-    # -- scheduling --------------------------------------------------------------------------------------------------
+    # -- scheduling --------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         """Run forward passes until no request is left."""
@@ -238,7 +260,8 @@ class TorchEngine:
                     await asyncio.wait_for(self._wake.wait(), patience)
         except BaseException as error:
             self._fail(
-                self._waiting + self._running, EngineError(f"the engine stopped: {type(error).__name__} {error}")
+                self._waiting + self._running,
+                EngineError(f"the engine stopped: {type(error).__name__} {error}"),
             )
             raise
 
@@ -249,7 +272,11 @@ class TorchEngine:
             return lambda: self._admit(alone)
         candidates = self._candidates()
         pending = {row.session for row in self._waiting} | {row.session for row in self._running}
-        away = 0 if impatient or None in pending else sum(session not in pending for session in self._live)
+        away = (
+            0
+            if impatient or None in pending
+            else sum(session not in pending for session in self._live)
+        )
         if away and self._worth(len(candidates) + away):
             return None
         if self._worth(len(candidates)):
@@ -267,7 +294,8 @@ class TorchEngine:
         taken = {row.session for row in self._running} - {None}
         chosen = []
         for row in sorted(
-            self._waiting, key=lambda r: (self._turns.get(r.session or "", 0), r.session or "", r.arrival)
+            self._waiting,
+            key=lambda r: (self._turns.get(r.session or "", 0), r.session or "", r.arrival),
         ):
             if row.session is None or row.session not in taken:
                 chosen.append(row)
@@ -298,7 +326,9 @@ class TorchEngine:
             self._waiting.remove(row)
             self._running.append(row)
             self._sampling = None
-            row.slot = row.slot or (None if row.session is None else self._sessions.get(row.session))
+            row.slot = row.slot or (
+                None if row.session is None else self._sessions.get(row.session)
+            )
             if row.slot is None:
                 row.slot = self._cache.take()
             if row.session is not None:
@@ -349,15 +379,21 @@ class TorchEngine:
             self._cache.to_front([slot_of(row) for row in rows])
             rows.sort(key=lambda row: slot_of(row).index)
             self._sampling = SamplingBatch([row.sampling for row in rows], self._cache.device)
-        hidden_B1H = self._cache.encode([slot_of(row) for row in rows], [row.tokens[-1:] for row in rows])
+        hidden_B1H = self._cache.encode(
+            [slot_of(row) for row in rows], [row.tokens[-1:] for row in rows]
+        )
         self.stats.decode_steps += 1
         self.stats.decode_slots += len(rows)
         self._accept(list(rows), hidden_B1H[:, 0], self._sampling)
 
-    def _accept(self, rows: list[Pending], hidden_BH: Tensor, batch: SamplingBatch | None = None) -> None:
+    def _accept(
+        self, rows: list[Pending], hidden_BH: Tensor, batch: SamplingBatch | None = None
+    ) -> None:
         """Sample the next token of every row and finish those that are done."""
         batch = batch or SamplingBatch([row.sampling for row in rows], hidden_BH.device)
-        ids, logprobs = batch.sample(self._cache.logits(hidden_BH), [len(row.token_ids) for row in rows])
+        ids, logprobs = batch.sample(
+            self._cache.logits(hidden_BH), [len(row.token_ids) for row in rows]
+        )
         self.stats.generated_tokens += len(rows)
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
             row.tokens.append(token)

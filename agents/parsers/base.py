@@ -7,8 +7,8 @@
         def parse(self, text):
             return Parsed(text.lower()) if text.isupper() else Parsed(None)
 
-A response that cannot be parsed is a turn with `valid_action` False and an observation that says what is expected; the
-world is not stepped.
+A response that cannot be parsed is a turn with `valid_action` False and an observation that says
+what is expected; the world is not stepped.
 """
 
 from __future__ import annotations
@@ -41,12 +41,16 @@ class Parser(Plugin):
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Stop strings that end a response in this format, beside the end-of-turn token of the template."""
+        """Stop strings that end a response in this format, beside the end-of-turn token of the
+        template.
+        """
         return ()
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Strings that hold the format together, such as tags: single tokens where a tokenizer is made for it."""
+        """Strings that hold the format together, such as tags: single tokens where a tokenizer is
+        made for it.
+        """
         return ()
 
     def shown(self, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,21 +70,29 @@ class Parser(Plugin):
 
 
 def read_action(parser: Parser, text: str) -> Parsed:
-    """Ask a parser for the action in a response. Raises PluginError if it raises or answers something else."""
+    """Ask a parser for the action in a response. Raises PluginError if it raises or answers
+    something else.
+    """
     what = f"parser '{parser.name}'"
     with boundary(what):
         parsed: Any = parser.parse(text)
     if not isinstance(parsed, Parsed) or not all(
-        part is None or isinstance(part, str) for part in (parsed.action, parsed.thought, parsed.tag)
+        part is None or isinstance(part, str)
+        for part in (parsed.action, parsed.thought, parsed.tag)
     ):
         raise PluginError(
-            f"{what} answered {parsed!r:.80}: expected Parsed(action), with an action that is text or None"
+            f"{what} answered {parsed!r:.80}: expected Parsed(action), with an action that is text"
+            " or None"
         )
     return parsed
 
 
-def write_action(parser: Parser, action: str, thought: str | None = None, tag: str | None = None) -> str:
-    """Ask a parser for the text of an action. Raises PluginError if it raises or answers something else."""
+def write_action(
+    parser: Parser, action: str, thought: str | None = None, tag: str | None = None
+) -> str:
+    """Ask a parser for the text of an action. Raises PluginError if it raises or answers something
+    else.
+    """
     what = f"parser '{parser.name}'"
     with boundary(what):
         text: Any = parser.render(action, thought, tag)

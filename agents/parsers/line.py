@@ -1,4 +1,6 @@
-"""Line: the whole response is one command on one line. The shortest format, for models that do not reason in text."""
+"""Line: the whole response is one command on one line. The shortest format, for models that do not
+reason in text.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from .base import Parsed, Parser
 
 
 class Line(Parser):
-    """Strict: blank lines around the command are ignored, a second line that is not blank makes it unparsable.
+    """Strict: blank lines around the command are ignored, a second line that is not blank makes it
+    unparsable.
 
     What a model reasons before it, in tags of its own, is its thought (see `reasoning.split`).
     """

@@ -1,7 +1,7 @@
 """Report: ``<think>reasoning</think><report>what to remember</report><action>command</action>``.
 
-The format of the context ``workspace``, which carries the report to the next turn. What is a report is decided here
-alone, by `read`, for the parser and for the context.
+The format of the context ``workspace``, which carries the report to the next turn. What is a report
+is decided here alone, by `read`, for the parser and for the context.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class Blocks:
 
 
 def read(text: str) -> Blocks:
-    """The blocks in their order, each at most once, without tags inside; reasoning as `reasoning.split` reads it.
+    """The blocks in their order, each at most once, without tags inside; reasoning as
+    `reasoning.split` reads it.
 
-    A report is read whatever follows it, unless that spells a tag of a report too: then nobody can say which text is
-    the report. An action needs all of the response in shape.
+    A report is read whatever follows it, unless that spells a tag of a report too: then nobody can
+    say which text is the report. An action needs all of the response in shape.
     """
     thought, answer = split(text)
     shape = _SHAPE.fullmatch(answer or "")
@@ -51,12 +52,13 @@ def _filled(block: str | None) -> str | None:
 class Report(Parser):
     """``<think>reasoning</think><report>what to remember</report><action>command</action>``.
 
-    Strict: nothing but white space outside the blocks, in this order, no tags inside report and action; the thought is
-    optional, and is read as reasoning models write it.
+    Strict: nothing but white space outside the blocks, in this order, no tags inside report and
+    action; the thought is optional, and is read as reasoning models write it.
 
-    Edge cases: without a report that says something the response is unparsable, so that the world stands still, the
-    player is told the format and the reward ``format`` charges the turn; with ``require_report: false`` its action is
-    executed and nothing is charged. Either way the context goes on with the last report.
+    Edge cases: without a report that says something the response is unparsable, so that the world
+    stands still, the player is told the format and the reward ``format`` charges the turn; with
+    ``require_report: false`` its action is executed and nothing is charged. Either way the context
+    goes on with the last report.
 
     Paper: IterResearch (arXiv 2511.07327). Source: a description of the paper; the strictness is
     ours.
@@ -68,8 +70,13 @@ class Report(Parser):
     @property
     def expects(self) -> str:
         """One sentence for the player."""
-        report = "<report>all you must remember</report>" + ("" if self.require_report else " if it changed")
-        return f"Answer with <think>reasoning</think> if you need it, {report}, then <action>one command</action>."
+        report = "<report>all you must remember</report>" + (
+            "" if self.require_report else " if it changed"
+        )
+        return (
+            f"Answer with <think>reasoning</think> if you need it, {report}, then <action>one"
+            " command</action>."
+        )
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -79,11 +86,19 @@ class Report(Parser):
     def parse(self, text: str) -> Parsed:
         """Action and thought, stripped; an empty command is none."""
         blocks = read(text)
-        return Parsed(None if self.require_report and blocks.report is None else blocks.action, blocks.thought)
+        return Parsed(
+            None if self.require_report and blocks.report is None else blocks.action, blocks.thought
+        )
 
-    def render(self, action: str, thought: str | None = None, tag: str | None = None, report: str | None = None) -> str:
-        """All blocks. A required report that is not given says nothing about the command: who scores the command's
-        tokens must not find it spelled out before them."""
+    def render(
+        self,
+        action: str,
+        thought: str | None = None,
+        tag: str | None = None,
+        report: str | None = None,
+    ) -> str:
+        """All blocks. A required report that is not given says nothing about the command: who
+        scores the command's tokens must not find it spelled out before them."""
         report = report or ("Nothing new." if self.require_report else None)
         blocks = (("think", thought), ("report", report), ("action", action.strip()))
         return "".join(f"<{name}>{text}</{name}>" for name, text in blocks if text is not None)

@@ -1,4 +1,6 @@
-"""Tags: ``<think>reasoning</think><action>command</action>``; other kinds of reasoning may have tags of their own."""
+"""Tags: ``<think>reasoning</think><action>command</action>``; other kinds of reasoning may have
+tags of their own.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,24 @@ from .base import Parsed, Parser
 
 
 class Tags(Parser):
-    """Strict: nothing but white space outside the two blocks, exactly one action, no tags inside it.
+    """Strict: nothing but white space outside the two blocks, exactly one action, no tags inside
+    it.
 
-    ``<think>`` is read as reasoning models write it: opened by the prompt already, more than once, with any words in
-    it. Reasoning in tags of a model's own stands before what is asked for and is not looked at (`reasoning.split`).
+    ``<think>`` is read as reasoning models write it: opened by the prompt already, more than once,
+    with any words in it. Reasoning in tags of a model's own stands before what is asked for and is
+    not looked at (`reasoning.split`).
 
-    With ``thoughts: [planning, explore, reflection, monitor]`` and ``require_think`` every response says what kind of
-    reasoning it is, as the reward ``meta_reasoning`` needs.
+    With ``thoughts: [planning, explore, reflection, monitor]`` and ``require_think`` every response
+    says what kind of reasoning it is, as the reward ``meta_reasoning`` needs.
     """
 
     name: Literal["tags"] = "tags"
-    require_think: bool = Field(default=False, description="a response without a thought is unparsable")
-    thoughts: tuple[str, ...] = Field(("think",), min_length=1, description="tags of which a thought must have one")
+    require_think: bool = Field(
+        default=False, description="a response without a thought is unparsable"
+    )
+    thoughts: tuple[str, ...] = Field(
+        ("think",), min_length=1, description="tags of which a thought must have one"
+    )
 
     @field_validator("thoughts")
     @classmethod
@@ -38,11 +46,20 @@ class Tags(Parser):
         if len(self.thoughts) > 1:
             kinds = ", ".join(f"<{tag}>" for tag in self.thoughts)
             need = "Answer with" if self.require_think else "Answer with, if you need it,"
-            return f"{need} your reasoning in one of {kinds}, then one command, as <action>command</action>."
+            return (
+                f"{need} your reasoning in one of {kinds}, then one command, as"
+                " <action>command</action>."
+            )
         [tag] = self.thoughts
         if self.require_think:
-            return f"Answer with your reasoning and one command, as <{tag}>reasoning</{tag}><action>command</action>."
-        return f"Answer with one command as <action>command</action>, after <{tag}>reasoning</{tag}> if you need it."
+            return (
+                "Answer with your reasoning and one command, as"
+                f" <{tag}>reasoning</{tag}><action>command</action>."
+            )
+        return (
+            f"Answer with one command as <action>command</action>, after <{tag}>reasoning</{tag}>"
+            " if you need it."
+        )
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -62,11 +79,20 @@ class Tags(Parser):
         match = re.fullmatch(shape, answer or "", re.DOTALL)
         if match is None:
             return Parsed(None, reasoned)
-        own, action, stray = match["thought"], match["action"].strip(), re.compile(rf"</?(?:{names}|action)>")
+        own, action, stray = (
+            match["thought"],
+            match["action"].strip(),
+            re.compile(rf"</?(?:{names}|action)>"),
+        )
         native = reasoned is not None and "think" in self.thoughts
         thought = reasoned if own is None else own.strip() or None
         said = native if own is None else thought is not None
-        if not action or stray.search(action) or stray.search(own or "") or (native and own is not None):
+        if (
+            not action
+            or stray.search(action)
+            or stray.search(own or "")
+            or (native and own is not None)
+        ):
             return Parsed(None, thought)
         if self.require_think and not said:
             return Parsed(None, thought)
@@ -74,7 +100,11 @@ class Tags(Parser):
         return Parsed(action, thought, tag if len(self.thoughts) > 1 else None)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """Both blocks; without a thought only the action, unless a thought is required (then the command is given)."""
+        """Both blocks; without a thought only the action, unless a thought is required (then the
+        command is given).
+        """
         thought = thought or (f"I will {action.strip()}." if self.require_think else None)
         tag = tag or self.thoughts[0]
-        return (f"<{tag}>{thought}</{tag}>" if thought else "") + f"<action>{action.strip()}</action>"
+        return (
+            f"<{tag}>{thought}</{tag}>" if thought else ""
+        ) + f"<action>{action.strip()}</action>"

@@ -2,7 +2,8 @@
 
     <tool_call>{"name": "act", "arguments": {"action": "go north"}}</tool_call>
 
-and read in the forms of other families too (`calls.find_calls`). Text before the call is the thought.
+and read in the forms of other families too (`calls.find_calls`). Text before the call is the
+thought.
 """
 
 from __future__ import annotations
@@ -33,15 +34,18 @@ _NEAR = 300
 
 
 class ToolCall(Parser):
-    """One call of the tool `tool`; what it is told to do is its argument ``action``, or its only argument.
+    """One call of the tool `tool`; what it is told to do is its argument ``action``, or its only
+    argument.
 
-    Two calls are none, since nobody can say which was meant; so is a call of another tool. What is only mentioned in
-    passing does not count beside a call in the markup of calls. What follows the call is ignored; a call that was cut
-    inside its argument is none.
+    Two calls are none, since nobody can say which was meant; so is a call of another tool. What is
+    only mentioned in passing does not count beside a call in the markup of calls. What follows the
+    call is ignored; a call that was cut inside its argument is none.
     """
 
     name: Literal["tool_call"] = "tool_call"
-    tool: str = Field(default="act", min_length=1, description="name of the tool that must be called")
+    tool: str = Field(
+        default="act", min_length=1, description="name of the tool that must be called"
+    )
 
     @property
     def expects(self) -> str:
@@ -69,18 +73,26 @@ class ToolCall(Parser):
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """The call, after the thought if there is one."""
-        call = json.dumps({"name": self.tool, "arguments": {_ARGUMENT: action.strip()}}, ensure_ascii=False)
+        call = json.dumps(
+            {"name": self.tool, "arguments": {_ARGUMENT: action.strip()}}, ensure_ascii=False
+        )
         return (f"<think>{thought}</think>" if thought else "") + f"{_OPEN}{call}{_CLOSE}"
 
     def _action(self, call: Call) -> str | None:
         given = call.arguments
         only = next(iter(given.values())) if len(given) == 1 else None
         command = given.get(_ARGUMENT, only)
-        return (command.strip() or None) if call.name == self.tool and isinstance(command, str) else None
+        return (
+            (command.strip() or None)
+            if call.name == self.tool and isinstance(command, str)
+            else None
+        )
 
 
 def _meant(calls: list[Call], text: str) -> list[Call]:
-    """The calls in markup; without any, those in JSON or XML; without any, those in Python's syntax."""
+    """The calls in markup; without any, those in JSON or XML; without any, those in Python's
+    syntax.
+    """
     marked = [call for call in calls if _cut(text[: call.start])[1].strip("[\n\r\t ")]
     return marked or [call for call in calls if not call.loose] or calls
 

@@ -1,7 +1,8 @@
-"""Verbs: ``click buy now`` for ``click[buy now]``, in worlds whose actions are a verb and an argument in brackets.
+"""Verbs: ``click buy now`` for ``click[buy now]``, in worlds whose actions are a verb and an
+argument in brackets.
 
-For small models that copy: every word of the argument follows a space, as it does on the page it is copied from, so it
-is the same token there and here.
+For small models that copy: every word of the argument follows a space, as it does on the page it is
+copied from, so it is the same token there and here.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ _CALL = re.compile(r"(\w+)\[(.+)\]")
 
 
 class Verbs(Parser):
-    """One command on one line, as `line` reads it; a known verb and what follows it become ``verb[what follows]``.
+    """One command on one line, as `line` reads it; a known verb and what follows it become
+    ``verb[what follows]``.
 
     Any other line is the action as it stands.
     """
 
     name: Literal["verbs"] = "verbs"
-    verbs: tuple[str, ...] = Field(min_length=1, description="verbs that take an argument in brackets")
+    verbs: tuple[str, ...] = Field(
+        min_length=1, description="verbs that take an argument in brackets"
+    )
 
     @property
     def expects(self) -> str:
         """One sentence for the player."""
-        return f"Answer with one command on a single line, without brackets, such as: {self.verbs[0]} words"
+        return (
+            f"Answer with one command on a single line, without brackets, such as: {self.verbs[0]}"
+            " words"
+        )
 
     def parse(self, text: str) -> Parsed:
         """The only line that is not blank, with the brackets that its verb takes."""
@@ -42,7 +49,8 @@ class Verbs(Parser):
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
         """The command without its brackets: this format has no place for a thought.
 
-        An action that is a known verb and an argument without brackets cannot be said; it comes back with them.
+        An action that is a known verb and an argument without brackets cannot be said; it comes
+        back with them.
         """
         call = _CALL.fullmatch(action.strip())
         if call and call[1] in self.verbs and call[2] == call[2].strip():

@@ -1,4 +1,5 @@
-"""Tagger: the kind of reasoning and a thought for each turn of an expert's episode, for demonstrations that show both.
+"""Tagger: the kind of reasoning and a thought for each turn of an expert's episode, for
+demonstrations that show both.
 
 The one hook is the call::
 
@@ -44,7 +45,8 @@ class Tagger(Plugin):
 
     @abstractmethod
     async def __call__(self, episode: Episode, instructions: str = "") -> list[Tagged] | None:
-        """One `Tagged` per turn of the episode, in the world's own words; None if it failed, which is counted.
+        """One `Tagged` per turn of the episode, in the world's own words; None if it failed, which
+        is counted.
 
         An episode without its thoughts is no demonstration. `instructions` are those of the world.
         """
@@ -57,14 +59,22 @@ async def thoughts(tagger: Tagger, episode: Episode, instructions: str) -> list[
         answer: Any = await tagger(episode, instructions)
     if answer is None:
         return None
-    if not isinstance(answer, list) or len(answer) != count or not all(isinstance(each, Tagged) for each in answer):
-        raise PluginError(f"{what} answered {answer!r:.80}: expected None or one Tagged for each of {count} turns")
+    if (
+        not isinstance(answer, list)
+        or len(answer) != count
+        or not all(isinstance(each, Tagged) for each in answer)
+    ):
+        raise PluginError(
+            f"{what} answered {answer!r:.80}: expected None or one Tagged for each of {count} turns"
+        )
     return answer
 
 
 def speaks(parser: Parser) -> bool:
     """The parser writes and reads all four tags."""
-    return all(parser.parse(parser.render("look", "A thought.", kind)).tag == kind for kind in KINDS)
+    return all(
+        parser.parse(parser.render("look", "A thought.", kind)).tag == kind for kind in KINDS
+    )
 
 
 TAGGERS: Slot[Tagger] = Slot("turnrl.agents.tagger", Tagger)

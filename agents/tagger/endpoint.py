@@ -36,23 +36,27 @@ line, without the characters < and >.
 Answer with one JSON object and nothing else: {{"turns": [{{"kind": one of {kinds}, "thought": one sentence}}, ...]}}, \
 with exactly one entry for each turn, in order."""
 _CHARACTERS = 20
-"""Of a thought, for each of the words it may have: text without spaces would be one word of any length."""
+"""Of a thought, for each of the words it may have: text without spaces would be one word of any
+length.
+"""
 
 
 class EndpointTagger(Tagger):
-    """Tags and thoughts by a teacher model behind an OpenAI-compatible endpoint, as in RLVMR's cold start.
+    """Tags and thoughts by a teacher model behind an OpenAI-compatible endpoint, as in RLVMR's cold
+    start.
 
-    One question per episode, at temperature 0: the model sees the world's instructions, the opening, the actions and
-    the observations, each cut after `clip` characters, and must answer with one kind of reasoning and one thought for
-    each turn. It is told to use only what was known before the turn; nothing checks that it did. Thoughts lose '<',
-    '>' and line breaks, and are cut after `longest` words (and 20 times as many characters). The texts of an episode
-    are escaped, as for the reward ``judge``. The `cache` of the endpoint makes a repeated or resumed run ask nothing
-    twice.
+    One question per episode, at temperature 0: the model sees the world's instructions, the
+    opening, the actions and the observations, each cut after `clip` characters, and must answer
+    with one kind of reasoning and one thought for each turn. It is told to use only what was known
+    before the turn; nothing checks that it did. Thoughts lose '<', '>' and line breaks, and are cut
+    after `longest` words (and 20 times as many characters). The texts of an episode are escaped, as
+    for the reward ``judge``. The `cache` of the endpoint makes a repeated or resumed run ask
+    nothing twice.
 
-    Edge cases: an answer without exactly one entry per turn, with an unknown kind or with an empty thought is asked for
-    once more, then the episode is left out of the demonstrations, as it is if the endpoint fails; both are counted in
-    `failures`, and each kind is warned about once. Random actions in a demonstration (`noise`) get thoughts like any
-    other.
+    Edge cases: an answer without exactly one entry per turn, with an unknown kind or with an empty
+    thought is asked for once more, then the episode is left out of the demonstrations, as it is if
+    the endpoint fails; both are counted in `failures`, and each kind is warned about once. Random
+    actions in a demonstration (`noise`) get thoughts like any other.
 
     Raises:
         UserError: the endpoint refuses the first request (a wrong key, an unknown model).
@@ -64,8 +68,14 @@ class EndpointTagger(Tagger):
     name: Literal["endpoint"] = "endpoint"
     endpoint: EndpointConfig = Field(description="the model that teaches: url, model, and limits")
     longest: int = Field(30, ge=1, description="words of a thought at most")
-    clip: int = Field(2000, ge=1, description="characters shown of instructions, opening, each action and observation")
-    max_tokens: int = Field(4096, ge=1, description="length limit of an answer, in tokens: all thoughts of an episode")
+    clip: int = Field(
+        2000,
+        ge=1,
+        description="characters shown of instructions, opening, each action and observation",
+    )
+    max_tokens: int = Field(
+        4096, ge=1, description="length limit of an answer, in tokens: all thoughts of an episode"
+    )
 
     _endpoint: Endpoint = PrivateAttr()
 
@@ -87,9 +97,14 @@ class EndpointTagger(Tagger):
         messages: list[Message] = [
             {
                 "role": "system",
-                "content": SYSTEM.format(longest=self.longest, kinds=", ".join(f'"{k}"' for k in KINDS)),
+                "content": SYSTEM.format(
+                    longest=self.longest, kinds=", ".join(f'"{k}"' for k in KINDS)
+                ),
             },
-            {"role": "user", "content": f"{shown}\n\nWrite the entries of its turns; there are {count}."},
+            {
+                "role": "user",
+                "content": f"{shown}\n\nWrite the entries of its turns; there are {count}.",
+            },
         ]
         return await self._endpoint.read(
             messages, lambda answer: self._tagged(answer, count), max_tokens=self.max_tokens
@@ -101,8 +116,16 @@ class EndpointTagger(Tagger):
             return None
         tagged = []
         for entry in entries:
-            kind, thought = (entry.get("kind"), entry.get("thought")) if isinstance(entry, dict) else (None, None)
-            if kind not in KINDS or not isinstance(thought, str) or not (thought := self._safe(thought)):
+            kind, thought = (
+                (entry.get("kind"), entry.get("thought"))
+                if isinstance(entry, dict)
+                else (None, None)
+            )
+            if (
+                kind not in KINDS
+                or not isinstance(thought, str)
+                or not (thought := self._safe(thought))
+            ):
                 return None
             tagged.append(Tagged(kind, thought))
         return tagged

@@ -16,10 +16,11 @@ _LONGEST = 12
 
 
 class RuleTagger(Tagger):
-    """Tags and thoughts from facts that were known before the turn was played, so that a model can learn to name them.
+    """Tags and thoughts from facts that were known before the turn was played, so that a model can
+    learn to name them.
 
-    - planning: the first turn, and a turn after one that reached a milestone. The thought lists what the next actions
-      are about, each once, as far as the world had named it by then.
+    - planning: the first turn, and a turn after one that reached a milestone. The thought lists
+      what the next actions are about, each once, as far as the world had named it by then.
     - reflection: a turn that follows a failed one. The thought names both actions.
     - explore: a turn whose target is new in the episode.
     - monitor: every other turn.
@@ -37,7 +38,10 @@ class RuleTagger(Tagger):
 
     def tag(self, episode: Episode) -> list[Tagged]:
         """The same, at once: no rule waits for anything. The same for the same episode."""
-        facts, answers = facts_of(episode), [episode.opening, *(turn.observation for turn in episode.turns)]
+        facts, answers = (
+            facts_of(episode),
+            [episode.opening, *(turn.observation for turn in episode.turns)],
+        )
         tagged, reached = [], 0
         for t, turn in enumerate(episode.turns):
             before = len(episode.turns[t - 1].milestones) if t else 0
@@ -45,7 +49,11 @@ class RuleTagger(Tagger):
                 tagged.append(Tagged("planning", self._plan(episode.turns[t:], answers[: t + 1])))
             elif facts[t].failures:
                 failed = " ".join(words_of(episode.turns[t - 1])[:_LONGEST]) or "That"
-                tagged.append(Tagged("reflection", f"{failed} failed, now {' '.join(words_of(turn)[:_LONGEST])}."))
+                tagged.append(
+                    Tagged(
+                        "reflection", f"{failed} failed, now {' '.join(words_of(turn)[:_LONGEST])}."
+                    )
+                )
             elif facts[t].new_target:
                 tagged.append(Tagged("explore", f"Not tried yet: {_name(turn)}."))
             else:
@@ -54,7 +62,9 @@ class RuleTagger(Tagger):
         return tagged
 
     def _plan(self, turns: Sequence[Turn], answers: Sequence[str]) -> str:
-        """The next things in order; noise is never planned, and nothing that nobody could know of yet."""
+        """The next things in order; noise is never planned, and nothing that nobody could know of
+        yet.
+        """
         said = {word.lower() for answer in answers for word in WORD.findall(answer)}
         coming = [_name(turn) for turn in turns[1:] if turn.trained]
         known = [name for name in coming if set(name.lower().split()) <= said]

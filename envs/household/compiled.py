@@ -1,12 +1,13 @@
-"""A game as the engine plays it: parsed and translated once, by TextWorld and Fast Downward themselves, kept as JSON.
+"""A game as the engine plays it: parsed and translated once, by TextWorld and Fast Downward
+themselves, kept as JSON.
 
-Stock play parses the grammar for every command of every turn and translates the PDDL problem twice per reset, which is
-nearly all of its cost. `compile_game` does both once; what it keeps is plain data, so playing needs no parser. Symbols
-are lists: ``["text", t]``, ``["rule", name]``, ``["value", expression]``, ``["each", symbol, query]``, ``["list",
-symbol]``.
+Stock play parses the grammar for every command of every turn and translates the PDDL problem twice
+per reset, which is nearly all of its cost. `compile_game` does both once; what it keeps is plain
+data, so playing needs no parser. Symbols are lists: ``["text", t]``, ``["rule", name]``,
+``["value", expression]``, ``["each", symbol, query]``, ``["list", symbol]``.
 
-This module imports TextWorld's parsers and its translator, which overwrites ``sys.argv`` and swaps ``sys.stdout``: it
-belongs into worker processes (`worker.py`), never into a process that plays.
+This module imports TextWorld's parsers and its translator, which overwrites ``sys.argv`` and swaps
+``sys.stdout``: it belongs into worker processes (`worker.py`), never into a process that plays.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ textgen._parse_and_convert = functools.lru_cache(maxsize=4096)(textgen._parse_an
 
 
 def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str, Any]:
-    """The data `engine.Engine` plays, with the planner's way to win as 'walkthrough' if `plan` is set.
+    """The data `engine.Engine` plays, with the planner's way to win as 'walkthrough' if `plan` is
+    set.
 
-    `env` is any PddlEnv; making one costs a copy of a 34 MB library, so a worker uses one for all games.
+    `env` is any PddlEnv; making one costs a copy of a 34 MB library, so a worker uses one for all
+    games.
     """
     env.load(game)
     state, logic = env._pddl_state, env._logic
@@ -43,14 +46,21 @@ def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str,
         "sas": state.sas,
         "types": state.name2type,
         "names": {id: [names[id], info.type] for id, info in sorted(env._entity_infos.items())},
-        "facts": sorted([fact.name, [argument.name for argument in fact.arguments]] for fact in state.facts),
+        "facts": sorted(
+            [fact.name, [argument.name for argument in fact.arguments]] for fact in state.facts
+        ),
         "rules": {
-            name: [[reader.query(rule.condition), [reader.symbol(parsed) for parsed in rule.rhs]] for rule in rules]
+            name: [
+                [reader.query(rule.condition), [reader.symbol(parsed) for parsed in rule.rhs]]
+                for rule in rules
+            ]
             for name, rules in logic.grammar._rules.items()
         },
         "actions": {
             name: {
-                "parameters": [parameter.name.strip("?") for parameter in state._actions[name].parameters],
+                "parameters": [
+                    parameter.name.strip("?") for parameter in state._actions[name].parameters
+                ],
                 "template": reader.symbols(action.template),
                 "said": action.template,
                 "feedback": reader.symbols(action.feedback_rule),
@@ -75,7 +85,8 @@ class _Reader:
         if expression and expression not in self.queries:
             predicates = Rule.parse_conjunctive_query(expression).preconditions
             self.queries[expression] = [
-                [one.name, [name.name for name in one.parameters], _signatures(self._state, one)] for one in predicates
+                [one.name, [name.name for name in one.parameters], _signatures(self._state, one)]
+                for one in predicates
             ]
         return expression or ""
 
@@ -86,7 +97,9 @@ class _Reader:
         if isinstance(parsed, textgen.NonterminalSymbol):
             return ["rule", str(parsed)]
         if isinstance(parsed, textgen.EvalSymbol):
-            expression.read(parsed.expression)  # what may not be said is found here, and not in the middle of a game
+            expression.read(
+                parsed.expression
+            )  # what may not be said is found here, and not in the middle of a game
             return ["value", parsed.expression]
         if isinstance(parsed, textgen.ConditionalSymbol):
             return ["each", self.symbol(parsed.expression), self.query(parsed.given)]
@@ -95,12 +108,20 @@ class _Reader:
 
     def symbols(self, text: str) -> list[Any]:
         """Those of a command or of a feedback."""
-        return [self.symbol(parsed) for parsed in textgen._parse_and_convert(text, rule_name="symbols")]
+        return [
+            self.symbol(parsed) for parsed in textgen._parse_and_convert(text, rule_name="symbols")
+        ]
 
 
 def _signatures(state: Any, predicate: Any) -> list[list[str]]:
-    """The types of arguments this predicate may have in facts, in the order in which TextWorld looks through them."""
+    """The types of arguments this predicate may have in facts, in the order in which TextWorld
+    looks through them.
+    """
     types = state._logic.types
-    own = {fact.signature.types for fact in state.facts if fact.name == predicate.name} | {predicate.signature.types}
+    own = {fact.signature.types for fact in state.facts if fact.name == predicate.name} | {
+        predicate.signature.types
+    }
     found = types.multi_subtypes([types.get(type) for type in predicate.signature.types])
-    return [names for names in ([type.name for type in kinds] for kinds in found) if tuple(names) in own]
+    return [
+        names for names in ([type.name for type in kinds] for kinds in found) if tuple(names) in own
+    ]

@@ -48,7 +48,9 @@ class Action:
 
 
 class Compiled:
-    """A game as data, shared by all who play it; what is learned while playing (rendered commands) stays with it."""
+    """A game as data, shared by all who play it; what is learned while playing (rendered commands)
+    stays with it.
+    """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.sas = data["sas"].encode()
@@ -64,7 +66,8 @@ class Compiled:
         }
         self.queries = {
             text: [
-                (names, [" ".join([predicate, *types]) for types in signatures]) for predicate, names, signatures in q
+                (names, [" ".join([predicate, *types]) for types in signatures])
+                for predicate, names, signatures in q
             ]
             for text, q in data["queries"].items()
         }
@@ -82,7 +85,9 @@ class Compiled:
         return cls(json.loads(gzip.decompress(path.read_bytes())))
 
     def atom(self, raw: bytes) -> tuple[str, str, tuple[str, ...]]:
-        """Fast Downward's 'Atom opened(shelf)' or 'NegatedAtom ...': key, key of the negation, arguments."""
+        """Fast Downward's 'Atom opened(shelf)' or 'NegatedAtom ...': key, key of the negation,
+        arguments.
+        """
         found = self._atoms.get(raw)
         if found is None:
             kind, rest = raw.decode("cp1252").split(" ", 1)

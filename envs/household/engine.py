@@ -6,10 +6,11 @@
     reply = engine.send("go to shelf 2")      # what the stock engine says, command for command
     engine.commands()                         # what it would accept now, sorted
 
-The stock engine, TextWorld's `PddlEnv`, parses the grammar for each command of each turn, copies whole contexts and
-translates the problem twice per reset. Here all of that is data: commands are rendered once per operator, sorted facts
-are kept until they change, and going back to the start is one call of the library. Nothing of TextWorld is changed;
-a test plays both step by step and compares every text, every list of commands and every verdict.
+The stock engine, TextWorld's `PddlEnv`, parses the grammar for each command of each turn, copies
+whole contexts and translates the problem twice per reset. Here all of that is data: commands are
+rendered once per operator, sorted facts are kept until they change, and going back to the start is
+one call of the library. Nothing of TextWorld is changed; a test plays both step by step and
+compares every text, every list of commands and every verdict.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _spare: list[_Library] = []
 
 
 class _Library:
-    """A private copy of Fast Downward, whose state is global. Never unloaded, so it is lent out again and again."""
+    """A private copy of Fast Downward, whose state is global. Never unloaded, so it is lent out
+    again and again.
+    """
 
     def __init__(self) -> None:
         self.calls = _load()
@@ -64,7 +67,9 @@ class _Library:
 
 
 def _load() -> Any:
-    """Fast Downward without its debug symbols where that can be done: they are 97 % of a copy's size."""
+    """Fast Downward without its debug symbols where that can be done: they are 97 % of a copy's
+    size.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "libdownward.so"
         path.write_bytes(_stripped())
@@ -84,7 +89,9 @@ def _stripped() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / original.name
         try:
-            subprocess.run(["strip", "-o", str(small), str(original)], check=True, capture_output=True)
+            subprocess.run(
+                ["strip", "-o", str(small), str(original)], check=True, capture_output=True
+            )
         except (OSError, subprocess.CalledProcessError):
             return original.read_bytes()
         return small.read_bytes()
@@ -102,7 +109,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A grounded action: its name, its arguments in order, its command and what the game says about it."""
+    """A grounded action: its name, its arguments in order, its command and what the game says about
+    it.
+    """
 
     name: str
     arguments: tuple[str, ...]
@@ -135,7 +144,9 @@ class Engine:
             return derive(self.facts, [["rule", "intro"]], {}, {})
 
     def send(self, command: str) -> Reply:
-        """Run one command, which must be one of `commands` to the letter (blanks around it are dropped)."""
+        """Run one command, which must be one of `commands` to the letter (blanks around it are
+        dropped).
+        """
         found = self.operators.get(command.strip())
         if found is None:
             return Reply(NOTHING, False, self.won)
@@ -179,7 +190,9 @@ class Engine:
         self.won = bool(self._library.calls.check_goal())
 
     def _render(self, name: str) -> Operator:
-        """Commands depend on an operator's arguments and on facts that never change (where receptacles are)."""
+        """Commands depend on an operator's arguments and on facts that never change (where
+        receptacles are).
+        """
         assert self.game is not None
         kind, *arguments = name.split()
         action = self.game.actions[kind]
@@ -188,7 +201,7 @@ class Engine:
         return Operator(kind, tuple(arguments), command)
 
 
-# -- facts and text --------------------------------------------------------------------------------------------------
+# -- facts and text --------------------------------------------------------------------------------
 
 Fact = tuple[str, ...]
 Mapping_ = Mapping[str, str]
@@ -203,7 +216,9 @@ class Facts:
         self._sorted: dict[str, list[Fact]] = {}
 
     def change(self, effect: tuple[str, str, Fact]) -> None:
-        """Make a fact true and its negation false: (its key, the key of the negation, the arguments)."""
+        """Make a fact true and its negation false: (its key, the key of the negation, the
+        arguments).
+        """
         key, opposite, arguments = effect
         for name in (key, opposite):
             self._sorted.pop(name, None)
@@ -222,7 +237,9 @@ class Facts:
         return arguments in self._sets.get(key, ())
 
     def matches(self, query: str, mapping: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Assignments that make a query true, in TextWorld's order. Two names never stand for one thing."""
+        """Assignments that make a query true, in TextWorld's order. Two names never stand for one
+        thing.
+        """
         return self._extend(self.game.queries[query], 0, dict(mapping), set(mapping.values()))
 
     def _extend(
@@ -251,12 +268,16 @@ class Facts:
                     used.discard(mapping.pop(name))
 
 
-def derive(facts: Facts, symbols: Sequence[Any], mapping: Mapping[str, str], variables: Mapping[str, Any]) -> str:
+def derive(
+    facts: Facts, symbols: Sequence[Any], mapping: Mapping[str, str], variables: Mapping[str, Any]
+) -> str:
     """The text of symbols of the grammar, where `mapping` says which thing a name stands for."""
     return "".join(_text(facts, symbol, mapping, variables) for symbol in symbols)
 
 
-def _text(facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]) -> str:
+def _text(
+    facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
+) -> str:
     kind = symbol[0]
     if kind == "text":
         return str(symbol[1])
@@ -272,14 +293,18 @@ def _text(facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapp
     parts = list(_each(facts, symbol[1], mapping, variables))
     if len(parts) < 2:
         return parts[0] if parts else derive(facts, [["rule", "list_empty"]], mapping, variables)
-    between, last = (derive(facts, [["rule", f"list_{name}"]], mapping, variables) for name in _SEPARATORS)
+    between, last = (
+        derive(facts, [["rule", f"list_{name}"]], mapping, variables) for name in _SEPARATORS
+    )
     return between.join(parts[:-1]) + last + parts[-1]
 
 
 _SEPARATORS = ("separator", "last_separator")
 
 
-def _each(facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]) -> Iterator[str]:
+def _each(
+    facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
+) -> Iterator[str]:
     _, inner, query = symbol
     if not query:
         yield _text(facts, inner, mapping, variables)

@@ -4,8 +4,9 @@
     text, info = env.reset(options={"task": env.tasks("test")[0]})      # ... Your task is to: put a hot mug in cabinet.
     text, reward, terminated, truncated, info = env.step("go to cabinet 3")
 
-ALFWorld's engine, domain and grammar, on games generated here in the 120 floor plans that come with it. Results on them
-are household results and never ALFWorld's: those are played with alfworld/text-v0 (`official.py`).
+ALFWorld's engine, domain and grammar, on games generated here in the 120 floor plans that come with
+it. Results on them are household results and never ALFWorld's: those are played with
+alfworld/text-v0 (`official.py`).
 """
 
 from __future__ import annotations
@@ -31,42 +32,64 @@ from .source import TYPES, package
 SIZES: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
 """Tasks per split, as many as the official ones have."""
 _ORDER = (
-    "gotolocation", "openobject", "closeobject", "pickupobject", "putobject", "cleanobject", "heatobject",
-    "coolobject", "toggleobject", "examinereceptacle", "examineobject", "look", "inventory",
-)  # fmt: skip
+    "gotolocation",
+    "openobject",
+    "closeobject",
+    "pickupobject",
+    "putobject",
+    "cleanobject",
+    "heatobject",
+    "coolobject",
+    "toggleobject",
+    "examinereceptacle",
+    "examineobject",
+    "look",
+    "inventory",
+)
 _WORDS = {"o": "OBJECT", "r": "RECEPTACLE"}
 
 
 def explained(said: Mapping[str, str]) -> str:
-    """What a player must know, with the commands as this grammar writes them (action of the domain -> template)."""
+    """What a player must know, with the commands as this grammar writes them (action of the domain
+    -> template).
+    """
     forms = [
         re.sub(r"\[?\{(\w+)[^}]*\}\]?", lambda found: _WORDS.get(found[1], "OBJECT"), said[name])
         for name in _ORDER
         if name in said
     ]
     return (
-        "You are in a room and have a task to do. Answer with one command per turn, with names as they are shown, such "
-        f"as 'cabinet 3'.\nCommands: {', '.join(dict.fromkeys(forms))}, help.\n"
-        "You can hold one thing at a time. What is closed must be opened before you can see, take or put something "
-        "in it. Hold a thing and go to a sinkbasin to clean it, to a microwave to heat it, to a fridge to cool it. "
-        "'Nothing happens.' means that the command is not possible here."
+        "You are in a room and have a task to do. Answer with one command per turn, with names as"
+        f" they are shown, such as 'cabinet 3'.\nCommands: {', '.join(dict.fromkeys(forms))},"
+        " help.\nYou can hold one thing at a time. What is closed must be opened before you can"
+        " see, take or put something in it. Hold a thing and go to a sinkbasin to clean it, to a"
+        " microwave to heat it, to a fridge to cool it. 'Nothing happens.' means that the command"
+        " is not possible here."
     )
 
 
 def grammar_commands(grammar: str) -> dict[str, str]:
     """Action of the domain (lower case) -> its command, of a .twl2 grammar."""
-    return {name.lower(): said for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)}
+    return {
+        name.lower(): said
+        for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)
+    }
 
 
 class HouseEnv(TextEnv):
     """What all household worlds share: playing a compiled game."""
 
     name: ClassVar[str]
-    # No command of the game does more than one thing or anything outside it, and each must match to the letter.
+    # No command of the game does more than one thing or anything outside it, and each must match to
+    # the letter.
     grammar = Grammar(chaining=True, deny=frozenset(), max_chars=128)
 
-    def __init__(self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]) -> None:
-        super().__init__(max_turns=max_turns, extras=extras, **params.model_dump(exclude_defaults=True))
+    def __init__(
+        self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]
+    ) -> None:
+        super().__init__(
+            max_turns=max_turns, extras=extras, **params.model_dump(exclude_defaults=True)
+        )
         self._searches = params.expert == "search"
         self._engine = Engine()
         self._seen: set[str] = set()
@@ -83,7 +106,8 @@ class HouseEnv(TextEnv):
     def expert_action(self) -> str | None:
         """The next command of the shortest way that the rules of `goal` find; None at the end.
 
-        With `expert="search"`, of the shortest way with what was seen, or of the search for what was not.
+        With `expert="search"`, of the shortest way with what was seen, or of the search for what
+        was not.
         """
         if self.current is None or self._over or self._goal is None:
             return None
@@ -100,7 +124,9 @@ class HouseEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         if task.env.rpartition("-v")[0] != self.name:
-            raise UserError(f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)")
+            raise UserError(
+                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
+            )
         game = self._game(task)
         self._goal = None
         self._engine.load(game)
@@ -126,16 +152,24 @@ class HouseEnv(TextEnv):
         self._seen |= self._goal.in_sight(self._engine.facts)
         listed = "admissible_actions" in self.extras
         outcome = Outcome(
-            text, reward=float(won), ended=won, success=won, valid=valid, score=float(won),
+            text,
+            reward=float(won),
+            ended=won,
+            success=won,
+            valid=valid,
+            score=float(won),
             admissible=(([] if won else self._engine.commands()) if listed else None),
-            progress=self._progress(won), milestones=list(self._reached),
-        )  # fmt: skip
+            progress=self._progress(won),
+            milestones=list(self._reached),
+        )
         if won:
             self._engine.close()
         return outcome
 
     def _progress(self, won: bool) -> float | None:
-        """Share of the way from the start that is behind: 1 when won, 0 where it is no shorter, or none is known."""
+        """Share of the way from the start that is behind: 1 when won, 0 where it is no shorter, or
+        none is known.
+        """
         if "progress" not in self.extras:
             return None
         if won:
@@ -164,23 +198,34 @@ class HouseEnv(TextEnv):
 
 
 class _ByType(SeededTasks):
-    """Tasks whose parameters name the one task type that each is of, so that success can be counted by type."""
+    """Tasks whose parameters name the one task type that each is of, so that success can be counted
+    by type.
+    """
 
     def __init__(
-        self, env: str, params: Mapping[str, Any], types: Sequence[str], split: Split, seeds: Sequence[int]
+        self,
+        env: str,
+        params: Mapping[str, Any],
+        types: Sequence[str],
+        split: Split,
+        seeds: Sequence[int],
     ) -> None:
         super().__init__(env, dict(params), split, seeds)
         self._types = types
 
     def _at(self, index: int) -> Task:
         task = super()._at(index)
-        return task.model_copy(update={"params": {**task.params, "types": [self._types[task.seed % len(self._types)]]}})
+        return task.model_copy(
+            update={"params": {**task.params, "types": [self._types[task.seed % len(self._types)]]}}
+        )
 
 
 class GeneratedEnv(HouseEnv):
     """What worlds of generated games share."""
 
-    def __init__(self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]) -> None:
+    def __init__(
+        self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]
+    ) -> None:
         super().__init__(params, max_turns=max_turns, extras=extras)
         self.instructions = explained(grammar_commands(package().grammar))
         self.symmetries = renamings()
@@ -190,7 +235,9 @@ class GeneratedEnv(HouseEnv):
         """The names of all kinds of things and receptacles, without their numbers."""
         return names()
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
         generated([self._key(task) for task in tasks], workers=workers, progress=progress)
 
@@ -210,7 +257,8 @@ class HomeEnv(GeneratedEnv):
     """Generated games of several task types, evenly mixed.
 
     Args:
-        types: which of place, light, clean, heat, cool, two (default all). Each Task names the one it is of.
+        types: which of place, light, clean, heat, cool, two (default all). Each Task names the one
+            it is of.
         expert: shortest knows where everything is, search only what it has seen.
 
     Raises UserError for an unknown task type or expert.
@@ -234,7 +282,9 @@ class HomeEnv(GeneratedEnv):
         return self.seeded([seed], split)[0]
 
     def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
-        """The tasks with these seeds, made when they are asked for. Types follow each other by seed."""
+        """The tasks with these seeds, made when they are asked for. Types follow each other by
+        seed.
+        """
         return _ByType(self.id, self.params, self._types.chosen, split, seeds)
 
     def _key(self, task: Task) -> tuple[str, int]:

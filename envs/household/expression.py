@@ -2,8 +2,8 @@
 
     read("r.name or r.id")({"r": shelf})       # 'shelf 2'
 
-A game's file may come from anybody. What it may write is: the fields of an `Entity`, texts in quotes, ``+``, ``and``,
-``or``, ``not``, and ``a if b else c``.
+A game's file may come from anybody. What it may write is: the fields of an `Entity`, texts in
+quotes, ``+``, ``and``, ``or``, ``not``, and ``a if b else c``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ Value = Callable[[Mapping[str, Any]], Any]
 
 @lru_cache(maxsize=1024)
 def read(expression: str) -> Value:
-    """Return the function that works an expression out. Raises ValueError for one that says more than it may."""
+    """Return the function that works an expression out. Raises ValueError for one that says more
+    than it may.
+    """
     try:
         if len(expression) > LONGEST:
             raise ValueError
         return _value(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(
-            f"the grammar's expression {expression[:80]!r} is none: use {', '.join(sorted(_FIELDS))} of a thing, texts "
-            "in quotes, +, and, or, not, if and else"
+            f"the grammar's expression {expression[:80]!r} is none: use"
+            f" {', '.join(sorted(_FIELDS))} of a thing, texts in quotes, +, and, or, not, if and"
+            " else"
         ) from None
 
 

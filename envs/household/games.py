@@ -3,7 +3,8 @@
     folder = generated([("heat", 7)])[0]        # ~/.cache/turnrl/household/.../heat/7 with game.tw-pddl, traj_data.json
     path = compiled_official([game_file])[0]    # the same data for a game of the user's, by the digest of its bytes
 
-Where a path exists it is complete. One idle worker is kept for the next call; it ends by itself after half a minute.
+Where a path exists it is complete. One idle worker is kept for the next call; it ends by itself
+after half a minute.
 """
 
 from __future__ import annotations
@@ -24,19 +25,28 @@ from .problem import GENERATOR
 from .source import versions
 
 
-def generated(keys: Sequence[tuple[str, int]], *, workers: int | None = None, progress: bool = False) -> list[Path]:
+def generated(
+    keys: Sequence[tuple[str, int]], *, workers: int | None = None, progress: bool = False
+) -> list[Path]:
     """Folders of generated games by (task type, seed); the missing ones are made. Raises GameError."""
     home = cache_dir("household", f"v{GENERATOR}.{FORMAT}-{versions()}")
 
     def order(kind: str, seed: int) -> Callable[[Path], dict[str, Any]]:
         return lambda made: {"make": {"kind": kind, "seed": seed}, "folder": str(made)}
 
-    jobs = [Job(home / kind / str(seed), f"{kind} with seed {seed}", order(kind, seed)) for kind, seed in keys]
+    jobs = [
+        Job(home / kind / str(seed), f"{kind} with seed {seed}", order(kind, seed))
+        for kind, seed in keys
+    ]
     return _makers().ensure(jobs, home, workers=workers, progress=progress)
 
 
-def compiled_official(files: Sequence[Path], *, workers: int | None = None, progress: bool = False) -> list[Path]:
-    """Compiled data of game files, by their bytes; the missing ones are made. Raises UserError for a broken file."""
+def compiled_official(
+    files: Sequence[Path], *, workers: int | None = None, progress: bool = False
+) -> list[Path]:
+    """Compiled data of game files, by their bytes; the missing ones are made. Raises UserError for
+    a broken file.
+    """
     home = cache_dir("household", "official", f"{FORMAT}-{versions()}")
 
     def order(file: Path) -> Callable[[Path], dict[str, Any]]:

@@ -5,8 +5,9 @@
     goal.search(facts, seen)                   # or the way to where it may be, for who does not know
     goal.milestones(facts, won=False)          # {'held', 'cooled'}
 
-All six task types are: put down what is in the way, fetch a thing, perhaps treat it, bring it somewhere. The rules try
-every thing, appliance and receptacle that could serve and take the shortest way, so they work from any state.
+All six task types are: put down what is in the way, fetch a thing, perhaps treat it, bring it
+somewhere. The rules try every thing, appliance and receptacle that could serve and take the
+shortest way, so they work from any state.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ if TYPE_CHECKING:
     from .compiled_format import Compiled
     from .engine import Facts
 
-_MARKS = (("istoggled", "light"), ("isclean", "clean"), ("ishot", "heat"), ("iscool", "cool"), ("?o2", "two"))
+_MARKS = (
+    ("istoggled", "light"),
+    ("isclean", "clean"),
+    ("ishot", "heat"),
+    ("iscool", "cool"),
+    ("?o2", "two"),
+)
 _FLAGS = {"clean": "isclean object", "heat": "ishot object", "cool": "iscool object"}
 _DONE = {"clean": "cleaned", "heat": "heated", "cool": "cooled"}
 
 
 def read_goal(problem: str) -> dict[str, str]:
-    """The task type (our short name) and the types of target and receptacle (or lamp) of a PDDL problem, lower case.
+    """The task type (our short name) and the types of target and receptacle (or lamp) of a PDDL
+    problem, lower case.
 
     Raises ValueError for a goal that is none of the six task types.
     """
@@ -37,21 +45,28 @@ def read_goal(problem: str) -> dict[str, str]:
     things = dict(re.findall(r"\(objecttype \?(\w+) (\w+)type\)", goal))
     places = re.findall(r"\(receptacletype \?\w+ (\w+)type\)", goal)
     kind = next((kind for mark, kind in _MARKS if mark in goal), "place")
-    target, place = things.get("o", things.get("o1")), things.get("ot") if kind == "light" else "".join(places[:1])
+    target, place = (
+        things.get("o", things.get("o1")),
+        things.get("ot") if kind == "light" else "".join(places[:1]),
+    )
     if not target or not place or "issliced" in goal or "inreceptacleobject" in goal:
         raise ValueError("its goal is none of the six task types")
     return {"kind": kind, "target": target, "parent": place}
 
 
 def _listed(name: str) -> tuple[str, int]:
-    """Sorts as the opening lists receptacles: 'cabinet 10' before 'cabinet 2', and both before 'drawer 3'."""
+    """Sorts as the opening lists receptacles: 'cabinet 10' before 'cabinet 2', and both before
+    'drawer 3'.
+    """
     kind, _, number = name.strip().rpartition(" ")
     return kind, -int(number)
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An action of the domain and those of its arguments that matter, by the names of its parameters."""
+    """An action of the domain and those of its arguments that matter, by the names of its
+    parameters.
+    """
 
     name: str
     r: str = ""
@@ -110,21 +125,33 @@ class Goal:
             for thing, kind in self._type.items()
         }
 
-    # -- how far ---------------------------------------------------------------------------------------------------
+    # -- how far -----------------------------------------------------------------------------------
 
     def milestones(self, facts: Facts, won: bool) -> Iterator[str]:
         """The sub-goals that are true now, in the order in which one reaches them."""
         held, inside = self._held(facts), self._inside(facts)
         if held in self.targets:
             yield "held"
-        if self.kind in _FLAGS and any(facts.holds(_FLAGS[self.kind], thing) for thing in self.targets):
+        if self.kind in _FLAGS and any(
+            facts.holds(_FLAGS[self.kind], thing) for thing in self.targets
+        ):
             yield _DONE[self.kind]
-        if self.kind == "light" and any(facts.holds("istoggled object", lamp) for lamp in self.lamps):
+        if self.kind == "light" and any(
+            facts.holds("istoggled object", lamp) for lamp in self.lamps
+        ):
             yield "lamp on"
         if self.kind == "two" and any(inside.get(thing) in self.goals for thing in self.targets):
             yield "one placed"
-        goals = [inside[lamp] for lamp in self.lamps if lamp in inside] if self.kind == "light" else self.goals
-        if held in self.targets and self._ready(facts, held) and self._at(facts) in {self.places[r] for r in goals}:
+        goals = (
+            [inside[lamp] for lamp in self.lamps if lamp in inside]
+            if self.kind == "light"
+            else self.goals
+        )
+        if (
+            held in self.targets
+            and self._ready(facts, held)
+            and self._at(facts) in {self.places[r] for r in goals}
+        ):
             yield "at lamp" if self.kind == "light" else "at receptacle"
         if won:
             yield "done"
@@ -149,17 +176,28 @@ class Goal:
         return best or None
 
     def search(self, facts: Facts, seen: Collection[str]) -> list[Move] | None:
-        """The way into the next receptacle that was not seen, or first to a target that was; None if all were seen.
+        """The way into the next receptacle that was not seen, or first to a target that was; None
+        if all were seen.
 
-        First those that may hold what is missing; of these, those that need not be opened; in the order of the text.
+        First those that may hold what is missing; of these, those that need not be opened; in the
+        order of the text.
         """
         opened = {receptacle for (receptacle,) in facts.of("opened receptacle")}
-        walk, held, inside = _Walk(self, self._at(facts), opened), self._held(facts), self._inside(facts, seen)
+        walk, held, inside = (
+            _Walk(self, self._at(facts), opened),
+            self._held(facts),
+            self._inside(facts, seen),
+        )
         known = [thing for thing in self.targets if thing in inside]
         if known and not held and self.kind == "light":
             return walk.act("pickupobject", known[0], inside[known[0]], inside=True).moves
         wanted = self.lamps if held in self.targets and self.kind == "light" else self.targets
-        likely = {place for thing in wanted if thing not in (*inside, held) for place in self._accept[thing]}
+        likely = {
+            place
+            for thing in wanted
+            if thing not in (*inside, held)
+            for place in self._accept[thing]
+        }
         places = likely.difference(seen) or set(self.places).difference(seen)
         if not places:
             return None
@@ -171,7 +209,10 @@ class Goal:
 
     def in_sight(self, facts: Facts) -> set[str]:
         """The receptacles here whose content shows."""
-        here, opened = self._at(facts), {receptacle for (receptacle,) in facts.of("opened receptacle")}
+        here, opened = (
+            self._at(facts),
+            {receptacle for (receptacle,) in facts.of("opened receptacle")},
+        )
         return {
             place
             for place, location in self.places.items()
@@ -181,22 +222,35 @@ class Goal:
     def _drops(self, inside: Mapping[str, str], facts: Facts, held: str) -> list[str]:
         """Where to put down a thing that is in the way: here, where a target is, or else anywhere."""
         fits = self._accept[held]
-        near = {self._at(facts), *(self.places[inside[thing]] for thing in self.targets if thing in inside)}
+        near = {
+            self._at(facts),
+            *(self.places[inside[thing]] for thing in self.targets if thing in inside),
+        }
         free = [place for place in fits if place not in self.openable] or fits
         return [place for place in fits if self.places[place] in near] + free[:1]
 
-    def _ways(self, walk: _Walk, facts: Facts, inside: Mapping[str, str], held: str) -> Iterator[_Walk]:
+    def _ways(
+        self, walk: _Walk, facts: Facts, inside: Mapping[str, str], held: str
+    ) -> Iterator[_Walk]:
         fetched = [held] if held else [thing for thing in self.targets if thing in inside]
         if self.kind == "two":
             yield from self._pairs(walk, inside, held)
             return
         for thing in fetched:
-            way = walk.copy() if held else walk.copy().act("pickupobject", thing, inside[thing], inside=True)
+            way = (
+                walk.copy()
+                if held
+                else walk.copy().act("pickupobject", thing, inside[thing], inside=True)
+            )
             if self.kind == "light":
                 yield from self._lit(way, facts, inside)
                 continue
             ready = self._ready(facts, thing)
-            treated = [way] if ready else [way.copy().act(f"{self.kind}object", thing, a) for a in self.appliances]
+            treated = (
+                [way]
+                if ready
+                else [way.copy().act(f"{self.kind}object", thing, a) for a in self.appliances]
+            )
             for after in treated:
                 for place in self.goals:
                     yield after.copy().act("putobject", thing, place, inside=True)
@@ -206,7 +260,9 @@ class Goal:
             if lamp in inside:
                 on = facts.holds("istoggled object", lamp)
                 there = way.copy()
-                yield there.to(inside[lamp]) if on else there.act("toggleobject", lamp, inside[lamp])
+                yield (
+                    there.to(inside[lamp]) if on else there.act("toggleobject", lamp, inside[lamp])
+                )
 
     def _pairs(self, walk: _Walk, inside: Mapping[str, str], held: str) -> Iterator[_Walk]:
         for place in self.goals:
@@ -215,7 +271,11 @@ class Goal:
             if held:
                 way.act("putobject", held, place, inside=True)
                 missing -= 1
-            loose = [thing for thing in self.targets if inside.get(thing, place) != place and thing != held]
+            loose = [
+                thing
+                for thing in self.targets
+                if inside.get(thing, place) != place and thing != held
+            ]
             for things in itertools.permutations(loose, max(missing, 0)):
                 full = way.copy()
                 for thing in things:

@@ -1,4 +1,5 @@
-"""Display names of PDDL ids: 'cabinet 3' of 'cabinet_bar__plus_00_dot_68_bar_...', numbered as ALFWorld does.
+"""Display names of PDDL ids: 'cabinet 3' of 'cabinet_bar__plus_00_dot_68_bar_...', numbered as
+ALFWorld does.
 
 Source: `Demangler` of alfworld (MIT), whose import would set ALFWORLD_DATA and bring more than text
 play needs; a test compares the two.
@@ -11,8 +12,8 @@ from collections.abc import Iterable
 
 
 def names_of(ids: Iterable[str]) -> dict[str, str]:
-    """Id -> name. Instances of a type are numbered from the last id in alphabetical order; a name without number
-    ends with a blank, as upstream's does."""
+    """Id -> name. Instances of a type are numbered from the last id in alphabetical order; a name
+    without number ends with a blank, as upstream's does."""
     ordered = sorted(ids)
     left = Counter(_type(id) for id in ordered if "_bar_" in id)
     names = {}

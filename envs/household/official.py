@@ -4,9 +4,10 @@
     env.counts()                                                 # {'train': 3553, 'valid': 140, 'test': 134}
     text, info = env.reset(options={"task": env.tasks("test")[0]})
 
-valid is valid_seen and test is valid_unseen. Each game is one Task, whose parameters name its task type and whose seed
-follows from its path, so the tasks of a part of the data are the same tasks. A split with fewer games than the official
-one is played with a warning: only the whole split gives an ALFWorld result.
+valid is valid_seen and test is valid_unseen. Each game is one Task, whose parameters name its task
+type and whose seed follows from its path, so the tasks of a part of the data are the same tasks. A
+split with fewer games than the official one is played with a warning: only the whole split gives an
+ALFWorld result.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ class _Games(LazyTasks):
 
     def _at(self, index: int) -> Task:
         game = self._games[index]
-        return Task(env=self._id, params={"types": [game.kind], **self._shared}, seed=game.seed, split=self._split)
+        return Task(
+            env=self._id,
+            params={"types": [game.kind], **self._shared},
+            seed=game.seed,
+            split=self._split,
+        )
 
 
 class AlfworldEnv(HouseEnv):
@@ -71,7 +77,8 @@ class AlfworldEnv(HouseEnv):
         types: which of place, light, clean, heat, cool, two (default all).
         expert: shortest knows where everything is, search only what it has seen.
 
-    Raises UserError where there are no games, for files that are broken, and for an unknown task type.
+    Raises UserError where there are no games, for files that are broken, and for an unknown task
+    type.
     """
 
     name = "alfworld/text"
@@ -85,13 +92,20 @@ class AlfworldEnv(HouseEnv):
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        self._checked = check(OfficialParams, self.name, {"data": data, "types": types, "expert": expert})
+        self._checked = check(
+            OfficialParams, self.name, {"data": data, "types": types, "expert": expert}
+        )
         super().__init__(self._checked, max_turns=max_turns, extras=extras)
-        # How a thing is put down depends on the release of the data: a reset takes it from the game.
+        # How a thing is put down depends on the release of the data: a reset takes it from the
+        # game.
         commands = grammar_commands(package().grammar)
-        self.instructions = explained({name: said for name, said in commands.items() if name != "putobject"})
+        self.instructions = explained(
+            {name: said for name, said in commands.items() if name != "putobject"}
+        )
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Compile the games of these tasks that were not played before, with `workers` processes."""
         compiled_official([self._path(task) for task in tasks], workers=workers, progress=progress)
 
@@ -111,8 +125,8 @@ class AlfworldEnv(HouseEnv):
         games = _playable(self._root(), split)
         if len(games) != FULL[split]:
             warnings.warn(
-                f"alfworld/text: {FOLDERS[split]} has {len(games)} of {FULL[split]} official games under "
-                f"{self._root()}: what is measured on it is no ALFWorld result",
+                f"alfworld/text: {FOLDERS[split]} has {len(games)} of {FULL[split]} official games"
+                f" under {self._root()}: what is measured on it is no ALFWorld result",
                 stacklevel=3,
             )
         return _Games(self, split, [game for game in games if game.kind in self._checked.chosen])
@@ -124,7 +138,10 @@ class AlfworldEnv(HouseEnv):
         root = _root(check(OfficialParams, self.name, task.params))
         path = _by_seed(root).get(task.seed)
         if path is None:
-            raise UserError(f"task '{task.id}': no game under {root} has this seed: take tasks from env.tasks(split)")
+            raise UserError(
+                f"task '{task.id}': no game under {root} has this seed: take tasks from"
+                " env.tasks(split)"
+            )
         return path
 
     def _root(self) -> Path:
@@ -138,8 +155,8 @@ def _root(params: OfficialParams) -> Path:
     if not (place / _TREE).is_dir():
         where = "data" if params.data else "$ALFWORLD_DATA" if named else "ALFWORLD_DATA is not set"
         raise UserError(
-            f"alfworld/text: there is no folder {_TREE} in {place} ({where}): run alfworld-download to get the games, "
-            "and name its folder in data=... or ALFWORLD_DATA"
+            f"alfworld/text: there is no folder {_TREE} in {place} ({where}): run alfworld-download"
+            " to get the games, and name its folder in data=... or ALFWORLD_DATA"
         )
     return place / _TREE
 
@@ -151,12 +168,18 @@ def _seed(path: Path) -> int:
 
 @lru_cache(maxsize=16)
 def _by_seed(root: Path) -> dict[int, Path]:
-    return {_seed(path): path for folder in FOLDERS.values() for path in (root / folder).glob("*/*/game.tw-pddl")}
+    return {
+        _seed(path): path
+        for folder in FOLDERS.values()
+        for path in (root / folder).glob("*/*/game.tw-pddl")
+    }
 
 
 @lru_cache(maxsize=64)
 def _playable(root: Path, split: Split) -> list[_Game]:
-    """The games that the official loader plays: a known task type, nothing sliced or movable, marked solvable."""
+    """The games that the official loader plays: a known task type, nothing sliced or movable,
+    marked solvable.
+    """
     found = []
     for path in sorted((root / FOLDERS[split]).glob("*/*/game.tw-pddl")):
         inside = str(path.relative_to(root))

@@ -4,8 +4,9 @@
     problem.sentence                      # 'put a hot cup in cabinet'
     problem.game()                        # {"pddl_domain": ..., "grammar": ..., "pddl_problem": ..., "solvable": True}
 
-Seeds below 1,000,000 are training problems, below 2,000,000 validation (the same floor plans, other combinations of
-task type, thing, receptacle and plan), from there on test (floor plans that the others never use).
+Seeds below 1,000,000 are training problems, below 2,000,000 validation (the same floor plans, other
+combinations of task type, thing, receptacle and plan), from there on test (floor plans that the
+others never use).
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def receptacle_type(key: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """What determines a game. `things` maps the key of each thing to the key of the receptacle it starts in."""
+    """What determines a game. `things` maps the key of each thing to the key of the receptacle it
+    starts in.
+    """
 
     kind: str
     seed: int
@@ -84,23 +87,33 @@ class Problem:
         return {
             "task_type": TYPES[self.kind],
             "pddl_params": {
-                "object_target": self.target, "parent_target": "" if lamp else self.parent,
-                "toggle_target": self.parent if lamp else "", "mrecep_target": "", "object_sliced": False,
+                "object_target": self.target,
+                "parent_target": "" if lamp else self.parent,
+                "toggle_target": self.parent if lamp else "",
+                "mrecep_target": "",
+                "object_sliced": False,
             },
             "scene": {"floor_plan": f"FloorPlan{self.plan.number}", "scene_num": self.plan.number},
             "turk_annotations": {"anns": [{"task_desc": self.sentence, "high_descs": []}]},
-        }  # fmt: skip
+        }
 
 
 def sample(kind: str, seed: int, attempt: int = 0) -> Problem:
-    """The problem of a task type and a seed. Another `attempt` is another problem of the same split."""
+    """The problem of a task type and a seed. Another `attempt` is another problem of the same
+    split.
+    """
     split = split_of(seed)
     rng = random.Random(f"household {GENERATOR} {kind} {seed} {attempt}")
-    plans = [package().plan(number) for number in (package().unseen if split == "test" else package().seen)]
+    plans = [
+        package().plan(number)
+        for number in (package().unseen if split == "test" else package().seen)
+    ]
     plans = [plan for plan in plans if plan.kind in package().rooms[TYPES[kind]]]
     while True:
         problem = _draw(kind, seed, rng.choice(plans), rng)
-        if problem is not None and (split == "test" or _for_validation(problem) == (split == "valid")):
+        if problem is not None and (
+            split == "test" or _for_validation(problem) == (split == "valid")
+        ):
             return problem
 
 
@@ -159,7 +172,7 @@ def _put(things: dict[str, str], kind: str, receptacle: str, rng: random.Random)
             return
 
 
-# -- PDDL ------------------------------------------------------------------------------------------------------------
+# -- PDDL ------------------------------------------------------------------------------------------
 
 
 def _location(plan: FloorPlan, receptacle: str) -> str:
@@ -181,7 +194,9 @@ def _facts(problem: Problem) -> Iterable[str]:
     yield from (f"{kind}Type - rtype" for kind in sorted({*room, problem.parent} - set(kinds)))
     yield from (f"{pddl_id(key)} - object" for key in problem.things)
     yield from (f"{pddl_id(key)} - receptacle" for key in receptacles)
-    yield from (f"{place} - location" for place in sorted({_location(plan, key) for key in receptacles}))
+    yield from (
+        f"{place} - location" for place in sorted({_location(plan, key) for key in receptacles})
+    )
     yield "loc_start - location"
     yield ")"
     yield "(:init"
@@ -191,7 +206,12 @@ def _facts(problem: Problem) -> Iterable[str]:
         yield f"(receptacleAtLocation {pddl_id(key)} {_location(plan, key)})"
         if kind in package().openable:
             yield f"(openable {pddl_id(key)})"
-    yield from (f"(canContain {place}Type {kind}Type)" for place in room for kind in kinds if kind in holds[place])
+    yield from (
+        f"(canContain {place}Type {kind}Type)"
+        for place in room
+        for kind in kinds
+        if kind in holds[place]
+    )
     for key, receptacle in problem.things.items():
         kind, name = key.split("|", 1)[0], pddl_id(key)
         yield f"(objectType {name} {kind}Type)"

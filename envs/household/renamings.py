@@ -21,11 +21,14 @@ COUNT = 31
 def kinds() -> tuple[tuple[str, ...], ...]:
     """Things to carry, receptacles that are opened, and those that are not, as they are shown.
 
-    Appliances and lamps are none of them: what is done with them is not told by the text. Raises ImportError.
+    Appliances and lamps are none of them: what is done with them is not told by the text. Raises
+    ImportError.
     """
     files = package()
     plans = [files.plan(number) for number in (*files.seen, *files.unseen)]
-    places = {receptacle_type(key) for plan in plans for key in plan.receptacles} - set(APPLIANCES.values())
+    places = {receptacle_type(key) for plan in plans for key in plan.receptacles} - set(
+        APPLIANCES.values()
+    )
     carried = {thing for things in files.holds.values() for thing in things}
     present = {thing for plan in plans for thing in plan.objects}
     kinds = carried & present - places, places & files.openable, places - files.openable
@@ -39,6 +42,8 @@ def renamings() -> tuple[Mapping[str, str], ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Every kind of thing, receptacle, appliance and lamp, as it is shown. Raises ImportError without the package."""
+    """Every kind of thing, receptacle, appliance and lamp, as it is shown. Raises ImportError
+    without the package.
+    """
     fixed = sorted(name.lower() for name in (*APPLIANCES.values(), LAMP))
     return (*(name for kind in kinds() for name in kind), *fixed)

@@ -3,7 +3,8 @@
     package().grammar                     # alfred.twl2, as text
     package().plan(301).receptacles       # {'Bed|-00.64|+00.00|+00.87': (0.75, 1.25, 270, 30), ...}
 
-The package itself is never imported: its import makes a folder and sets ALFWORLD_DATA for the whole process.
+The package itself is never imported: its import makes a folder and sets ALFWORLD_DATA for the whole
+process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ APPLIANCES = {"clean": "SinkBasin", "heat": "Microwave", "cool": "Fridge"}
 
 @dataclass(frozen=True)
 class FloorPlan:
-    """A room: its number, its receptacles with the place to stand (x, z in metres, rotation, horizon), its things."""
+    """A room: its number, its receptacles with the place to stand (x, z in metres, rotation,
+    horizon), its things.
+    """
 
     number: int
     receptacles: dict[str, tuple[float, float, float, float]]
@@ -73,7 +76,9 @@ class Package:
         self.unseen: tuple[int, ...] = tuple(sorted(constants.TEST_SCENE_NUMBERS))
 
     def _module(self, name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"_turnrl_alfworld_{name}", self.home / "gen" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"_turnrl_alfworld_{name}", self.home / "gen" / f"{name}.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -86,7 +91,9 @@ class Package:
         layouts = self.home / "gen" / "layouts"
         places = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text("utf-8"))
         things = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text("utf-8"))
-        return FloorPlan(number, {key: tuple(places[key]) for key in sorted(places)}, tuple(sorted(set(things))))
+        return FloorPlan(
+            number, {key: tuple(places[key]) for key in sorted(places)}, tuple(sorted(set(things)))
+        )
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +104,9 @@ def package() -> Package:
 
 @lru_cache(maxsize=1)
 def versions() -> str:
-    """Versions that decide what a game is and how it is played, as a folder name. Raises ImportError."""
+    """Versions that decide what a game is and how it is played, as a folder name. Raises
+    ImportError.
+    """
     try:
         names = ("alfworld", "textworld", "fast_downward_textworld")
         return "-".join(version(name) for name in names)

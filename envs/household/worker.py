@@ -4,9 +4,9 @@
     {"compile": "game.tw-pddl", "out": "compiled.json.gz"}
     {"ok": true, "seconds": 0.41}            or            {"ok": false, "error": "..."}
 
-Everything that must not happen in a process that plays happens here: the translator's changes to ``sys.argv`` and
-``sys.stdout``, and the planner, which runs once per generated game. It ends when its input ends or after `IDLE_SECONDS`
-without a job.
+Everything that must not happen in a process that plays happens here: the translator's changes to
+``sys.argv`` and ``sys.stdout``, and the planner, which runs once per generated game. It ends when
+its input ends or after `IDLE_SECONDS` without a job.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ def write_game(env: Any, job: dict[str, Any], folder: Path) -> None:
     else:
         raise RuntimeError(f"the planner finds no way to win any of {ATTEMPTS} problems")
     folder.mkdir(parents=True)
-    (folder / "game.tw-pddl").write_text(json.dumps(game | {"walkthrough": compiled["walkthrough"]}), "utf-8")
+    (folder / "game.tw-pddl").write_text(
+        json.dumps(game | {"walkthrough": compiled["walkthrough"]}), "utf-8"
+    )
     (folder / "traj_data.json").write_text(json.dumps(problem.trajectory()), "utf-8")
     write_compiled(folder / "compiled.json.gz", compiled)
 
 
 def write_compiled(path: Path, compiled: dict[str, Any]) -> None:
     """Keep compiled data; the same data is the same bytes."""
-    path.write_bytes(gzip.compress(json.dumps(compiled, sort_keys=True).encode(), compresslevel=6, mtime=0))
+    path.write_bytes(
+        gzip.compress(json.dumps(compiled, sort_keys=True).encode(), compresslevel=6, mtime=0)
+    )
 
 
 def answer(env: Any, job: dict[str, Any]) -> dict[str, Any]:

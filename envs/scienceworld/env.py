@@ -4,8 +4,8 @@
     text, info = env.reset(options={"task": env.tasks("test")[0]})
     text, reward, terminated, truncated, info = env.step("open door to kitchen")
 
-Every instance has a Java process of its own, from the first reset to `close`. Rewards are differences of
-the score: a won episode's sum to 1, a failed one's to 0. Success is a score of 100.
+Every instance has a Java process of its own, from the first reset to `close`. Rewards are
+differences of the score: a won episode's sum to 1, a failed one's to 0. Success is a score of 100.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ _TELEPORT, _CONNECT = "teleport to PLACE, ", "connect X to Y, disconnect X, "
 
 
 class ScienceWorldEnv(TextEnv):
-    """Tasks of elementary science: change the state of matter, grow plants, build circuits, find animals.
+    """Tasks of elementary science: change the state of matter, grow plants, build circuits, find
+    animals.
 
     Args:
         task: one of the 30 task names, a list of them, or None for all.
-        simplification: 'easy' (all of them), '' (none), or some of 'teleportAction', 'openDoors', 'openContainers',
-            'selfWateringFlowerPots', 'noElectricalAction', with commas.
-        generalisation: None for upstream's splits; 'L0', 'L1' or 'L2' train on the seen task types and test on seen
-            variations of them, unseen variations of them, or on the held-out types.
+        simplification: 'easy' (all of them), '' (none), or some of 'teleportAction', 'openDoors',
+            'openContainers', 'selfWateringFlowerPots', 'noElectricalAction', with commas.
+        generalisation: None for upstream's splits; 'L0', 'L1' or 'L2' train on the seen task types
+            and test on seen variations of them, unseen variations of them, or on the held-out
+            types.
         heap_mb: most MiB that the Java process may use for its objects. No part of a Task.
 
-    Raises UserError for parameters that are unknown or impossible, and where Java is missing or too old.
+    Raises UserError for parameters that are unknown or impossible, and where Java is missing or too
+    old.
     """
 
     instructions = _RULES
@@ -71,7 +74,10 @@ class ScienceWorldEnv(TextEnv):
         given = {"task": task, "simplification": simplification, "generalisation": generalisation}
         self.checked = check({**given, **unknown})
         if heap_mb < 1:
-            raise UserError(f"scienceworld/task: heap_mb={heap_mb}: use a positive number of MiB, {HEAP_MB} is usual")
+            raise UserError(
+                f"scienceworld/task: heap_mb={heap_mb}: use a positive number of MiB, {HEAP_MB} is"
+                " usual"
+            )
         super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump())
         self._heap_mb = heap_mb
         self._game: Game | None = None
@@ -91,7 +97,8 @@ class ScienceWorldEnv(TextEnv):
     def expert_action(self) -> str | None:
         """The next action of upstream's gold path, or None once the episode has left it.
 
-        Actions during which nothing happens (looking, the inventory, what is not understood) do not leave it.
+        Actions during which nothing happens (looking, the inventory, what is not understood) do not
+        leave it.
         """
         if self._over or self._game is None or self._followed is None or self.current is None:
             return None
@@ -99,7 +106,11 @@ class ScienceWorldEnv(TextEnv):
             self._gold = self.current, self._game.gold()
             self._followed = self._along(self._played)
         path = self._gold[1]
-        return path[self._followed] if self._followed is not None and self._followed < len(path) else None
+        return (
+            path[self._followed]
+            if self._followed is not None and self._followed < len(path)
+            else None
+        )
 
     def close(self) -> None:
         """End the Java process. The instance may be reset again."""
@@ -119,9 +130,12 @@ class ScienceWorldEnv(TextEnv):
         self._followed, self._played, self._asked = 0, [], False
         self._reached = reached(game.goals())
         return Outcome(
-            f"{game.description()}\n\n{first.text.strip()}", admissible=self._admissible(first.text),
-            score=float(first.score), progress=first.score / _WON, milestones=self._reached,
-        )  # fmt: skip
+            f"{game.description()}\n\n{first.text.strip()}",
+            admissible=self._admissible(first.text),
+            score=float(first.score),
+            progress=first.score / _WON,
+            milestones=self._reached,
+        )
 
     def _load(self, *wanted: Any) -> Reply:
         # Until it is loaded there is no game: one that died or failed is not tried again.
@@ -129,7 +143,9 @@ class ScienceWorldEnv(TextEnv):
         if game is not None:
             try:
                 first = game.load(*wanted)
-            except RuntimeError:  # it died since the last episode, and this one can have a new process
+            except (
+                RuntimeError
+            ):  # it died since the last episode, and this one can have a new process
                 game.close()
             else:
                 self._game = game
@@ -140,13 +156,20 @@ class ScienceWorldEnv(TextEnv):
 
     def _wanted(self, task: Task) -> tuple[str, str]:
         if not task.env.startswith("scienceworld/task-"):
-            raise UserError(f"task '{task.id}' is not a scienceworld/task task: play it with turnrl.make_for(task)")
+            raise UserError(
+                f"task '{task.id}' is not a scienceworld/task task: play it with"
+                " turnrl.make_for(task)"
+            )
         checked = check(task.params)
         if not isinstance(checked.task, str):
-            raise UserError(f"task '{task.id}' must name one of the 30 tasks in its parameter 'task'")
+            raise UserError(
+                f"task '{task.id}' must name one of the 30 tasks in its parameter 'task'"
+            )
         count = sum(len(variations) for variations in table()[checked.task].values())
         if task.seed >= count:
-            raise UserError(f"task '{task.id}': {checked.task} has {count} variations, counted from 0")
+            raise UserError(
+                f"task '{task.id}': {checked.task} has {count} variations, counted from 0"
+            )
         return checked.task, checked.simplification
 
     def _act(self, action: str) -> Outcome:
@@ -163,10 +186,16 @@ class ScienceWorldEnv(TextEnv):
         earned = 0.0 if lost else (reply.score - self._given) / (_WON - self._given)
         reward, self._earned = earned - self._earned, earned
         return Outcome(
-            reply.text.strip(), reward=reward, ended=over, success=won,
-            valid=not reply.text.startswith(_UNMATCHED), admissible=possible,
-            score=float(reply.score), progress=max(reply.score, 0) / _WON, milestones=self._reached,
-        )  # fmt: skip
+            reply.text.strip(),
+            reward=reward,
+            ended=over,
+            success=won,
+            valid=not reply.text.startswith(_UNMATCHED),
+            admissible=possible,
+            score=float(reply.score),
+            progress=max(reply.score, 0) / _WON,
+            milestones=self._reached,
+        )
 
     def _admissible(self, text: str) -> list[str] | None:
         if "admissible_actions" not in self.extras:

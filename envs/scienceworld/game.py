@@ -5,9 +5,10 @@
     reply = game.step("open door to kitchen")    # text, score from -100 to 100, completed, whether time passed
     game.possible(); game.goals(); game.gold()   # none of them changes what happens next
 
-The simulator draws from one unseeded generator, at loading (books, pictures, the order of things) and while playing
-(bees and other animals). It is seeded here from the task, and whatever is only asked puts the generator back. With the
-hash codes that `java` fixes, a task and a list of actions then give the same words in every process.
+The simulator draws from one unseeded generator, at loading (books, pictures, the order of things)
+and while playing (bees and other animals). It is seeded here from the task, and whatever is only
+asked puts the generator back. With the hash codes that `java` fixes, a task and a list of actions
+then give the same words in every process.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Game:
         self.java.close()
 
     def load(self, name: str, variation: int, simplification: str) -> Reply:
-        """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks pay for it."""
+        """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks
+        pay for it.
+        """
         self._task = (name, variation, simplification)
         self._load(self._play, gold=False)
         return self.step("look around")
@@ -81,19 +84,24 @@ class Game:
         return text.strip()
 
     def possible(self) -> list[str]:
-        """Every action with objects that the simulator calls valid now and would understand, each once.
+        """Every action with objects that the simulator calls valid now and would understand, each
+        once.
 
-        Its own list (https://github.com/allenai/ScienceWorld, `AgentInterface.scala`) has things in closed containers
-        too, and its parser knows none of them: in a kitchen nearly half of the list is refused.
+        Its own list (https://github.com/allenai/ScienceWorld, `AgentInterface.scala`) has things in
+        closed containers too, and its parser knows none of them: in a kitchen nearly half of the
+        list is refused.
         """
         text: str = self.java.call(self._play, "getValidActionObjectCombinationsJSON")
         near = self._within_reach()
         self._put_back()
         items = json.loads(text)["validActions"]
-        return list(dict.fromkeys(
-            item["action"] for item in items
-            if near.issuperset(item["obj_ids"]) or item["action"].startswith(_ANYWHERE)
-        ))  # fmt: skip
+        return list(
+            dict.fromkeys(
+                item["action"]
+                for item in items
+                if near.issuperset(item["obj_ids"]) or item["action"].startswith(_ANYWHERE)
+            )
+        )
 
     def goals(self) -> str:
         """The table of sub-goals."""
@@ -101,7 +109,9 @@ class Game:
         return text
 
     def gold(self) -> list[str]:
-        """Actions that win from the beginning of this task, as upstream's agent played them in this very game."""
+        """Actions that win from the beginning of this task, as upstream's agent played them in this
+        very game.
+        """
         if self._oracle is None:
             self._oracle = self.java.new(_INTERFACE)
         self._load(self._oracle, gold=True)
@@ -115,14 +125,18 @@ class Game:
         return zlib.crc32(f"{name} {variation} {simplification}".encode())
 
     def _within_reach(self) -> set[int]:
-        """Numbers of the things that the parser looks among: those in the room and with the agent, unless shut away."""
+        """Numbers of the things that the parser looks among: those in the room and with the agent,
+        unless shut away.
+        """
         java = self.java
         interface = Ref(java.call(Ref(java.call(self._play, "agentInterface")), "get"))
         parser, agent = Ref(java.call(interface, "inputParser")), Ref(java.call(interface, "agent"))
         room = Ref(java.call(Ref(java.call(agent, "getContainer")), "get"))
         numbers: set[int] = set()
         for root in (room, agent):
-            names = Ref(java.call(parser, "getAllUniqueReferentsLUT", Argument(f"r{root}\n"), True, False))
+            names = Ref(
+                java.call(parser, "getAllUniqueReferentsLUT", Argument(f"r{root}\n"), True, False)
+            )
             text: str = java.call(Ref(java.call(names, "keys")), "mkString", ",")
             numbers.update(int(number) for number in text.split(",") if number)
         return numbers
@@ -146,19 +160,24 @@ class Game:
     def _open_random(self) -> Ref:
         """The field of Java's generator that holds its state."""
         java = self.java
-        field = Ref(java.call(Ref(java.call(self._generator, "getClass")), "getDeclaredField", "seed"))
+        field = Ref(
+            java.call(Ref(java.call(self._generator, "getClass")), "getDeclaredField", "seed")
+        )
         java.call(field, "setAccessible", True)
         return field
 
 
 def variations(heap_mb: int) -> dict[str, dict[str, list[int]]]:
-    """Upstream's variations by task name and split, asked in a process of its own. About two seconds."""
+    """Upstream's variations by task name and split, asked in a process of its own. About two
+    seconds.
+    """
     java = Java(heap_mb)
     try:
         game = java.new(_INTERFACE)
         found = {}
         for name in java.lines(game, "getTaskNames"):
-            # What loading the task does first; the rest of loading is not needed to know its splits.
+            # What loading the task does first; the rest of loading is not needed to know its
+            # splits.
             java.call(game, "taskStr_$eq", name)
             lists = [
                 json.loads(java.call(Ref(java.call(game, f"getVariations{split}")), "toString"))

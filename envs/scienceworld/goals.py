@@ -2,8 +2,8 @@
 
     reached(table)       # ['subgoal:move to a new location', 'goal:focus on task object']
 
-The table has two parts, the goals that must come in order and the unordered ones; a line of either has a number, 'true'
-or 'false', the kind of goal and its words, with tabs between them.
+The table has two parts, the goals that must come in order and the unordered ones; a line of either
+has a number, 'true' or 'false', the kind of goal and its words, with tabs between them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ _PARTS = {"Sequential Subgoals:": "goal", "Unordered and Optional Subgoals:": "s
 
 
 def reached(table: str) -> list[str]:
-    """Names of the goals that are true, in the order of the table. Of equal words the second is called '... (2)'."""
+    """Names of the goals that are true, in the order of the table. Of equal words the second is
+    called '... (2)'.
+    """
     part, found = "", []
     named: Counter[str] = Counter()
     for line in table.splitlines():

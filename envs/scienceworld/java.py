@@ -6,9 +6,10 @@
     java.call(game, "step", "look around")        # 'This room is called the hallway. ...'
     java.close()
 
-The process serves py4j's gateway; this module speaks its protocol over one socket, without py4j's finalizers, callback
-server and logging, so that nothing is said or sent behind the player's back when the process dies. The process ends
-when its standard input does, so it cannot outlive this one, however this one ends.
+The process serves py4j's gateway; this module speaks its protocol over one socket, without py4j's
+finalizers, callback server and logging, so that nothing is said or sent behind the player's back
+when the process dies. The process ends when its standard input does, so it cannot outlive this one,
+however this one ends.
 """
 
 from __future__ import annotations
@@ -37,28 +38,41 @@ _FIRST_CLOSED = 9
 Ref = NewType("Ref", str)
 """A Java object, by the name the gateway gave it."""
 _FLAGS = (
-    "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-    # Hash sets of objects without a hash of their own are walked in the same order in every process.
-    "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2",
-    # No file in /tmp, and none in the current directory when it crashes; better dead than swapping garbage.
-    "-XX:-UsePerfData", "-XX:+SuppressFatalErrorMessage", "-XX:+ExitOnOutOfMemoryError",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    # Hash sets of objects without a hash of their own are walked in the same order in every
+    # process.
+    "-XX:+UnlockExperimentalVMOptions",
+    "-XX:hashCode=2",
+    # No file in /tmp, and none in the current directory when it crashes; better dead than swapping
+    # garbage.
+    "-XX:-UsePerfData",
+    "-XX:+SuppressFatalErrorMessage",
+    "-XX:+ExitOnOutOfMemoryError",
     "-XX:+IgnoreUnrecognizedVMOptions",
-)  # fmt: skip
+)
 # Ctrl-C is the player's to handle; an ignored signal stays ignored after exec.
 _IGNORE_INTERRUPT = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 _LAST_LINES = 20
 
 
 def find_java() -> tuple[str, int]:
-    """Path and version of a Java that can run the simulator. Raises UserError where there is none, or an older one."""
+    """Path and version of a Java that can run the simulator. Raises UserError where there is none,
+    or an older one.
+    """
     path = shutil.which("java")
     hint = "install a Java runtime, e.g. apt install openjdk-17-jre-headless"
     if path is None:
-        raise UserError(f"scienceworld needs Java {OLDEST_JAVA} or later, and there is no 'java' on the PATH: {hint}")
+        raise UserError(
+            f"scienceworld needs Java {OLDEST_JAVA} or later, and there is no 'java' on the PATH:"
+            f" {hint}"
+        )
     version = _version(path)
     if version is None or version < OLDEST_JAVA:
         found = f"is Java {version}" if version else "does not say its version"
-        raise UserError(f"scienceworld needs Java {OLDEST_JAVA} or later, and {path} {found}: {hint}")
+        raise UserError(
+            f"scienceworld needs Java {OLDEST_JAVA} or later, and {path} {found}: {hint}"
+        )
     return path, version
 
 
@@ -67,7 +81,11 @@ def _version(path: str) -> int | None:
     """8 for 'java version "1.8.0_442"', 17 for 'openjdk version "17.0.15"', None for anything else."""
     try:
         done = subprocess.run(
-            [path, "-XX:-UsePerfData", "-version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60
+            [path, "-XX:-UsePerfData", "-version"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -76,7 +94,8 @@ def _version(path: str) -> int | None:
 
 
 class Java:
-    """A running Java process with the simulator on its class path. Not for use by two threads at once.
+    """A running Java process with the simulator on its class path. Not for use by two threads at
+    once.
 
     Args:
         heap_mb: most MiB that its objects may take.
@@ -88,14 +107,18 @@ class Java:
 
     def __init__(self, heap_mb: int) -> None:
         path, version = find_java()
-        opened = ("--add-opens=java.base/java.util=ALL-UNNAMED",) if version >= _FIRST_CLOSED else ()
+        opened = (
+            ("--add-opens=java.base/java.util=ALL-UNNAMED",) if version >= _FIRST_CLOSED else ()
+        )
         command = [path, f"-Xmx{heap_mb}m", *_FLAGS, *opened, "-cp", JAR_PATH]
         self.process = subprocess.Popen(
             [*_IGNORE_INTERRUPT, *command, "py4j.GatewayServer", "--die-on-broken-pipe", "0"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             # It reads a table of its own there, and writes one where there is none.
             cwd=BASEPATH,
-        )  # fmt: skip
+        )
         assert self.process.stdout is not None
         self._said: deque[bytes] = deque(maxlen=_LAST_LINES)
         self._link = socket.socket()
@@ -107,12 +130,16 @@ class Java:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
-                raise RuntimeError(f"the ScienceWorld simulator does not start: {self._last_words()}") from error
+                raise RuntimeError(
+                    f"the ScienceWorld simulator does not start: {self._last_words()}"
+                ) from error
             raise
         self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._replies = self._link.makefile("rb")
         # It prints at every step and would wait for ever once the pipe is full.
-        threading.Thread(target=_listen, args=(self.process.stdout, self._said), daemon=True).start()
+        threading.Thread(
+            target=_listen, args=(self.process.stdout, self._said), daemon=True
+        ).start()
 
     def _port(self, output: IO[bytes]) -> int:
         """The gateway prints it first; what the environment makes Java say may come before."""
@@ -132,7 +159,10 @@ class Java:
 
     def call(self, target: Ref, method: str, *arguments: object) -> Any:
         """What the method returns: text, a number, a truth value, None, or the Ref of an object."""
-        parts = [part.part if isinstance(part, Argument) else get_command_part(part) for part in arguments]
+        parts = [
+            part.part if isinstance(part, Argument) else get_command_part(part)
+            for part in arguments
+        ]
         return self._ask(f"c\n{target}\n{method}\n{''.join(parts)}")
 
     def lines(self, target: Ref, method: str, *arguments: object) -> list[str]:
@@ -152,7 +182,9 @@ class Java:
             # Whatever interrupts the wait, the next reply would be that of this command.
             self.close()
             if isinstance(error, OSError):
-                raise RuntimeError(f"the ScienceWorld simulator died: {self._last_words()}") from error
+                raise RuntimeError(
+                    f"the ScienceWorld simulator died: {self._last_words()}"
+                ) from error
             raise
         kind, value = reply[1:3], reply[3:-1]
         if not kind.startswith("y"):
@@ -167,16 +199,24 @@ class Java:
 
 
 class Argument:
-    """An argument that Python has no type for, as the protocol writes it: 'L5' is a long, 'ro3' the object o3."""
+    """An argument that Python has no type for, as the protocol writes it: 'L5' is a long, 'ro3' the
+    object o3.
+    """
 
     def __init__(self, part: str) -> None:
         self.part = part
 
 
 _READ: dict[str, Any] = {
-    "s": unescape_new_line, "i": int, "L": int, "d": float, "b": "true".__eq__, "n": lambda _: None,
-    "v": lambda _: None, "": lambda _: None,
-}  # fmt: skip
+    "s": unescape_new_line,
+    "i": int,
+    "L": int,
+    "d": float,
+    "b": "true".__eq__,
+    "n": lambda _: None,
+    "v": lambda _: None,
+    "": lambda _: None,
+}
 
 
 def _listen(output: IO[bytes], said: deque[bytes]) -> None:

@@ -12,11 +12,20 @@ from ...plugins import UserError, explain, nearest
 
 TASKS: tuple[str, ...] = tuple(ID2TASK.values())
 """The 30 task names, in the order of the benchmark's numbers."""
-HELD_OUT: tuple[str, ...] = tuple({id.partition("-")[0]: name for id, name in ID2TASK.items()}.values())
-"""The last task of each of the benchmark's ten groups: what generalisation to unseen tasks is measured on."""
+HELD_OUT: tuple[str, ...] = tuple(
+    {id.partition("-")[0]: name for id, name in ID2TASK.items()}.values()
+)
+"""The last task of each of the benchmark's ten groups: what generalisation to unseen tasks is
+measured on.
+"""
 SIMPLIFICATIONS = (
-    "easy", "teleportAction", "openDoors", "openContainers", "selfWateringFlowerPots", "noElectricalAction",
-)  # fmt: skip
+    "easy",
+    "teleportAction",
+    "openDoors",
+    "openContainers",
+    "selfWateringFlowerPots",
+    "noElectricalAction",
+)
 
 
 def electrical(name: str) -> bool:
@@ -41,7 +50,11 @@ class ScienceParams(BaseModel):
         for name in names or []:
             if name not in TASKS:
                 raise ValueError(f"no task '{name}'; {nearest(name, list(TASKS))}")
-        return task if isinstance(task, str) or names is None else [name for name in TASKS if name in names]
+        return (
+            task
+            if isinstance(task, str) or names is None
+            else [name for name in TASKS if name in names]
+        )
 
     @field_validator("simplification")
     @classmethod
@@ -49,7 +62,9 @@ class ScienceParams(BaseModel):
         words = [word.strip() for word in text.split(",")] if text.strip() else []
         for word in words:
             if word not in SIMPLIFICATIONS:
-                raise ValueError(f"no simplification '{word}'; {nearest(word, list(SIMPLIFICATIONS))}")
+                raise ValueError(
+                    f"no simplification '{word}'; {nearest(word, list(SIMPLIFICATIONS))}"
+                )
         # One spelling for one meaning, as it stands in the id of a Task.
         return ",".join(word for word in SIMPLIFICATIONS if word in words)
 
@@ -57,12 +72,19 @@ class ScienceParams(BaseModel):
     def _fits(self) -> ScienceParams:
         wired = [name for name in self.names if electrical(name)]
         if wired and "noElectricalAction" in self.simplification:
-            raise ValueError(f"noElectricalAction leaves no way to do '{wired[0]}': choose other tasks with task=[...]")
+            raise ValueError(
+                f"noElectricalAction leaves no way to do '{wired[0]}': choose other tasks with"
+                " task=[...]"
+            )
         if self.generalisation and not self.played(unseen=self.generalisation == "L2"):
             kind = "held-out" if self.generalisation == "L2" else "seen"
-            raise ValueError(f"generalisation={self.generalisation} needs a {kind} task, and task names none")
+            raise ValueError(
+                f"generalisation={self.generalisation} needs a {kind} task, and task names none"
+            )
         if self.generalisation and not self.played(unseen=False):
-            raise ValueError("generalisation needs a seen task to train on, and task names only held-out ones")
+            raise ValueError(
+                "generalisation needs a seen task to train on, and task names only held-out ones"
+            )
         return self
 
     @property
@@ -82,4 +104,6 @@ def check(params: Mapping[str, Any]) -> ScienceParams:
     try:
         return ScienceParams.model_validate(dict(params))
     except ValidationError as error:
-        raise UserError(explain(error, "scienceworld/task", {"": list(ScienceParams.model_fields)})) from None
+        raise UserError(
+            explain(error, "scienceworld/task", {"": list(ScienceParams.model_fields)})
+        ) from None

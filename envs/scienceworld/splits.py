@@ -38,9 +38,11 @@ def _read(path: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def pairs(params: ScienceParams, split: Split) -> Pairs:
-    """(task name, variation) of a split: the first variation of every task, then the second of every task, and so on.
+    """(task name, variation) of a split: the first variation of every task, then the second of
+    every task, and so on.
 
-    So the first tasks of a split are a sample of all kinds, whatever their numbers of variations are.
+    So the first tasks of a split are a sample of all kinds, whatever their numbers of variations
+    are.
     """
     level, source = params.generalisation, split
     unseen = level == "L2" and split != "train"
@@ -53,7 +55,9 @@ def pairs(params: ScienceParams, split: Split) -> Pairs:
 
 
 class VariationTasks(LazyTasks):
-    """Tasks of a split, made when they are asked for. Each names its own task type and simplification, nothing else."""
+    """Tasks of a split, made when they are asked for. Each names its own task type and
+    simplification, nothing else.
+    """
 
     def __init__(self, env: str, params: ScienceParams, split: Split) -> None:
         self._env, self._simplification, self._split = env, params.simplification, split

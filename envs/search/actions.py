@@ -1,11 +1,11 @@
-"""The grammar of actions. One canonical form, ``search[words]``, ``read[title]``, ``answer[text]``, and two others that
-mean the same::
+"""The grammar of actions. One canonical form, ``search[words]``, ``read[title]``, ``answer[text]``,
+and two others that mean the same::
 
     <search>words</search>                                            # Search-R1's spans, text around them ignored
     {"name": "search", "arguments": {"query": "words"}}               # a tool call, also inside <tool_call> tags
 
-`canonical` rewrites those into the first before the sanitiser looks, so that a query with an escaped quotation mark
-or a line break arrives whole.
+`canonical` rewrites those into the first before the sanitiser looks, so that a query with an
+escaped quotation mark or a line break arrives whole.
 
 Source: the spans and that the first one counts are Search-R1's (PeterGriffinJin/Search-R1); its
 rule that an answer needs two spans belongs to its prompt and is left out.
@@ -36,7 +36,9 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the player wants. `text` is not blank, and in Unicode's composed form as all that it is compared with."""
+    """What the player wants. `text` is not blank, and in Unicode's composed form as all that it is
+    compared with.
+    """
 
     verb: Verb
     text: str
@@ -48,13 +50,20 @@ class Action:
 TOOLS = [
     tool("search", "Look for pages that contain these words.", query="the words"),
     tool("read", "Show a page by its title.", title="the title"),
-    tool("answer", "Give the final answer. This ends the episode.", answer="the answer, as short as possible"),
+    tool(
+        "answer",
+        "Give the final answer. This ends the episode.",
+        answer="the answer, as short as possible",
+    ),
 ]
 
 
 def canonical(text: str) -> str:
-    """The canonical form of a span or a tool call; any other text as it is. Never raises, for any text."""
-    # Nothing that long can be an action; it is left to the sanitiser, which refuses it without looking.
+    """The canonical form of a span or a tool call; any other text as it is. Never raises, for any
+    text.
+    """
+    # Nothing that long can be an action; it is left to the sanitiser, which refuses it without
+    # looking.
     if len(text) > 16 * LONGEST:
         return text
     action = _bracketed(text) or _called(text) or _spanned(text)
@@ -62,7 +71,9 @@ def canonical(text: str) -> str:
 
 
 def parse(text: str) -> Action | None:
-    """An action in canonical form, or None: no known verb, nothing in the brackets, something around them."""
+    """An action in canonical form, or None: no known verb, nothing in the brackets, something
+    around them.
+    """
     return _bracketed(text)
 
 
@@ -79,7 +90,9 @@ def _spanned(text: str) -> Action | None:
 def _called(text: str) -> Action | None:
     wrapped = _CALL.search(text)
     call = _loads(wrapped[1] if wrapped else text)
-    verb = next((verb for verb in ARGUMENTS if isinstance(call, dict) and call.get("name") == verb), None)
+    verb = next(
+        (verb for verb in ARGUMENTS if isinstance(call, dict) and call.get("name") == verb), None
+    )
     if verb is None:
         return None
     arguments = call.get("arguments")

@@ -28,28 +28,33 @@ from .score import exact_match, f1
 from .store import Passage, Question
 
 NUMBERS_PER_SPLIT = 10_000_000
-"""The seed of a task is the number of its question, plus this for valid, plus twice this for test."""
+"""The seed of a task is the number of its question, plus this for valid, plus twice this for test.
+"""
 _READING = """Answer the question. You can search for pages and read them before you answer.
 search[words] lists the pages that fit best, read[title] shows one page, answer[text] is your final answer, once.
 The answer is a name, a year or a few words, written as on the pages: answer[1871]."""
 
 
 class SearchEnv(TextEnv):
-    """A question; search, read, answer. The answer ends the episode; it is right if it matches exactly.
+    """A question; search, read, answer. The answer ends the episode; it is right if it matches
+    exactly.
 
     Args:
-        data: file or folder of questions (see `readers` and `library`); None is the generated encyclopedia.
+        data: file or folder of questions (see `readers` and `library`); None is the generated
+            encyclopedia.
         corpus: file of passages to search; None: those that came with the questions.
         retriever: 'bm25', or {name: bm25 | http | dense, ...its settings}.
         hops: only questions with so many supporting pages.
         topk: passages that a search shows (1 to 20).
-        observation_chars: characters of an observation, about; a search shares them among its passages.
+        observation_chars: characters of an observation, about; a search shares them among its
+            passages.
         reward: of the answer, 'em' (1 for an exact match) or 'f1'.
         pages: size of the generated encyclopedia (300 to 200,000).
         world: seed of the generated encyclopedia.
 
     Raises:
-        UserError: for bad parameters, files that are missing or malformed, questions without passages.
+        UserError: for bad parameters, files that are missing or malformed, questions without
+            passages.
         RetrieverError: from `step`, if the retriever fails.
     """
 
@@ -75,9 +80,17 @@ class SearchEnv(TextEnv):
         **unknown: Any,
     ) -> None:
         asked = {
-            "data": data, "corpus": corpus, "retriever": retriever, "hops": hops, "topk": topk,
-            "observation_chars": observation_chars, "reward": reward, "pages": pages, "world": world, **unknown,
-        }  # fmt: skip
+            "data": data,
+            "corpus": corpus,
+            "retriever": retriever,
+            "hops": hops,
+            "topk": topk,
+            "observation_chars": observation_chars,
+            "reward": reward,
+            "pages": pages,
+            "world": world,
+            **unknown,
+        }
         self.checked = check(asked)
         if self.checked.retriever.name == "bm25":
             _import_engine()
@@ -95,19 +108,29 @@ class SearchEnv(TextEnv):
         """Titles that the last search or reading showed."""
         self._tried: set[str] = set()
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
-        """Make or read the questions, and build the index. Takes one process, whatever `workers` says."""
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
+        """Make or read the questions, and build the index. Takes one process, whatever `workers`
+        says.
+        """
         from ..terminal import Terminal
 
         console = Terminal(stderr=True)
-        with console.status("preparing search/qa") if progress and console.is_terminal else nullcontext():
+        with (
+            console.status("preparing search/qa")
+            if progress and console.is_terminal
+            else nullcontext()
+        ):
             self._open()
             self._index()
 
     def expert_action(self) -> str | None:
-        """Search for the next page of the chain, read it if some of it was left out, answer when all were seen.
+        """Search for the next page of the chain, read it if some of it was left out, answer when
+        all were seen.
 
-        Where no chain is known the question itself is searched for. None if no gold answer can be said in an action.
+        Where no chain is known the question itself is searched for. None if no gold answer can be
+        said in an action.
         """
         plan = [] if self._over else self._sayable(self._plan())
         return next((action for action in plan if action not in self._tried), None)
@@ -127,12 +150,14 @@ class SearchEnv(TextEnv):
         said = [clean(str(action), self.grammar)[0] or "" for action in actions]
         return [str(action) for action in map(parse, said) if action is not None]
 
-    # -- the three methods -------------------------------------------------------------------------------------------
+    # -- the three methods -------------------------------------------------------------------------
 
     def _tasks(self, split: Split) -> Sequence[Task]:
         numbers = open_library(self.checked).numbers(split, self.checked.hops)
         if not numbers:
-            raise UserError(f"search/qa: the split '{split}' has no question with hops={self.checked.hops}")
+            raise UserError(
+                f"search/qa: the split '{split}' has no question with hops={self.checked.hops}"
+            )
         first = NUMBERS_PER_SPLIT * SPLITS.index(split)
         return self.seeded([first + number for number in numbers], split)
 
@@ -141,7 +166,8 @@ class SearchEnv(TextEnv):
         found = self._open().question(SPLITS[place], number) if place < len(SPLITS) else None
         if found is None:
             raise UserError(
-                f"search/qa: there is no question for the seed {task.seed}: take tasks from env.tasks(split)"
+                f"search/qa: there is no question for the seed {task.seed}: take tasks from"
+                " env.tasks(split)"
             )
         self._question, self._seen, self._whole = found, [], set()
         self._listed, self._recent, self._tried = {}, [], set()
@@ -160,7 +186,7 @@ class SearchEnv(TextEnv):
             return self._answer(wanted.text)
         return self._search(wanted.text) if wanted.verb == "search" else self._read(wanted.text)
 
-    # -- search, read, answer ----------------------------------------------------------------------------------------
+    # -- search, read, answer ----------------------------------------------------------------------
 
     def _open(self) -> Library:
         """The library as it is now: a file may have been written to since the last episode."""
@@ -179,7 +205,9 @@ class SearchEnv(TextEnv):
         passages = self._index().search(query, self.checked.topk)
         self._recent = []
         room = self.checked.observation_chars // self.checked.topk
-        lines = [f"Doc {n}(Title: {p.title}) {self._show(p, room)}" for n, p in enumerate(passages, 1)]
+        lines = [
+            f"Doc {n}(Title: {p.title}) {self._show(p, room)}" for n, p in enumerate(passages, 1)
+        ]
         return self._outcome("\n".join(lines) or "Nothing was found.")
 
     def _read(self, title: str) -> Outcome:
@@ -188,7 +216,9 @@ class SearchEnv(TextEnv):
             return self._outcome(f"Invalid action: there is no page '{title}'.", valid=False)
         self._recent = []
         room = self.checked.observation_chars // len(passages)
-        return self._outcome("\n".join([passages[0].title, *(self._show(p, room, read=True) for p in passages)]))
+        return self._outcome(
+            "\n".join([passages[0].title, *(self._show(p, room, read=True) for p in passages)])
+        )
 
     def _answer(self, said: str) -> Outcome:
         right, share = exact_match(said, self._question.answers), f1(said, self._question.answers)
@@ -202,7 +232,11 @@ class SearchEnv(TextEnv):
         if corpus is not None:
             return [corpus[row] for row in corpus.find(title)[: self.checked.topk]]
         key = title.casefold()
-        return [p for p in self._listed if key in (" ".join(p.title.split()).casefold(), p.id.casefold())]
+        return [
+            p
+            for p in self._listed
+            if key in (" ".join(p.title.split()).casefold(), p.id.casefold())
+        ]
 
     def _show(self, passage: Passage, room: int, *, read: bool = False) -> str:
         """As much of a passage as there is room for, noted as seen."""
@@ -216,18 +250,32 @@ class SearchEnv(TextEnv):
         return passage.text[: room - 4].rstrip() + " ..." if cut else passage.text
 
     def _outcome(
-        self, text: str, *, success: bool = False, ended: bool = False, score: float = 0.0, **more: Any
+        self,
+        text: str,
+        *,
+        success: bool = False,
+        ended: bool = False,
+        score: float = 0.0,
+        **more: Any,
     ) -> Outcome:
         """What the world reports: milestones say which support came up, not what it is called."""
         share = len(self._seen) / (len(self._question.supports) + 1)
         return Outcome(
-            text, success=success, ended=ended, score=score, progress=1.0 if success else share,
-            admissible=[] if ended else self._possible(), answer=list(self._question.answers),
-            milestones=[f"support {index + 1}" for index in self._seen] + ["answer"] * success, **more,
-        )  # fmt: skip
+            text,
+            success=success,
+            ended=ended,
+            score=score,
+            progress=1.0 if success else share,
+            admissible=[] if ended else self._possible(),
+            answer=list(self._question.answers),
+            milestones=[f"support {index + 1}" for index in self._seen] + ["answer"] * success,
+            **more,
+        )
 
     def _possible(self) -> list[str]:
-        """A player without words of its own may search for the question and for titles, read them and answer them."""
+        """A player without words of its own may search for the question and for titles, read them
+        and answer them.
+        """
         titles = dict.fromkeys(self._recent)
         options = [Action("search", self._question.text)]
         options += [Action(verb, title) for title in titles for verb in ARGUMENTS]

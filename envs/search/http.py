@@ -3,8 +3,9 @@ r"""A retriever behind HTTP, as Search-R1's servers answer::
     POST url  {"queries": ["words"], "topk": 3, "return_scores": true}
     {"result": [[{"document": {"id": "7", "contents": "\"Title\"\ntext"}, "score": 12.3}, ...]]}
 
-Servers that leave the scores out, ``{"result": [[document, ...]]}``, are understood too, and documents with a title
-and a text of their own. Nothing is tried twice here: whoever plays decides what becomes of a lost episode.
+Servers that leave the scores out, ``{"result": [[document, ...]]}``, are understood too, and
+documents with a title and a text of their own. Nothing is tried twice here: whoever plays decides
+what becomes of a lost episode.
 
 Source: the request and both answers are those of PeterGriffinJin/Search-R1.
 """
@@ -36,24 +37,31 @@ class HttpRetriever:
             import httpx
         except ImportError:
             raise UserError(
-                "search/qa: the retriever 'http' needs the package httpx: pip install 'turnrl[endpoint]'"
+                "search/qa: the retriever 'http' needs the package httpx: pip install"
+                " 'turnrl[endpoint]'"
             ) from None
         self._url = settings.url
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._client = httpx.Client(timeout=settings.timeout, limits=limits)
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The passages of the answer in its order, k at most. Raises RetrieverError for anything but an answer."""
+        """The passages of the answer in its order, k at most. Raises RetrieverError for anything
+        but an answer.
+        """
         import httpx
 
         # httpx's own JSON is UTF-8, which cannot carry half a surrogate pair.
         body = json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode()
         try:
-            response = self._client.post(self._url, content=body, headers={"Content-Type": "application/json"})
+            response = self._client.post(
+                self._url, content=body, headers={"Content-Type": "application/json"}
+            )
         except httpx.TimeoutException:
             raise RetrieverError(f"{self._url} did not answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RetrieverError(f"{self._url} cannot be asked: {error or type(error).__name__}") from None
+            raise RetrieverError(
+                f"{self._url} cannot be asked: {error or type(error).__name__}"
+            ) from None
         if response.status_code != 200:
             raise RetrieverError(f"{self._url} answered with status {response.status_code}")
         return self._read(response)[:k]
@@ -63,8 +71,14 @@ class HttpRetriever:
             [found] = response.json()["result"]
             return [passage_of(_document(item), str(n)) for n, item in enumerate(found)]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            problem = error if isinstance(error, Malformed) else "it needs 'result', one list of documents per query"
-            raise RetrieverError(f"{self._url} answered something else than passages: {problem}") from None
+            problem = (
+                error
+                if isinstance(error, Malformed)
+                else "it needs 'result', one list of documents per query"
+            )
+            raise RetrieverError(
+                f"{self._url} answered something else than passages: {problem}"
+            ) from None
 
 
 def _document(item: Any) -> Mapping[str, Any]:

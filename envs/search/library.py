@@ -4,13 +4,14 @@
     library.question("test", 0)
     library.corpus[0]
 
-What comes from files is converted into one form whatever its format, under a key of the files' contents, so that
-workers neither parse nor hold it.
+What comes from files is converted into one form whatever its format, under a key of the files'
+contents, so that workers neither parse nor hold it.
 
-With a folder of files, train.*, valid.* (or dev.*) and test.* are the splits. A split without a file is a tenth of the
-training file; a single file is cut the same way into eight tenths and two of one. Which tenth a question belongs to is
-a function of its words alone. A question that is asked in several places, to the letter, stays in the first of test,
-valid, train; how many are left out is said.
+With a folder of files, train.*, valid.* (or dev.*) and test.* are the splits. A split without a
+file is a tenth of the training file; a single file is cut the same way into eight tenths and two of
+one. Which tenth a question belongs to is a function of its words alone. A question that is asked in
+several places, to the letter, stays in the first of test, valid, train; how many are left out is
+said.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ from .readers import read_passages, read_questions
 from .score import normalise
 from .store import Corpus, Lines, Passage, Question, write_corpus
 
-_FILES: dict[Split, tuple[str, ...]] = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
+_FILES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("valid", "validation", "dev"),
+    "test": ("test",),
+}
 _TENTHS: dict[Split, int] = {"test": 0, "valid": 1}
 _open: dict[Path, Library] = {}
 _opening = threading.Lock()
@@ -64,7 +69,8 @@ class Library:
 def open_library(params: Params) -> Library:
     """The library of these parameters, shared by all who ask in this process.
 
-    Raises UserError for files that are missing or malformed, and for questions without any passages.
+    Raises UserError for files that are missing or malformed, and for questions without any
+    passages.
     """
     with _opening:  # Many instances begin at once; one of them reads.
         folder = _folder(params)
@@ -77,14 +83,20 @@ def open_library(params: Params) -> Library:
 def _folder(params: Params) -> Path:
     if params.data is None:
         key = f"{params.pages}-{params.world}-{_code()}"
-        return kept_folder(cache_dir("search", "generated", key), lambda folder: _generate(folder, params))
+        return kept_folder(
+            cache_dir("search", "generated", key), lambda folder: _generate(folder, params)
+        )
     sources = _sources(Path(params.data))
     corpus = Path(params.corpus) if params.corpus is not None else None
     remote = params.retriever.name == "http"
     files = [*sources.values(), *([corpus] if corpus else [])]
-    parts = [f"{split}={_digest(path)}" for split, path in zip([*sources, "corpus"], files, strict=False)]
+    parts = [
+        f"{split}={_digest(path)}" for split, path in zip([*sources, "corpus"], files, strict=False)
+    ]
     key = hashlib.sha256(" ".join([_code(), str(remote), *parts]).encode()).hexdigest()[:24]
-    return kept_folder(cache_dir("search", "read", key), lambda folder: _convert(folder, sources, corpus, remote))
+    return kept_folder(
+        cache_dir("search", "read", key), lambda folder: _convert(folder, sources, corpus, remote)
+    )
 
 
 def _generate(folder: Path, params: Params) -> None:
@@ -106,7 +118,7 @@ def _write(folder: Path, split: Split, questions: Iterable[Question]) -> None:
     np.save(folder / f"{split}-hops.npy", np.array(hops, dtype=np.int32))
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def _sources(data: Path) -> dict[Split | None, Path]:
@@ -115,17 +127,28 @@ def _sources(data: Path) -> dict[Split | None, Path]:
         return {None: data}
     found: dict[Split | None, Path] = {}
     for split, stems in _FILES.items():
-        files = [path for path in sorted(data.iterdir()) if path.stem in stems and path.suffix in (".json", ".jsonl")]
+        files = [
+            path
+            for path in sorted(data.iterdir())
+            if path.stem in stems and path.suffix in (".json", ".jsonl")
+        ]
         if len(files) > 1:
-            raise UserError(f"search/qa: {data} has both {files[0].name} and {files[1].name}: keep one of them")
+            raise UserError(
+                f"search/qa: {data} has both {files[0].name} and {files[1].name}: keep one of them"
+            )
         if files:
             found[split] = files[0]
     if "train" not in found:
-        raise UserError(f"search/qa: {data} has no train.json or train.jsonl; data=... may also be a single file")
+        raise UserError(
+            f"search/qa: {data} has no train.json or train.jsonl; data=... may also be a single"
+            " file"
+        )
     return found
 
 
-def _convert(folder: Path, sources: Mapping[Split | None, Path], corpus: Path | None, remote: bool) -> None:
+def _convert(
+    folder: Path, sources: Mapping[Split | None, Path], corpus: Path | None, remote: bool
+) -> None:
     # Supports are found by title where the passages are not those that came with the questions.
     own = corpus is None and not remote
     asked: dict[Split, list[Question]] = {split: [] for split in SPLITS}
@@ -147,8 +170,8 @@ def _convert(folder: Path, sources: Mapping[Split | None, Path], corpus: Path | 
     total = sum(map(len, asked.values()))
     if total > len(seen):
         warnings.warn(
-            f"search/qa: of the {total} questions of {where}, {total - len(seen)} were asked before, word for word, "
-            "and are left out",
+            f"search/qa: of the {total} questions of {where}, {total - len(seen)} were asked"
+            " before, word for word, and are left out",
             stacklevel=2,
         )
     if corpus is not None and not remote:
@@ -157,7 +180,8 @@ def _convert(folder: Path, sources: Mapping[Split | None, Path], corpus: Path | 
         write_corpus(folder, passages.values())
     elif own:
         raise UserError(
-            "search/qa: these questions bring no passages: give corpus=FILE, or retriever={name: http, url: ...}"
+            "search/qa: these questions bring no passages: give corpus=FILE, or retriever={name:"
+            " http, url: ...}"
         )
 
 
@@ -170,7 +194,11 @@ def _new(question: Question, seen: set[str]) -> bool:
 
 def _tenth(question: Question, sources: Mapping[Split | None, Path]) -> Split:
     """The split of a question from a file that serves several."""
-    tenth = hashlib.sha256(normalise(question.text).encode("utf-8", "surrogatepass")).digest()[0] * 10 // 256
+    tenth = (
+        hashlib.sha256(normalise(question.text).encode("utf-8", "surrogatepass")).digest()[0]
+        * 10
+        // 256
+    )
     for split, place in _TENTHS.items():
         if tenth == place and split not in sources:
             return split
@@ -198,6 +226,9 @@ def _code() -> str:
     """A key of the code that makes what is kept: who changes a sentence gets a new world."""
     files = [
         __file__,
-        *(str(module.__file__) for module in (names, prose, readers, rows, sanitise, score, store, world)),
+        *(
+            str(module.__file__)
+            for module in (names, prose, readers, rows, sanitise, score, store, world)
+        ),
     ]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]

@@ -1,7 +1,8 @@
 """Invented names: pronounceable, unique, and alike on purpose.
 
-Surnames are shared by a few people and by organisations that have nothing to do with them, towns come as ``Velmar`` and
-``Upper Velmar``, titles of works share their nouns. Who searches for one finds the others too.
+Surnames are shared by a few people and by organisations that have nothing to do with them, towns
+come as ``Velmar`` and ``Upper Velmar``, titles of works share their nouns. Who searches for one
+finds the others too.
 """
 
 from __future__ import annotations
@@ -18,29 +19,33 @@ _TOWNS = "mar burg stead ford haven wick holm dorf by ton field gate".split()
 _REGIONS = "ia land mark wold shire esse".split()
 _PREFIXES = "Upper Lower New Old East West".split()
 WOMEN = (
-    "Ada Agnes Alma Anna Astrid Berta Clara Cora Dora Edith Elin Elsa Emma Flora Frida Gerda Greta Hanna Helga Ida "
-    "Inga Irma Johanna Julia Karla Lena Lotte Magda Maria Marta Mina Nora Olga Paula Rosa Ruth Selma Thea Vera Wanda"
+    "Ada Agnes Alma Anna Astrid Berta Clara Cora Dora Edith Elin Elsa Emma Flora Frida Gerda Greta"
+    " Hanna Helga Ida Inga Irma Johanna Julia Karla Lena Lotte Magda Maria Marta Mina Nora Olga"
+    " Paula Rosa Ruth Selma Thea Vera Wanda"
 ).split()
 MEN = (
-    "Adam Albert Anton Arne Bruno Carl Conrad Daniel David Emil Erik Felix Franz Georg Gustav Hans Hugo Ivan Jakob "
-    "Johan Josef Julius Karl Kurt Leo Ludwig Magnus Martin Max Moritz Nils Olaf Oskar Otto Paul Peter Rolf Simon Viktor"
+    "Adam Albert Anton Arne Bruno Carl Conrad Daniel David Emil Erik Felix Franz Georg Gustav Hans"
+    " Hugo Ivan Jakob Johan Josef Julius Karl Kurt Leo Ludwig Magnus Martin Max Moritz Nils Olaf"
+    " Oskar Otto Paul Peter Rolf Simon Viktor"
 ).split()
 _ADJECTIVES = (
-    "Amber Ancient Bitter Blue Borrowed Bright Broken Burning Cold Crooked Distant Drowned Early Empty Fallen Final "
-    "First Forgotten Frozen Gentle Golden Green Grey Hidden Hollow Honest Idle Iron Last Late Lost Narrow Northern "
-    "Paper Patient Quiet Red Restless Scarlet Second Secret Silent Silver Slow Small Stolen Summer Velvet White Winter"
+    "Amber Ancient Bitter Blue Borrowed Bright Broken Burning Cold Crooked Distant Drowned Early"
+    " Empty Fallen Final First Forgotten Frozen Gentle Golden Green Grey Hidden Hollow Honest Idle"
+    " Iron Last Late Lost Narrow Northern Paper Patient Quiet Red Restless Scarlet Second Secret"
+    " Silent Silver Slow Small Stolen Summer Velvet White Winter"
 ).split()
 _NOUNS = (
-    "Anchor Apple Bell Bird Bridge Candle Castle Chair Clock Crown Door Dream Envelope Feather Field Fire Forest Fox "
-    "Garden Ghost Glass Harbour Harvest House Island Key Ladder Lake Lamp Letter Lighthouse Lion Map Mask Mill Mirror "
-    "Moon Mountain Night Ocean Orchard Owl Promise Rain River Road Rose Sail Shadow Ship Shore Snow Song Sparrow Star "
-    "Stone Storm Street Swan Thread Tide Tower Train Valley Village Voice Wall Well Window Wolf Year"
+    "Anchor Apple Bell Bird Bridge Candle Castle Chair Clock Crown Door Dream Envelope Feather"
+    " Field Fire Forest Fox Garden Ghost Glass Harbour Harvest House Island Key Ladder Lake Lamp"
+    " Letter Lighthouse Lion Map Mask Mill Mirror Moon Mountain Night Ocean Orchard Owl Promise"
+    " Rain River Road Rose Sail Shadow Ship Shore Snow Song Sparrow Star Stone Storm Street Swan"
+    " Thread Tide Tower Train Valley Village Voice Wall Well Window Wolf Year"
 ).split()
 _BODIES = "Academy Archive Association Company Guild Institute League Library Press Society Trust Union".split()
 FIELDS = (
-    "Astronomy Botany Cartography Ceramics Chemistry Forestry Geology Glassmaking History Horology Hydrology "
-    "Linguistics Mechanics Medicine Metallurgy Mineralogy Music Navigation Optics Ornithology Painting Philosophy "
-    "Printing Theatre"
+    "Astronomy Botany Cartography Ceramics Chemistry Forestry Geology Glassmaking History Horology"
+    " Hydrology Linguistics Mechanics Medicine Metallurgy Mineralogy Music Navigation Optics"
+    " Ornithology Painting Philosophy Printing Theatre"
 ).split()
 
 
@@ -59,12 +64,16 @@ class Namer:
 
     def person(self, given: list[str]) -> str:
         """A first name of `given` and a shared surname; a middle initial where both were taken."""
-        return self._fresh(lambda: f"{self._rng.choice(given)} {self._rng.choice(self._surnames)}", self._initial)
+        return self._fresh(
+            lambda: f"{self._rng.choice(given)} {self._rng.choice(self._surnames)}", self._initial
+        )
 
     def town(self) -> str:
         """Every fourth is called after an older one: Upper Velmar."""
         if self._plain and self._rng.random() < 0.25:
-            return self._fresh(lambda: f"{self._rng.choice(_PREFIXES)} {self._rng.choice(self._plain)}")
+            return self._fresh(
+                lambda: f"{self._rng.choice(_PREFIXES)} {self._rng.choice(self._plain)}"
+            )
         name = self._fresh(lambda: self._stem() + self._rng.choice(_TOWNS))
         self._plain.append(name)
         return name
@@ -79,7 +88,9 @@ class Namer:
 
     def mountain(self) -> str:
         """One word."""
-        return self._fresh(lambda: self._stem() + self._rng.choice(("spitz", "horn", "fell", "stock")))
+        return self._fresh(
+            lambda: self._stem() + self._rng.choice(("spitz", "horn", "fell", "stock"))
+        )
 
     def language(self) -> str:
         """One word, without a likeness to the region where it is spoken."""
@@ -91,7 +102,9 @@ class Namer:
 
     def work(self) -> str:
         """A title."""
-        return self._fresh(self._title, lambda title: f"{title} of {self._rng.choice(self._surnames)}")
+        return self._fresh(
+            self._title, lambda title: f"{title} of {self._rng.choice(self._surnames)}"
+        )
 
     def _fresh(self, draw: Callable[[], str], rescue: Callable[[str], str] | None = None) -> str:
         for attempt in range(1000):
@@ -113,16 +126,26 @@ class Namer:
         return self._rng.choice(_ONSETS) + self._rng.choice(_VOWELS) + self._rng.choice(_CODAS)
 
     def _stem(self) -> str:
-        return (self._syllable() + (self._rng.choice(_VOWELS[:5]) if self._rng.random() < 0.4 else "")).capitalize()
+        return (
+            self._syllable() + (self._rng.choice(_VOWELS[:5]) if self._rng.random() < 0.4 else "")
+        ).capitalize()
 
     def _surname(self) -> str:
-        return (self._syllable() + self._rng.choice(("en", "er", "a", "o", "is", "ek", "ova", "ard"))).capitalize()
+        return (
+            self._syllable() + self._rng.choice(("en", "er", "a", "o", "is", "ek", "ova", "ard"))
+        ).capitalize()
 
     def _organisation(self) -> str:
         about = f" of {self._rng.choice(FIELDS)}" if self._rng.random() < 0.7 else ""
         return f"{self._rng.choice(self._surnames)} {self._rng.choice(_BODIES)}{about}"
 
     def _title(self) -> str:
-        a, b, adjective = self._rng.choice(_NOUNS), self._rng.choice(_NOUNS), self._rng.choice(_ADJECTIVES)
-        pattern = self._rng.choice(("The {j} {a}", "The {a} and the {b}", "{a} without {b}", "{j} {a}, {j2} {b}"))
+        a, b, adjective = (
+            self._rng.choice(_NOUNS),
+            self._rng.choice(_NOUNS),
+            self._rng.choice(_ADJECTIVES),
+        )
+        pattern = self._rng.choice(
+            ("The {j} {a}", "The {a} and the {b}", "{a} without {b}", "{j} {a}, {j2} {b}")
+        )
         return pattern.format(a=a, b=b, j=adjective, j2=self._rng.choice(_ADJECTIVES))

@@ -1,4 +1,6 @@
-"""Parameters of ``search/qa-v0``, checked. What is left at its default does not appear in the ids of tasks."""
+"""Parameters of ``search/qa-v0``, checked. What is left at its default does not appear in the ids
+of tasks.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,21 @@ class Http(_Block):
     """A server that speaks Search-R1's protocol."""
 
     name: Literal["http"]
-    url: str = Field(pattern=r"^https?://\S+$", description="where requests are posted, /retrieve included")
-    timeout: float = Field(20.0, gt=0, le=600, description="seconds to connect, and between parts of the answer")
+    url: str = Field(
+        pattern=r"^https?://\S+$", description="where requests are posted, /retrieve included"
+    )
+    timeout: float = Field(
+        20.0, gt=0, le=600, description="seconds to connect, and between parts of the answer"
+    )
 
 
 class Dense(_Block):
     """Vectors of a transformer encoder, compared exactly."""
 
     name: Literal["dense"]
-    model: str = Field(min_length=1, description="folder of a Hugging Face encoder, or its name on the hub")
+    model: str = Field(
+        min_length=1, description="folder of a Hugging Face encoder, or its name on the hub"
+    )
     pooling: Literal["mean", "cls"] = Field("mean", description="which output stands for the text")
     query_prefix: str = Field("", description="put before every query, such as 'query: ' for E5")
     passage_prefix: str = Field("", description="put before every passage")
@@ -79,13 +87,16 @@ class Params(_Block):
         if self.data is None and self.corpus is not None:
             raise ValueError("corpus=... needs data=..., the questions that are asked about it")
         if self.data is None and self.retriever.name == "http":
-            raise ValueError("the retriever 'http' needs data=..., questions that its passages answer")
+            raise ValueError(
+                "the retriever 'http' needs data=..., questions that its passages answer"
+            )
         generated = {"pages", "world"} & self.model_fields_set
         if self.data is not None and any(
             getattr(self, name) != Params.model_fields[name].default for name in generated
         ):
             raise ValueError(
-                f"{sorted(generated)[0]} belongs to the generated encyclopedia: leave it out with data=..."
+                f"{sorted(generated)[0]} belongs to the generated encyclopedia: leave it out with"
+                " data=..."
             )
         return self
 
@@ -99,7 +110,9 @@ def given(params: Params) -> dict[str, Any]:
 
 
 def check(params: Mapping[str, Any]) -> Params:
-    """The parameters, complete. Raises UserError naming the first that is unknown, out of range or not there."""
+    """The parameters, complete. Raises UserError naming the first that is unknown, out of range or
+    not there.
+    """
     try:
         return Params.model_validate(dict(params))
     except ValidationError as error:

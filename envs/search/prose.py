@@ -1,12 +1,13 @@
-"""What the generated encyclopedia says, and how: relations with their questions, and sentences for pages.
+"""What the generated encyclopedia says, and how: relations with their questions, and sentences for
+pages.
 
-A relation leads from a thing of one kind to another thing, or to a year or a name without a page of its own. It has
-noun phrases, which nest into questions of several hops::
+A relation leads from a thing of one kind to another thing, or to a year or a name without a page of
+its own. It has noun phrases, which nest into questions of several hops::
 
     "the author of {x}" in "In which town was {x} born?"      # In which town was the author of "The Owl" born?
 
-In sentences ``{s}`` is the subject (She, The novel), ``{p}`` its possessive (Her, Its), ``{v}`` the value; on pages
-they come in any order between sentences that answer nothing.
+In sentences ``{s}`` is the subject (She, The novel), ``{p}`` its possessive (Her, Its), ``{v}`` the
+value; on pages they come in any order between sentences that answer nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from .names import FIELDS
 
 Kind = Literal["person", "work", "town", "organisation", "region", "river"]
 SHARES: dict[Kind, float] = {
-    "person": 0.32, "work": 0.22, "town": 0.20, "organisation": 0.14, "region": 0.06, "river": 0.06,
-}  # fmt: skip
+    "person": 0.32,
+    "work": 0.22,
+    "town": 0.20,
+    "organisation": 0.14,
+    "region": 0.06,
+    "river": 0.06,
+}
 """Of all pages."""
 
 
@@ -40,7 +46,9 @@ class Relation:
 
 @dataclass
 class Entity:
-    """A thing that has a page. `facts` maps names of relations to the number of a thing, or to a year or a name."""
+    """A thing that has a page. `facts` maps names of relations to the number of a thing, or to a
+    year or a name.
+    """
 
     kind: Kind
     title: str
@@ -63,177 +71,347 @@ RELATIONS: dict[str, Relation] = {
     relation.name: relation
     for relation in (
         Relation(
-            "author", "work", "person",
+            "author",
+            "work",
+            "person",
             ("the author of {x}", "the person who wrote {x}"),
             ("Who wrote {x}?", "Who is the author of {x}?"),
             ("{s} was written by {v}.", "{v} wrote it over two winters.", "{p} author is {v}."),
         ),
         Relation(
-            "publisher", "work", "organisation",
+            "publisher",
+            "work",
+            "organisation",
             ("the publisher of {x}", "the organisation that published {x}"),
             ("Which organisation published {x}?", "Who was the publisher of {x}?"),
-            ("{s} was first published by {v}.", "It was {v} that brought it out.", "{p} publisher was {v}."),
+            (
+                "{s} was first published by {v}.",
+                "It was {v} that brought it out.",
+                "{p} publisher was {v}.",
+            ),
         ),
         Relation(
-            "setting", "work", "town",
+            "setting",
+            "work",
+            "town",
             ("the setting of {x}", "the town in which {x} is set"),
             ("In which town is {x} set?", "Which town is the setting of {x}?"),
-            ("{s} is set in {v}.", "The events take place in {v}.", "{p} setting is the town of {v}."),
+            (
+                "{s} is set in {v}.",
+                "The events take place in {v}.",
+                "{p} setting is the town of {v}.",
+            ),
         ),
         Relation(
-            "published", "work", None, (),
+            "published",
+            "work",
+            None,
+            (),
             ("In which year was {x} published?", "When was {x} published?"),
-            ("{s} appeared in {v}.", "The first edition is from {v}.", "It reached its readers in {v}."),
+            (
+                "{s} appeared in {v}.",
+                "The first edition is from {v}.",
+                "It reached its readers in {v}.",
+            ),
         ),
         Relation(
-            "birthplace", "person", "town",
+            "birthplace",
+            "person",
+            "town",
             ("the birthplace of {x}", "the town where {x} was born"),
             ("In which town was {x} born?", "What is the birthplace of {x}?"),
             ("{s} was born in {v}.", "{p} birthplace is {v}.", "{s} came from {v}."),
         ),
         Relation(
-            "teacher", "person", "person",
+            "teacher",
+            "person",
+            "person",
             ("the teacher of {x}", "the person who taught {x}"),
             ("Who taught {x}?", "Who was the teacher of {x}?"),
             ("{s} was taught by {v}.", "{p} teacher was {v}.", "{s} learned the trade from {v}."),
         ),
         Relation(
-            "employer", "person", "organisation",
+            "employer",
+            "person",
+            "organisation",
             ("the employer of {x}", "the organisation for which {x} worked"),
             ("For which organisation did {x} work?", "Who was the employer of {x}?"),
-            ("{s} worked for {v}.", "{p} employer was {v}.", "{s} was in the service of {v} for many years."),
+            (
+                "{s} worked for {v}.",
+                "{p} employer was {v}.",
+                "{s} was in the service of {v} for many years.",
+            ),
         ),
         Relation(
-            "born", "person", None, (),
+            "born",
+            "person",
+            None,
+            (),
             ("In which year was {x} born?", "What is the year of birth of {x}?"),
-            ("{p} year of birth is {v}.", "{s} was born in the spring of {v}.", "The birth is dated {v}."),
+            (
+                "{p} year of birth is {v}.",
+                "{s} was born in the spring of {v}.",
+                "The birth is dated {v}.",
+            ),
         ),
         Relation(
-            "founder", "organisation", "person",
+            "founder",
+            "organisation",
+            "person",
             ("the founder of {x}", "the person who founded {x}"),
             ("Who founded {x}?", "Who was the founder of {x}?"),
             ("{s} was founded by {v}.", "{p} founder was {v}.", "{v} called it into being."),
         ),
         Relation(
-            "seat", "organisation", "town",
+            "seat",
+            "organisation",
+            "town",
             ("the seat of {x}", "the town in which {x} has its seat"),
             ("In which town does {x} have its seat?", "Which town is the seat of {x}?"),
             ("{p} seat is in {v}.", "{s} has always met in {v}.", "{p} house stands in {v}."),
         ),
         Relation(
-            "founded", "organisation", None, (),
+            "founded",
+            "organisation",
+            None,
+            (),
             ("In which year was {x} founded?", "When was {x} founded?"),
-            ("{s} was founded in {v}.", "{p} first meeting was held in {v}.", "It goes back to {v}."),
+            (
+                "{s} was founded in {v}.",
+                "{p} first meeting was held in {v}.",
+                "It goes back to {v}.",
+            ),
         ),
         Relation(
-            "region", "town", "region",
+            "region",
+            "town",
+            "region",
             ("the region of {x}", "the region in which {x} lies"),
             ("In which region does {x} lie?", "Which region does {x} belong to?"),
             ("{s} lies in {v}.", "It belongs to the region of {v}.", "{s} is part of {v}."),
         ),
         Relation(
-            "river", "town", "river",
+            "river",
+            "town",
+            "river",
             ("the river that runs through {x}", "the river on which {x} stands"),
             ("Which river runs through {x}?", "On which river does {x} stand?"),
             ("{s} stands on {v}.", "{v} runs through it.", "{s} grew on both banks of {v}."),
         ),
         Relation(
-            "architect", "town", "person",
-            ("the architect of the town hall of {x}", "the person who designed the town hall of {x}"),
-            ("Who designed the town hall of {x}?", "Who was the architect of the town hall of {x}?"),
-            ("{p} town hall was designed by {v}.", "The town hall is by {v}.", "{v} drew its town hall."),
+            "architect",
+            "town",
+            "person",
+            (
+                "the architect of the town hall of {x}",
+                "the person who designed the town hall of {x}",
+            ),
+            (
+                "Who designed the town hall of {x}?",
+                "Who was the architect of the town hall of {x}?",
+            ),
+            (
+                "{p} town hall was designed by {v}.",
+                "The town hall is by {v}.",
+                "{v} drew its town hall.",
+            ),
         ),
         Relation(
-            "origin", "town", "town",
+            "origin",
+            "town",
+            "town",
             ("the mother town of {x}", "the town whose settlers founded {x}"),
             ("Settlers from which town founded {x}?", "What is the mother town of {x}?"),
-            ("{s} was founded by settlers from {v}.", "{p} mother town is {v}.", "Its first families came from {v}."),
+            (
+                "{s} was founded by settlers from {v}.",
+                "{p} mother town is {v}.",
+                "Its first families came from {v}.",
+            ),
         ),
         Relation(
-            "capital", "region", "town",
+            "capital",
+            "region",
+            "town",
             ("the capital of {x}", "the town that is the capital of {x}"),
             ("What is the capital of {x}?", "Which town is the capital of {x}?"),
-            ("{p} capital is {v}.", "{s} is governed from {v}.", "The assembly sits in {v}, the capital."),
+            (
+                "{p} capital is {v}.",
+                "{s} is governed from {v}.",
+                "The assembly sits in {v}, the capital.",
+            ),
         ),
         Relation(
-            "language", "region", None, (),
+            "language",
+            "region",
+            None,
+            (),
             ("Which language is spoken in {x}?", "What is the language of {x}?"),
             ("{p} people speak {v}.", "{p} language is {v}.", "Schools there teach in {v}."),
         ),
         Relation(
-            "anthem", "region", "person",
+            "anthem",
+            "region",
+            "person",
             ("the author of the anthem of {x}", "the person who wrote the anthem of {x}"),
             ("Who wrote the anthem of {x}?", "Who is the author of the anthem of {x}?"),
-            ("{p} anthem was written by {v}.", "{v} wrote the anthem.", "The words of the anthem are by {v}."),
+            (
+                "{p} anthem was written by {v}.",
+                "{v} wrote the anthem.",
+                "The words of the anthem are by {v}.",
+            ),
         ),
         Relation(
-            "mouth", "river", "town",
+            "mouth",
+            "river",
+            "town",
             ("the town at the mouth of {x}", "the town where {x} reaches the sea"),
             ("At which town does {x} reach the sea?", "Which town lies at the mouth of {x}?"),
-            ("{s} reaches the sea at {v}.", "{p} mouth is at {v}.", "It ends in the harbour of {v}."),
+            (
+                "{s} reaches the sea at {v}.",
+                "{p} mouth is at {v}.",
+                "It ends in the harbour of {v}.",
+            ),
         ),
         Relation(
-            "source", "river", None, (),
+            "source",
+            "river",
+            None,
+            (),
             ("On which mountain does {x} rise?", "Which mountain is the source of {x}?"),
             ("{s} rises on {v}.", "{p} source is a spring on {v}.", "It begins as a brook on {v}."),
         ),
     )
-}  # fmt: skip
+}
 
 WORDS: dict[Kind, tuple[str, ...]] = {
-    "person": ("chemist", "composer", "engineer", "painter", "surveyor", "physician", "botanist", "printer", "poet"),
-    "work": ("novel", "play", "memoir", "travel book", "history", "collection of poems", "collection of stories"),
+    "person": (
+        "chemist",
+        "composer",
+        "engineer",
+        "painter",
+        "surveyor",
+        "physician",
+        "botanist",
+        "printer",
+        "poet",
+    ),
+    "work": (
+        "novel",
+        "play",
+        "memoir",
+        "travel book",
+        "history",
+        "collection of poems",
+        "collection of stories",
+    ),
     "town": ("market town", "harbour town", "mining town", "mill town", "small town", "spa town"),
-    "organisation": ("learned body", "private foundation", "charity", "trading house", "public body"),
-    "region": ("hilly region", "coastal region", "wooded region", "dry region", "mountainous region"),
+    "organisation": (
+        "learned body",
+        "private foundation",
+        "charity",
+        "trading house",
+        "public body",
+    ),
+    "region": (
+        "hilly region",
+        "coastal region",
+        "wooded region",
+        "dry region",
+        "mountainous region",
+    ),
     "river": ("slow river", "swift river", "navigable river", "winding river"),
 }
 _OPENINGS: dict[Kind, tuple[str, ...]] = {
-    "person": ("{t} was a {w}.", "{t}, a {w}, is remembered for work on {f}.", "The {w} {t} left writings on {f}."),
-    "work": ("{i} is a {w}.", "{i} is a {w} in {n} chapters.", "{i}, a {w}, is read in many schools."),
-    "town": ("{t} is a {w}.", "{t} is a {w} with {n}00 inhabitants.", "The {w} of {t} is known for its fairs."),
-    "organisation": ("The {t} is a {w}.", "The {t}, a {w}, has {n} members.", "The {t} is a {w} that cares for {f}."),
-    "region": ("{t} is a {w}.", "{t} is a {w} of {n} parishes.", "{t}, a {w}, is thinly settled."),
-    "river": ("The {t} is a {w}.", "The {t} is a {w}, {n} kilometres long.", "The {t}, a {w}, floods in most springs."),
-}  # fmt: skip
-_FILLERS: dict[Kind, tuple[str, ...]] = {
     "person": (
-        "{s} travelled little and wrote many letters.", "{p} notebooks fill {n} boxes.", "{s} had {m} children.",
-        "A portrait shows a thin face and a large dog.", "{s} also published {m} papers on {f}.",
-        "Late in life {s1} lost the sight of one eye.", "A street in the neighbourhood carries the name to this day.",
+        "{t} was a {w}.",
+        "{t}, a {w}, is remembered for work on {f}.",
+        "The {w} {t} left writings on {f}.",
     ),
     "work": (
-        "Critics were slow to warm to it.", "It has been translated {m} times.", "The manuscript has {n} pages.",
-        "A later edition adds a preface on {f}.", "It was out of print for {n} years.",
-        "Readers like the dry humour of its narrator.", "A film was planned and given up.",
+        "{i} is a {w}.",
+        "{i} is a {w} in {n} chapters.",
+        "{i}, a {w}, is read in many schools.",
     ),
     "town": (
-        "The weekly market draws farmers from {n} villages.", "A fire destroyed {n} houses in one night.",
-        "The museum shows a collection on {f}.", "Its football club won the cup {m} times.",
-        "Two railway lines meet here.", "The old walls are {m} metres high.", "Most families live from trade.",
+        "{t} is a {w}.",
+        "{t} is a {w} with {n}00 inhabitants.",
+        "The {w} of {t} is known for its fairs.",
     ),
     "organisation": (
-        "It gives a prize for work on {f}.", "It owns a library of {n} thousand volumes.",
-        "Its yearbook has {n} subscribers.", "Meetings are held on the first Monday of the month.",
-        "It has {m} honorary members.", "Its archive is open to visitors.", "Women were admitted after {m} refusals.",
+        "The {t} is a {w}.",
+        "The {t}, a {w}, has {n} members.",
+        "The {t} is a {w} that cares for {f}.",
+    ),
+    "region": ("{t} is a {w}.", "{t} is a {w} of {n} parishes.", "{t}, a {w}, is thinly settled."),
+    "river": (
+        "The {t} is a {w}.",
+        "The {t} is a {w}, {n} kilometres long.",
+        "The {t}, a {w}, floods in most springs.",
+    ),
+}
+_FILLERS: dict[Kind, tuple[str, ...]] = {
+    "person": (
+        "{s} travelled little and wrote many letters.",
+        "{p} notebooks fill {n} boxes.",
+        "{s} had {m} children.",
+        "A portrait shows a thin face and a large dog.",
+        "{s} also published {m} papers on {f}.",
+        "Late in life {s1} lost the sight of one eye.",
+        "A street in the neighbourhood carries the name to this day.",
+    ),
+    "work": (
+        "Critics were slow to warm to it.",
+        "It has been translated {m} times.",
+        "The manuscript has {n} pages.",
+        "A later edition adds a preface on {f}.",
+        "It was out of print for {n} years.",
+        "Readers like the dry humour of its narrator.",
+        "A film was planned and given up.",
+    ),
+    "town": (
+        "The weekly market draws farmers from {n} villages.",
+        "A fire destroyed {n} houses in one night.",
+        "The museum shows a collection on {f}.",
+        "Its football club won the cup {m} times.",
+        "Two railway lines meet here.",
+        "The old walls are {m} metres high.",
+        "Most families live from trade.",
+    ),
+    "organisation": (
+        "It gives a prize for work on {f}.",
+        "It owns a library of {n} thousand volumes.",
+        "Its yearbook has {n} subscribers.",
+        "Meetings are held on the first Monday of the month.",
+        "It has {m} honorary members.",
+        "Its archive is open to visitors.",
+        "Women were admitted after {m} refusals.",
     ),
     "region": (
-        "Its flag has {m} stripes.", "Sheep outnumber people by {m} to one.", "The winters are long.",
-        "Its schools are known for {f}.", "It has {n} lakes.", "The roads are good and the inns are better.",
+        "Its flag has {m} stripes.",
+        "Sheep outnumber people by {m} to one.",
+        "The winters are long.",
+        "Its schools are known for {f}.",
+        "It has {n} lakes.",
+        "The roads are good and the inns are better.",
         "Apples, wool and timber are its exports.",
     ),
     "river": (
-        "It is crossed by {n} bridges.", "Salmon are caught in its upper course.", "It drives {n} mills.",
-        "A book on {f} describes its banks.", "It froze over {m} times in a century.",
-        "Barges carry stone and timber.", "Its valley is famous for cherries.",
+        "It is crossed by {n} bridges.",
+        "Salmon are caught in its upper course.",
+        "It drives {n} mills.",
+        "A book on {f} describes its banks.",
+        "It froze over {m} times in a century.",
+        "Barges carry stone and timber.",
+        "Its valley is famous for cherries.",
     ),
-}  # fmt: skip
+}
 
 
 def page(entity: Entity, values: dict[str, str], rng: random.Random) -> str:
     """The text of a page. `values` gives each relation's value as it reads inside a sentence."""
     facts = [
-        _say(rng.choice(RELATIONS[name].sentences), entity, rng).replace("{v}", value) for name, value in values.items()
+        _say(rng.choice(RELATIONS[name].sentences), entity, rng).replace("{v}", value)
+        for name, value in values.items()
     ]
     fillers = rng.sample(_FILLERS[entity.kind], rng.randint(1, 6))
     body = facts + [_say(sentence, entity, rng) for sentence in fillers]
@@ -245,9 +423,15 @@ def page(entity: Entity, values: dict[str, str], rng: random.Random) -> str:
 def _say(sentence: str, entity: Entity, rng: random.Random) -> str:
     subject = rng.choice(entity.subjects)
     for place, words in (
-        ("{s}", subject), ("{s1}", entity.subjects[0].lower()), ("{p}", entity.possessive), ("{w}", entity.word),
-        ("{t}", entity.title), ("{i}", entity.inline), ("{f}", rng.choice(FIELDS).lower()),
-        ("{n}", str(rng.randint(12, 98))), ("{m}", str(rng.randint(2, 11))),
-    ):  # fmt: skip
+        ("{s}", subject),
+        ("{s1}", entity.subjects[0].lower()),
+        ("{p}", entity.possessive),
+        ("{w}", entity.word),
+        ("{t}", entity.title),
+        ("{i}", entity.inline),
+        ("{f}", rng.choice(FIELDS).lower()),
+        ("{n}", str(rng.randint(12, 98))),
+        ("{m}", str(rng.randint(2, 11))),
+    ):
         sentence = sentence.replace(place, words)
     return sentence

@@ -8,10 +8,10 @@ NQ, FlashRAG           ``question``, and ``golden_answers`` or ``answer``: a tex
 passages               ``id, contents: "title" and text on the next line`` or ``id, title, text``
 =====================  ===============================================================================================
 
-Lists of pairs or of objects may also be written as columns, as copies of these data sets are: ``{title: [...],
-sentences: [...]}``, or ``content`` in place of ``sentences``. A file is JSON (one list) or JSON lines. What is wrong
-with a record is said with its place; one in a hundred may be bad and is left out (`turnrl.envs.rows`). Texts are read
-in Unicode's composed form.
+Lists of pairs or of objects may also be written as columns, as copies of these data sets are:
+``{title: [...], sentences: [...]}``, or ``content`` in place of ``sentences``. A file is JSON (one
+list) or JSON lines. What is wrong with a record is said with its place; one in a hundred may be bad
+and is left out (`turnrl.envs.rows`). Texts are read in Unicode's composed form.
 
 Source: the published files of these data sets and of their copies.
 """
@@ -48,11 +48,15 @@ class Item:
 
 
 def read_questions(path: Path) -> Iterator[Item]:
-    """The questions of a file in their order, without those that say of themselves that they have no answer.
+    """The questions of a file in their order, without those that say of themselves that they have
+    no answer.
 
-    Raises UserError for a file that cannot be read, no JSON, or too many records that are none of the formats.
+    Raises UserError for a file that cannot be read, no JSON, or too many records that are none of
+    the formats.
     """
-    yield from (item for item in _made_of(path, lambda record, _: _item(record)) if item is not None)
+    yield from (
+        item for item in _made_of(path, lambda record, _: _item(record)) if item is not None
+    )
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
@@ -61,7 +65,9 @@ def read_passages(path: Path) -> Iterator[Passage]:
 
 
 def _made_of(path: Path, make: Callable[[Mapping[str, Any], int], T]) -> Iterator[T]:
-    """What `make` makes of each record and its number; the bad ones are left out while they are few."""
+    """What `make` makes of each record and its number; the bad ones are left out while they are
+    few.
+    """
     bad, number = BadRows("search/qa"), -1
     for number, (where, record) in enumerate(_records(path)):
         try:
@@ -74,7 +80,9 @@ def _made_of(path: Path, make: Callable[[Mapping[str, Any], int], T]) -> Iterato
 
 
 def passage_of(record: Mapping[str, Any], number: str) -> Passage:
-    """A passage of a corpus file or a retriever. `number` is its id if it has none. Raises Malformed."""
+    """A passage of a corpus file or a retriever. `number` is its id if it has none. Raises
+    Malformed.
+    """
     id = record.get("id", record.get("_id", number))
     if not isinstance(id, str | int):
         raise Malformed("the id of the passage is neither a text nor a number")
@@ -83,10 +91,12 @@ def passage_of(record: Mapping[str, Any], number: str) -> Passage:
         return _passage(str(id), title.strip().strip('"'), text)
     if isinstance(record.get("title"), str) and isinstance(record.get("text"), str):
         return _passage(str(id), record["title"], record["text"])
-    raise Malformed(f"a passage needs the texts 'contents', or 'title' and 'text'; it has {_keys(record)}")
+    raise Malformed(
+        f"a passage needs the texts 'contents', or 'title' and 'text'; it has {_keys(record)}"
+    )
 
 
-# -- records ---------------------------------------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------------------
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -95,7 +105,8 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig") as file:
             if _first_character(path) == "[":
                 yield from (
-                    (f"{path}, record {n}", record) for n, record in enumerate(_loads(file.read(), str(path)), 1)
+                    (f"{path}, record {n}", record)
+                    for n, record in enumerate(_loads(file.read(), str(path)), 1)
                 )
                 return
             for number, line in enumerate(file, 1):
@@ -120,12 +131,16 @@ def _loads(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if "\n" in text.strip() else ""
-        raise UserError(f"search/qa: {where}{line}: no JSON: {error.msg} at column {error.colno}") from None
+        raise UserError(
+            f"search/qa: {where}{line}: no JSON: {error.msg} at column {error.colno}"
+        ) from None
     except (ValueError, RecursionError):
-        raise UserError(f"search/qa: {where}: no JSON that can be read: a number or a nesting is too long") from None
+        raise UserError(
+            f"search/qa: {where}: no JSON that can be read: a number or a nesting is too long"
+        ) from None
 
 
-# -- questions -------------------------------------------------------------------------------------------------------
+# -- questions -------------------------------------------------------------------------------------
 
 
 def _item(record: Mapping[str, Any]) -> Item | None:
@@ -149,8 +164,15 @@ def _answers(record: Mapping[str, Any]) -> tuple[str, ...]:
     given = [found] if isinstance(found, str) else found
     aliases = record.get("answer_aliases", [])
     if not isinstance(given, list) or not isinstance(aliases, list):
-        raise Malformed(f"a question needs 'golden_answers' or 'answer', a text or a list; it has {_keys(record)}")
-    answers = tuple(dict.fromkeys(composed(answer.strip()) for answer in [*given, *aliases] if isinstance(answer, str)))
+        raise Malformed(
+            "a question needs 'golden_answers' or 'answer', a text or a list; it has"
+            f" {_keys(record)}"
+        )
+    answers = tuple(
+        dict.fromkeys(
+            composed(answer.strip()) for answer in [*given, *aliases] if isinstance(answer, str)
+        )
+    )
     if not any(answers):
         raise Malformed("the question has no answer that is a text")
     return tuple(answer for answer in answers if answer)
@@ -167,21 +189,35 @@ def _hotpot(source: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> I
 
 
 def _joined(sentences: Any) -> str:
-    """The text of a page. Some files keep the space between two sentences, some do not. Raises Malformed."""
+    """The text of a page. Some files keep the space between two sentences, some do not. Raises
+    Malformed.
+    """
     if isinstance(sentences, str):
         return sentences
-    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+    if not isinstance(sentences, list) or not all(
+        isinstance(sentence, str) for sentence in sentences
+    ):
         raise Malformed("'context' holds sentences that are not texts")
-    return "".join(sentences) if sentences[1:] and sentences[1].startswith(" ") else " ".join(sentences)
+    return (
+        "".join(sentences)
+        if sentences[1:] and sentences[1].startswith(" ")
+        else " ".join(sentences)
+    )
 
 
 def _pairs(value: Any, name: str, seconds: Sequence[str]) -> list[tuple[str, Any]]:
-    """(title, something) pairs from a list of pairs, or from two columns of which the second has one of the names."""
+    """(title, something) pairs from a list of pairs, or from two columns of which the second has
+    one of the names.
+    """
     second = seconds[0]
     if isinstance(value, Mapping):
         second = next((key for key in seconds if key in value), second)
         titles, others = value.get("title"), value.get(second)
-        if not isinstance(titles, list) or not isinstance(others, list) or len(titles) != len(others):
+        if (
+            not isinstance(titles, list)
+            or not isinstance(others, list)
+            or len(titles) != len(others)
+        ):
             raise Malformed(f"'{name}' needs the lists 'title' and '{second}' of one length")
         value = [list(pair) for pair in zip(titles, others, strict=True)]
     ok = isinstance(value, list) and all(
@@ -195,7 +231,9 @@ def _pairs(value: Any, name: str, seconds: Sequence[str]) -> list[tuple[str, Any
 def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> Item:
     paragraphs = _rows(record["paragraphs"])
     passages = tuple(_made(_text(p, "title"), _text(p, "paragraph_text")) for p in paragraphs)
-    supporting = [n for n, paragraph in enumerate(paragraphs) if paragraph.get("is_supporting") is True]
+    supporting = [
+        n for n, paragraph in enumerate(paragraphs) if paragraph.get("is_supporting") is True
+    ]
     order = _decomposition(record.get("question_decomposition"), len(passages)) or supporting
     chosen = dict.fromkeys(passages[n] for n in order)
     supports = tuple(Support(passage.title, passage.id) for passage in chosen)

@@ -4,9 +4,10 @@
         def search(self, query, k):                       # -> the best k passages or fewer, the best first
             return [...]
 
-Where passages are in this process they are found by words (`Bm25Index`) or by vectors (`turnrl.envs.search.dense`);
-else a server is asked (`turnrl.envs.search.http`). Indexes are built once per corpus and setting, kept on disk and
-mapped into memory. What all of them share is in `turnrl.envs.search.retriever`.
+Where passages are in this process they are found by words (`Bm25Index`) or by vectors
+(`turnrl.envs.search.dense`); else a server is asked (`turnrl.envs.search.http`). Indexes are built
+once per corpus and setting, kept on disk and mapped into memory. What all of them share is in
+`turnrl.envs.search.retriever`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _opening = threading.Lock()
 
 
 def open_retriever(params: Params, corpus: Corpus | None) -> Retriever:
-    """The retriever of these parameters, shared by all who ask in this process; its index is built if it is missing.
+    """The retriever of these parameters, shared by all who ask in this process; its index is built
+    if it is missing.
 
     Raises UserError for a package or a model that is not there.
     """
@@ -97,7 +99,9 @@ class Bm25Index:
 
         self._corpus, self._tokens = corpus, Tokens()
         name = f"{corpus.digest[:24]}-{settings.k1:g}-{settings.b:g}-{bm25s.__version__}"
-        self.folder = kept_folder(cache_dir("search", "bm25", name), lambda folder: self._index(folder, settings))
+        self.folder = kept_folder(
+            cache_dir("search", "bm25", name), lambda folder: self._index(folder, settings)
+        )
         self._bm25 = bm25s.BM25.load(self.folder, mmap=True)
 
     def search(self, query: str, k: int) -> list[Passage]:
@@ -109,18 +113,29 @@ class Bm25Index:
         return [self._corpus[row] for row in best(self._bm25.get_scores_from_ids(ids), k)]
 
     def _index(self, folder: Path, settings: Bm25) -> None:
-        """Numbers are given to stems as they appear, so that the files do not depend on the order of a set."""
+        """Numbers are given to stems as they appear, so that the files do not depend on the order
+        of a set.
+        """
         import bm25s
 
         word_ids: dict[str, int] = {}
         rows = []
         for passage in self._corpus:
             words = self._tokens.words(f"{passage.title}\n{passage.text}")
-            rows.append(np.array([word_ids.setdefault(word, len(word_ids)) for word in words], dtype=np.int32))
+            rows.append(
+                np.array(
+                    [word_ids.setdefault(word, len(word_ids)) for word in words], dtype=np.int32
+                )
+            )
         vocabulary: dict[str, int] = {}
-        stem_of = [vocabulary.setdefault(stem, len(vocabulary)) for stem in self._tokens.stems(list(word_ids))]
+        stem_of = [
+            vocabulary.setdefault(stem, len(vocabulary))
+            for stem in self._tokens.stems(list(word_ids))
+        ]
         stems = np.array(stem_of or [0], dtype=np.int32)
-        index = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b, backend="numpy", csc_backend="numpy")
+        index = bm25s.BM25(
+            method="lucene", k1=settings.k1, b=settings.b, backend="numpy", csc_backend="numpy"
+        )
         ids = [stems[row].tolist() for row in rows]
         index.index((ids, vocabulary or {"": 0}), show_progress=False, create_empty_token=False)
         index.save(folder, show_progress=False)

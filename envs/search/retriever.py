@@ -1,6 +1,7 @@
 """What every retriever is: the protocol, its error, and the choice of the best passages by score.
 
-A retriever that cannot answer raises `RetrieverError`: the episode is lost and counted, and not a reward of zero.
+A retriever that cannot answer raises `RetrieverError`: the episode is lost and counted, and not a
+reward of zero.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def best(scores: np.ndarray[Any, Any], k: int) -> list[int]:
     # Most passages have no word of the query; leaving them out first makes this ten times quicker.
     places = np.flatnonzero(scores > 0)
     if len(places) > k:
-        # All that are not below the k-th stay: which of equals come first must be no accident of the partition.
+        # All that are not below the k-th stay: which of equals come first must be no accident of
+        # the partition.
         found = scores[places]
         places = places[found >= np.partition(found, len(found) - k)[len(found) - k]]
     order = np.lexsort((places, -scores[places]))

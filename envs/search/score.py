@@ -3,8 +3,8 @@
     exact_match("The Eiffel Tower!", ["Eiffel tower"])     # True
     f1("Gustave Eiffel", ["Alexandre Gustave Eiffel"])     # 0.8
 
-Both compare normalised texts: Unicode's composed form, lower case, without ASCII punctuation, without the articles a,
-an and the, single spaces.
+Both compare normalised texts: Unicode's composed form, lower case, without ASCII punctuation,
+without the articles a, an and the, single spaces.
 
 Source: the evaluation scripts of SQuAD and HotpotQA; from HotpotQA (and FlashRAG) comes that an
 answer yes, no or noanswer has no F1 with anything but itself. Only the answer is scored, never the
@@ -26,7 +26,9 @@ _CLOSED = frozenset({"yes", "no", "noanswer"})
 
 
 def normalise(text: str) -> str:
-    """The form in which answers are compared. A text of articles and punctuation alone becomes empty."""
+    """The form in which answers are compared. A text of articles and punctuation alone becomes
+    empty.
+    """
     return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_PUNCTUATION)).split())
 
 

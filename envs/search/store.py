@@ -75,9 +75,13 @@ class Corpus:
         return (self[row] for row in range(len(self)))
 
     def find(self, name: str) -> list[int]:
-        """Rows with this title (whatever its case and spaces), in order; without any, those with this id."""
+        """Rows with this title (whatever its case and spaces), in order; without any, those with
+        this id.
+        """
         key = _key(name)
-        start, end = (int(np.searchsorted(self._hashes, _hash(key), side)) for side in ("left", "right"))
+        start, end = (
+            int(np.searchsorted(self._hashes, _hash(key), side)) for side in ("left", "right")
+        )
         rows = [int(row) for row in self._rows[start:end]]
         titled = [row for row in rows if _key(self[row].title) == key]
         return titled or [row for row in rows if _key(self[row].id) == key]
@@ -115,7 +119,11 @@ def _key(name: str) -> str:
 
 def _hash(key: str) -> np.uint64:
     # JSON may hold half a surrogate pair, which is no UTF-8.
-    return np.uint64(int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+    return np.uint64(
+        int.from_bytes(
+            hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +132,24 @@ class Support:
 
     title: str
     id: str | None = None
-    """None: any passage with this title will do, as where questions and corpus come from different places."""
+    """None: any passage with this title will do, as where questions and corpus come from different
+    places.
+    """
 
     def is_(self, passage: Passage) -> bool:
         """Whether this is the passage."""
-        return passage.id == self.id if self.id is not None else _key(passage.title) == _key(self.title)
+        return (
+            passage.id == self.id
+            if self.id is not None
+            else _key(passage.title) == _key(self.title)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, what answers it, and the passages on the way in their order, where they are known."""
+    """A question, what answers it, and the passages on the way in their order, where they are
+    known.
+    """
 
     text: str
     answers: tuple[str, ...]

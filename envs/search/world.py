@@ -1,14 +1,16 @@
-"""The generated encyclopedia: people, works, towns, organisations, regions and rivers that never were.
+"""The generated encyclopedia: people, works, towns, organisations, regions and rivers that never
+were.
 
-Every page states the facts of one thing in plain prose. Questions of 2 to 4 hops follow chains of facts through as many
-pages; each chain is known. Everything is drawn from `seed` alone::
+Every page states the facts of one thing in plain prose. Questions of 2 to 4 hops follow chains of
+facts through as many pages; each chain is known. Everything is drawn from `seed` alone::
 
     world = World(pages=3000, seed=0)
     world.questions["test"][0].text        # In which year was the founder of the publisher of "The Owl" born?
 
-Two things keep a player honest. The facts of a split stay among its own things, so nothing learnt from training
-questions answers a test question; all pages are in one corpus, so the others are in the way. And answers are chosen
-before chains, from all values a relation has, so that no answer is frequent and names tell nothing.
+Two things keep a player honest. The facts of a split stay among its own things, so nothing learnt
+from training questions answers a test question; all pages are in one corpus, so the others are in
+the way. And answers are chosen before chains, from all values a relation has, so that no answer is
+frequent and names tell nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class World:
         self._namer = Namer(self._rng, people)
         self._members: dict[Split, dict[Kind, list[int]]] = {}
         for split, part in PARTS.items():
-            self._members[split] = {kind: self._create(kind, round(pages * part * SHARES[kind])) for kind in SHARES}
+            self._members[split] = {
+                kind: self._create(kind, round(pages * part * SHARES[kind])) for kind in SHARES
+            }
             _Facts(self.things, self._members[split], self._namer, self._rng).state()
         self.texts = [page(thing, self._values(thing), self._rng) for thing in self.things]
         self.questions = {split: list(self._ask(split)) for split in SPLITS}
@@ -66,8 +70,12 @@ class World:
     def _entity(self, kind: Kind) -> Entity:
         word = self._rng.choice(WORDS[kind])
         if kind == "person":
-            given, subject, possessive = self._rng.choice(((WOMEN, "She", "Her"), (MEN, "He", "His")))
-            return Entity(kind, self._namer.person(given), word, (subject, f"The {word}"), possessive)
+            given, subject, possessive = self._rng.choice(
+                ((WOMEN, "She", "Her"), (MEN, "He", "His"))
+            )
+            return Entity(
+                kind, self._namer.person(given), word, (subject, f"The {word}"), possessive
+            )
         draw = getattr(self._namer, kind)
         return Entity(kind, draw(), word, ("It", f"The {word}"), "Its")
 
@@ -107,7 +115,9 @@ class World:
             nouns = relation.nouns if depth == 0 else relation.nouns[:1]
             phrase = self._rng.choice(nouns).format(x=phrase)
         text = self._rng.choice(relations[-1].questions).format(x=phrase)
-        if any(answers[-1] in earlier for earlier in (text, *(self.texts[node] for node in nodes[:-1]))):
+        if any(
+            answers[-1] in earlier for earlier in (text, *(self.texts[node] for node in nodes[:-1]))
+        ):
             return None
         supports = tuple(Support(self.things[node].title, _id(node)) for node in nodes)
         return Question(text, answers, supports, len(nodes))
@@ -126,42 +136,57 @@ def _id(number: int) -> str:
 class _Facts:
     """Draws the facts of one split among its own things."""
 
-    def __init__(self, things: list[Entity], members: dict[Kind, list[int]], namer: Namer, rng: random.Random) -> None:
+    def __init__(
+        self, things: list[Entity], members: dict[Kind, list[int]], namer: Namer, rng: random.Random
+    ) -> None:
         self._things, self._members, self._namer, self._rng = things, members, namer, rng
 
     def state(self) -> None:
-        """Years first: teachers are older than their pupils, and nobody works for what is not founded yet."""
+        """Years first: teachers are older than their pupils, and nobody works for what is not
+        founded yet.
+        """
         for person in self._members["person"]:
             self._things[person].facts = {"born": self._rng.randint(1800, 1899)}
         for body in self._members["organisation"]:
             founder = self._any("person")
             self._things[body].facts = {
-                "founder": founder, "seat": self._any("town"),
+                "founder": founder,
+                "seat": self._any("town"),
                 "founded": self._year(founder, "born") + self._rng.randint(24, 45),
-            }  # fmt: skip
+            }
         for person in self._members["person"]:
             self._person(person)
         for work in self._members["work"]:
             author = self._any("person")
             year = self._year(author, "born") + self._rng.randint(22, 60)
-            facts = self._things[work].facts = {"author": author, "setting": self._any("town"), "published": year}
+            facts = self._things[work].facts = {
+                "author": author,
+                "setting": self._any("town"),
+                "published": year,
+            }
             self._maybe(facts, "publisher", "organisation", "founded", 1700, year)
         towns: dict[int, list[int]] = {}
         for town in self._members["town"]:
             region = self._any("region")
             towns.setdefault(region, []).append(town)
             self._things[town].facts = {
-                "region": region, "river": self._any("river"), "architect": self._any("person"),
+                "region": region,
+                "river": self._any("river"),
+                "architect": self._any("person"),
                 "origin": self._other("town", town),
-            }  # fmt: skip
+            }
         for region in self._members["region"]:
             inside = towns.get(region)
             self._things[region].facts = {
-                "capital": self._rng.choice(inside or self._members["town"]), "language": self._namer.language(),
+                "capital": self._rng.choice(inside or self._members["town"]),
+                "language": self._namer.language(),
                 "anthem": self._any("person"),
-            }  # fmt: skip
+            }
         for river in self._members["river"]:
-            self._things[river].facts = {"mouth": self._any("town"), "source": self._namer.mountain()}
+            self._things[river].facts = {
+                "mouth": self._any("town"),
+                "source": self._namer.mountain(),
+            }
 
     def _person(self, person: int) -> None:
         facts, born = self._things[person].facts, self._year(person, "born")
@@ -169,7 +194,9 @@ class _Facts:
         self._maybe(facts, "teacher", "person", "born", born - 60, born - 12)
         self._maybe(facts, "employer", "organisation", "founded", 1700, born + 45)
 
-    def _maybe(self, facts: dict[str, int | str], name: str, kind: Kind, year: str, first: int, last: int) -> None:
+    def _maybe(
+        self, facts: dict[str, int | str], name: str, kind: Kind, year: str, first: int, last: int
+    ) -> None:
         """A thing from between two years, if one is found soon."""
         for _ in range(12):
             candidate = self._any(kind)
@@ -192,7 +219,9 @@ class _Facts:
 class _Chains:
     """Draws chains of facts backwards from their answers."""
 
-    def __init__(self, things: list[Entity], members: dict[Kind, list[int]], rng: random.Random) -> None:
+    def __init__(
+        self, things: list[Entity], members: dict[Kind, list[int]], rng: random.Random
+    ) -> None:
         self._things, self._rng = things, rng
         self._into: dict[int, list[tuple[Relation, int]]] = {}
         """Thing -> the facts that lead to it."""
@@ -205,19 +234,26 @@ class _Chains:
                     self._into.setdefault(int(value), []).append((RELATIONS[name], number))
 
     def draws(self, hops: int) -> Iterator[tuple[tuple[int, ...], list[Relation]] | None]:
-        """Endlessly: things from the first page to the last, and the relation that is followed on each; None for a
-        chain that has no beginning or meets itself.
+        """Endlessly: things from the first page to the last, and the relation that is followed on
+        each; None for a chain that has no beginning or meets itself.
 
-        The last relations take turns, and for each of them all of its values, in an order of their own.
+        The last relations take turns, and for each of them all of its values, in an order of their
+        own.
         """
-        orders = {name: self._rng.sample(list(values), len(values)) for name, values in self._last.items() if values}
+        orders = {
+            name: self._rng.sample(list(values), len(values))
+            for name, values in self._last.items()
+            if values
+        }
         turn = 0
         while True:
             for name, values in orders.items():
                 yield self._backwards(name, values[turn % len(values)], hops)
             turn += 1
 
-    def _backwards(self, name: str, answer: int | str, hops: int) -> tuple[tuple[int, ...], list[Relation]] | None:
+    def _backwards(
+        self, name: str, answer: int | str, hops: int
+    ) -> tuple[tuple[int, ...], list[Relation]] | None:
         nodes, relations = [self._rng.choice(self._last[name][answer])], [RELATIONS[name]]
         while len(nodes) < hops:
             leading = self._into.get(nodes[0])

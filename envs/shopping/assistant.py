@@ -4,10 +4,11 @@
     text, info = env.reset(options={"task": env.tasks("test")[0]})
     text, reward, terminated, truncated, info = env.step("search[waterproof camping tent]")
 
-What a recommendation achieves is told as milestones, which rewards read: 'valid'; 'constraint:products',
-'constraint:attributes', 'constraint:options' and 'constraint:budget'; 'aspect:NAME' for each of the two aspects that
-were asked for. 'found:KIND' is reached on the way, when a search lists something that fits. They speak of what was
-done and said to the customer, never of thoughts.
+What a recommendation achieves is told as milestones, which rewards read: 'valid';
+'constraint:products', 'constraint:attributes', 'constraint:options' and 'constraint:budget';
+'aspect:NAME' for each of the two aspects that were asked for. 'found:KIND' is reached on the way,
+when a search lists something that fits. They speak of what was done and said to the customer, never
+of thoughts.
 """
 
 from __future__ import annotations
@@ -50,24 +51,31 @@ class AssistantEnv(TextEnv):
 
     name = "shopping/assistant"
     instructions = (
-        "You are a shop assistant. Find what the customer asks for: the right products, attributes and options, "
-        "within the budget. Answer with one action per turn:\n"
-        "search[keywords] - lists up to ten products\n"
-        "view[ID] - one product in detail\n"
-        "compare[ID, ID] - up to four products side by side\n"
-        f"{_RECOMMEND} - your final answer, for example\n"
-        "recommend[B012345678 color=teal; B087654321 size=9 | Both are made in Canada and arrive the next day.]\n"
-        "Recommend only what a search has shown, one product for each thing asked for. The reasons must tell what the "
-        "customer wants to know, in the words of the product page."
+        "You are a shop assistant. Find what the customer asks for: the right products, attributes"
+        " and options, within the budget. Answer with one action per turn:\nsearch[keywords] -"
+        " lists up to ten products\nview[ID] - one product in detail\ncompare[ID, ID] - up to four"
+        f" products side by side\n{_RECOMMEND} - your final answer, for"
+        " example\nrecommend[B012345678 color=teal; B087654321 size=9 | Both are made in Canada"
+        " and arrive the next day.]\nRecommend only what a search has shown, one product for each"
+        " thing asked for. The reasons must tell what the customer wants to know, in the words of"
+        " the product page."
     )
     grammar = Grammar(chaining=True, deny=frozenset(), max_chars=1024)
     tools = [  # noqa: RUF012
         tool("search", "List up to ten products.", keywords="what to look for"),
         tool("view", "Show one product in detail.", id="the product's ID"),
-        tool("compare", "Show up to four products side by side.", ids="their IDs, separated by commas"),
-        tool("recommend", "The final answer to the customer.",
-             products="ID option=value, option=value; ID option=value", reasons="what the customer wants to know"),
-    ]  # fmt: skip
+        tool(
+            "compare",
+            "Show up to four products side by side.",
+            ids="their IDs, separated by commas",
+        ),
+        tool(
+            "recommend",
+            "The final answer to the customer.",
+            products="ID option=value, option=value; ID option=value",
+            reasons="what the customer wants to know",
+        ),
+    ]
 
     def __init__(
         self,
@@ -78,13 +86,19 @@ class AssistantEnv(TextEnv):
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        self.checked = check(AssistantParams, self.name, {"products": products, "items": items, "expert": expert})
+        self.checked = check(
+            AssistantParams, self.name, {"products": products, "items": items, "expert": expert}
+        )
         usual = {"expert"} if self.checked.expert == "shortest" else None
-        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude=usual))
+        super().__init__(
+            max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude=usual)
+        )
         shop = functools.partial(shop_for, self.checked)
         self.symmetries = tuple(NewCodes(shop, number) for number in range(RENAMINGS))
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Make the catalogue and the index, if they are not there."""
         shop_for(self.checked, progress).index(progress)
 
@@ -99,7 +113,9 @@ class AssistantEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         if not task.env.startswith(f"{self.name}-"):
-            raise UserError(f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)")
+            raise UserError(
+                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
+            )
         params = check(AssistantParams, self.name, task.params)
         self._shop = shop_for(params)
         split = SPLITS[min(task.seed // SEEDS_PER_SPLIT, 2)]
@@ -115,11 +131,18 @@ class AssistantEnv(TextEnv):
     def _act(self, action: str) -> Outcome:
         match = _ACTION.fullmatch(action)
         if match is None or not match[2].strip():
-            return self._says("Use search[...], view[...], compare[...] or recommend[...].", valid=False)
-        tools = {"search": self._search, "view": self._look, "compare": self._compare, "recommend": self._recommend}
+            return self._says(
+                "Use search[...], view[...], compare[...] or recommend[...].", valid=False
+            )
+        tools = {
+            "search": self._search,
+            "view": self._look,
+            "compare": self._compare,
+            "recommend": self._recommend,
+        }
         return tools[match[1]](match[2].strip())
 
-    # -- the tools -----------------------------------------------------------------------------------------------
+    # -- the tools ---------------------------------------------------------------------------------
 
     def _search(self, words: str) -> Outcome:
         self._asked.append(words)
@@ -157,30 +180,44 @@ class AssistantEnv(TextEnv):
             return self._says(f"Write {_RECOMMEND}.", valid=False)
         known = [Pick(self._shown[id], options) for id, options in given if id in self._shown]
         valid = len(known) == len({id for id, _ in given}) == len(given) and all(
-            value in pick.product.options.get(axis, ()) for pick in known for axis, value in pick.options.items()
+            value in pick.product.options.get(axis, ())
+            for pick in known
+            for axis, value in pick.options.items()
         )
         held = facts(self._wish, known, reasons) if valid else []
         self._reach(["valid", *held] if valid else [])
         reward = sum(f"constraint:{name}" in held for name in CONSTRAINTS) / len(CONSTRAINTS)
         answer = "Thank you, I will take that." if reward == 1 else "That is not what I asked for."
         return Outcome(
-            f"Customer: {answer}", reward=reward, ended=True, success=reward == 1, score=reward, progress=reward,
-            milestones=list(self._reached), admissible=[],
-        )  # fmt: skip
+            f"Customer: {answer}",
+            reward=reward,
+            ended=True,
+            success=reward == 1,
+            score=reward,
+            progress=reward,
+            milestones=list(self._reached),
+            admissible=[],
+        )
 
-    # -- what is reported ----------------------------------------------------------------------------------------
+    # -- what is reported --------------------------------------------------------------------------
 
     def _reach(self, names: Iterable[str]) -> None:
         self._reached += [name for name in names if name not in self._reached]
 
     def _says(self, text: str, valid: bool = True) -> Outcome:
         return Outcome(
-            text, valid=valid, admissible=self._admissible(), score=0.0, progress=self._progress(),
+            text,
+            valid=valid,
+            admissible=self._admissible(),
+            score=0.0,
+            progress=self._progress(),
             milestones=list(self._reached),
-        )  # fmt: skip
+        )
 
     def _admissible(self) -> list[str]:
-        """Searches for what the customer named, and what can be done with what they list; there is much more."""
+        """Searches for what the customer named, and what can be done with what they list; there is
+        much more.
+        """
         searches = [f"search[{item.kind}]" for item in self._wish.items]
         views = [f"view[{asin}]" for asin in self._listed]
         return [*searches, *views, *(f"recommend[{asin}]" for asin in self._seen)]
@@ -190,7 +227,13 @@ class AssistantEnv(TextEnv):
         if "progress" not in self.extras:
             return None
         worth = [
-            _SEEN if _choice(item, self._seen.values()) else _FOUND if _choice(item, self._shown.values()) else 0.0
+            (
+                _SEEN
+                if _choice(item, self._seen.values())
+                else _FOUND
+                if _choice(item, self._shown.values())
+                else 0.0
+            )
             for item in self._wish.items
         ]
         return sum(worth) / len(worth)
@@ -198,8 +241,9 @@ class AssistantEnv(TextEnv):
     def expert_action(self) -> str | None:
         """Search until everything is found, look at it, recommend it.
 
-        With `expert="search"` only what was seen is known: whatever is of the right kind and affordable is looked at
-        until everything that was asked for is there, and searches follow each other until something new is listed.
+        With `expert="search"` only what was seen is known: whatever is of the right kind and
+        affordable is looked at until everything that was asked for is there, and searches follow
+        each other until something new is listed.
         """
         if self.current is None or self._over:
             return None
@@ -214,7 +258,11 @@ class AssistantEnv(TextEnv):
             return self._recommendation(picks)
         for item, _ in sorted(found, key=lambda pair: pair[1] is not None):
             for product in self._shown.values():
-                if product.query == item.kind and product.price <= wish.budget and product.asin not in self._seen:
+                if (
+                    product.query == item.kind
+                    and product.price <= wish.budget
+                    and product.asin not in self._seen
+                ):
                     return f"view[{product.asin}]"
             for words in _searches(item):
                 if words not in self._asked:
@@ -222,7 +270,9 @@ class AssistantEnv(TextEnv):
         return None
 
     def _straight(self) -> str:
-        """The next action of the shortest way, which takes knowing what is on pages that were not looked at."""
+        """The next action of the shortest way, which takes knowing what is on pages that were not
+        looked at.
+        """
         picks: list[tuple[Item, Product]] = []
         for item in self._wish.items:
             product = _choice(item, self._shown.values())
@@ -249,21 +299,31 @@ class AssistantEnv(TextEnv):
     def _words(self, item: Item) -> str:
         """The first of `_searches` that lists something fitting."""
         for words in _searches(item):
-            if _choice(item, [self._shop.products[asin] for asin in self._shop.search(words)[:LISTED]]):
+            if _choice(
+                item, [self._shop.products[asin] for asin in self._shop.search(words)[:LISTED]]
+            ):
                 break
         return words
 
 
 def _searches(item: Item) -> list[str]:
-    """Words to look for an item with: all of them, then fewer, at last the title of the product it was written for."""
+    """Words to look for an item with: all of them, then fewer, at last the title of the product it
+    was written for.
+    """
     values = list(item.options.values())
     few = [[attribute, item.kind, *more] for attribute in item.attributes for more in (values, [])]
-    many = [[*item.attributes, item.kind, *values], [*item.attributes, item.kind], [item.kind, *item.attributes[::-1]]]
+    many = [
+        [*item.attributes, item.kind, *values],
+        [*item.attributes, item.kind],
+        [item.kind, *item.attributes[::-1]],
+    ]
     return [" ".join(words) for words in (*many, *few, [item.kind, *values])] + [item.target.title]
 
 
 def _choice(item: Item, products: Collection[Product]) -> Product | None:
-    """The cheapest product that fits and costs no more than the item's share, so that the budget holds."""
+    """The cheapest product that fits and costs no more than the item's share, so that the budget
+    holds.
+    """
     return _cheapest(item, [p for p in products if p.price <= item.share])
 
 
@@ -272,18 +332,28 @@ def _cheapest(item: Item, products: Collection[Product]) -> Product | None:
 
 
 def _pick(text: str) -> tuple[str, dict[str, str]] | None:
-    """'ID axis=value, axis=value' as an ID in upper case and options; None for what is not written like that."""
+    """'ID axis=value, axis=value' as an ID in upper case and options; None for what is not written
+    like that.
+    """
     id, _, rest = composed(text.strip()).partition(" ")
     pairs = [pair.partition("=") for pair in rest.split(",")] if rest.strip() else []
-    if not id or "=" in id or not all(axis.strip() and equals and value.strip() for axis, equals, value in pairs):
+    if (
+        not id
+        or "=" in id
+        or not all(axis.strip() and equals and value.strip() for axis, equals, value in pairs)
+    ):
         return None
     return id.upper(), {axis.strip().lower(): value.strip().lower() for axis, _, value in pairs}
 
 
 def _fields(products: Sequence[Product]) -> dict[str, None]:
-    """Names of what a product page shows, options and aspects of all the products, in order, each once."""
+    """Names of what a product page shows, options and aspects of all the products, in order, each
+    once.
+    """
     names = ["ID", "product", "price", "attributes"]
-    return dict.fromkeys([*names, *(a for p in products for a in p.options), *(a for p in products for a in p.specs)])
+    return dict.fromkeys(
+        [*names, *(a for p in products for a in p.options), *(a for p in products for a in p.specs)]
+    )
 
 
 def _row(name: str, products: Sequence[Product]) -> str:

@@ -1,8 +1,8 @@
 """The generated catalogue: products, look-alikes and goals, the same for one size on every machine.
 
-Most products have one to three look-alikes: the same title, but one value of one option, the price or one attribute
-differs. A goal asks for what tells its product from them. Families come in random order, so any range of families is a
-fair sample, and splits of goals share no family::
+Most products have one to three look-alikes: the same title, but one value of one option, the price
+or one attribute differs. A goal asks for what tells its product from them. Families come in random
+order, so any range of families is a fair sample, and splits of goals share no family::
 
     catalogue = generate(300)
     catalogue.goals[0].instruction
@@ -27,8 +27,16 @@ from .reward import score
 from .vocabulary import ASPECTS, AXES, COMMON_ASPECTS, KINDS, SYLLABLES, Kind
 
 VERSION = 1
-"""Part of every cached file's name: raise it when the same size would give other products or goals."""
-_PURPOSES = ("everyday use", "busy weeks", "people who travel", "a calm home", "weekends", "beginners and experts")
+"""Part of every cached file's name: raise it when the same size would give other products or goals.
+"""
+_PURPOSES = (
+    "everyday use",
+    "busy weeks",
+    "people who travel",
+    "a calm home",
+    "weekends",
+    "beginners and experts",
+)
 _LOOKALIKES = (0, 1, 1, 2, 2, 3)
 
 
@@ -41,15 +49,20 @@ class Catalogue:
 
     def save(self, path: Path) -> None:
         """Write it as JSON: one list of values per product and goal, in the order of their fields."""
-        rows = {"products": [_row(p) for p in self.products], "goals": [_row(g) for g in self.goals]}
+        rows = {
+            "products": [_row(p) for p in self.products],
+            "goals": [_row(g) for g in self.goals],
+        }
         path.write_text(json.dumps(rows, separators=(",", ":")), "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
         """What `save` wrote."""
         rows = json.loads(path.read_text("utf-8"))
-        return cls([Product(*map(_frozen, row)) for row in rows["products"]],
-                   [Goal(*map(_frozen, row)) for row in rows["goals"]])  # fmt: skip
+        return cls(
+            [Product(*map(_frozen, row)) for row in rows["products"]],
+            [Goal(*map(_frozen, row)) for row in rows["goals"]],
+        )
 
 
 def _row(thing: Product | Goal) -> list[Any]:
@@ -59,7 +72,9 @@ def _row(thing: Product | Goal) -> list[Any]:
 def _frozen(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
-    return {key: _frozen(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+    return (
+        {key: _frozen(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,9 @@ class _Lookalike:
 
 
 def generate(count: int, advance: Callable[[int], None] = lambda made: None) -> Catalogue:
-    """The catalogue of `count` products. `advance` is told how many were made since it was last called."""
+    """The catalogue of `count` products. `advance` is told how many were made since it was last
+    called.
+    """
     rng = random.Random(f"turnrl shop {VERSION} {count}")
     products: list[Product] = []
     goals: list[Goal] = []
@@ -82,7 +99,9 @@ def generate(count: int, advance: Callable[[int], None] = lambda made: None) -> 
     requests: set[str] = set()
     for number, kind in enumerate(_kinds(rng)):
         base = _product(rng, kind, number, _asin(rng, asins))
-        family = [_lookalike(rng, kind, base, _asin(rng, asins)) for _ in range(rng.choice(_LOOKALIKES))]
+        family = [
+            _lookalike(rng, kind, base, _asin(rng, asins)) for _ in range(rng.choice(_LOOKALIKES))
+        ]
         family = family[: count - len(products) - 1]
         products += [base, *(other.product for other in family)]
         goal = _goal(rng, base, family)
@@ -114,12 +133,19 @@ def _product(rng: random.Random, kind: Kind, family: int, asin: str) -> Product:
     model = f"{rng.choice(string.ascii_uppercase)}{rng.randrange(10, 1000)}"
     attributes = tuple(rng.sample(kind.aisle.attributes, rng.choice((4, 5))))
     highlights = ", ".join(attribute.title() for attribute in attributes[:2])
-    specs = {aspect: rng.choice(ASPECTS[aspect]) for aspect in (*COMMON_ASPECTS, *kind.aisle.aspects)}
-    price = float(rng.randrange(int(kind.low), int(kind.high))) + rng.choice((0.0, 0.49, 0.95, 0.99))
+    specs = {
+        aspect: rng.choice(ASPECTS[aspect]) for aspect in (*COMMON_ASPECTS, *kind.aisle.aspects)
+    }
+    price = float(rng.randrange(int(kind.low), int(kind.high))) + rng.choice(
+        (0.0, 0.49, 0.95, 0.99)
+    )
     return Product(
         asin=asin,
         title=f"{brand} {kind.name.title()} - {highlights}, {model}",
-        description=f"From {brand}: {kind.name} for {rng.choice(_PURPOSES)}, with attention to every detail.",
+        description=(
+            f"From {brand}: {kind.name} for {rng.choice(_PURPOSES)}, with attention to every"
+            " detail."
+        ),
         bullets=_bullets(attributes, specs),
         attributes=attributes,
         options={AXES[key][0]: _values(rng, key) for key in kind.axes},
@@ -136,8 +162,10 @@ def _product(rng: random.Random, kind: Kind, family: int, asin: str) -> Product:
 
 def _bullets(attributes: tuple[str, ...], specs: Mapping[str, str]) -> tuple[str, ...]:
     """The attributes that the title does not name, then the specifications."""
-    return (*(f"{attribute.capitalize()}, as you would expect" for attribute in attributes[2:]),
-            *(f"{aspect.capitalize()}: {value}" for aspect, value in specs.items()))  # fmt: skip
+    return (
+        *(f"{attribute.capitalize()}, as you would expect" for attribute in attributes[2:]),
+        *(f"{aspect.capitalize()}: {value}" for aspect, value in specs.items()),
+    )
 
 
 def _values(rng: random.Random, key: str) -> tuple[str, ...]:
@@ -148,7 +176,9 @@ def _values(rng: random.Random, key: str) -> tuple[str, ...]:
 
 
 def _lookalike(rng: random.Random, kind: Kind, base: Product, asin: str) -> _Lookalike:
-    """`base` under another asin with one difference: mostly an option, sometimes the price or an attribute."""
+    """`base` under another asin with one difference: mostly an option, sometimes the price or an
+    attribute.
+    """
     draw = rng.random()
     if draw < 0.2:
         price = round(base.price * rng.uniform(1.25, 1.6) + 5) + 0.99
@@ -157,15 +187,27 @@ def _lookalike(rng: random.Random, kind: Kind, base: Product, asin: str) -> _Loo
         gone = rng.choice(base.attributes[2:])
         new = rng.choice([a for a in kind.aisle.attributes if a not in base.attributes])
         attributes = tuple(new if attribute == gone else attribute for attribute in base.attributes)
-        other = replace(base, asin=asin, attributes=attributes, bullets=_bullets(attributes, base.specs))
+        other = replace(
+            base, asin=asin, attributes=attributes, bullets=_bullets(attributes, base.specs)
+        )
         return _Lookalike(other, {}, {}, (gone,), (new,))
-    axes = {AXES[key][0]: AXES[key][1] for key in kind.axes if len(AXES[key][1]) > len(base.options[AXES[key][0]])}
+    axes = {
+        AXES[key][0]: AXES[key][1]
+        for key in kind.axes
+        if len(AXES[key][1]) > len(base.options[AXES[key][0]])
+    }
     if not axes:
-        return _Lookalike(replace(base, asin=asin, price=base.price + 30, price_tag=f"${base.price + 30}"), {}, {})
+        return _Lookalike(
+            replace(base, asin=asin, price=base.price + 30, price_tag=f"${base.price + 30}"), {}, {}
+        )
     axis = rng.choice(sorted(axes))
     gone = rng.choice(base.options[axis])
     new = rng.choice([value for value in axes[axis] if value not in base.options[axis]])
-    values = tuple(value for value in axes[axis] if value == new or (value in base.options[axis] and value != gone))
+    values = tuple(
+        value
+        for value in axes[axis]
+        if value == new or (value in base.options[axis] and value != gone)
+    )
     other = replace(base, asin=asin, options={**base.options, axis: values})
     return _Lookalike(other, {axis: gone}, {axis: new})
 
@@ -175,10 +217,16 @@ def _goal(rng: random.Random, base: Product, family: list[_Lookalike]) -> Goal |
     target, attributes, options = base, list[str](), dict[str, str]()
     if family and rng.random() < 0.5:
         chosen = rng.choice(family)
-        target, attributes, options = chosen.product, list(chosen.own_attributes), dict(chosen.own_option)
+        target, attributes, options = (
+            chosen.product,
+            list(chosen.own_attributes),
+            dict(chosen.own_option),
+        )
     else:
         for other in family:
-            attributes += (attribute for attribute in other.base_attributes if attribute not in attributes)
+            attributes += (
+                attribute for attribute in other.base_attributes if attribute not in attributes
+            )
             options = {**other.base_option, **options}
     rest = [attribute for attribute in target.attributes if attribute not in attributes]
     attributes += rng.sample(rest, max(0, rng.choice((1, 2, 2, 3)) - len(attributes)))

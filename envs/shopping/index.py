@@ -1,7 +1,7 @@
 """Full-text search over products: BM25 with stemming, by tantivy, titles counting double.
 
-Upstream searches with Lucene; the ranking here is close to it and not the same. An index is a folder that any number
-of processes may open at once; it is mapped, not read::
+Upstream searches with Lucene; the ranking here is close to it and not the same. An index is a
+folder that any number of processes may open at once; it is mapped, not read::
 
     build(folder, products)
     Index(folder).search("red running shoes")        # up to 50 asins, best first, the same in every process
@@ -27,16 +27,21 @@ _HEAP_BYTES = 128 * 2**20
 _PUNCTUATION = re.compile(r"[^\w\s]")
 
 
-def build(folder: Path, products: Iterable[Product], advance: Callable[[int], None] = lambda made: None) -> None:
+def build(
+    folder: Path, products: Iterable[Product], advance: Callable[[int], None] = lambda made: None
+) -> None:
     """Write the index of `products` into an empty folder."""
     schema = tantivy.SchemaBuilder()
     schema.add_text_field("asin", stored=True, tokenizer_name="raw")
     schema.add_text_field("title", tokenizer_name="en_stem")
     schema.add_text_field("body", tokenizer_name="en_stem")
-    # One thread: equal scores are told apart by the order of documents, which must not depend on timing.
+    # One thread: equal scores are told apart by the order of documents, which must not depend on
+    # timing.
     writer = tantivy.Index(schema.build(), path=str(folder)).writer(_HEAP_BYTES, num_threads=1)
     for product in products:
-        writer.add_document(tantivy.Document(asin=product.asin, title=product.title, body=product.text))
+        writer.add_document(
+            tantivy.Document(asin=product.asin, title=product.title, body=product.text)
+        )
         advance(1)
     writer.commit()
     writer.wait_merging_threads()
@@ -55,6 +60,8 @@ class Index:
         plain = _PUNCTUATION.sub(" ", composed(words)).lower()
         if not plain.strip():
             return ()
-        query, _ = self._index.parse_query_lenient(plain, ["title", "body"], field_boosts={"title": 2.0})
+        query, _ = self._index.parse_query_lenient(
+            plain, ["title", "body"], field_boosts={"title": 2.0}
+        )
         found = self._searcher.search(query, HITS).hits
         return tuple(self._searcher.doc(address)["asin"][0] for _, address in found)

@@ -1,7 +1,9 @@
-"""WebShop's actions, and its pages in text mode: the visible strings of a page, joined by ' [SEP] '.
+"""WebShop's actions, and its pages in text mode: the visible strings of a page, joined by ' [SEP]
+'.
 
-Facts about the pages from princeton-nlp/WebShop (MIT), `web_agent_site/templates`; there the strings are what
-BeautifulSoup finds in the rendered page. What a customer is after stands on every page but the last.
+Facts about the pages from princeton-nlp/WebShop (MIT), `web_agent_site/templates`; there the
+strings are what BeautifulSoup finds in the rendered page. What a customer is after stands on every
+page but the last.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ _HTML_SAFE = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "'": "\\u0027"}
 
 
 def parse(action: str) -> tuple[str, str]:
-    """The name of an action and its argument in lower case; ('', '') for what is none. As lenient as upstream."""
+    """The name of an action and its argument in lower case; ('', '') for what is none. As lenient
+    as upstream.
+    """
     match = _ACTION.match(action)
     return (match[1], composed(match[2]).lower()) if match else ("", "")
 
 
 def can_click(value: str) -> bool:
-    """False for values that no action can name: those with brackets, here and upstream, and very long ones."""
+    """False for values that no action can name: those with brackets, here and upstream, and very
+    long ones.
+    """
     allowed, _ = clean(f"click[{value}]", GRAMMAR)
     return allowed is not None and parse(allowed) == ("click", value)
 
@@ -41,7 +47,9 @@ def search_page(instruction: str) -> str:
 
 def results_page(instruction: str, products: Sequence[Product], page: int, total: int) -> str:
     """Ten hits; there is a next page even where it is empty."""
-    rows = (text for product in products for text in (product.asin, product.title, product.price_tag))
+    rows = (
+        text for product in products for text in (product.asin, product.title, product.price_tag)
+    )
     turning = [PREVIOUS, NEXT] if page > 1 else [NEXT]
     return _joined([*_top(instruction), f"Page {page} (Total results: {total})", *turning, *rows])
 
@@ -60,9 +68,13 @@ def sub_page(instruction: str, product: Product, name: str) -> str:
         "Description": [product.description],
         "Features": (f" {bullet}" for bullet in product.bullets),
         "Reviews": ["No reviews found"],
-        "Attributes": (*(f" {a}" for a in product.attributes), product.department, product.query,
-                       product.product_category),
-    }  # fmt: skip
+        "Attributes": (
+            *(f" {a}" for a in product.attributes),
+            product.department,
+            product.query,
+            product.product_category,
+        ),
+    }
     return _joined([*_top(instruction), PREVIOUS, *texts[name]])
 
 
@@ -71,13 +83,43 @@ def done_page(asin: str, options: Mapping[str, str], reward: float) -> str:
     chosen = json.dumps(dict(options), sort_keys=True)
     for character, code in _HTML_SAFE.items():
         chosen = chosen.replace(character, code)
-    return _joined([
-        "Thank you for shopping with us!", "Your code:", "None", "(Paste it in your MTurk interface.)", "Purchased",
-        "asin", asin, "options", chosen, "attrs", "None", "category", "None", "query", "None", "product category",
-        "None", "Target", "asin", "options", "attrs", "price upper", "instuction text", "category",
-        "product category", "query", "Goal", "None", "Reward", "Your score (min 0.0, max 1.0)", str(reward),
-        "Reward Details", "None",
-    ])  # fmt: skip
+    return _joined(
+        [
+            "Thank you for shopping with us!",
+            "Your code:",
+            "None",
+            "(Paste it in your MTurk interface.)",
+            "Purchased",
+            "asin",
+            asin,
+            "options",
+            chosen,
+            "attrs",
+            "None",
+            "category",
+            "None",
+            "query",
+            "None",
+            "product category",
+            "None",
+            "Target",
+            "asin",
+            "options",
+            "attrs",
+            "price upper",
+            "instuction text",
+            "category",
+            "product category",
+            "query",
+            "Goal",
+            "None",
+            "Reward",
+            "Your score (min 0.0, max 1.0)",
+            str(reward),
+            "Reward Details",
+            "None",
+        ]
+    )
 
 
 def _top(instruction: str) -> list[str]:
@@ -86,4 +128,6 @@ def _top(instruction: str) -> list[str]:
 
 def _joined(texts: Iterable[str]) -> str:
     """As upstream's parser has it: no empty strings and no line breaks alone."""
-    return " [SEP] ".join(text.strip() for text in texts if text and not ("\n" in text and text.isspace()))
+    return " [SEP] ".join(
+        text.strip() for text in texts if text and not ("\n" in text and text.isspace())
+    )

@@ -38,7 +38,9 @@ class ShopParams(BaseModel):
     def _generated(self) -> ShopParams:
         generated = getattr(self, "data", None) is None
         if generated and not _LEAST <= (self.products or 0) <= _MOST:
-            raise ValueError(f"products={self.products}: a generated catalogue has {_LEAST} to {_MOST}")
+            raise ValueError(
+                f"products={self.products}: a generated catalogue has {_LEAST} to {_MOST}"
+            )
         return self
 
 

@@ -12,9 +12,20 @@ from collections.abc import Mapping, Sequence
 from .product import NO_LIMIT
 
 _OPENERS = (
-    "i am looking for", "i'm looking for", "i need", "i want to buy", "find me", "show me", "i would like",
-    "can you find me", "please help me find", "get me", "i'm shopping for", "looking for", "i want",
-)  # fmt: skip
+    "i am looking for",
+    "i'm looking for",
+    "i need",
+    "i want to buy",
+    "find me",
+    "show me",
+    "i would like",
+    "can you find me",
+    "please help me find",
+    "get me",
+    "i'm shopping for",
+    "looking for",
+    "i want",
+)
 _FORMS = (
     "{open} {described}{options}",
     "{open} {thing}{options}, {joined}",
@@ -29,7 +40,11 @@ _NO_ARTICLE = ("s", "tea", "coffee", "mix", "shampoo", "sunscreen")
 
 
 def instruction(
-    rng: random.Random, kind: str, attributes: Sequence[str], options: Mapping[str, str], limit: float
+    rng: random.Random,
+    kind: str,
+    attributes: Sequence[str],
+    options: Mapping[str, str],
+    limit: float,
 ) -> str:
     """A request as a person types it; the price limit is worded as upstream does."""
     wishes = [option(axis, value) for axis, value in options.items()]
@@ -50,7 +65,9 @@ def price_text(limit: float) -> str:
 
 
 def a(kind: str, described: str) -> str:
-    """Words for a thing of some kind, with an article: 'a steel phone case', 'an area rug', 'running shoes'."""
+    """Words for a thing of some kind, with an article: 'a steel phone case', 'an area rug',
+    'running shoes'.
+    """
     if kind.endswith(_NO_ARTICLE):
         return described
     return f"{'an' if described[0] in 'aeio' else 'a'} {described}"
@@ -58,7 +75,13 @@ def a(kind: str, described: str) -> str:
 
 def option(axis: str, value: str) -> str:
     """An option in words: 'in teal', 'in size 9', 'with finish matte'."""
-    return f"in {value}" if axis == "color" else f"in size {value}" if axis == "size" else f"with {axis} {value}"
+    return (
+        f"in {value}"
+        if axis == "color"
+        else f"in size {value}"
+        if axis == "size"
+        else f"with {axis} {value}"
+    )
 
 
 def listed(items: Sequence[str]) -> str:

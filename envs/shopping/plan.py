@@ -1,7 +1,8 @@
 """Plan: the best purchase within reach, what it is worth from here, and the clicks to it.
 
-A purchase is discounted by 0.97 per click that is still needed, the last one included, so the value rises with every
-step towards the best one, falls on steps away from it, and is below 1 until something worth 1 is bought::
+A purchase is discounted by 0.97 per click that is still needed, the last one included, so the value
+rises with every step towards the best one, falls on steps away from it, and is below 1 until
+something worth 1 is bought::
 
     Plan(goal).buy(product, chosen={"size": "7"})     # Purchase(value=0.94..., clicks=("teal",))
 """
@@ -33,7 +34,9 @@ class Purchase:
 
 @dataclass(frozen=True)
 class _Facts:
-    """A product under the goal: its reward without options, and which wishes each option value meets, as bits."""
+    """A product under the goal: its reward without options, and which wishes each option value
+    meets, as bits.
+    """
 
     bare: Score
     masks: Mapping[str, Sequence[tuple[str, int]]]
@@ -45,12 +48,16 @@ class Plan:
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
         self._wanted = wanted_options(goal)
-        self._exact = set(goal.options.values() if isinstance(goal.options, Mapping) else goal.options)
+        self._exact = set(
+            goal.options.values() if isinstance(goal.options, Mapping) else goal.options
+        )
         self._facts: dict[str, _Facts] = {}
         self._opened: dict[str, Purchase] = {}
 
     def buy(self, product: Product, chosen: Mapping[str, str]) -> Purchase:
-        """The best purchase from a product's page where these options (axis -> value) are chosen already."""
+        """The best purchase from a product's page where these options (axis -> value) are chosen
+        already.
+        """
         facts = self._of(product)
         reached: dict[int, tuple[str, ...]] = {0: ()}
         for axis, values in facts.masks.items():
@@ -62,8 +69,10 @@ class Plan:
                     if mask | more not in step or len(longer) < len(step[mask | more]):
                         step[mask | more] = longer
             reached = step
-        return max((self._purchase(facts.bare, mask, clicks) for mask, clicks in reached.items()),
-                   key=lambda purchase: purchase.value)  # fmt: skip
+        return max(
+            (self._purchase(facts.bare, mask, clicks) for mask, clicks in reached.items()),
+            key=lambda purchase: purchase.value,
+        )
 
     def opened(self, product: Product) -> Purchase:
         """`buy` with nothing chosen yet."""
@@ -88,7 +97,9 @@ class Plan:
             for value, axis in sorted(axis_of.items(), key=lambda pair: pair[0] not in self._exact):
                 if value in _BUTTONS or not can_click(value):
                     continue
-                mask = sum(1 << i for i, wish in enumerate(self._wanted) if alike(colour(value), wish))
+                mask = sum(
+                    1 << i for i, wish in enumerate(self._wanted) if alike(colour(value), wish)
+                )
                 if mask:
                     masks.setdefault(axis, []).append((value, mask))
             self._facts[product.asin] = _Facts(score(product, self._goal, {}), masks)

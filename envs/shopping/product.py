@@ -1,7 +1,8 @@
 """Product and Goal: what a shop sells and what a customer wants, as data.
 
-Everything that a reward depends on is in them (prices, limits, nouns), so nothing depends on a global random state.
-The words are those of WebShop's files: an *axis* is an option's name ('color'), an *asin* a product's id.
+Everything that a reward depends on is in them (prices, limits, nouns), so nothing depends on a
+global random state. The words are those of WebShop's files: an *axis* is an option's name
+('color'), an *asin* a product's id.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Product:
     @property
     def text(self) -> str:
         """What is searched beside the title: description, first bullet, options."""
-        options = ", and ".join(f"{axis}: {', '.join(values)}" for axis, values in self.options.items())
+        options = ", and ".join(
+            f"{axis}: {', '.join(values)}" for axis, values in self.options.items()
+        )
         return " ".join((self.description, *self.bullets[:1], options)).lower()
 
 

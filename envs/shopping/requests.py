@@ -1,7 +1,8 @@
 """What the customers of the assistant ask for, and which facts hold of a recommendation.
 
-A request names one to three kinds of products with attributes and options, a budget for all of them, and aspects that
-the reasons must tell. It is made from products of the task's split, so it can be met::
+A request names one to three kinds of products with attributes and options, a budget for all of
+them, and aspects that the reasons must tell. It is made from products of the task's split, so it
+can be met::
 
     wish = request(shop, "test", seed=2_000_000, items=2)
     facts(wish, picks, "Both are made in Canada and arrive the next day.")
@@ -26,12 +27,25 @@ CONSTRAINTS = ("products", "attributes", "options", "budget")
 ASKED_ASPECTS = 2
 _STEP = 5
 """Budgets are multiples of so many dollars."""
-_OPENERS = ("Hi! I need {}.", "Hello, can you help me find {}?", "I am looking for {}.", "Please find me {}.",
-            "Good morning! I would like {}.")  # fmt: skip
-_BUDGETS = ("I can spend ${} at most{}.", "My budget is ${}{}.", "It must not cost more than ${}{}.",
-            "Please stay within ${}{}.")  # fmt: skip
-_ASKED = ("When you recommend something, tell me the {}.", "I also want to know the {}.", "What is the {}?",
-          "In your answer, mention the {}.")  # fmt: skip
+_OPENERS = (
+    "Hi! I need {}.",
+    "Hello, can you help me find {}?",
+    "I am looking for {}.",
+    "Please find me {}.",
+    "Good morning! I would like {}.",
+)
+_BUDGETS = (
+    "I can spend ${} at most{}.",
+    "My budget is ${}{}.",
+    "It must not cost more than ${}{}.",
+    "Please stay within ${}{}.",
+)
+_ASKED = (
+    "When you recommend something, tell me the {}.",
+    "I also want to know the {}.",
+    "What is the {}?",
+    "In your answer, mention the {}.",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,9 @@ class Pick:
 
 
 def request(shop: Shop, split: Split, seed: int, items: int) -> Request:
-    """The request of a seed: `items` different kinds of products of a split, of one department where it has them."""
+    """The request of a seed: `items` different kinds of products of a split, of one department
+    where it has them.
+    """
     rng = random.Random(f"request {seed} {items}")
     pool = shop.by_kind(split)
     kinds = [rng.choice(list(pool))]
@@ -87,14 +103,18 @@ def request(shop: Shop, split: Split, seed: int, items: int) -> Request:
     targets = [rng.choice(pool[kind]) for kind in kinds]
     wanted = tuple(_item(rng, target) for target in targets)
     budget = math.ceil(sum(item.share for item in wanted) / _STEP) * _STEP
-    shared = [aspect for aspect in targets[0].specs if all(aspect in target.specs for target in targets)]
+    shared = [
+        aspect for aspect in targets[0].specs if all(aspect in target.specs for target in targets)
+    ]
     aspects = tuple(rng.sample(shared, ASKED_ASPECTS))
     things = listed([_worded(rng, item) for item in wanted])
-    text = " ".join((
-        rng.choice(_OPENERS).format(things),
-        rng.choice(_BUDGETS).format(budget, " in total" if items > 1 else ""),
-        rng.choice(_ASKED).format(listed(aspects)),
-    ))  # fmt: skip
+    text = " ".join(
+        (
+            rng.choice(_OPENERS).format(things),
+            rng.choice(_BUDGETS).format(budget, " in total" if items > 1 else ""),
+            rng.choice(_ASKED).format(listed(aspects)),
+        )
+    )
     return Request(text, wanted, budget, aspects)
 
 
@@ -113,7 +133,8 @@ def _worded(rng: random.Random, item: Item) -> str:
 
 
 def facts(wish: Request, picks: Sequence[Pick], reasons: str) -> list[str]:
-    """Names of the constraints that hold, then of the aspects that the reasons tell, in a fixed order.
+    """Names of the constraints that hold, then of the aspects that the reasons tell, in a fixed
+    order.
 
     All constraints but the products themselves hold only for the right kinds of products.
     """
@@ -122,15 +143,25 @@ def facts(wish: Request, picks: Sequence[Pick], reasons: str) -> list[str]:
     held = {"products": right}
     if right:
         pairs = [(item, chosen[item.kind]) for item in wish.items]
-        held["attributes"] = all(set(item.attributes) <= set(pick.product.attributes) for item, pick in pairs)
+        held["attributes"] = all(
+            set(item.attributes) <= set(pick.product.attributes) for item, pick in pairs
+        )
         held["options"] = all(item.options.items() <= pick.options.items() for item, pick in pairs)
         held["budget"] = sum(pick.product.price for pick in picks) <= wish.budget
-    told = [aspect for aspect in wish.aspects if tells(reasons, aspect, [pick.product for pick in picks])]
-    return [f"constraint:{name}" for name in CONSTRAINTS if held.get(name)] + [f"aspect:{name}" for name in told]
+    told = [
+        aspect
+        for aspect in wish.aspects
+        if tells(reasons, aspect, [pick.product for pick in picks])
+    ]
+    return [f"constraint:{name}" for name in CONSTRAINTS if held.get(name)] + [
+        f"aspect:{name}" for name in told
+    ]
 
 
 def tells(reasons: str, aspect: str, products: Sequence[Product]) -> bool:
-    """Whether a text gives an aspect of every product, and no value of that aspect which none of them has."""
+    """Whether a text gives an aspect of every product, and no value of that aspect which none of
+    them has.
+    """
     true = {product.specs.get(aspect, "") for product in products}
     said = {value for value in ASPECTS[aspect] if _plain(value) in _plain(reasons)}
     return bool(products) and said == true

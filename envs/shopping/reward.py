@@ -1,16 +1,18 @@
 """WebShop's reward, exactly: how well a purchase fits a goal, in [0, 1].
 
-``reward = r_type * (attributes matched + options matched + [price <= limit]) / (attributes + options asked for + 1)``
+``reward = r_type * (attributes matched + options matched + [price <= limit]) / (attributes +
+options asked for + 1)``
 
-r_type is decided in this order, the last rule that applies wins: 1; 0.5 if neither the query is the same, nor two
-parts of the category, nor more than a fifth of the goal's nouns; 0.1 below a tenth of the nouns; 0 if none is shared.
-The last two override a matching query. An attribute counts if it resembles one of the product's or is contained in
-its texts; an option counts if it resembles a chosen one, both reduced to a colour word if they contain one::
+r_type is decided in this order, the last rule that applies wins: 1; 0.5 if neither the query is the
+same, nor two parts of the category, nor more than a fifth of the goal's nouns; 0.1 below a tenth of
+the nouns; 0 if none is shared. The last two override a matching query. An attribute counts if it
+resembles one of the product's or is contained in its texts; an option counts if it resembles a
+chosen one, both reduced to a colour word if they contain one::
 
     score(product, goal, {"color": "dark blue"}).total
 
-Facts from princeton-nlp/WebShop (MIT), `web_agent_site/engine/goal.py` and `normalize.py`; similarity is that of
-thefuzz, computed by rapidfuzz.
+Facts from princeton-nlp/WebShop (MIT), `web_agent_site/engine/goal.py` and `normalize.py`;
+similarity is that of thefuzz, computed by rapidfuzz.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from rapidfuzz import fuzz, utils
 from .product import Goal, Product
 
 COLOURS = tuple(
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
-    "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream "
-    "crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather "
-    "indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha "
-    "multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal "
-    "rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise "
-    "violet walnut wheat white wine yellow".split()
+    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown"
+    " burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee"
+    " cognac copper coral cranberry cream crystal dark denim eggplant elephant espresso fuchsia"
+    " gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki lavender"
+    " lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor"
+    " mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red"
+    " rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan"
+    " taupe teal tiger turquoise violet walnut wheat white wine yellow".split()
 )
 """In upstream's order, which decides: 'navy blue' is blue, 'titanium' is tan."""
 _ALIKE = 85
@@ -69,7 +72,9 @@ def score(product: Product, goal: Goal, chosen: Mapping[str, str]) -> Score:
 
 
 def wanted_options(goal: Goal) -> list[str]:
-    """The goal's options as they are compared. Upstream compares synthetic ones as the text of (axis, value) pairs."""
+    """The goal's options as they are compared. Upstream compares synthetic ones as the text of
+    (axis, value) pairs.
+    """
     if isinstance(goal.options, Mapping):
         return [next((c for c in COLOURS if c in pair), str(pair)) for pair in goal.options.items()]
     return [colour(value) for value in goal.options]
@@ -83,12 +88,16 @@ def colour(value: str) -> str:
 
 @lru_cache(65536)
 def alike(one: str, other: str) -> bool:
-    """Token-set similarity above 85 of 100; certain where one has all words of the other ('x-large', 'large')."""
+    """Token-set similarity above 85 of 100; certain where one has all words of the other
+    ('x-large', 'large').
+    """
     return round(fuzz.token_set_ratio(one, other, processor=_plain)) > _ALIKE
 
 
 def _plain(text: str) -> str:
-    """As thefuzz compares texts: without the letters of Latin-1 beyond ASCII ('café' is 'caf'), words in lower case."""
+    """As thefuzz compares texts: without the letters of Latin-1 beyond ASCII ('café' is 'caf'),
+    words in lower case.
+    """
     return utils.default_process(text.translate(_LATIN))
 
 

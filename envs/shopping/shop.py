@@ -28,7 +28,8 @@ from .product import Product
 from .upstream import fingerprint, load
 
 TEST, VALID_GENERATED, VALID_UPSTREAM = 500, 200, 1000
-"""Goals per split at most; of a small catalogue a sixth are for testing and a tenth for validation."""
+"""Goals per split at most; of a small catalogue a sixth are for testing and a tenth for validation.
+"""
 _OPEN = 4
 """Shops that one process keeps in memory; one of 10,000 products takes about 60 MB."""
 _PLANS = 256
@@ -75,7 +76,9 @@ class Shop:
             return self._index
 
     def by_kind(self, split: Split) -> Mapping[str, Sequence[Product]]:
-        """The products of the families whose goals are in a split, by their query; generated catalogues only."""
+        """The products of the families whose goals are in a split, by their query; generated
+        catalogues only.
+        """
         if split not in self._by_kind:
             first = {name: self.goals[numbers[0]].family for name, numbers in self.splits.items()}
             ends = {"test": (0, first["valid"]), "valid": (first["valid"], first["train"])}
@@ -164,4 +167,6 @@ def _upstream(params: WebShopParams) -> Shop:
     catalogue = load(folder, goals=params.goals, limit=params.products)
     key = json.dumps([fingerprint(folder), params.products])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Shop(catalogue, VALID_UPSTREAM, cache_dir("shopping") / f"webshop-{digest}-index-{TANTIVY}")
+    return Shop(
+        catalogue, VALID_UPSTREAM, cache_dir("shopping") / f"webshop-{digest}-index-{TANTIVY}"
+    )

@@ -9,11 +9,12 @@ items_human_ins.json                         asin -> human instructions (only fo
 nouns.json                                   optional: asin -> nouns of the title, lower case, repeats included
 ===========================================  =======================================================================
 
-Kept from princeton-nlp/WebShop (MIT): which products are dropped, how options, prices and attributes are read, how
-goals are worded, that they are shuffled with seed 233. Changed: a price out of a range and a price limit come from the
-asin, while upstream draws them from whatever state the global generator has; a record that cannot be read is left
-out and counted, while few are; texts are in Unicode's composed form. Without nouns.json all words but common
-ones are nouns: rewards then differ from upstream's.
+Kept from princeton-nlp/WebShop (MIT): which products are dropped, how options, prices and
+attributes are read, how goals are worded, that they are shuffled with seed 233. Changed: a price
+out of a range and a price limit come from the asin, while upstream draws them from whatever state
+the global generator has; a record that cannot be read is left out and counted, while few are; texts
+are in Unicode's composed form. Without nouns.json all words but common ones are nouns: rewards then
+differ from upstream's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from ...plugins import UserError, explain
 from ..rows import BadRows
@@ -45,7 +53,8 @@ _PRICE = 100.0
 _WORD = re.compile(r"[a-z][a-z'&-]+")
 _UNTYPED = re.compile(r"[\\\x00-\x1f\x7f]")
 _COMMON = frozenset(
-    "a an and as at be by for from has in is it its more new of on or our set that the this to up with you your".split()
+    "a an and as at be by for from has in is it its more new of on or our set that the this to up"
+    " with you your".split()
 )
 
 
@@ -79,7 +88,8 @@ class _Product(BaseModel):
     small_description: list[Text] | Text | None
     pricing: Text | None = None
     customization_options: Annotated[
-        dict[Text, Annotated[list[_Value] | None, BeforeValidator(_nothing)]] | None, BeforeValidator(_nothing)
+        dict[Text, Annotated[list[_Value] | None, BeforeValidator(_nothing)]] | None,
+        BeforeValidator(_nothing),
     ] = None
 
 
@@ -109,7 +119,9 @@ _INSTRUCTIONS = TypeAdapter(list[_Instruction])
 _WORDS = TypeAdapter(list[Text])
 
 
-def load(folder: Path, *, goals: Literal["human", "synthetic"], limit: int | None = None) -> Catalogue:
+def load(
+    folder: Path, *, goals: Literal["human", "synthetic"], limit: int | None = None
+) -> Catalogue:
     """Products and goals of a folder; `limit` keeps the first so many records of the product file.
 
     Raises UserError for a file that is missing or malformed, and if no goal is left.
@@ -122,13 +134,18 @@ def load(folder: Path, *, goals: Literal["human", "synthetic"], limit: int | Non
     else:
         wanted = list(_synthetic(products, attributes))
     if len(wanted) < 3:
-        raise UserError(f"{folder} has {len(wanted)} {goals} goals for its products; training needs at least three")
+        raise UserError(
+            f"{folder} has {len(wanted)} {goals} goals for its products; training needs at least"
+            " three"
+        )
     random.Random(_SHUFFLE_SEED).shuffle(wanted)
     return Catalogue(list(products.values()), wanted)
 
 
 def fingerprint(folder: Path) -> list[list[Any]]:
-    """What tells one state of the product file from another: path, size and time of the last change."""
+    """What tells one state of the product file from another: path, size and time of the last
+    change.
+    """
     path = _find(folder, PRODUCTS)
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns]]
 
@@ -165,16 +182,27 @@ def _by_asin(folder: Path, names: Iterable[str], shape: TypeAdapter[T]) -> dict[
 
 
 def _products(
-    folder: Path, attributes: Mapping[str, _Attributes], nouns: Mapping[str, list[str]], limit: int | None
+    folder: Path,
+    attributes: Mapping[str, _Attributes],
+    nouns: Mapping[str, list[str]],
+    limit: int | None,
 ) -> dict[str, Product]:
-    """The products of the first `limit` records by their asin, by upstream's rules of what is dropped."""
+    """The products of the first `limit` records by their asin, by upstream's rules of what is
+    dropped.
+    """
     path, bad, found = _find(folder, PRODUCTS), BadRows("shopping/webshop"), dict[str, Product]()
     rows = _json(path, list, "list")[:limit]
     for number, row in enumerate(rows):
         try:
             record = _PRODUCT.validate_python(row)
-            if record.asin != "nan" and len(record.asin) <= _ASIN_CHARS and record.asin not in found:
-                found[record.asin] = _product(record, attributes.get(record.asin), nouns.get(record.asin))
+            if (
+                record.asin != "nan"
+                and len(record.asin) <= _ASIN_CHARS
+                and record.asin not in found
+            ):
+                found[record.asin] = _product(
+                    record, attributes.get(record.asin), nouns.get(record.asin)
+                )
         except ValidationError as error:
             bad.add(explain(error, f"{path}: record {number}"))
         except ValueError as error:
@@ -194,15 +222,18 @@ def _product(record: _Product, about: _Attributes | None, nouns: list[str] | Non
         description=record.full_description or "",
         bullets=tuple(bullets) if isinstance(bullets, list) else (bullets or "",),
         attributes=("DUMMY_ATTR",) if attributes is None else tuple(attributes),
-        options={axis.lower(): tuple(_option(v.value) for v in values)
-                 for axis, values in (record.customization_options or {}).items() if values is not None},
+        options={
+            axis.lower(): tuple(_option(v.value) for v in values)
+            for axis, values in (record.customization_options or {}).items()
+            if values is not None
+        },
         query=record.query.lower().strip(),
         department=record.category,
         product_category=record.product_category,
         price=price,
         price_tag=tag,
         nouns=tuple(nouns) if nouns is not None else _nouns(record.name),
-    )  # fmt: skip
+    )
 
 
 def _option(value: str) -> str:
@@ -213,29 +244,39 @@ def _option(value: str) -> str:
 def _price(record: _Product) -> tuple[float, str]:
     """The price and how it is shown. A range is priced by its asin, somewhere in it."""
     try:
-        amounts = [float(re.sub(r"[^\d.]", "", part)) for part in (record.pricing or "").split("$")[1:3]]
+        amounts = [
+            float(re.sub(r"[^\d.]", "", part)) for part in (record.pricing or "").split("$")[1:3]
+        ]
     except ValueError:
         raise ValueError(f"product {record.asin}: '{record.pricing}' is no price") from None
     if not amounts:
         return _PRICE, f"${_PRICE}"
     if len(amounts) == 1:
         return amounts[0], f"${amounts[0]}"
-    return random.Random(f"price {record.asin}").uniform(*amounts), f"${amounts[0]} to ${amounts[1]}"
+    return (
+        random.Random(f"price {record.asin}").uniform(*amounts),
+        f"${amounts[0]} to ${amounts[1]}",
+    )
 
 
 def _nouns(title: str) -> tuple[str, ...]:
     return tuple(word for word in _WORD.findall(title.lower()) if word not in _COMMON)
 
 
-def _human(products: Mapping[str, Product], instructions: dict[str, list[_Instruction]]) -> Iterator[Goal]:
+def _human(
+    products: Mapping[str, Product], instructions: dict[str, list[_Instruction]]
+) -> Iterator[Goal]:
     for product in products.values():
         for number, wish in enumerate(instructions.get(product.asin, [])):
             if wish.instruction_attributes:
                 options = wish.instruction_options
                 yield _goal(
-                    product, f"{number}", wish.instruction.strip("."), wish.instruction_attributes,
+                    product,
+                    f"{number}",
+                    wish.instruction.strip("."),
+                    wish.instruction_attributes,
                     dict(options) if isinstance(options, dict) else tuple(options),
-                )  # fmt: skip
+                )
 
 
 def _synthetic(products: Mapping[str, Product], about: Mapping[str, _Attributes]) -> Iterator[Goal]:
@@ -252,9 +293,15 @@ def _synthetic(products: Mapping[str, Product], about: Mapping[str, _Attributes]
             yield _goal(product, "synthetic", instruction, wish.instruction_attributes, options)
 
 
-def _goal(product: Product, draw: str, text: str, attributes: list[str], options: GoalOptions) -> Goal:
+def _goal(
+    product: Product, draw: str, text: str, attributes: list[str], options: GoalOptions
+) -> Goal:
     above = limits_above(product.price)
-    limit = max(random.Random(f"limit {product.asin} {draw}").sample(above, 2)) if len(above) >= 2 else NO_LIMIT
+    limit = (
+        max(random.Random(f"limit {product.asin} {draw}").sample(above, 2))
+        if len(above) >= 2
+        else NO_LIMIT
+    )
     return Goal(
         asin=product.asin,
         instruction=text + price_text(limit),

@@ -1,8 +1,9 @@
-"""What the generated catalogue is made of: kinds of products, their attributes, options and specifications.
+"""What the generated catalogue is made of: kinds of products, their attributes, options and
+specifications.
 
-Values of one axis, attributes of one aisle and values of one aspect are unlike each other under the reward's
-similarity (a test holds it), except that 'large' is contained in 'x-large', as in the real data. Option values avoid
-``[ ] ; , = |``, which the grammars of actions use.
+Values of one axis, attributes of one aisle and values of one aspect are unlike each other under the
+reward's similarity (a test holds it), except that 'large' is contained in 'x-large', as in the real
+data. Option values avoid ``[ ] ; , = |``, which the grammars of actions use.
 """
 
 from __future__ import annotations
@@ -40,35 +41,60 @@ class Kind:
 
 
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "colour": ("color", _words(
-        "black, white, navy blue, dark green, burgundy, heather grey, light pink, mustard, teal, ivory, coral, "
-        "lavender, chocolate brown, silver, turquoise, orange, charcoal, sand, red, bright yellow, olive, mauve"
-    )),
+    "colour": (
+        "color",
+        _words(
+            "black, white, navy blue, dark green, burgundy, heather grey, light pink, mustard,"
+            " teal, ivory, coral, lavender, chocolate brown, silver, turquoise, orange, charcoal,"
+            " sand, red, bright yellow, olive, mauve"
+        ),
+    ),
     "clothes": ("size", _words("x-small, small, medium, large, x-large, xx-large")),
     "shoes": ("size", _words("5, 6, 7, 8, 9, 10, 11, 12")),
     "bed": ("size", _words("twin, full, queen, king")),
     "rug": ("size", _words("2 by 3, 4 by 6, 5 by 8, 9 by 12")),
     "bottle": ("size", _words("travel size, half gallon, 8 ounce, value bundle")),
     "pack": ("number of items", _words("single, pair, box of six, family case")),
-    "scent": ("scent", _words(
-        "unscented, fresh lavender, citrus burst, sandalwood, vanilla bean, eucalyptus, rose water, coconut milk"
-    )),
-    "flavour": ("flavor name", _words(
-        "original, honey almond, sea salt caramel, peanut butter, blueberry, cinnamon apple, coconut, spicy mango"
-    )),
-    "pattern": ("pattern name", _words("solid, striped, floral, plaid, geometric, polka dots, animal print")),
+    "scent": (
+        "scent",
+        _words(
+            "unscented, fresh lavender, citrus burst, sandalwood, vanilla bean, eucalyptus, rose"
+            " water, coconut milk"
+        ),
+    ),
+    "flavour": (
+        "flavor name",
+        _words(
+            "original, honey almond, sea salt caramel, peanut butter, blueberry, cinnamon apple,"
+            " coconut, spicy mango"
+        ),
+    ),
+    "pattern": (
+        "pattern name",
+        _words("solid, striped, floral, plaid, geometric, polka dots, animal print"),
+    ),
     "length": ("length", _words("3 feet, half a meter, ten yards, extra long")),
-    "model": ("compatible model", _words("galaxy s21, pixel 6, iphone 13 pro, moto edge, nokia x20")),
-    "finish": ("finish", _words("matte, brushed nickel, glossy, antique brass, raw oak, walnut stain")),
+    "model": (
+        "compatible model",
+        _words("galaxy s21, pixel 6, iphone 13 pro, moto edge, nokia x20"),
+    ),
+    "finish": (
+        "finish",
+        _words("matte, brushed nickel, glossy, antique brass, raw oak, walnut stain"),
+    ),
     "style": ("style", _words("classic, slim, oversized, cropped, relaxed")),
-}  # fmt: skip
+}
 
 COMMON_ASPECTS = ("delivery", "origin", "return period")
 ASPECTS: dict[str, tuple[str, ...]] = {
     "delivery": _words("same day, next day, within three days, within a week, within a month"),
-    "origin": _words("made in Portugal, made in Vietnam, made in Mexico, made in Turkey, made in Canada"),
+    "origin": _words(
+        "made in Portugal, made in Vietnam, made in Mexico, made in Turkey, made in Canada"
+    ),
     "return period": _words("14 days, 30 days, 60 days, 90 days, one year"),
-    "material": _words("cotton blend, merino wool, recycled polyester, full grain leather, bamboo viscose"),
+    "material": _words(
+        "cotton blend, merino wool, recycled polyester, full grain leather, bamboo viscose"
+    ),
     "care": _words("hand wash only, cold cycle, wipe with a damp cloth, dry clean"),
     "battery life": _words("8 hours, 12 hours, 20 hours, 36 hours, 50 hours"),
     "warranty": _words("six months, 12 months, two years, five years, lifetime cover"),
@@ -84,53 +110,90 @@ def _aisle(path: str, attributes: str, aspects: str) -> Aisle:
     return Aisle(department, name, _words(attributes), _words(aspects))
 
 
-_SHOES = _aisle("Clothing/Shoes", """breathable mesh, arch support, non slip, memory foam, slip resistant outsole,
+_SHOES = _aisle(
+    "Clothing/Shoes",
+    """breathable mesh, arch support, non slip, memory foam, slip resistant outsole,
     wide fit, quick drying, vegan leather, shock absorbing, ankle padding, reflective trim, steel toe""",
-    "material, care")  # fmt: skip
+    "material, care",
+)
 _TOPS = _aisle(
     "Clothing/Tops",
     """machine washable, long sleeve, moisture wicking, tagless collar, stretchy fabric,
     wrinkle free, tailored, kangaroo pocket, button closure, fade proof, fleece lined, crew neck""",
     "material, care",
 )
-_BOTTOMS = _aisle("Clothing/Bottoms", """high waist, drawstring closure, tummy control, zippered pockets, four way
+_BOTTOMS = _aisle(
+    "Clothing/Bottoms",
+    """high waist, drawstring closure, tummy control, zippered pockets, four way
     stretch, straight leg, elastic waistband, squat proof, distressed look, ankle length, wide hem, butt lifting""",
-    "material, care")  # fmt: skip
-_BAGS = _aisle("Clothing/Bags", """water resistant, laptop compartment, padded straps, anti theft, hidden pocket,
+    "material, care",
+)
+_BAGS = _aisle(
+    "Clothing/Bags",
+    """water resistant, laptop compartment, padded straps, anti theft, hidden pocket,
     rfid blocking, lightweight frame, trolley sleeve, usb port, expandable, adjustable buckle, hand stitched""",
-    "material, warranty")  # fmt: skip
-_HAIR = _aisle("Beauty/Hair Care", """sulfate free, color safe, anti dandruff, deep conditioning, heat protectant,
+    "material, warranty",
+)
+_HAIR = _aisle(
+    "Beauty/Hair Care",
+    """sulfate free, color safe, anti dandruff, deep conditioning, heat protectant,
     cruelty free, keratin infused, for curly hair, scalp soothing, tea tree oil, volumizing, paraben free""",
-    "shelf life")  # fmt: skip
-_SKIN = _aisle("Beauty/Skin Care", """fragrance free, hyaluronic acid, fast absorbing, dermatologist tested, oil free,
+    "shelf life",
+)
+_SKIN = _aisle(
+    "Beauty/Skin Care",
+    """fragrance free, hyaluronic acid, fast absorbing, dermatologist tested, oil free,
     anti aging, broad spectrum, shea butter, non greasy, vitamin c, plant based, reef safe""",
-    "skin type, shelf life")  # fmt: skip
-_AUDIO = _aisle("Electronics/Audio", """noise cancelling, bluetooth 5.0, wireless charging, water proof, built in
+    "skin type, shelf life",
+)
+_AUDIO = _aisle(
+    "Electronics/Audio",
+    """noise cancelling, bluetooth 5.0, wireless charging, water proof, built in
     microphone, foldable design, deep bass, touch control, low latency, stereo sound, hands free, carrying case""",
-    "battery life, warranty")  # fmt: skip
-_PHONE = _aisle("Electronics/Phone Accessories", """fast charging, tempered glass, drop protection, braided nylon,
+    "battery life, warranty",
+)
+_PHONE = _aisle(
+    "Electronics/Phone Accessories",
+    """fast charging, tempered glass, drop protection, braided nylon,
     magnetic, overcharge safe, ultra thin, kickstand, screen friendly, pass through, heavy duty, led display""",
-    "warranty")  # fmt: skip
-_SMART = _aisle("Electronics/Smart Home", """night vision, motion detection, two way audio, dimmable, voice control,
+    "warranty",
+)
+_SMART = _aisle(
+    "Electronics/Smart Home",
+    """night vision, motion detection, two way audio, dimmable, voice control,
     energy efficient, plug and play, easy install, weatherproof, app controlled, auto shut off, memory function""",
-    "warranty")  # fmt: skip
+    "warranty",
+)
 _BEDDING = _aisle(
     "Home/Bedding",
     """hypoallergenic, cooling, wrinkle resistant, deep pocket, super soft, egyptian
     cotton, reversible, pilling free, oeko tex certified, weighted, quilted, pet friendly""",
     "material, care",
 )
-_KITCHEN = _aisle("Home/Kitchen", """dishwasher safe, bpa free, stainless steel, oven safe, leak proof, double wall
+_KITCHEN = _aisle(
+    "Home/Kitchen",
+    """dishwasher safe, bpa free, stainless steel, oven safe, leak proof, double wall
     insulated, non stick, induction ready, ergonomic handle, rust proof, easy clean, space saving""",
-    "warranty, care")  # fmt: skip
-_FURNITURE = _aisle("Home/Furniture", """easy assembly, solid wood, lumbar support, height adjustable, metal frame,
+    "warranty, care",
+)
+_FURNITURE = _aisle(
+    "Home/Furniture",
+    """easy assembly, solid wood, lumbar support, height adjustable, metal frame,
     anti tip, storage drawer, eco friendly, scratch resistant, faux leather, mid century, swivel base""",
-    "assembly time, warranty")  # fmt: skip
-_DECOR = _aisle("Home/Decor", """blackout, fade resistant, hand woven, thermal insulated, rod pocket, stain resistant,
-    low pile, washable, rubber backing, noise reducing, boho, kid safe""", "material, care")  # fmt: skip
-_CAMP = _aisle("Outdoor/Camping", """waterproof, easy setup, uv protection, compact, tear resistant, rechargeable,
+    "assembly time, warranty",
+)
+_DECOR = _aisle(
+    "Home/Decor",
+    """blackout, fade resistant, hand woven, thermal insulated, rod pocket, stain resistant,
+    low pile, washable, rubber backing, noise reducing, boho, kid safe""",
+    "material, care",
+)
+_CAMP = _aisle(
+    "Outdoor/Camping",
+    """waterproof, easy setup, uv protection, compact, tear resistant, rechargeable,
     mosquito net, insulated, wind resistant, machine wash safe, glow in the dark, carry bag""",
-    "season, warranty")  # fmt: skip
+    "season, warranty",
+)
 _GARDEN = _aisle(
     "Outdoor/Garden",
     """kink free, drainage holes, frost resistant, self watering, brass fittings,
@@ -203,7 +266,8 @@ KINDS: tuple[Kind, ...] = (
 )
 
 SYLLABLES = (
-    "Vel Nor Ka Tru Mor Zen Al Bri Cor Del Fen Gal Hel Ivo Jun Lum Mar Nim Ost Pel Quo Ril Sol Tam Ul".split(),
+    "Vel Nor Ka Tru Mor Zen Al Bri Cor Del Fen Gal Hel Ivo Jun Lum Mar Nim Ost Pel Quo Ril Sol"
+    " Tam Ul".split(),
     "da vi no ra lo mi sta ven tri ka so ne".split(),
     "ro vo ra lix nia tek mor wen ly qua".split(),
 )

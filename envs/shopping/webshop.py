@@ -4,8 +4,9 @@
     text, info = env.reset(options={"task": env.tasks("test")[0]})
     text, reward, terminated, truncated, info = env.step("search[water resistant travel backpack]")
 
-Pages, actions and reward are upstream's; `docs/environments/shopping.md` says what differs. The products are generated
-unless `data` names a folder with WebShop's files: only then may results be called WebShop's.
+Pages, actions and reward are upstream's; `docs/environments/shopping.md` says what differs. The
+products are generated unless `data` names a folder with WebShop's files: only then may results be
+called WebShop's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from .reward import score
 from .shop import Shop, shop_for
 
 _SPECIAL = frozenset({"<r>", "<a>", "<c>", "<q>"})
-"""Words that upstream runs as commands: random products, or all of an attribute, a category or a query."""
+"""Words that upstream runs as commands: random products, or all of an attribute, a category or a
+query.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ class WebShopEnv(TextEnv):
     """Buy what the instruction asks for.
 
     Args:
-        products: size of the generated catalogue (100 to 50,000; default 10,000), or with `data` how many records of
-            its product file are read (default all).
+        products: size of the generated catalogue (100 to 50,000; default 10,000), or with `data`
+            how many records of its product file are read (default all).
         data: a folder with WebShop's product and instruction files.
         goals: 'human' or 'synthetic' instructions of that folder.
-        strict: searching works on the search page only. Upstream's text mode takes it anywhere (false).
+        strict: searching works on the search page only. Upstream's text mode takes it anywhere
+            (false).
         attributes: product pages link to a list of attributes, as upstream's `show_attrs`.
 
     Raises UserError for parameters out of range and for files that are missing or malformed.
@@ -59,17 +63,20 @@ class WebShopEnv(TextEnv):
 
     name = "shopping/webshop"
     instructions = (
-        "You are shopping online. Find and buy what the instruction asks for: the right product, attributes and "
-        "options, within the price.\n"
-        "Answer with one action per turn:\n"
-        "search[keywords] - on the search page\n"
-        "click[value] - a button, a product's code or an option shown on the page\n"
-        "Choose every option you need before click[buy now]: it ends the episode."
+        "You are shopping online. Find and buy what the instruction asks for: the right product,"
+        " attributes and options, within the price.\nAnswer with one action per"
+        " turn:\nsearch[keywords] - on the search page\nclick[value] - a button, a product's code"
+        " or an option shown on the page\nChoose every option you need before click[buy now]: it"
+        " ends the episode."
     )
     grammar = pages.GRAMMAR
     tools = [  # noqa: RUF012
         tool("search", "Search the shop; only on the search page.", keywords="what to look for"),
-        tool("click", "Click a button, a product's code or an option of the page.", value="what to click"),
+        tool(
+            "click",
+            "Click a button, a product's code or an option of the page.",
+            value="what to click",
+        ),
     ]
 
     def __init__(
@@ -83,11 +90,21 @@ class WebShopEnv(TextEnv):
         max_turns: int | None = None,
         extras: Collection[str] = ("admissible_actions",),
     ) -> None:
-        given = {"products": products, "data": data, "goals": goals, "strict": strict, "attributes": attributes}
+        given = {
+            "products": products,
+            "data": data,
+            "goals": goals,
+            "strict": strict,
+            "attributes": attributes,
+        }
         self.checked = check(WebShopParams, self.name, given)
-        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude_none=True))
+        super().__init__(
+            max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude_none=True)
+        )
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Make the catalogue and the index, if they are not there."""
         shop_for(self.checked, progress).index(progress)
 
@@ -101,11 +118,15 @@ class WebShopEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         if not task.env.startswith(f"{self.name}-"):
-            raise UserError(f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)")
+            raise UserError(
+                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
+            )
         self._settings = check(WebShopParams, self.name, task.params)
         self._shop: Shop = shop_for(self._settings)
         if task.seed >= len(self._shop.goals):
-            raise UserError(f"task '{task.id}': this shop has {len(self._shop.goals)} goals, counted from 0")
+            raise UserError(
+                f"task '{task.id}': this shop has {len(self._shop.goals)} goals, counted from 0"
+            )
         self._goal: Goal = self._shop.goals[task.seed]
         self._plan: Plan = self._shop.plan(task.seed)
         self._page = _Page()
@@ -126,7 +147,9 @@ class WebShopEnv(TextEnv):
         return self._show()
 
     def _follow(self, value: str, option: tuple[str, str] | None) -> _Page:
-        """The page behind a clickable. A button is found before an option of the same name, as upstream does."""
+        """The page behind a clickable. A button is found before an option of the same name, as
+        upstream does.
+        """
         page = self._page
         subs = {name.lower(): name for name in pages.SUB_PAGES}
         if value == pages.BACK.lower():
@@ -134,9 +157,15 @@ class WebShopEnv(TextEnv):
         if page.kind == "results" and value in (pages.NEXT.lower(), pages.PREVIOUS.lower()):
             return replace(page, number=page.number + (1 if value == pages.NEXT.lower() else -1))
         if page.kind == "results":
-            return replace(page, kind="item", asin=next(asin for asin in page.hits if asin.lower() == value))
+            return replace(
+                page, kind="item", asin=next(asin for asin in page.hits if asin.lower() == value)
+            )
         if value == pages.PREVIOUS.lower():
-            return replace(page, kind="item") if page.kind == "sub" else _Page("results", page.hits, page.number)
+            return (
+                replace(page, kind="item")
+                if page.kind == "sub"
+                else _Page("results", page.hits, page.number)
+            )
         if value in subs:
             return replace(page, kind="sub", sub=subs[value])
         assert option is not None
@@ -162,7 +191,9 @@ class WebShopEnv(TextEnv):
 
     def _listed(self) -> list[Product]:
         start = (self._page.number - 1) * pages.PER_PAGE
-        return [self._shop.products[asin] for asin in self._page.hits[start : start + pages.PER_PAGE]]
+        return [
+            self._shop.products[asin] for asin in self._page.hits[start : start + pages.PER_PAGE]
+        ]
 
     @property
     def _item(self) -> Product:
@@ -171,9 +202,14 @@ class WebShopEnv(TextEnv):
     def _buy(self) -> Outcome:
         reward = score(self._item, self._goal, self._page.chosen).total
         return Outcome(
-            pages.done_page(self._page.asin, self._page.chosen, reward), reward=reward, ended=True,
-            success=reward == 1, score=reward, progress=reward, admissible=[],
-        )  # fmt: skip
+            pages.done_page(self._page.asin, self._page.chosen, reward),
+            reward=reward,
+            ended=True,
+            success=reward == 1,
+            score=reward,
+            progress=reward,
+            admissible=[],
+        )
 
     def _show(self, valid: bool = True) -> Outcome:
         page, wish = self._page, self._goal.instruction
@@ -185,7 +221,9 @@ class WebShopEnv(TextEnv):
             text = pages.item_page(wish, self._item, self._settings.attributes)
         else:
             text = pages.sub_page(wish, self._item, page.sub)
-        return Outcome(text, valid=valid, admissible=self._admissible(), score=0.0, progress=self._progress())
+        return Outcome(
+            text, valid=valid, admissible=self._admissible(), score=0.0, progress=self._progress()
+        )
 
     def _admissible(self) -> list[str] | None:
         if "admissible_actions" not in self.extras:
@@ -203,21 +241,30 @@ class WebShopEnv(TextEnv):
             return 0.0
         products = [self._shop.products[asin] for asin in page.hits]
         away = {"results": 1, "item": 2, "sub": 3}[page.kind]
-        clicks = [abs(place // pages.PER_PAGE + 1 - page.number) + away for place in range(len(products))]
-        values = [self._plan.opened(p).value * DISCOUNT**n for p, n in zip(products, clicks, strict=True)]
+        clicks = [
+            abs(place // pages.PER_PAGE + 1 - page.number) + away for place in range(len(products))
+        ]
+        values = [
+            self._plan.opened(p).value * DISCOUNT**n for p, n in zip(products, clicks, strict=True)
+        ]
         if page.kind != "results":
             here = self._plan.buy(self._item, page.chosen).value
             values.append(here * (DISCOUNT if page.kind == "sub" else 1))
         return max(values, default=0.0)
 
     def expert_action(self) -> str | None:
-        """The next step to the first hit that is worth 1: search, turn pages, choose, buy. None where none is."""
+        """The next step to the first hit that is worth 1: search, turn pages, choose, buy. None
+        where none is.
+        """
         if self.current is None or self._over:
             return None
         page = self._page
         if page.kind == "search":
             searches = [*self._goal.searches, typed(self._shop.products[self._goal.asin].title)]
-            return next((f"search[{words}]" for words in searches if self._good(self._shop.search(words))), None)
+            return next(
+                (f"search[{words}]" for words in searches if self._good(self._shop.search(words))),
+                None,
+            )
         if page.kind == "item" and self._plan.pleases(self._item):
             clicks = self._plan.buy(self._item, page.chosen).clicks
             return f"click[{clicks[0] if clicks else pages.BUY.lower()}]"

@@ -1,8 +1,9 @@
 """Routes of coin-collector games: which split a seed belongs to, known without making its game.
 
-Two seeds often share a route, the directions from the start to the coin, so ranges of seeds do not keep a held-out
-problem out of training. Here a route belongs to one split, by a hash of its directions, and a split takes only seeds
-whose route is its own. TextWorld draws the route first, from a generator of its own, and `route_of` draws it again::
+Two seeds often share a route, the directions from the start to the coin, so ranges of seeds do not
+keep a held-out problem out of training. Here a route belongs to one split, by a hash of its
+directions, and a split takes only seeds whose route is its own. TextWorld draws the route first,
+from a generator of its own, and `route_of` draws it again::
 
     route_of(length=5, seed=7)        # ('south', 'south', 'west', 'north'), in some microseconds
 """
@@ -34,7 +35,9 @@ HELD_OUT: tuple[Split, ...] = ("valid", "test")
 SEEDS_PER_TASK = 64
 """Seeds among which a training task finds one whose route is for training."""
 ROUND = 16
-"""Consecutive training tasks that differ in the shape of their route, if there are that many shapes."""
+"""Consecutive training tasks that differ in the shape of their route, if there are that many
+shapes.
+"""
 
 
 def route_of(length: int, seed: int) -> tuple[str, ...]:
@@ -48,7 +51,9 @@ def route_of(length: int, seed: int) -> tuple[str, ...]:
 
 
 def images(route: Sequence[str]) -> list[tuple[str, ...]]:
-    """The route under the turns and mirrors of a map, itself included (some are equal for straight routes)."""
+    """The route under the turns and mirrors of a map, itself included (some are equal for straight
+    routes).
+    """
     return [tuple(route), *(tuple(renaming[d] for d in route) for renaming in COMPASS)]
 
 
@@ -60,8 +65,8 @@ def shape_of(route: Sequence[str]) -> tuple[str, ...]:
 def split_of_route(route: Sequence[str]) -> Split:
     """The split that owns a route: fixed for all time, the same on every machine.
 
-    A route and its images under turns and mirrors belong together, so that training which shows games turned or
-    mirrored never shows a held-out route.
+    A route and its images under turns and mirrors belong together, so that training which shows
+    games turned or mirrored never shows a held-out route.
     """
     shape = " ".join(shape_of(route))
     percent = int.from_bytes(hashlib.sha256(shape.encode()).digest()[:8], "big") % 100
@@ -91,7 +96,9 @@ def _all_routes(length: int) -> Iterator[tuple[str, ...]]:
         if len(route) == length - 1:
             yield route
         else:
-            stack.extend((*route, d) for d in reversed(DIRECTIONS) if not route or d != BACK[route[-1]])
+            stack.extend(
+                (*route, d) for d in reversed(DIRECTIONS) if not route or d != BACK[route[-1]]
+            )
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +120,8 @@ def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
 def train_seed(length: int, index: int) -> int:
     """The seed of the training task with this index. Every length has routes for training.
 
-    Tasks of a round of 16 have different shapes, so that a few demonstrations show as much as they can.
+    Tasks of a round of 16 have different shapes, so that a few demonstrations show as much as they
+    can.
     """
     before = range(index - index % ROUND, index)
     taken = {shape_of(route_of(length, train_seed(length, i))) for i in before}

@@ -6,8 +6,9 @@ Each is a class with typed parameters; everything else is shared::
     text, info = env.reset(options={"task": env.tasks("test")[0]})
     text, reward, terminated, truncated, info = env.step("open chest")
 
-The games are made by TextWorld on first use and cached; `prepare` makes many at once. Success is the game's own "won",
-never its end or its score. A won episode's rewards sum to 1, in steps where the game gives points on the way.
+The games are made by TextWorld on first use and cached; `prepare` makes many at once. Success is
+the game's own "won", never its end or its score. A won episode's rewards sum to 1, in steps where
+the game gives points on the way.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from .world import World
 SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
 """Tasks per split. Coin games may have fewer held-out routes than that."""
 _UNSAFE = re.compile(r'[\[\]<>*,"]')
-"""Brackets and stars could forge the traces and the end that are read from the text; a comma gives orders to oneself,
-which would carry a denied verb past the grammar."""
+"""Brackets and stars could forge the traces and the end that are read from the text; a comma gives
+orders to oneself, which would carry a denied verb past the grammar."""
 _TEXTWORLD_VERBS = "print_state tw tw-print tw-extra-infos tw-trace-actions restrict enable disable"
 _DENIED = META_VERBS | set(_TEXTWORLD_VERBS.split())
 """TextWorld adds verbs of its own, which print the whole state or change what the game reports."""
@@ -44,7 +45,8 @@ put X on Y, insert X into Y, open X, close X, unlock X with Y, lock X with Y, ea
 class TextWorldEnv(TextEnv):
     """What the five families share. Subclasses name their `family` and their parameters.
 
-    Raises UserError for parameters that are unknown or out of range, and for games TextWorld cannot make.
+    Raises UserError for parameters that are unknown or out of range, and for games TextWorld cannot
+    make.
     """
 
     family: ClassVar[str]
@@ -65,12 +67,16 @@ class TextWorldEnv(TextEnv):
         self._steps_to_win = 0
         self._earned = 0.0
 
-    def prepare(self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True) -> None:
+    def prepare(
+        self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
+    ) -> None:
         """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
         generate([self._key(task) for task in tasks], workers=workers, progress=progress)
 
     def expert_action(self) -> str | None:
-        """The first command of TextWorld's plan from here; None once the game is over or beyond help."""
+        """The first command of TextWorld's plan from here; None once the game is over or beyond
+        help.
+        """
         if self._world is None or self._over:
             return None
         plan = self._world.plan()
@@ -89,7 +95,8 @@ class TextWorldEnv(TextEnv):
     def _key(self, task: Task) -> GameKey:
         if task.env.rpartition("/")[2].rpartition("-v")[0] != self.family:
             raise UserError(
-                f"task '{task.id}' is not a textworld/{self.family} task: play it with turnrl.make_for(task)"
+                f"task '{task.id}' is not a textworld/{self.family} task: play it with"
+                " turnrl.make_for(task)"
             )
         return GameKey(self.family, check(self.family, task.params).model_dump(), task.seed)
 
@@ -105,25 +112,39 @@ class TextWorldEnv(TextEnv):
         text = self._world.start()
         self._earned = 0.0
         self._steps_to_win = len(self._world.plan()) if "progress" in self.extras else 0
-        return Outcome(text, admissible=self._possible(), score=0.0, progress=self._progress(won=False, lost=False))
+        return Outcome(
+            text,
+            admissible=self._possible(),
+            score=0.0,
+            progress=self._progress(won=False, lost=False),
+        )
 
     def _act(self, action: str) -> Outcome:
         assert self._world is not None
         if _UNSAFE.search(action):
             return Outcome(
-                "Invalid action: use letters, digits, spaces and hyphens only.", valid=False, score=self._last.score,
-                admissible=self._last.admissible, progress=self._last.progress,
-            )  # fmt: skip
+                "Invalid action: use letters, digits, spaces and hyphens only.",
+                valid=False,
+                score=self._last.score,
+                admissible=self._last.admissible,
+                progress=self._last.progress,
+            )
         reply = self._world.send(action)
-        # A won game has all its points; saying so keeps the sum at exactly 1 whatever the scores were.
+        # A won game has all its points; saying so keeps the sum at exactly 1 whatever the scores
+        # were.
         earned = 1.0 if reply.won else reply.score / max(self._world.max_score, 1)
         reward, self._earned = earned - self._earned, earned
         over = reply.won or reply.lost
         return Outcome(
-            reply.text, reward=reward, ended=over, success=reply.won, valid=reply.understood or over,
+            reply.text,
+            reward=reward,
+            ended=over,
+            success=reply.won,
+            valid=reply.understood or over,
             admissible=[] if over and self._wants("admissible_actions") else self._possible(),
-            score=float(reply.score), progress=self._progress(won=reply.won, lost=reply.lost),
-        )  # fmt: skip
+            score=float(reply.score),
+            progress=self._progress(won=reply.won, lost=reply.lost),
+        )
 
     def _wants(self, extra: str) -> bool:
         return extra in self.extras
@@ -140,11 +161,16 @@ class TextWorldEnv(TextEnv):
         if won or lost:
             return float(won)
         left = len(self._world.plan())
-        return max(0.0, (self._steps_to_win - left) / self._steps_to_win) if left and self._steps_to_win else 0.0
+        return (
+            max(0.0, (self._steps_to_win - left) / self._steps_to_win)
+            if left and self._steps_to_win
+            else 0.0
+        )
 
 
 class QuestEnv(TextWorldEnv):
-    """A random house and one quest; the objective tells its steps in words. Papers write w2-o3-q4 for the defaults.
+    """A random house and one quest; the objective tells its steps in words. Papers write w2-o3-q4
+    for the defaults.
 
     Args:
         rooms: rooms of the house (1 to 50).
@@ -155,7 +181,9 @@ class QuestEnv(TextWorldEnv):
     family = "quest"
     symmetries = (*COMPASS, *renamings(56))
 
-    def __init__(self, *, rooms: int = 2, objects: int = 3, quest_length: int = 4, **options: Any) -> None:
+    def __init__(
+        self, *, rooms: int = 2, objects: int = 3, quest_length: int = 4, **options: Any
+    ) -> None:
         super().__init__(rooms=rooms, objects=objects, quest_length=quest_length, **options)
 
 
@@ -163,8 +191,8 @@ class CoinEnv(TextWorldEnv):
     """A chain of rooms with a coin at its end. Splits are disjoint in routes, not only in seeds.
 
     Args:
-        level: 1 to 100 is the number of rooms to the coin; 101 to 150 and 201 to 233 repeat it with one and two
-            dead ends per room.
+        level: 1 to 100 is the number of rooms to the coin; 101 to 150 and 201 to 233 repeat it with
+            one and two dead ends per room.
     """
 
     family = "coin"
@@ -180,7 +208,10 @@ class CoinEnv(TextWorldEnv):
             return self.seeded(TrainSeeds(length, SIZES[split]), split)
         seeds = held_out_seeds(length, split, SIZES[split])
         if not seeds:
-            raise UserError(f"textworld/coin: level={self.checked.level} has no {split} routes, use level 4 or more")
+            raise UserError(
+                f"textworld/coin: level={self.checked.level} has no {split} routes, use level 4 or"
+                " more"
+            )
         return self.seeded(seeds, split)
 
 
@@ -188,7 +219,8 @@ class TreasureEnv(TextWorldEnv):
     """A maze with a thing to take and a thing that loses the game.
 
     Args:
-        level: 1 to 10: 5 empty rooms; 11 to 20: 10 rooms with doors and containers. Harder with each level.
+        level: 1 to 10: 5 empty rooms; 11 to 20: 10 rooms with doors and containers. Harder with
+            each level.
     """
 
     family = "treasure"
@@ -198,10 +230,12 @@ class TreasureEnv(TextWorldEnv):
 
 
 class SimpleEnv(TextWorldEnv):
-    """Leave the bedroom, find the food, put it on the stove: one house, places of key and foods vary.
+    """Leave the bedroom, find the food, put it on the stove: one house, places of key and foods
+    vary.
 
     Args:
-        rewards: 'dense' (a point per step of the walkthrough), 'balanced' (some) or 'sparse' (the last).
+        rewards: 'dense' (a point per step of the walkthrough), 'balanced' (some) or 'sparse' (the
+            last).
         goal: how much the opening tells: 'detailed', 'brief' or 'none'.
     """
 
@@ -218,7 +252,8 @@ class SimpleEnv(TextWorldEnv):
 
 
 class CookingEnv(TextWorldEnv):
-    """Read the cookbook, gather and prepare the ingredients, make the meal and eat it. A wrong preparation loses.
+    """Read the cookbook, gather and prepare the ingredients, make the meal and eat it. A wrong
+    preparation loses.
 
     Args:
         recipe: ingredients (1 to 5).
@@ -233,9 +268,10 @@ class CookingEnv(TextWorldEnv):
     family = "cooking"
     instructions = _RULES.replace(
         "eat X.",
-        "eat X, cook X with Y, slice X with Y, dice X with Y, chop X with Y, prepare meal.\nRead the recipe with "
-        "'examine cookbook'. Fry on the stove, roast in the oven, grill on the BBQ, each only once. A wrong "
-        "preparation or an eaten ingredient loses the game. Prepare the meal in the kitchen, then eat it.",
+        "eat X, cook X with Y, slice X with Y, dice X with Y, chop X with Y, prepare meal.\nRead"
+        " the recipe with 'examine cookbook'. Fry on the stove, roast in the oven, grill on the"
+        " BBQ, each only once. A wrong preparation or an eaten ingredient loses the game. Prepare"
+        " the meal in the kitchen, then eat it.",
     )
 
     def __init__(
@@ -250,11 +286,15 @@ class CookingEnv(TextWorldEnv):
         drop: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(recipe=recipe, take=take, go=go, open=open, cook=cook, cut=cut, drop=drop, **options)
+        super().__init__(
+            recipe=recipe, take=take, go=go, open=open, cook=cook, cut=cut, drop=drop, **options
+        )
 
 
 def route(task: Task) -> tuple[str, ...]:
-    """Directions from the start to the coin of a coin task, without making its game. UserError for other families."""
+    """Directions from the start to the coin of a coin task, without making its game. UserError for
+    other families.
+    """
     checked = check("coin", task.params)
     if not isinstance(checked, CoinParams) or not task.env.startswith("textworld/coin-"):
         raise UserError(f"task '{task.id}' has no route: only textworld/coin tasks do")

@@ -3,7 +3,8 @@
     generate([GameKey("coin", {"level": 5}, seed=7)])[0]
     # ~/.cache/turnrl/textworld/1.7.0/coin-1f0c9a2b3d4e/7.z8, with 7.json beside it
 
-Of the two files of a game the .json is moved to its place first: where there is a .z8 the game is complete.
+Of the two files of a game the .json is moved to its place first: where there is a .z8 the game is
+complete.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ from .params import job_for
 
 TEXTWORLD = version("textworld")
 # -P and a path instead of -m: the worker imports TextWorld only, not turnrl and what that imports.
-_makers = Makers("making TextWorld games", [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))])
+_makers = Makers(
+    "making TextWorld games", [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
+)
 
 
 @dataclass(frozen=True)
 class GameKey:
-    """What determines a game's bytes, together with TextWorld's version. `params` must be complete and valid."""
+    """What determines a game's bytes, together with TextWorld's version. `params` must be complete
+    and valid.
+    """
 
     family: str
     params: Mapping[str, Any]
@@ -51,7 +56,9 @@ def home() -> Path:
     return cache_dir("textworld", TEXTWORLD)
 
 
-def generate(keys: Sequence[GameKey], *, workers: int | None = None, progress: bool = True) -> list[Path]:
+def generate(
+    keys: Sequence[GameKey], *, workers: int | None = None, progress: bool = True
+) -> list[Path]:
     """Make the games that are missing and return the .z8 of each.
 
     Args:

@@ -3,8 +3,9 @@
     with limited(machine, "the game 7.z8 did not finish 'wait'"):
         machine.step("wait")
 
-No thread can be stopped from outside, but the interpreter looks at a variable of its own after every instruction of the
-game: whether an error has ended it. One thread per process watches the clock and sets it.
+No thread can be stopped from outside, but the interpreter looks at a variable of its own after
+every instruction of the game: whether an error has ended it. One thread per process watches the
+clock and sets it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
-"""What a game's logic says: which commands are possible now and which plan wins, each worked out once per state.
+"""What a game's logic says: which commands are possible now and which plan wins, each worked out
+once per state.
 
-TextWorld follows a game by matching what the interpreter reports (``taking the key``) against the actions that its
-rules allow, and lists those actions anew after each of them. The states of one game recur, within an episode and even
-more within a group of episodes, and everything here is a function of the state. So the states are kept as a graph
-whose edges are events, shared by all instances of a game in this process::
+TextWorld follows a game by matching what the interpreter reports (``taking the key``) against the
+actions that its rules allow, and lists those actions anew after each of them. The states of one
+game recur, within an episode and even more within a group of episodes, and everything here is a
+function of the state. So the states are kept as a graph whose edges are events, shared by all
+instances of a game in this process::
 
     logic = logic_of(path)
     view = logic.opening_view(plan=False)
     view = logic.after(view, "opening the chest")
     logic.commands(view), logic.plan(view)
 
-Rules are matched here and not by TextWorld's `State`, in the same order: it keeps facts sorted and does again only
-those rules whose facts changed. Plans are TextWorld's own.
+Rules are matched here and not by TextWorld's `State`, in the same order: it keeps facts sorted and
+does again only those rules whose facts changed. Plans are TextWorld's own.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from textworld.generator.inform7 import Inform7Game
 from textworld.logic import Signature, State
 
 LOCK = threading.RLock()
-"""TextWorld reads logic with one parser per process, and what is here is shared: hold it for every call."""
+"""TextWorld reads logic with one parser per process, and what is here is shared: hold it for every
+call.
+"""
 GAMES_KEPT = 32
 """Games whose logic stays when no instance plays them."""
 STATES_KEPT = 400
@@ -62,7 +66,9 @@ class Scene:
 
 @dataclass(eq=False, slots=True)
 class View:
-    """A scene and, where plans are wanted, how far the quests are. The quests are never changed, only replaced."""
+    """A scene and, where plans are wanted, how far the quests are. The quests are never changed,
+    only replaced.
+    """
 
     scene: Scene
     quests: tuple[Any, ...] | None
@@ -80,7 +86,9 @@ class Pattern:
     reads: frozenset[Any]
     """All those signatures."""
     free: tuple[tuple[Any, frozenset[str]], ...]
-    """Placeholders that no precondition names, and the types they may have: anything unused will do."""
+    """Placeholders that no precondition names, and the types they may have: anything unused will
+    do.
+    """
 
 
 class _FactSet(State):  # type: ignore[misc]
@@ -127,7 +135,9 @@ class Logic:
         return self._openings[plan]
 
     def after(self, view: View, event: str) -> View:
-        """Where an event leads. An event that no possible action explains changes nothing, as in TextWorld."""
+        """Where an event leads. An event that no possible action explains changes nothing, as in
+        TextWorld.
+        """
         found = view.after.get(event)
         if found is None:
             if len(self._scenes) + len(self._views) > STATES_KEPT:
@@ -145,16 +155,18 @@ class Logic:
     def plan(self, view: View) -> tuple[str, ...]:
         """Commands that win from here; empty if the game is over or nobody knows a way.
 
-        TextWorld plans; where it has no plan from the start, as in cooking games with a limited inventory, the game's
-        own walkthrough is followed from every state on it.
+        TextWorld plans; where it has no plan from the start, as in cooking games with a limited
+        inventory, the game's own walkthrough is followed from every state on it.
         """
         if view.plan is None:
             policy = self._policy(view)
             commands = self._inform7.gen_commands_from_actions(policy or ())
-            view.plan = tuple(commands) if self._is_planned else self._rest_of_walkthrough(view.scene)
+            view.plan = (
+                tuple(commands) if self._is_planned else self._rest_of_walkthrough(view.scene)
+            )
         return view.plan
 
-    # -- plans ---------------------------------------------------------------------------------------------------
+    # -- plans -------------------------------------------------------------------------------------
 
     def _policy(self, view: View) -> Any:
         progression: Any = copy.copy(self._progression)
@@ -173,7 +185,8 @@ class Logic:
 
     @cached_property
     def _walkthrough(self) -> tuple[tuple[str, ...], dict[frozenset[Any], int]]:
-        """The commands of the walkthrough, and which of them is next by what is true; the last one where it recurs.
+        """The commands of the walkthrough, and which of them is next by what is true; the last one
+        where it recurs.
 
         Commands that nothing explains are left out: walkthroughs open doors that are open already.
         """
@@ -186,7 +199,7 @@ class Logic:
                 view = self.after(view, self._describe(action)[1])
         return tuple(way), places
 
-    # -- from state to state -------------------------------------------------------------------------------------
+    # -- from state to state -----------------------------------------------------------------------
 
     def _follow(self, view: View, event: str) -> View:
         scene = view.scene
@@ -210,7 +223,9 @@ class Logic:
         return self._views.setdefault(key, View(after, quests))
 
     def _action(self, scene: Scene, event: str) -> Any:
-        """The action an event stands for: the one with most preconditions, then the first, as TextWorld picks it."""
+        """The action an event stands for: the one with most preconditions, then the first, as
+        TextWorld picks it.
+        """
         if scene.events is None:
             scene.events = {}
             for action in sorted(scene.actions, key=lambda a: len(a.preconditions), reverse=True):
@@ -218,12 +233,17 @@ class Logic:
         return scene.events.get(event.lower())
 
     def _describe(self, action: Any) -> tuple[str, str]:
-        """An action's command, and the event that reports it. Rules make equal actions once, so the id will do."""
+        """An action's command, and the event that reports it. Rules make equal actions once, so the
+        id will do.
+        """
         words = self._words.get(id(action))
         if words is None:
             names = self._inform7._get_name_mapping(action)
             event = self.game.kb.inform7_events[action.name].format(**names).lower()
-            words = self._words[id(action)] = (self._inform7.gen_commands_from_actions([action])[0], event)
+            words = self._words[id(action)] = (
+                self._inform7.gen_commands_from_actions([action])[0],
+                event,
+            )
         return words
 
     def _scene(self, facts: frozenset[Any], parent: Scene | None, changed: frozenset[Any]) -> Scene:
@@ -233,7 +253,10 @@ class Logic:
         for fact in facts:
             if fact.signature in signatures:
                 groups[fact.signature].append(fact)
-        by_signature = {**(parent.by_signature if parent else {}), **{s: tuple(sorted(f)) for s, f in groups.items()}}
+        by_signature = {
+            **(parent.by_signature if parent else {}),
+            **{s: tuple(sorted(f)) for s, f in groups.items()},
+        }
         by_rule = [
             parent.by_rule[index]
             if parent is not None and not pattern.free and pattern.reads.isdisjoint(signatures)
@@ -274,11 +297,20 @@ def _pattern(rule: Any, types: Any, constants: Mapping[Any, Any]) -> Pattern:
         for placeholder in rule.placeholders
         if placeholder not in bound and placeholder not in constants
     )
-    return Pattern(rule, tuple(conditions), frozenset(itertools.chain.from_iterable(s for _, s in conditions)), free)
+    return Pattern(
+        rule,
+        tuple(conditions),
+        frozenset(itertools.chain.from_iterable(s for _, s in conditions)),
+        free,
+    )
 
 
-def _bindings(conditions: Any, depth: int, bound: dict[Any, Any], facts: Facts) -> Iterator[dict[Any, Any]]:
-    """Every way to meet the conditions from `depth` on, in TextWorld's order: by condition, type, then fact."""
+def _bindings(
+    conditions: Any, depth: int, bound: dict[Any, Any], facts: Facts
+) -> Iterator[dict[Any, Any]]:
+    """Every way to meet the conditions from `depth` on, in TextWorld's order: by condition, type,
+    then fact.
+    """
     if depth == len(conditions):
         yield dict(bound)
         return
@@ -302,18 +334,25 @@ def _bindings(conditions: Any, depth: int, bound: dict[Any, Any], facts: Facts) 
 
 
 def _fill(free: Any, bound: dict[Any, Any], facts: Facts) -> Iterator[dict[Any, Any]]:
-    """Every way to bind free placeholders. TextWorld's order depends on the hash seed here; this is by name."""
+    """Every way to bind free placeholders. TextWorld's order depends on the hash seed here; this is
+    by name.
+    """
     things = {variable for group in facts.values() for fact in group for variable in fact.arguments}
     candidates = [sorted(v for v in things if v.type in kinds) for _, kinds in free]
     for choice in itertools.product(*candidates):
         if len({*choice, *bound.values()}) == len(choice) + len(bound):
-            yield {**bound, **{placeholder: v for (placeholder, _), v in zip(free, choice, strict=True)}}
+            yield {
+                **bound,
+                **{placeholder: v for (placeholder, _), v in zip(free, choice, strict=True)},
+            }
 
 
 def _branch(quest: Any) -> Any:
     """A quest's progress that can go on without changing the original."""
     twin = copy.copy(quest)
-    twin.win_events, twin.fail_events = ([_branch_event(e) for e in es] for es in (quest.win_events, quest.fail_events))
+    twin.win_events, twin.fail_events = (
+        [_branch_event(e) for e in es] for es in (quest.win_events, quest.fail_events)
+    )
     return twin
 
 
@@ -335,7 +374,9 @@ def _fingerprint(quest: Any) -> Any:
 
 
 def _shape(tree: Any) -> Any:
-    """A tree's nodes from the leaves up. Nodes may share an element, which knows one parent only: so that is told."""
+    """A tree's nodes from the leaves up. Nodes may share an element, which knows one parent only:
+    so that is told.
+    """
     numbers: dict[int, int] = {}
     nodes = []
     for node in tree:

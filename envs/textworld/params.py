@@ -1,7 +1,7 @@
 """Parameters of the five families, checked, and what TextWorld's makers are told.
 
-The range a seed lies in is part of what the game is: TextWorld's simple and cooking games keep other foods and
-preparations for validation and test, and a seed from those ranges draws from them::
+The range a seed lies in is part of what the game is: TextWorld's simple and cooking games keep
+other foods and preparations for validation and test, and a seed from those ranges draws from them::
 
     seeds 0 to 999,999: train      1,000,000 to 1,999,999: valid      2,000,000 and above: test
 """
@@ -54,9 +54,12 @@ class CoinParams(Params):
 
     @model_validator(mode="after")
     def _fits(self) -> CoinParams:
-        # A z8 file has room for about a hundred rooms; each block of 100 levels adds one dead end per room.
+        # A z8 file has room for about a hundred rooms; each block of 100 levels adds one dead end
+        # per room.
         if ((self.level - 1) // 100 + 1) * self.length > 100:
-            raise ValueError("use 1 to 100, 101 to 150 or 201 to 233: TextWorld makes at most 100 rooms")
+            raise ValueError(
+                "use 1 to 100, 101 to 150 or 201 to 233: TextWorld makes at most 100 rooms"
+            )
         return self
 
 
@@ -94,7 +97,9 @@ class CookingParams(Params):
     @model_validator(mode="after")
     def _ingredients(self) -> CookingParams:
         if self.take > self.recipe:
-            raise ValueError(f"take={self.take} must not exceed recipe={self.recipe}, the number of ingredients")
+            raise ValueError(
+                f"take={self.take} must not exceed recipe={self.recipe}, the number of ingredients"
+            )
         return self
 
     def settings(self, split: Split) -> dict[str, Any]:
@@ -117,7 +122,9 @@ def check(family: str, params: Mapping[str, Any]) -> Params:
     try:
         return model.model_validate(dict(params))
     except ValidationError as error:
-        raise UserError(explain(error, f"textworld/{family}", {"": list(model.model_fields)})) from None
+        raise UserError(
+            explain(error, f"textworld/{family}", {"": list(model.model_fields)})
+        ) from None
 
 
 def split_of(seed: int) -> Split:
@@ -126,7 +133,9 @@ def split_of(seed: int) -> Split:
 
 
 def job_for(family: str, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The worker's job for a game, less the path. Raises UserError for bad parameters or a seed beyond 32 bits."""
+    """The worker's job for a game, less the path. Raises UserError for bad parameters or a seed
+    beyond 32 bits.
+    """
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"textworld/{family}: seed {seed} is out of range, use 0 to {MAX_SEED}")
     checked = check(family, params)

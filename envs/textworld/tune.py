@@ -2,9 +2,10 @@
 
     python -m turnrl.envs.textworld.tune            # about a minute, once per environment
 
-Jericho's interpreter spends its time in one long chain of small functions. A compiler that has seen a game played
-orders them so that the same steps take two thirds of the time. The source is that of the installed jericho; the library
-is exchanged only after it answered whole games exactly like the one before it.
+Jericho's interpreter spends its time in one long chain of small functions. A compiler that has seen
+a game played orders them so that the same steps take two thirds of the time. The source is that of
+the installed jericho; the library is exchanged only after it answered whole games exactly like the
+one before it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from .generate import GameKey, generate
 from .params import check
 
 LIBRARY = "libfrotz.so"
-GAMES: dict[str, dict[str, int]] = {"coin": {"level": 5}, "quest": {"rooms": 4, "objects": 6, "quest_length": 8}}
+GAMES: dict[str, dict[str, int]] = {
+    "coin": {"level": 5},
+    "quest": {"rooms": 4, "objects": 6, "quest_length": 8},
+}
 STEPS = 120
 _PLAY = """
 import hashlib, sys, warnings
@@ -47,7 +51,9 @@ print(digest.hexdigest())
 
 def main() -> None:
     """Rebuild the installed interpreter. Raises UserError where that cannot be done."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tuned = build(Path(folder))
         target = installed() / LIBRARY
@@ -60,24 +66,35 @@ def main() -> None:
 def build(folder: Path) -> Path:
     """A tuned library inside `folder`, which answers like the installed one.
 
-    Raises UserError: there is no gcc, no source of jericho can be had, or the result answers otherwise.
+    Raises UserError: there is no gcc, no source of jericho can be had, or the result answers
+    otherwise.
     """
     compiler = os.environ.get("CC", "gcc")
     macros = _run([compiler, "-dM", "-E", "-x", "c", os.devnull], folder)
     if b"__GNUC__" not in macros or b"__clang__" in macros:
         raise UserError(f"tuning needs gcc, and '{compiler}' is another compiler: set CC")
-    keys = [GameKey(family, check(family, params).model_dump(), seed=0) for family, params in GAMES.items()]
+    keys = [
+        GameKey(family, check(family, params).model_dump(), seed=0)
+        for family, params in GAMES.items()
+    ]
     games = [str(path) for path in generate(keys)]
     before = play(installed(), games)
     source = fetch(folder)
     profiled = compiled(source, f"{compiler} -fno-semantic-interposition -fprofile-generate")
-    shutil.copytree(installed(), folder / "jericho", ignore=shutil.ignore_patterns(LIBRARY, "__pycache__"))
+    shutil.copytree(
+        installed(), folder / "jericho", ignore=shutil.ignore_patterns(LIBRARY, "__pycache__")
+    )
     shutil.copy2(profiled, folder / "jericho" / LIBRARY)
     play(folder / "jericho", games)
-    use = f"{compiler} -fno-semantic-interposition -fprofile-use -fprofile-correction -Wno-missing-profile"
+    use = (
+        f"{compiler} -fno-semantic-interposition -fprofile-use -fprofile-correction"
+        " -Wno-missing-profile"
+    )
     shutil.copy2(compiled(source, use), folder / "jericho" / LIBRARY)
     if play(folder / "jericho", games) != before:
-        raise UserError("the tuned interpreter answers otherwise than the installed one: nothing was changed")
+        raise UserError(
+            "the tuned interpreter answers otherwise than the installed one: nothing was changed"
+        )
     return folder / "jericho" / LIBRARY
 
 
@@ -92,7 +109,20 @@ def installed() -> Path:
 def fetch(folder: Path) -> Path:
     """The source of the installed version, unpacked; its folder with the Makefile."""
     wanted = f"jericho=={version('jericho')}"
-    _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", wanted], folder)
+    _run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            wanted,
+        ],
+        folder,
+    )
     [archive] = folder.glob("jericho-*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
@@ -104,13 +134,16 @@ def compiled(source: Path, compiler: str) -> Path:
     """The library, compiled and linked by this command; profiles lie beside the objects and stay."""
     for old in [*source.rglob("*.o"), *source.rglob("*.a"), *source.rglob(LIBRARY)]:
         old.unlink()
-    # Profile data is written at the exit of the process that played, to where the objects were compiled.
+    # Profile data is written at the exit of the process that played, to where the objects were
+    # compiled.
     _run(["make", "library", f"CC={compiler}", f"-j{os.cpu_count() or 1}"], source)
     return source / "src" / LIBRARY
 
 
 def play(package: Path, games: list[str]) -> str:
-    """Play games with this copy of jericho in a process of its own; a digest of everything they said."""
+    """Play games with this copy of jericho in a process of its own; a digest of everything they
+    said.
+    """
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     said = _run([sys.executable, "-c", _PLAY, str(STEPS), *games], package.parent, environment)
     return hashlib.sha256(said).hexdigest()
@@ -118,7 +151,9 @@ def play(package: Path, games: list[str]) -> str:
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> bytes:
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, check=False
+        )
     except FileNotFoundError:
         raise UserError(f"tuning needs '{command[0]}', which is not installed") from None
     if done.returncode:

@@ -1,15 +1,17 @@
-"""Makes TextWorld games in a process of its own: one JSON job per line in, one JSON answer per line out.
+"""Makes TextWorld games in a process of its own: one JSON job per line in, one JSON answer per line
+out.
 
-It is started by path, as a script, and imports nothing of turnrl, so that a worker pays for TextWorld's import once
-and for nothing else::
+It is started by path, as a script, and imports nothing of turnrl, so that a worker pays for
+TextWorld's import once and for nothing else::
 
     {"maker": "tw-coin_collector", "settings": {"level": 5}, "seed": 7, "path": "/cache/tmp/7.z8"}
     {"ok": true, "cpu": 0.62}                    or    {"ok": false, "error": "...", "impossible": true}
 
-The files are those of ``tw-make``, except that rule files are read in sorted order. TextWorld iterates over sets of
-strings, so the same bytes need the same PYTHONHASHSEED; the parent sets it to 0. Three shortcuts make it faster: rule
-files are parsed once per worker instead of once per game, a challenge's walkthrough is followed in the logic instead
-of in a compiled throw-away game, and Inform writes no index of the project.
+The files are those of ``tw-make``, except that rule files are read in sorted order. TextWorld
+iterates over sets of strings, so the same bytes need the same PYTHONHASHSEED; the parent sets it to
+0. Three shortcuts make it faster: rule files are parsed once per worker instead of once per game, a
+challenge's walkthrough is followed in the logic instead of in a compiled throw-away game, and
+Inform writes no index of the project.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def follow_in_logic() -> None:
 
 
 def follow(maker: Any, commands: list[str]) -> bool:
-    """Give each win event of a GameMaker the actions that trigger it; False if a command has no single action."""
+    """Give each win event of a GameMaker the actions that trigger it; False if a command has no
+    single action.
+    """
     game = maker.build()
     inform7, progress = Inform7Game(game), GameProgression(game, track_quests=True)
     watched = [event for quest in progress.quest_progressions for event in quest.win_events]
@@ -72,7 +76,9 @@ def follow(maker: Any, commands: list[str]) -> bool:
     for count, command in enumerate(commands, start=1):
         possible = progress.valid_actions
         matches = [
-            a for a, c in zip(possible, inform7.gen_commands_from_actions(possible), strict=True) if c == command
+            a
+            for a, c in zip(possible, inform7.gen_commands_from_actions(possible), strict=True)
+            if c == command
         ]
         if len(matches) != 1:
             return False
@@ -83,7 +89,12 @@ def follow(maker: Any, commands: list[str]) -> bool:
             if event.triggered and not was:
                 found[event.event] = (list(actions), commands[:count])
     # Looked up before any is changed, because an event's hash depends on its actions.
-    changes = [(event, found[event]) for quest in maker.quests for event in quest.win_events if event in found]
+    changes = [
+        (event, found[event])
+        for quest in maker.quests
+        for event in quest.win_events
+        if event in found
+    ]
     for event, (steps, words) in changes:
         event.actions, event.commands = steps, words
     return True
@@ -97,7 +108,9 @@ def options_for(seed: int) -> GameOptions:
 
 
 def custom(settings: dict[str, int], options: GameOptions) -> Any:
-    """The game of ``tw-make custom --world-size --nb-objects --quest-length``, other flags at their defaults."""
+    """The game of ``tw-make custom --world-size --nb-objects --quest-length``, other flags at their
+    defaults.
+    """
     options.nb_rooms, options.nb_objects = settings["rooms"], settings["objects"]
     chaining = options.chaining
     chaining.min_breadth, chaining.max_breadth, chaining.min_depth = 1, 5, 1
@@ -127,17 +140,35 @@ def compile_game(game: Any, path: Path) -> None:
         (Path(project) / "Build").mkdir()
         (Path(project) / "Source" / "story.ni").write_text(source, encoding="utf-8")
         (Path(project) / "uuid.txt").touch()
-        flags = ["--internal", str(home / "Internal"), "--format=.z8", "--noindex", "--project", project]
+        flags = [
+            "--internal",
+            str(home / "Internal"),
+            "--format=.z8",
+            "--noindex",
+            "--project",
+            project,
+        ]
         run([str(home / "Compilers" / "ni"), *flags])
-        run([str(home / "Compilers" / "inform6"), "-E2wSv8F0", str(Path(project) / "Build" / "auto.inf"), str(path)])
+        run(
+            [
+                str(home / "Compilers" / "inform6"),
+                "-E2wSv8F0",
+                str(Path(project) / "Build" / "auto.inf"),
+                str(path),
+            ]
+        )
 
 
 def run(command: list[str]) -> None:
     """Run a compiler; RuntimeError with the last line it printed if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode != 0 or (command[0].endswith("inform6") and not os.path.isfile(command[-1])):
         lines = done.stdout.decode("utf-8", "replace").strip().splitlines() or ["no output"]
-        raise RuntimeError(f"{Path(command[0]).name} failed with code {done.returncode}: {lines[-1].strip()}")
+        raise RuntimeError(
+            f"{Path(command[0]).name} failed with code {done.returncode}: {lines[-1].strip()}"
+        )
 
 
 def spent() -> float:

@@ -1,11 +1,13 @@
 """One running TextWorld game: sends commands, reads what happened, follows the plan.
 
-The z-machine is asked to trace its actions, which is how TextWorld itself follows a game: ``[opening the chest -
-succeeded]`` appears for what was done, ``[going west - failed ...]`` for what was refused, and nothing for what the
-parser did not understand. So one cheap rule tells whether a command was valid, and the logic (what is possible now,
-what plan wins) is only consulted when somebody asks::
+The z-machine is asked to trace its actions, which is how TextWorld itself follows a game:
+``[opening the chest - succeeded]`` appears for what was done, ``[going west - failed ...]`` for
+what was refused, and nothing for what the parser did not understand. So one cheap rule tells
+whether a command was valid, and the logic (what is possible now, what plan wins) is only consulted
+when somebody asks::
 
-    world = World(path); text = world.start(); reply = world.send("open chest"); world.possible(); world.plan()
+    world = World(path); text = world.start(); reply = world.send("open chest"); world.possible();
+    world.plan()
 """
 
 from __future__ import annotations
@@ -22,9 +24,13 @@ from .limit import limited
 from .logic import LOCK, View, logic_of
 
 _REPORTS = ("tw-extra-infos score", "tw-trace-actions")
-"""Sent before the first turn: from then on the game tells its score (and its moves with it) and its actions."""
+"""Sent before the first turn: from then on the game tells its score (and its moves with it) and its
+actions.
+"""
 _HEADER_BYTES, _VERSION, _LENGTH = 64, 8, slice(26, 28)
-"""Of a story file: its header, the version of its format, and where it says its length in units of eight bytes."""
+"""Of a story file: its header, the version of its format, and where it says its length in units of
+eight bytes.
+"""
 _LONGEST = 198
 """Bytes of a command that the interpreter reads."""
 _REPORTED = re.compile(r"<(score|moves)>\n(.*?)</\1>", re.DOTALL)
@@ -37,7 +43,9 @@ _EPILOGUE = re.compile(r"^\s*(You scored \d+ out of|Would you like to RESTART)")
 
 
 def tidy(text: str) -> str:
-    """TextWorld's words without banner, padding, blank lines, status line, prompt and end-of-game menu."""
+    """TextWorld's words without banner, padding, blank lines, status line, prompt and end-of-game
+    menu.
+    """
     lines = text.replace("\r", "").split("\n")
     first = next((i for i, line in enumerate(lines) if not _BANNER.fullmatch(line)), len(lines))
     kept: list[str] = []
@@ -78,7 +86,8 @@ class World:
     Args:
         path: the .z8, with its .json beside it.
 
-    Raises UserError for a file that is no whole game: the interpreter would end the process over it.
+    Raises UserError for a file that is no whole game: the interpreter would end the process over
+    it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,10 +111,12 @@ class World:
         self._begun = False
 
     def start(self) -> str:
-        """(Re)start the game and return the opening text, objective included where the game has one.
+        """(Re)start the game and return the opening text, objective included where the game has
+        one.
 
-        The interpreter is set up anew. Putting its memory back (`FrotzEnv.set_state`) is two milliseconds cheaper and
-        leaves its windows, cursors and buffers as they were; cooking games played on like that hung now and then.
+        The interpreter is set up anew. Putting its memory back (`FrotzEnv.set_state`) is two
+        milliseconds cheaper and leaves its windows, cursors and buffers as they were; cooking games
+        played on like that hung now and then.
         """
         if self._machine._emulator_halted():
             with LOCK:

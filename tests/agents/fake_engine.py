@@ -49,7 +49,9 @@ class FakeEngine:
         self.live.remove(session)
         self.log.append(("close", session))
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
         assert session in self.live, "a closed conversation asked for a response"
         asked = self.prompts.setdefault(session, [])
         asked.append(list(prompt))
@@ -61,7 +63,9 @@ class FakeEngine:
         self.stats.generated_tokens += len(ids)
         return Completion(ids, [-0.5] * len(ids), "stop")
 
-    async def score(self, tokens: Sequence[int], start: int, *, session: str | None = None) -> list[float]:
+    async def score(
+        self, tokens: Sequence[int], start: int, *, session: str | None = None
+    ) -> list[float]:
         return [0.0] * (len(tokens) - start)
 
     def load_weights(self, weights: Mapping[str, Any], version: int) -> None:

@@ -26,7 +26,9 @@ class Reply:
 
 
 def says(text: str | None) -> Reply:
-    return Reply(body=json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}))
+    return Reply(
+        body=json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+    )
 
 
 class Server(ThreadingHTTPServer):

@@ -1,4 +1,6 @@
-"""AgentConfig: what a template is told is part of it, is saved with a checkpoint, and reaches the conversation."""
+"""AgentConfig: what a template is told is part of it, is saved with a checkpoint, and reaches the
+conversation.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ from turnrl.training.recipe import Recipe
 from .fake_engine import FakeEngine, perfect, tokenizer
 
 OPENS = (
-    "{{ strftime_now('%Y') }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if thinking | default(true) %}<think>\n{% endif %}{% endif %}"
+    "{{ strftime_now('%Y') }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content"
+    " }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinking |"
+    " default(true) %}<think>\n{% endif %}{% endif %}"
 )
 
 
@@ -34,14 +36,21 @@ def opening_tokenizer() -> Any:
 
 
 def built(**config: Any) -> Any:
-    return AgentConfig.model_validate({"system": False, **config}).build(FakeEngine(perfect), opening_tokenizer())
+    return AgentConfig.model_validate({"system": False, **config}).build(
+        FakeEngine(perfect), opening_tokenizer()
+    )
 
 
 def test_template_and_date_are_saved_and_read_again() -> None:
-    config = AgentConfig.model_validate({"template": {"thinking": False, "level": [1, "x"]}, "date": "2026-05-04"})
+    config = AgentConfig.model_validate(
+        {"template": {"thinking": False, "level": [1, "x"]}, "date": "2026-05-04"}
+    )
     again = AgentConfig.model_validate_json(config.model_dump_json())
     assert again == config
-    assert (again.template, again.date) == ({"thinking": False, "level": [1, "x"]}, date(2026, 5, 4))
+    assert (again.template, again.date) == (
+        {"thinking": False, "level": [1, "x"]},
+        date(2026, 5, 4),
+    )
     data = {"name": "x", "env": {"id": "textworld/coin-v0"}, "stages": [{"name": "rl"}]}
     recipe = Recipe.parse({**data, "agent": {"template": {"thinking": False}}})
     saved = recipe.model_dump(mode="json")["agent"]
@@ -49,7 +58,10 @@ def test_template_and_date_are_saved_and_read_again() -> None:
 
 
 def test_template_and_date_reach_the_prompt() -> None:
-    told = [built(**config).chat("", None) for config in ({}, {"template": {"thinking": False}, "date": "2031-01-01"})]
+    told = [
+        built(**config).chat("", None)
+        for config in ({}, {"template": {"thinking": False}, "date": "2031-01-01"})
+    ]
     prompts = [tokenizer().decode(chat.observe("red").new_ids) for chat in told]
     assert prompts[0].startswith("2025<|im_start|>user")
     assert prompts[0].endswith("assistant\n<think>\n")
@@ -86,7 +98,9 @@ def test_a_stop_id_that_no_token_has_is_told_in_one_sentence() -> None:
 class Recorder(FakeEngine):
     """Remembers how it was asked."""
 
-    async def generate(self, prompt: Any, sampling: Sampling, *, session: str | None = None) -> Completion:
+    async def generate(
+        self, prompt: Any, sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
         self.sampling = sampling
         return await super().generate(prompt, sampling, session=session)
 

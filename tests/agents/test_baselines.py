@@ -20,7 +20,9 @@ from turnrl.plugins import UserError
 
 import_worlds(str(Path(__file__).parents[1] / "envs" / "toy_envs.py"))
 CorridorEnv: Any = type(make("toy/corridor-v0"))
-"""The class that is registered; another test may have imported the file of toy worlds under another name."""
+"""The class that is registered; another test may have imported the file of toy worlds under another
+name.
+"""
 
 
 def played(agent: Agent, tasks: int = 1) -> list[Episode]:
@@ -33,7 +35,9 @@ def played(agent: Agent, tasks: int = 1) -> list[Episode]:
     return asyncio.run(work())
 
 
-def test_an_expert_that_is_lost_loses_its_episode_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expert_that_is_lost_loses_its_episode_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def never_went_back(self: CorridorEnv) -> str | None:
         if self._turns > self.cell:
             return None
@@ -49,15 +53,21 @@ def test_an_expert_that_is_lost_loses_its_episode_and_no_other(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_a_world_without_an_expert_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
+def test_a_world_without_an_expert_is_said_to_have_none(
+    monkeypatch: pytest.MonkeyPatch, noise: float
+) -> None:
     monkeypatch.setattr(CorridorEnv, "expert_action", lambda self: None)
     with pytest.raises(UserError, match="no expert"):
         played(ExpertAgent(noise))
 
 
 @pytest.mark.parametrize("agent", [ExpertAgent(), RandomAgent()])
-def test_a_task_that_cannot_be_played_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch, agent: Agent) -> None:
-    """One task without an expert's way, or whose opening lists nothing, does not end the evaluation of the others."""
+def test_a_task_that_cannot_be_played_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, agent: Agent
+) -> None:
+    """One task without an expert's way, or whose opening lists nothing, does not end the evaluation
+    of the others.
+    """
     expert, begin = CorridorEnv.expert_action, CorridorEnv._begin
 
     def mostly(self: CorridorEnv) -> str | None:
@@ -70,10 +80,15 @@ def test_a_task_that_cannot_be_played_is_left_out_and_said(monkeypatch: pytest.M
 
     monkeypatch.setattr(CorridorEnv, "expert_action", mostly)
     monkeypatch.setattr(CorridorEnv, "_begin", silent)
-    with pytest.warns(UserWarning, match=r"10 of 30 episodes, such as toy/corridor-v0.*, cannot be played and count"):
+    with pytest.warns(
+        UserWarning,
+        match=r"10 of 30 episodes, such as toy/corridor-v0.*, cannot be played and count",
+    ):
         episodes = played(agent, tasks=3)
     stops = [episode.stop for episode in episodes]
-    assert [stop is StopReason.UNPLAYABLE for stop in stops] == [episode.task.seed == 2 for episode in episodes]
+    assert [stop is StopReason.UNPLAYABLE for stop in stops] == [
+        episode.task.seed == 2 for episode in episodes
+    ]
     with pytest.warns(UserWarning, match="cannot be played"):
         result = evaluate("toy/corridor-v0", agent, split="train", tasks=3, progress=False)
     assert (result.n, result.failed) == (2, {"unplayable": 1})

@@ -22,16 +22,26 @@ def text(messages: list[Message]) -> str:
 def test_full_history_shows_everything_in_order() -> None:
     assert FullHistory().messages(history(2)) == [
         {"role": "system", "content": "Rules."},
-        user("o0"), assistant("r0"), user("o1"), assistant("r1"), user("o2"),
-    ]  # fmt: skip
+        user("o0"),
+        assistant("r0"),
+        user("o1"),
+        assistant("r1"),
+        user("o2"),
+    ]
     assert FullHistory().messages(history(0, system="")) == [user("o0")]
 
 
 def test_sliding_window_layout() -> None:
     assert SlidingWindow(turns=2).messages(history(5, system="")) == [
-        user("o0\n\n(3 turns left out)\n\no3"), assistant("r3"), user("o4"), assistant("r4"), user("o5"),
-    ]  # fmt: skip
-    assert SlidingWindow(turns=0).messages(history(1, system="")) == [user("o0\n\n(1 turn left out)\n\no1")]
+        user("o0\n\n(3 turns left out)\n\no3"),
+        assistant("r3"),
+        user("o4"),
+        assistant("r4"),
+        user("o5"),
+    ]
+    assert SlidingWindow(turns=0).messages(history(1, system="")) == [
+        user("o0\n\n(1 turn left out)\n\no1")
+    ]
 
 
 @given(turns=st.integers(0, 8), window=st.integers(0, 9), system=st.sampled_from(["", "Rules."]))

@@ -33,7 +33,10 @@ def played(player: Any, n: int = 4, renaming: dict[str, str] | None = None) -> l
 
 
 def fields(episode: Episode) -> list[Any]:
-    return [(t.prompt_ids, t.extends, t.response_ids, t.text, t.action, t.observation) for t in episode.turns]
+    return [
+        (t.prompt_ids, t.extends, t.response_ids, t.text, t.action, t.observation)
+        for t in episode.turns
+    ]
 
 
 def models(**config: Any) -> LanguageAgent:
@@ -43,15 +46,21 @@ def models(**config: Any) -> LanguageAgent:
     return made
 
 
-@pytest.mark.parametrize("context", [{"name": "full_history"}, {"name": "sliding_window", "turns": 1}])
+@pytest.mark.parametrize(
+    "context", [{"name": "full_history"}, {"name": "sliding_window", "turns": 1}]
+)
 @pytest.mark.parametrize("parser", ["line", "tags", "tool_call"])
 @pytest.mark.parametrize("renaming", [{}, SWAP])
-def test_retold_is_what_a_perfect_model_plays(context: dict[str, Any], parser: str, renaming: dict[str, str]) -> None:
+def test_retold_is_what_a_perfect_model_plays(
+    context: dict[str, Any], parser: str, renaming: dict[str, str]
+) -> None:
     model = models(context=context, parser={"name": parser}, system=True)
     for expert, own in zip(played(ExpertAgent()), played(model, renaming=renaming), strict=True):
         told = retell(expert, model, LightsEnv.instructions, renaming)
         assert fields(told) == fields(own)
-        assert [told.prompt(t) for t in range(len(told.turns))] == [own.prompt(t) for t in range(len(own.turns))]
+        assert [told.prompt(t) for t in range(len(told.turns))] == [
+            own.prompt(t) for t in range(len(own.turns))
+        ]
         assert (told.stop, told.success, told.task) == (StopReason.WON, True, own.task)
         assert all(turn.logprobs == [0.0] * len(turn.response_ids) for turn in told.turns)
 
@@ -69,7 +78,9 @@ def test_a_symmetry_renames_everything_the_model_reads_and_writes() -> None:
 def test_noise_is_context_that_is_not_trained() -> None:
     episodes = [e for e in played(ExpertAgent(noise=0.6), n=20) if e.success]
     told = [retell(e, models(), "", {}) for e in episodes]
-    assert [[t.trained for t in e.turns] for e in told] == [[t.trained for t in e.turns] for e in episodes]
+    assert [[t.trained for t in e.turns] for e in told] == [
+        [t.trained for t in e.turns] for e in episodes
+    ]
     assert any(not t.trained for e in told for t in e.turns)
     assert all(t.response_ids for e in told for t in e.turns)
 
@@ -78,19 +89,26 @@ def test_the_prompt_shows_the_worlds_tools() -> None:
     tools = [{"type": "function", "function": {"name": "act"}}]
     seen = []
     model = models()
-    model.chat = lambda instructions, tools: (seen.append((instructions, tools)), LanguageAgent.chat(model, "", None))[
-        1
-    ]  # type: ignore
+    model.chat = lambda instructions, tools: (
+        seen.append((instructions, tools)),
+        LanguageAgent.chat(model, "", None),
+    )[1]  # type: ignore
     retell(played(ExpertAgent(), n=1)[0], model, "rules", {}, tools)
     assert seen == [("rules", tools)]
 
 
 @pytest.mark.parametrize(
     ("parser", "shown"),
-    [({"name": "line"}, ""), ({"name": "tool_call"}, ""), ({"name": "tool_call", "tool": "search"}, "[search]")],
+    [
+        ({"name": "line"}, ""),
+        ({"name": "tool_call"}, ""),
+        ({"name": "tool_call", "tool": "search"}, "[search]"),
+    ],
     ids=["line", "another tool", "its tool"],
 )
-def test_only_tools_whose_calls_are_understood_are_shown(parser: dict[str, str], shown: str) -> None:
+def test_only_tools_whose_calls_are_understood_are_shown(
+    parser: dict[str, str], shown: str
+) -> None:
     model = agent(FakeEngine(perfect), parser=parser)
     model.tokenizer = copy.deepcopy(tokenizer())
     listed = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"

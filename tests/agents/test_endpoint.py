@@ -109,7 +109,11 @@ def test_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(endpoint, "BACKOFF", 0.5)
     monkeypatch.setattr(endpoint.asyncio, "sleep", sleep)
-    replies = [Reply(500), Reply(429, headers={"Retry-After": "7"}), Reply(500, headers={"Retry-After": "soon"})]
+    replies = [
+        Reply(500),
+        Reply(429, headers={"Retry-After": "7"}),
+        Reply(500, headers={"Retry-After": "soon"}),
+    ]
     with serving(script(*replies, says("Fine."))) as server:
         assert ask(at(server)) == "Fine."
     assert waits == [0.5, 7.0, 2.0]
@@ -123,7 +127,10 @@ def test_a_break_of_a_day_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ('{"error": {"message": "Incorrect API key\\nprovided", "type": "x"}}', "Incorrect API key provided"),
+        (
+            '{"error": {"message": "Incorrect API key\\nprovided", "type": "x"}}',
+            "Incorrect API key provided",
+        ),
         ('{"object": "error", "message": "no such model"}', "no such model"),
         ('{"detail": "no such model"}', "no such model"),
         ('{"error": "no such model"}', "no such model"),
@@ -139,7 +146,9 @@ def test_a_refusal_is_not_repeated_and_shows_the_message(body: str, message: str
     assert (error.kind, error.message) == ("refused", f"status 401: {message}")
 
 
-@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"choices": []}', "[" * 100_000, '{"choices": 3}'])
+@pytest.mark.parametrize(
+    "body", ["not json", "[]", "{}", '{"choices": []}', "[" * 100_000, '{"choices": 3}']
+)
 def test_another_shape_is_unreadable(body: str) -> None:
     with serving(script(Reply(body=body))) as server:
         error = failure(at(server))
@@ -160,7 +169,9 @@ def test_nobody_there_is_unavailable() -> None:
 @settings(max_examples=30)
 @given(text=st.text(st.characters(codec=None), max_size=30))
 @example(text="\ud800\0é")
-def test_any_text_can_be_asked_answered_and_kept(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_text_can_be_asked_answered_and_kept(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     cache = str(tmp_path_factory.mktemp("kept") / "answers.sqlite")
     with serving(script(says(text))) as server:
         asked = at(server, cache=cache)
@@ -169,7 +180,9 @@ def test_any_text_can_be_asked_answered_and_kept(tmp_path_factory: pytest.TempPa
 
 
 def test_no_more_than_so_many_at_once() -> None:
-    """Every request waits until three are there, so fewer would hang; then it lingers, so that more would be seen."""
+    """Every request waits until three are there, so fewer would hang; then it lingers, so that more
+    would be seen.
+    """
     barrier = threading.Barrier(3)
 
     def together(body: dict[str, Any]) -> Reply:
@@ -182,7 +195,9 @@ def test_no_more_than_so_many_at_once() -> None:
         texts = [str(i) for i in range(12)]
 
         async def all_of_them() -> list[str]:
-            return await settle(asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in texts)
+            return await settle(
+                asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in texts
+            )
 
         assert asyncio.run(all_of_them()) == texts
     assert server.busiest == 3
@@ -196,7 +211,9 @@ def test_any_loop_may_ask_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPat
         asked = at(server, concurrency=1)
 
         async def three() -> list[str]:
-            return await settle(asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in "abc")
+            return await settle(
+                asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in "abc"
+            )
 
         assert [asyncio.run(three()) for _ in range(3)] == [["a", "b", "c"]] * 3
     assert [client.is_closed for client in clients] == [True] * 3
@@ -261,7 +278,9 @@ def test_every_attempt_counts_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> N
     assert waits == [0, 0, 0, 60]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "", "http://[/v1"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "ftp://host/v1", "http://", "", "http://[/v1"]
+)
 def test_an_address_is_checked(url: str) -> None:
     with pytest.raises(ValidationError):
         EndpointConfig(url=url, model="m")
@@ -276,5 +295,8 @@ def test_httpx_is_imported_when_it_is_needed() -> None:
 
 def test_a_missing_httpx_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with serving(script()) as server, pytest.raises(UserError, match=r"pip install 'turnrl\[endpoint\]'"):
+    with (
+        serving(script()) as server,
+        pytest.raises(UserError, match=r"pip install 'turnrl\[endpoint\]'"),
+    ):
         ask(at(server))

@@ -45,7 +45,9 @@ def test_two_clients_share_a_cache(tmp_path: Path) -> None:
 
         async def both(texts: list[str]) -> list[str]:
             return await settle(
-                asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in texts for asked in two
+                asked.ask([{"role": "user", "content": t}], max_tokens=8)
+                for t in texts
+                for asked in two
             )
 
         texts = [str(i) for i in range(20)]
@@ -73,7 +75,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_processes_share_a_cache_and_may_be_killed(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     command = [sys.executable, "-c", WRITER, str(path)]
-    writers = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "abc"]
+    writers = [
+        subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "abc"
+    ]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
@@ -96,7 +100,9 @@ def damaged(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("trouble", ["text", "folder", "below a file", "damaged", "other table", "no path", "locked"])
+@pytest.mark.parametrize(
+    "trouble", ["text", "folder", "below a file", "damaged", "other table", "no path", "locked"]
+)
 def test_a_run_goes_on_without_a_cache_that_cannot_be_used_and_says_so_once(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,9 +147,13 @@ def test_only_what_could_be_read_is_kept(tmp_path: Path) -> None:
         def number(text: str) -> int | None:
             return int(text) if text.isdecimal() else None
 
-        return asyncio.run(asked.read([{"role": "user", "content": "How many?"}], number, max_tokens=8))
+        return asyncio.run(
+            asked.read([{"role": "user", "content": "How many?"}], number, max_tokens=8)
+        )
 
-    with serving(script(says("overloaded"), says("overloaded"), says("Well."), says("7"))) as server:
+    with serving(
+        script(says("overloaded"), says("overloaded"), says("Well."), says("7"))
+    ) as server:
         with pytest.warns(UserWarning, match="unparsable"):
             assert read(at(server, cache=path)) is None
         assert read(at(server, cache=path)) == 7

@@ -1,4 +1,6 @@
-"""Servers that do not behave: each question ends in an answer or a typed failure, and says nothing secret."""
+"""Servers that do not behave: each question ends in an answer or a typed failure, and says nothing
+secret.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 from turnrl.agents import endpoint
 from turnrl.agents.endpoint import EndpointConfig
 
-BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "endpoints.py"))
+BENCHMARK: dict[str, Any] = runpy.run_path(
+    str(Path(__file__).parents[2] / "benchmarks" / "endpoints.py")
+)
 WORLD = BENCHMARK["attempt"].__globals__
 
 ENDS: dict[str, str] = {
@@ -102,7 +106,13 @@ def test_a_question_to_a_strange_address_ends(name: str) -> None:
 
 
 KEYS = (
-    *("sk-abc", "sk-proj-Ab1_cd", "hf_AbCdEfGhIjKlMnOp12", "gsk_0123456789abcdef", "AIzaSyA1234567890abcdefghij"),
+    *(
+        "sk-abc",
+        "sk-proj-Ab1_cd",
+        "hf_AbCdEfGhIjKlMnOp12",
+        "gsk_0123456789abcdef",
+        "AIzaSyA1234567890abcdefghij",
+    ),
     *("AKIAIOSFODNN7EXAMPLE", "a1b2c3d4e5f6a7b8c9d0e1f2", "1KEY", "MY KEY", "", "$KEY"),
 )
 
@@ -114,6 +124,10 @@ def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_repeated(va
     assert not value or value not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["OPENAI_API_KEY", "MY_KEY", "key", "HF_TOKEN", "SK_LIVE_KEY_2", "AzureOpenAIKey"])
+@pytest.mark.parametrize(
+    "value", ["OPENAI_API_KEY", "MY_KEY", "key", "HF_TOKEN", "SK_LIVE_KEY_2", "AzureOpenAIKey"]
+)
 def test_names_of_variables_are_taken(value: str) -> None:
-    assert EndpointConfig(url="http://localhost/v1", model="m", api_key_env=value).api_key_env == value
+    assert (
+        EndpointConfig(url="http://localhost/v1", model="m", api_key_env=value).api_key_env == value
+    )

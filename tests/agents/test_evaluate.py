@@ -34,7 +34,12 @@ def test_a_world_that_cannot_run_in_threads_is_played_in_processes() -> None:
     import_worlds(TOYS)
     assert evaluate("toy/outside-v0", "random", tasks=2, imports=[TOYS], progress=False).n == 2
     mixed = {"parts": [{"id": "toy/corridor-v0"}, {"id": "toy/outside-v0"}]}
-    assert evaluate("turnrl/mixed-v0", "random", params=mixed, tasks=2, imports=[TOYS], progress=False).n == 2
+    assert (
+        evaluate(
+            "turnrl/mixed-v0", "random", params=mixed, tasks=2, imports=[TOYS], progress=False
+        ).n
+        == 2
+    )
 
 
 def test_wilson_against_known_values() -> None:
@@ -49,11 +54,18 @@ def test_wilson_against_known_values() -> None:
 
 
 def summary(episodes: list[Episode]) -> Evaluation:
-    return summarise(episodes, PlayStats(), env="e", agent="a", split="test", seed=0, temperature=None)
+    return summarise(
+        episodes, PlayStats(), env="e", agent="a", split="test", seed=0, temperature=None
+    )
 
 
 def episode(
-    actions: str, seen: str, *, stop: StopReason = StopReason.LOST, level: int = 1, success: bool = False
+    actions: str,
+    seen: str,
+    *,
+    stop: StopReason = StopReason.LOST,
+    level: int = 1,
+    success: bool = False,
 ) -> Episode:
     """One letter per action and observation; the action 'c' is refused."""
     turns = [
@@ -96,18 +108,33 @@ def test_lost_episodes_are_counted_and_excluded() -> None:
     assert (result.low, result.high) == pytest.approx(wilson(1, 3))
     assert result.failed == {"env_error": 1, "engine_error": 1}
     assert result.stops == {"won": 1, "lost": 1, "turn_limit": 1}
-    assert (result.turns, result.turns_when_won, result.tokens) == (pytest.approx(7 / 3), 2, pytest.approx(14 / 3))
+    assert (result.turns, result.turns_when_won, result.tokens) == (
+        pytest.approx(7 / 3),
+        2,
+        pytest.approx(14 / 3),
+    )
     assert result.repeated_rate == 0
-    assert {name: rate.n for name, rate in result.families.items()} == {"toy/x-v0?level=1": 2, "toy/x-v0?level=2": 1}
+    assert {name: rate.n for name, rate in result.families.items()} == {
+        "toy/x-v0?level=1": 2,
+        "toy/x-v0?level=2": 1,
+    }
     assert result.families["toy/x-v0?level=1"].success == 0.5
     assert Evaluation.model_validate_json(result.model_dump_json()) == result
 
 
 def test_what_was_not_measured_is_none_and_not_zero() -> None:
-    with pytest.warns(UserWarning, match=r"nothing was measured: 1 of 1 episodes failed \(1 env_error\)"):
+    with pytest.warns(
+        UserWarning, match=r"nothing was measured: 1 of 1 episodes failed \(1 env_error\)"
+    ):
         result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
     assert (result.n, result.success, result.low, result.high) == (0, None, 0.0, 1.0)
-    assert [result.turns, result.turns_when_won, result.tokens, result.invalid_rate, result.repeated_rate] == [None] * 5
+    assert [
+        result.turns,
+        result.turns_when_won,
+        result.tokens,
+        result.invalid_rate,
+        result.repeated_rate,
+    ] == [None] * 5
     assert result.families["toy/x-v0?level=1"].success is None
     assert not result.whole
     assert Evaluation.model_validate_json(result.model_dump_json()) == result
@@ -121,11 +148,14 @@ def test_a_family_of_which_every_episode_was_lost_is_listed() -> None:
     with pytest.warns(UserWarning, match="1 of 2 episodes failed"):
         result = summary([episode("a", "p"), episode("", "", stop=StopReason.ENV_ERROR, level=2)])
     assert {name: rate.success for name, rate in result.families.items()} == {
-        "toy/x-v0?level=1": 0.0, "toy/x-v0?level=2": None,
-    }  # fmt: skip
+        "toy/x-v0?level=1": 0.0,
+        "toy/x-v0?level=2": None,
+    }
 
 
-@pytest.mark.parametrize(("lost", "whole"), [(0, True), (1, True), (2, True), (3, False), (19, False), (20, False)])
+@pytest.mark.parametrize(
+    ("lost", "whole"), [(0, True), (1, True), (2, True), (3, False), (19, False), (20, False)]
+)
 def test_an_evaluation_that_lost_more_than_a_tenth_is_not_whole(lost: int, whole: bool) -> None:
     played = [episode("", "", stop=StopReason.ENGINE_ERROR)] * lost
     played += [episode("a", "p", stop=StopReason.WON, success=True)] * (20 - lost)
@@ -148,7 +178,9 @@ def test_each_task_of_the_split_exactly_once(split: str) -> None:
 
 
 def test_random_is_worse_than_the_expert_and_repeatable() -> None:
-    first, second = (evaluate("toy/lights-v0", params={"length": 1}, progress=False) for _ in range(2))
+    first, second = (
+        evaluate("toy/lights-v0", params={"length": 1}, progress=False) for _ in range(2)
+    )
     assert 0 < first.success < 0.9
     assert first.model_dump(exclude={"seconds", "tokens_per_second"}) == second.model_dump(
         exclude={"seconds", "tokens_per_second"}
@@ -177,9 +209,20 @@ def test_user_errors() -> None:
 def test_the_result_says_under_which_conditions_and_how_each_task_went() -> None:
     played: list[Episode] = []
     result = evaluate(
-        "toy/lights-v0", "random", params={"length": 1}, tasks=3, max_turns=4, progress=False, episodes=played
+        "toy/lights-v0",
+        "random",
+        params={"length": 1},
+        tasks=3,
+        max_turns=4,
+        progress=False,
+        episodes=played,
     )
-    assert (result.max_turns, result.params, result.split_size, result.n) == (4, {"length": 1}, 12, 3)
+    assert (result.max_turns, result.params, result.split_size, result.n) == (
+        4,
+        {"length": 1},
+        12,
+        3,
+    )
     assert result.table().title == "random on toy/lights-v0 (test, 3 of 12 tasks)"
     assert [one.task for one in result.tasks] == [one.task.id for one in played]
     assert [one.success for one in result.tasks] == [one.success for one in played]
@@ -237,16 +280,24 @@ def test_an_agent_object_and_lost_episodes() -> None:
 
 def test_a_checkpoint_plays(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "last"
-    config = AgentConfig.model_validate({"max_turns": 2, "system": False, "sampling": {"max_tokens": 2}})
+    config = AgentConfig.model_validate(
+        {"max_turns": 2, "system": False, "sampling": {"max_tokens": 2}}
+    )
     save(tiny.build(tokenizer(), layers=1, width=16, heads=2, max_context=256), tokenizer(), folder)
     (folder / AGENT_FILE).write_text(config.model_dump_json())
     played: list[Episode] = []
-    result = evaluate("toy/lights-v0", str(tmp_path), tasks=3, progress=False, temperature=0.5, episodes=played)
+    result = evaluate(
+        "toy/lights-v0", str(tmp_path), tasks=3, progress=False, temperature=0.5, episodes=played
+    )
     assert (result.n, result.temperature, result.agent) == (3, 0.5, tmp_path.name)
     assert result.turns <= 2
     assert all(1 <= len(turn.response_ids) <= 2 for e in played for turn in e.turns)
     loaded = load_agent(tmp_path, temperature=0.0)
-    assert (loaded.max_turns, loaded.agent.sampling.temperature, loaded.agent.sampling.max_tokens) == (2, 0.0, 2)
+    assert (
+        loaded.max_turns,
+        loaded.agent.sampling.temperature,
+        loaded.agent.sampling.max_tokens,
+    ) == (2, 0.0, 2)
 
 
 def test_unusable_checkpoints(tmp_path: Path) -> None:

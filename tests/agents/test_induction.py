@@ -12,19 +12,24 @@ TEXTS = [f" {a}{b}{c}" * 2 for a in LETTERS for b in "aeiou" for c in LETTERS]
 
 
 def copied(model: torch.nn.Module, vocabulary: int, gap: int) -> float:
-    """Share of the tokens of a passage that are predicted when it comes a second time, `gap` tokens later.
+    """Share of the tokens of a passage that are predicted when it comes a second time, `gap` tokens
+    later.
 
     No other token comes twice, so that there is one right guess.
     """
     generator = torch.Generator().manual_seed(1)
-    once_BL = torch.stack([torch.randperm(vocabulary, generator=generator)[: 66 + gap] for _ in range(16)])
+    once_BL = torch.stack(
+        [torch.randperm(vocabulary, generator=generator)[: 66 + gap] for _ in range(16)]
+    )
     passage_BP = once_BL[:, 50:66]
     with torch.no_grad():
         guesses_BP = model(torch.cat([once_BL, passage_BP], dim=1)).logits[:, -16:-1].argmax(-1)
     return float((guesses_BP == passage_BP[:, 1:]).float().mean())
 
 
-@pytest.mark.parametrize(("layers", "width", "heads"), [(2, 96, 4), (3, 96, 4), (3, 128, 4), (4, 96, 2)])
+@pytest.mark.parametrize(
+    ("layers", "width", "heads"), [(2, 96, 4), (3, 96, 4), (3, 128, 4), (4, 96, 2)]
+)
 def test_repeats_what_it_read_hundreds_of_tokens_ago(layers: int, width: int, heads: int) -> None:
     tokenizer = tiny.train_tokenizer(TEXTS, 1000)
     size = {"layers": layers, "width": width, "heads": heads, "max_context": 1024}
@@ -35,9 +40,13 @@ def test_repeats_what_it_read_hundreds_of_tokens_ago(layers: int, width: int, he
 
 
 @pytest.mark.parametrize(("width", "heads"), [(96, 4), (96, 2), (128, 4)])
-def test_half_of_the_first_layers_heads_look_at_the_previous_token_wherever_it_is(width: int, heads: int) -> None:
+def test_half_of_the_first_layers_heads_look_at_the_previous_token_wherever_it_is(
+    width: int, heads: int
+) -> None:
     tokenizer = tiny.train_tokenizer(TEXTS, 400)
-    model = tiny.build(tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=2048)
+    model = tiny.build(
+        tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=2048
+    )
     model.set_attn_implementation("eager")
     tokens_BL = torch.randint(len(tokenizer), (1, 2000), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -47,10 +56,14 @@ def test_half_of_the_first_layers_heads_look_at_the_previous_token_wherever_it_i
 
 
 @pytest.mark.parametrize(("width", "heads", "share"), [(96, 4, 0.6), (96, 2, 0.8), (128, 4, 0.8)])
-def test_of_several_numbers_that_followed_a_name_the_latest_is_expected(width: int, heads: int, share: float) -> None:
+def test_of_several_numbers_that_followed_a_name_the_latest_is_expected(
+    width: int, heads: int, share: float
+) -> None:
     """Eight numbers after the same name, thirty other tokens between them; then the name again."""
     tokenizer = tiny.train_tokenizer(TEXTS, 1000)
-    model = tiny.build(tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=1024)
+    model = tiny.build(
+        tokenizer, copying=True, layers=2, width=width, heads=heads, max_context=1024
+    )
     generator = torch.Generator().manual_seed(2)
     rows, latest = [], []
     for _ in range(64):
@@ -72,7 +85,9 @@ def test_recipes_ask_for_it_and_saved_models_keep_it(tmp_path: object) -> None:
 
 def test_seeds_differ_and_repeat() -> None:
     tokenizer = tiny.train_tokenizer(TEXTS, 400)
-    one, same, other = (tiny.build(tokenizer, copying=True, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (
+        tiny.build(tokenizer, copying=True, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 

@@ -30,7 +30,9 @@ def test_a_group_shares_its_opening(family: str) -> None:
     async def one(i: int) -> list[tuple[list[int], Completion]]:
         history, played = list(openings[i % 2]), []
         for turn in range(3):
-            done = await engine.generate(history, Sampling(max_tokens=4, seed=10 * i + turn), session=f"s{i}")
+            done = await engine.generate(
+                history, Sampling(max_tokens=4, seed=10 * i + turn), session=f"s{i}"
+            )
             played.append((list(history), done))
             history += done.token_ids + words(random.Random(i), 5)
         engine.close(f"s{i}")
@@ -56,7 +58,9 @@ def test_equal_texts_are_scored_alike() -> None:
     ids = words(random.Random(2), 12)
 
     async def work() -> list[list[float]]:
-        return await asyncio.gather(engine.score(ids, 4), engine.score(ids, 4), engine.score(ids, 9))
+        return await asyncio.gather(
+            engine.score(ids, 4), engine.score(ids, 4), engine.score(ids, 9)
+        )
 
     scores = run(work())
     assert scores[0] == scores[1] == pytest.approx(reference(model, ids, 4), abs=1e-5)

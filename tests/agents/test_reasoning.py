@@ -1,4 +1,6 @@
-"""Reasoning: thought and answer of a response, however a model wrote its tags; and every parser reads them."""
+"""Reasoning: thought and answer of a response, however a model wrote its tags; and every parser
+reads them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ PARSERS: list[Parser] = [Line(), Verbs(verbs=("search",)), Tags(), KINDS, Report
         ("So <think>a</think>go", None, "So <think>a</think>go"),
         ("[THINK]a[/THINK]go", "a", "go"),
         ("[think]", None, "[think]"),
-        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>go<|return|>", "a", "go"),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>go<|return|>",
+            "a",
+            "go",
+        ),
         ("<|channel|>final<|message|>go", None, "go"),
         ("<|channel|>analysis<|message|>a", "a", None),
     ],
@@ -62,7 +68,13 @@ def test_a_prompt_without_an_open_tag_leaves_a_text_as_it_is() -> None:
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 @pytest.mark.parametrize(
-    "thought", ["I came from the south.", '<action>no</action>\n<tool_call> {"name": 1}', "a\n\n- b: c", "go\nthere"]
+    "thought",
+    [
+        "I came from the south.",
+        '<action>no</action>\n<tool_call> {"name": 1}',
+        "a\n\n- b: c",
+        "go\nthere",
+    ],
 )
 def test_every_parser_reads_an_answer_after_reasoning(parser: Parser, thought: str) -> None:
     answer = parser.render("go north")
@@ -87,9 +99,10 @@ def test_no_parser_reads_an_action_in_reasoning_that_never_ends(parser: Parser) 
 
 
 @given(
-    st.lists(st.sampled_from([*sum(PAIRS, ()), "go", "\n", "<|channel|>final<|message|>", "<"]) | st.text()).map(
-        "".join
-    )
+    st.lists(
+        st.sampled_from([*sum(PAIRS, ()), "go", "\n", "<|channel|>final<|message|>", "<"])
+        | st.text()
+    ).map("".join)
 )
 def test_no_text_upsets_it(text: str) -> None:
     thought, answer = split(text)
@@ -97,6 +110,8 @@ def test_no_text_upsets_it(text: str) -> None:
     assert thought is None or (thought and thought == thought.strip())
 
 
-@pytest.mark.parametrize("text", ["<think>" * 50_000, "</think>" * 50_000, " " * 300_000, "<|channel|>" * 30_000])
+@pytest.mark.parametrize(
+    "text", ["<think>" * 50_000, "</think>" * 50_000, " " * 300_000, "<|channel|>" * 30_000]
+)
 def test_long_garbage_is_read_in_linear_time(text: str) -> None:
     split(text)

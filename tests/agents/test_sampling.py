@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from turnrl.agents.engines.base import Sampling
-from turnrl.agents.engines.sampling import SamplingBatch, StopText, filter_probs, hash_seeds, uniform
+from turnrl.agents.engines.sampling import (
+    SamplingBatch,
+    StopText,
+    filter_probs,
+    hash_seeds,
+    uniform,
+)
 
 CPU = torch.device("cpu")
 
@@ -35,7 +41,9 @@ def test_uniform_is_uniform() -> None:
         counts, _ = np.histogram(u, 50, (0, 1))
         assert ((counts - 400) ** 2 / 400).sum() < 100  # 49 degrees of freedom
     assert abs(np.corrcoef(over_index[1:], over_index[:-1])[0, 1]) < 0.03
-    assert uniform(hash_seeds([2**80 + 1]), [0])[0] == uniform(hash_seeds([2**80 % 2**64 + 1]), [0])[0]
+    assert (
+        uniform(hash_seeds([2**80 + 1]), [0])[0] == uniform(hash_seeds([2**80 % 2**64 + 1]), [0])[0]
+    )
 
 
 def chi_square(ids: list[int], probs: torch.Tensor) -> float:
@@ -48,7 +56,9 @@ def chi_square(ids: list[int], probs: torch.Tensor) -> float:
 
 def test_frequencies_match_softmax_at_temperature() -> None:
     logits = torch.linspace(-2, 2, 20)
-    assert chi_square(draw(logits, 20_000, temperature=0.7), (logits / 0.7).softmax(-1)) < 45  # 19 dof, p < 0.001
+    assert (
+        chi_square(draw(logits, 20_000, temperature=0.7), (logits / 0.7).softmax(-1)) < 45
+    )  # 19 dof, p < 0.001
 
 
 def test_top_k_and_top_p_supports() -> None:
@@ -72,18 +82,26 @@ def test_filter_keeps_lowest_ids_of_ties() -> None:
 
 def test_logprobs_are_before_filters_and_after_temperature() -> None:
     logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(0))
-    samplings = [Sampling(temperature=0.5, top_k=1), Sampling(temperature=0), Sampling(temperature=2, seed=4)]
+    samplings = [
+        Sampling(temperature=0.5, top_k=1),
+        Sampling(temperature=0),
+        Sampling(temperature=2, seed=4),
+    ]
     ids, logprobs = SamplingBatch(samplings, CPU).sample(logits.clone(), [0, 0, 0])
     assert ids[0] == int(logits[0].argmax())
     assert ids[1] == int(logits[1].argmax())
     for b, temperature in enumerate([0.5, 1.0, 2.0]):
-        assert logprobs[b] == pytest.approx(float((logits[b] / temperature).log_softmax(-1)[ids[b]]), abs=1e-6)
+        assert logprobs[b] == pytest.approx(
+            float((logits[b] / temperature).log_softmax(-1)[ids[b]]), abs=1e-6
+        )
 
 
 def test_greedy_ties_go_to_the_lowest_id() -> None:
     logits = torch.zeros(2, 1000)
     logits[:, [17, 400, 999]] = 1.0
-    assert SamplingBatch([Sampling(temperature=0), Sampling(temperature=0)], CPU).sample(logits, [0, 0])[0] == [17, 17]
+    assert SamplingBatch([Sampling(temperature=0), Sampling(temperature=0)], CPU).sample(
+        logits, [0, 0]
+    )[0] == [17, 17]
 
 
 def test_minimum_forbids_stop_tokens_and_renormalises() -> None:
@@ -97,10 +115,15 @@ def test_minimum_forbids_stop_tokens_and_renormalises() -> None:
 
 def test_rows_do_not_depend_on_the_batch() -> None:
     logits = torch.randn(32, 50, generator=torch.Generator().manual_seed(1))
-    samplings = [Sampling(seed=i, temperature=0.5 + i % 3, top_k=i % 4 * 5, top_p=1 - i % 2 * 0.3) for i in range(32)]
+    samplings = [
+        Sampling(seed=i, temperature=0.5 + i % 3, top_k=i % 4 * 5, top_p=1 - i % 2 * 0.3)
+        for i in range(32)
+    ]
     ids, _ = SamplingBatch(samplings, CPU).sample(logits.clone(), list(range(32)))
     for i in range(32):
-        assert SamplingBatch([samplings[i]], CPU).sample(logits[i : i + 1].clone(), [i])[0] == [ids[i]]
+        assert SamplingBatch([samplings[i]], CPU).sample(logits[i : i + 1].clone(), [i])[0] == [
+            ids[i]
+        ]
 
 
 class Bytes:

@@ -1,4 +1,6 @@
-"""The rules: tags and thoughts from facts known before the turn, in words that any tag parser reads back."""
+"""The rules: tags and thoughts from facts known before the turn, in words that any tag parser reads
+back.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,27 @@ from .test_demonstrations import played
 PARSER_CONFIG = {"name": "tags", "thoughts": list(KINDS), "require_think": True}
 SWAP = LightsEnv.symmetries[0]
 EAST = {"east": "west", "west": "east"}
-ACTIONS = st.none() | st.text(max_size=40) | st.sampled_from(["go east", "look", "</action>", "type <b> into form"])
+ACTIONS = (
+    st.none()
+    | st.text(max_size=40)
+    | st.sampled_from(["go east", "look", "</action>", "type <b> into form"])
+)
 
 
 def acted(action: str | None, answer: str, **fields: Any) -> Turn:
     valid = {} if action else {"valid_action": False, "invalid_reason": "unparsable"}
-    return Turn([], True, [], [], text=action or "", action=action, observation=answer, **(valid | fields))
+    return Turn(
+        [], True, [], [], text=action or "", action=action, observation=answer, **(valid | fields)
+    )
 
 
 def episode(*turns: Turn, opening: str = "Go east, then north, and take the coin.") -> Episode:
     return Episode(
-        Task(env="toy/made-v0", seed=0), opening=opening, turns=list(turns), stop=StopReason.WON, success=True
+        Task(env="toy/made-v0", seed=0),
+        opening=opening,
+        turns=list(turns),
+        stop=StopReason.WON,
+        success=True,
     )
 
 
@@ -67,7 +79,10 @@ def test_tags_and_thoughts_follow_from_what_happened() -> None:
 
 def test_an_action_of_one_word_names_itself_and_explores_nothing() -> None:
     made = episode(acted("red", "Now blue"), acted("blue", "Now red"))
-    assert RuleTagger().tag(made) == [Tagged("planning", "Plan: red."), Tagged("monitor", "Next: blue.")]
+    assert RuleTagger().tag(made) == [
+        Tagged("planning", "Plan: red."),
+        Tagged("monitor", "Next: blue."),
+    ]
 
 
 def test_what_could_not_be_parsed_is_reflected_on() -> None:
@@ -76,14 +91,24 @@ def test_what_could_not_be_parsed_is_reflected_on() -> None:
 
 
 def test_a_gain_is_no_failure_whatever_the_world_says() -> None:
-    gains: list[dict[str, Any]] = [{"score": 1.0}, {"score": 2.0, "milestones": ["a"]}, {"milestones": ["a", "b"]}, {}]
-    facts = facts_of(episode(*(acted("press button", "Click.", **gain) for gain in [*gains, {"score": 2.0}])))
+    gains: list[dict[str, Any]] = [
+        {"score": 1.0},
+        {"score": 2.0, "milestones": ["a"]},
+        {"milestones": ["a", "b"]},
+        {},
+    ]
+    facts = facts_of(
+        episode(*(acted("press button", "Click.", **gain) for gain in [*gains, {"score": 2.0}]))
+    )
     assert [fact.effect for fact in facts] == [True, True, True, False, False]
     assert [len(fact.failures) for fact in facts] == [0, 0, 0, 0, 1]
 
 
 def test_a_plan_names_only_what_was_told_and_never_noise() -> None:
-    turns = [acted(f"take {thing}", f"Taken {thing}.") for thing in ("key", "coin", "sword", "lamp", "coin")]
+    turns = [
+        acted(f"take {thing}", f"Taken {thing}.")
+        for thing in ("key", "coin", "sword", "lamp", "coin")
+    ]
     turns[1].trained = False
     made = episode(*turns, opening="There is a key, a coin and a lamp.")
     assert RuleTagger().tag(made)[0].thought == "Plan: key, lamp, coin."
@@ -91,11 +116,17 @@ def test_a_plan_names_only_what_was_told_and_never_noise() -> None:
 
 
 def test_the_slot_builds_what_a_recipe_names() -> None:
-    made = episode(acted("take key", "Taken key."), acted("take coin", "Taken coin."), opening="A key and a coin.")
+    made = episode(
+        acted("take key", "Taken key."),
+        acted("take coin", "Taken coin."),
+        opening="A key and a coin.",
+    )
     built = TAGGERS.build({"name": "rules", "steps": 1})
     assert asyncio.run(built(made)) == RuleTagger(steps=1).tag(made)
     assert not built.failures
-    with pytest.raises(UserError, match=r"agents\.tagger 'rules': steps: .* greater than or equal to 1"):
+    with pytest.raises(
+        UserError, match=r"agents\.tagger 'rules': steps: .* greater than or equal to 1"
+    ):
         TAGGERS.build({"name": "rules", "steps": 0})
 
 
@@ -107,7 +138,13 @@ def test_long_actions_are_cut_in_thoughts() -> None:
 MADE = st.builds(
     lambda turns, opening: episode(*turns, opening=opening),
     st.lists(
-        st.builds(acted, ACTIONS, st.text(max_size=5), milestones=st.lists(st.just("sub-goal"), max_size=3)), max_size=6
+        st.builds(
+            acted,
+            ACTIONS,
+            st.text(max_size=5),
+            milestones=st.lists(st.just("sub-goal"), max_size=3),
+        ),
+        max_size=6,
     ),
     st.text(max_size=20),
 )
@@ -122,14 +159,24 @@ def test_any_episode_is_tagged_in_words_that_are_read_back(made: Episode) -> Non
         assert tagged.tag in KINDS
         assert not set("<>\n") & set(tagged.thought)
         parsed = parser.parse(parser.render("go east", tagged.thought, tagged.tag))
-        assert (parsed.action, parsed.thought, parsed.tag) == ("go east", tagged.thought, tagged.tag)
+        assert (parsed.action, parsed.thought, parsed.tag) == (
+            "go east",
+            tagged.thought,
+            tagged.tag,
+        )
 
 
 @given(made=MADE)
 def test_tags_do_not_know_the_future(made: Episode) -> None:
     tags = [tagged.tag for tagged in RuleTagger().tag(made)]
     for t, turn in enumerate(made.turns):
-        cut = replace(made, turns=[*made.turns[:t], replace(turn, observation="?", valid_action=False, milestones=[])])
+        cut = replace(
+            made,
+            turns=[
+                *made.turns[:t],
+                replace(turn, observation="?", valid_action=False, milestones=[]),
+            ],
+        )
         assert [tagged.tag for tagged in RuleTagger().tag(cut)] == tags[: t + 1]
 
 
@@ -160,15 +207,29 @@ def test_retold_with_thoughts(renaming: dict[str, str]) -> None:
 
 
 def test_thoughts_are_renamed_with_everything_else() -> None:
-    made = episode(acted("go east", "A hall."), acted("go west", "No.", valid_action=False), acted("go up", "Up."))
-    told = retell(made, agent(FakeEngine(perfect), parser=PARSER_CONFIG), "", EAST, tagged=RuleTagger().tag(made))
+    made = episode(
+        acted("go east", "A hall."),
+        acted("go west", "No.", valid_action=False),
+        acted("go up", "Up."),
+    )
+    told = retell(
+        made,
+        agent(FakeEngine(perfect), parser=PARSER_CONFIG),
+        "",
+        EAST,
+        tagged=RuleTagger().tag(made),
+    )
     assert [turn.text for turn in told.turns] == [
         "<planning>Plan: west.</planning><action>go west</action>",
         "<explore>Not tried yet: east.</explore><action>go east</action>",
         "<reflection>go east failed, now go up.</reflection><action>go up</action>",
     ]
     plain = retell(made, agent(FakeEngine(perfect)), "", EAST)
-    assert [(turn.text, turn.tag) for turn in plain.turns] == [("go west", None), ("go east", None), ("go up", None)]
+    assert [(turn.text, turn.tag) for turn in plain.turns] == [
+        ("go west", None),
+        ("go east", None),
+        ("go up", None),
+    ]
 
 
 def test_a_demonstration_earns_what_its_tags_promise() -> None:
@@ -179,9 +240,21 @@ def test_a_demonstration_earns_what_its_tags_promise() -> None:
         acted("unlock chest", "It is open."),
         acted("look", "You see it all."),
     )
-    told = retell(made, agent(FakeEngine(perfect), parser=PARSER_CONFIG), "", {}, tagged=RuleTagger().tag(made))
+    told = retell(
+        made,
+        agent(FakeEngine(perfect), parser=PARSER_CONFIG),
+        "",
+        {},
+        tagged=RuleTagger().tag(made),
+    )
     for turn, source in zip(told.turns, made.turns, strict=True):
         turn.valid_action = source.valid_action
     [row] = asyncio.run(REWARDS.build({"name": "meta_reasoning"})(Group(made.task, [told]), None))
-    assert [turn.tag for turn in told.turns] == ["planning", "explore", "reflection", "explore", "monitor"]
+    assert [turn.tag for turn in told.turns] == [
+        "planning",
+        "explore",
+        "reflection",
+        "explore",
+        "monitor",
+    ]
     assert row == [1, 0, 1, 1, 0]

@@ -24,12 +24,17 @@ from .fake_server import Reply, Server, direct, says, script, serving  # noqa: F
 from .test_tagger import PARSER_CONFIG, acted, episode
 
 MADE = episode(acted("go east", "A hall."), acted("take coin", "Taken."))
-ENTRIES = [{"kind": "planning", "thought": "East, then the coin."}, {"kind": "monitor", "thought": "Now the coin."}]
+ENTRIES = [
+    {"kind": "planning", "thought": "East, then the coin."},
+    {"kind": "monitor", "thought": "Now the coin."},
+]
 TAGGED = [Tagged("planning", "East, then the coin."), Tagged("monitor", "Now the coin.")]
 
 
 def tagger(server: Server, **fields: Any) -> EndpointTagger:
-    built = TAGGERS.build({"name": "endpoint", "endpoint": {"url": server.url, "model": "m"}} | fields)
+    built = TAGGERS.build(
+        {"name": "endpoint", "endpoint": {"url": server.url, "model": "m"}} | fields
+    )
     assert isinstance(built, EndpointTagger)
     return built
 
@@ -57,12 +62,14 @@ def test_one_question_tags_an_episode() -> None:
     assert 'one of "planning", "explore", "reflection", "monitor"' in system
     assert "A thought uses only what was known before its turn" in system
     assert "at most 30 words" in system
-    assert user == (
-        "<episode>\n<instructions>Find &lt;the&gt; coin.</instructions>\n"
-        "<opening>Go east, then north, and take the coin.</opening>\n"
-        '<turn number="1">\n<action>go east</action>\n<observation>A hall.</observation>\n</turn>\n'
-        '<turn number="2">\n<action>take coin</action>\n<observation>Taken.</observation>\n</turn>\n'
-        "</episode>\n\nWrite the entries of its turns; there are 2."
+    assert (
+        user
+        == "<episode>\n<instructions>Find &lt;the&gt; coin.</instructions>\n<opening>Go east, then"
+        ' north, and take the coin.</opening>\n<turn number="1">\n<action>go'
+        " east</action>\n<observation>A hall.</observation>\n</turn>\n<turn"
+        ' number="2">\n<action>take'
+        " coin</action>\n<observation>Taken.</observation>\n</turn>\n</episode>\n\nWrite the"
+        " entries of its turns; there are 2."
     )
 
 
@@ -166,7 +173,10 @@ def test_an_endpoint_that_is_down_is_a_failure() -> None:
 def test_a_refusal_of_the_first_request_is_a_mistake_of_the_user() -> None:
     with (
         serving(lambda body: Reply(404, '{"error": {"message": "no such model"}}')) as server,
-        pytest.raises(UserError, match=r"^the tagger at .* refused the first request: status 404: no such model$"),
+        pytest.raises(
+            UserError,
+            match=r"^the tagger at .* refused the first request: status 404: no such model$",
+        ),
     ):
         tag(tagger(server))
 
@@ -178,7 +188,9 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     assert len(server.requests) == 2
 
 
-WORDS = st.text(st.sampled_from('<>/{}[]":, \n\\abcturns\ud800') | st.characters(codec=None), max_size=30)
+WORDS = st.text(
+    st.sampled_from('<>/{}[]":, \n\\abcturns\ud800') | st.characters(codec=None), max_size=30
+)
 VALUES = st.none() | st.integers() | WORDS | st.lists(WORDS, max_size=2)
 ENTRY = st.fixed_dictionaries({"kind": st.sampled_from(KINDS) | VALUES, "thought": WORDS | VALUES})
 GOOD = st.fixed_dictionaries({"kind": st.sampled_from(KINDS), "thought": WORDS})
@@ -204,7 +216,11 @@ def test_any_answer_is_read_back_or_counted() -> None:
             assert tagged is None or len(tagged) == 2
             for one in tagged or []:
                 parsed = parser.parse(parser.render("go east", one.thought, one.tag))
-                assert (parsed.action, parsed.thought, parsed.tag) == ("go east", one.thought, one.tag)
+                assert (parsed.action, parsed.thought, parsed.tag) == (
+                    "go east",
+                    one.thought,
+                    one.tag,
+                )
                 assert not re.search(r"[<>\ud800-\udfff]", one.thought)
                 assert one.thought.splitlines() == [one.thought]
 

@@ -1,4 +1,6 @@
-"""Templates: the ids are those of the template's own rendering, for templates in the style of real families."""
+"""Templates: the ids are those of the template's own rendering, for templates in the style of real
+families.
+"""
 
 from __future__ import annotations
 
@@ -19,34 +21,55 @@ from turnrl.agents.tiny import train_tokenizer
 
 TEXTS = [
     "you are in a kitchen\nthere is a door to the north\n\nyou see a key. It's 3 o'clock.",
-    "go north, take key, maybe idea, play hall attic; say \"hello\" to <think>all</think> user assistant",
-] * 4  # fmt: skip
-CUT = "{% set c = m.content.split('</think>')[-1].strip() if '</think>' in m.content else m.content %}"
+    (
+        'go north, take key, maybe idea, play hall attic; say "hello" to <think>all</think> user'
+        " assistant"
+    ),
+] * 4
+CUT = (
+    "{% set c = m.content.split('</think>')[-1].strip() if '</think>' in m.content else"
+    " m.content %}"
+)
 
 
-def style(header: str, content: str, end: str, opened: str = "", cut: bool = False, before: str = "") -> str:
-    """A template: `header` with the role, then `content`, then `end`; reasoning cut out of earlier answers."""
+def style(
+    header: str, content: str, end: str, opened: str = "", cut: bool = False, before: str = ""
+) -> str:
+    """A template: `header` with the role, then `content`, then `end`; reasoning cut out of earlier
+    answers.
+    """
     body = (
-        "{% if m.role == 'assistant' %}" + CUT + before + "{{ c }}{% else %}" + content + "{% endif %}"
+        "{% if m.role == 'assistant' %}"
+        + CUT
+        + before
+        + "{{ c }}{% else %}"
+        + content
+        + "{% endif %}"
         if cut
         else content
     )
     return (
-        "{% for m in messages %}" + header + body + end + "{% endfor %}"
-        "{% if add_generation_prompt %}{% set m = {'role': 'assistant'} %}" + header + opened + "{% endif %}"
+        "{% for m in messages %}"
+        + header
+        + body
+        + end
+        + "{% endfor %}{% if add_generation_prompt %}{% set m = {'role': 'assistant'} %}"
+        + header
+        + opened
+        + "{% endif %}"
     )
 
 
 CHATML = ("<|im_start|>{{ m.role }}\n", "{{ m.content }}", "<|im_end|>\n")
 GLM = "<|{{ m.role }}|>\n"
 HARMONY = (
-    "<|start|>system<|message|>Current date: {{ strftime_now('%Y-%m-%d') }}<|end|>"
-    "{% for m in messages %}{% if m.role == 'assistant' %}"
-    "{% if '<|channel|>' in m.content %}{{ raise_exception('channels belong into other fields') }}{% endif %}"
-    "<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
-    "{% if loop.last and not add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}"
-    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    "<|start|>system<|message|>Current date: {{ strftime_now('%Y-%m-%d') }}<|end|>{% for m in"
+    " messages %}{% if m.role == 'assistant' %}{% if '<|channel|>' in m.content %}{{"
+    " raise_exception('channels belong into other fields') }}{% endif"
+    " %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}{% if loop.last and not"
+    " add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}{% else %}<|start|>{{ m.role"
+    " }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt"
+    " %}<|start|>assistant{% endif %}"
 )
 
 
@@ -62,60 +85,116 @@ class Style(NamedTuple):
 STYLES = {
     # "\n" and runs of spaces are tokens of their own, and not special.
     "gemma": Style(
-        "{{ bos_token }}" + style("<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n",
-                                  "{{ m.content | trim }}", "<end_of_turn>\n"),
-        ("<bos>", "<start_of_turn>", "<end_of_turn>"), ("\n", "\n\n", "  ", "    "), "<end_of_turn>"),
+        "{{ bos_token }}"
+        + style(
+            "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n",
+            "{{ m.content | trim }}",
+            "<end_of_turn>\n",
+        ),
+        ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        ("\n", "\n\n", "  ", "    "),
+        "<end_of_turn>",
+    ),
     "gemma, special white space": Style(
         style("<start_of_turn>{{ m.role }}\n", "{{ m.content | trim }}", "<end_of_turn>\n"),
-        ("<start_of_turn>", "<end_of_turn>", "\n"), ("  ",), "<end_of_turn>"),
-    # Reasoning is cut out of earlier answers; some print an empty block in its place, some end a turn with nothing.
-    "glm": Style(style(GLM, "{{ m.content }}", "", cut=True, before="<think></think>\n"),
-                 ("<|user|>", "<|assistant|>", "<|system|>"), ("<think>", "</think>"), "<|user|>"),
-    "r1": Style(style("<\uff5c{{ m.role }}\uff5c>", "{{ m.content }}", "<\uff5cend\uff5c>", "<think>\n", cut=True),
-                ("<\uff5cend\uff5c>",), ("<\uff5cuser\uff5c>", "<\uff5cassistant\uff5c>", "<think>", "</think>"),
-                "<\uff5cend\uff5c>"),
-    "nemotron": Style(style(*CHATML, opened="<think>\n", cut=True, before="<think></think>"),
-                      ("<|im_start|>", "<|im_end|>", "<think>", "</think>")),
+        ("<start_of_turn>", "<end_of_turn>", "\n"),
+        ("  ",),
+        "<end_of_turn>",
+    ),
+    # Reasoning is cut out of earlier answers; some print an empty block in its place, some end a
+    # turn with nothing.
+    "glm": Style(
+        style(GLM, "{{ m.content }}", "", cut=True, before="<think></think>\n"),
+        ("<|user|>", "<|assistant|>", "<|system|>"),
+        ("<think>", "</think>"),
+        "<|user|>",
+    ),
+    "r1": Style(
+        style(
+            "<\uff5c{{ m.role }}\uff5c>",
+            "{{ m.content }}",
+            "<\uff5cend\uff5c>",
+            "<think>\n",
+            cut=True,
+        ),
+        ("<\uff5cend\uff5c>",),
+        ("<\uff5cuser\uff5c>", "<\uff5cassistant\uff5c>", "<think>", "</think>"),
+        "<\uff5cend\uff5c>",
+    ),
+    "nemotron": Style(
+        style(*CHATML, opened="<think>\n", cut=True, before="<think></think>"),
+        ("<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+    ),
     "phi reasoning": Style(
-        style("<|im_start|>{{ m.role }}<|im_sep|>",
-              "{% if m.role == 'system' %}Answer as <think> words </think> answer. {% endif %}{{ m.content }}",
-              "<|im_end|>"),
-        ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), ("<think>", "</think>")),
+        style(
+            "<|im_start|>{{ m.role }}<|im_sep|>",
+            "{% if m.role == 'system' %}Answer as <think> words </think> answer. {% endif %}{{"
+            " m.content }}",
+            "<|im_end|>",
+        ),
+        ("<|im_start|>", "<|im_sep|>", "<|im_end|>"),
+        ("<think>", "</think>"),
+    ),
     # Today's date, and reasoning in channels.
     "llama 3.2": Style(
         "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\n"
         "Today Date: {{ strftime_now('%d %b %Y') }}<|eot_id|>"
-        + style("<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n", "{{ m.content | trim }}", "<|eot_id|>"),
-        ("<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), (), "<|eot_id|>"),
-    "gpt-oss": Style(HARMONY, ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"), (), "<|return|>"),
+        + style(
+            "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n",
+            "{{ m.content | trim }}",
+            "<|eot_id|>",
+        ),
+        ("<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        (),
+        "<|eot_id|>",
+    ),
+    "gpt-oss": Style(
+        HARMONY,
+        ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"),
+        (),
+        "<|return|>",
+    ),
     # Contents as lists of parts only.
     "parts": Style(
-        style("<|im_start|>{{ m.role }}\n",
-              "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}",
-              "<|im_end|>\n"),
-        ("<|im_start|>", "<|im_end|>")),
+        style(
+            "<|im_start|>{{ m.role }}\n",
+            "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}",
+            "<|im_end|>\n",
+        ),
+        ("<|im_start|>", "<|im_end|>"),
+    ),
     # It reads what the world said, and prints some of it as JSON.
     "reader": Style(
-        style("<|im_start|>{{ m.role }}\n",
-              "{% if m.content.startswith('<key>') %}{{ m.content | tojson }}"
-              "{% else %}{{ m.content.replace('/quiet', '') }}{% endif %}",
-              "<|im_end|>\n"),
-        ("<|im_start|>", "<|im_end|>")),
-}  # fmt: skip
+        style(
+            "<|im_start|>{{ m.role }}\n",
+            "{% if m.content.startswith('<key>') %}{{ m.content | tojson }}"
+            "{% else %}{{ m.content.replace('/quiet', '') }}{% endif %}",
+            "<|im_end|>\n",
+        ),
+        ("<|im_start|>", "<|im_end|>"),
+    ),
+}
 
 
 @cache
 def bare_tokenizer(sentencepiece: bool) -> Any:
     """Byte-level BPE; or what sentencepiece makes: a space before a text, bytes as a fallback."""
     backend = Tokenizer(
-        models.BPE(unk_token="<unk>" if sentencepiece else None, byte_fallback=sentencepiece, fuse_unk=True)
+        models.BPE(
+            unk_token="<unk>" if sentencepiece else None, byte_fallback=sentencepiece, fuse_unk=True
+        )
     )
     special = []
     if sentencepiece:
         special = ["<unk>", *(f"<0x{i:02X}>" for i in range(256))]
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
         backend.decoder = decoders.Sequence(
-            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+            [
+                decoders.Replace("\u2581", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
         )
         alphabet: list[str] = []
     else:
@@ -123,7 +202,11 @@ def bare_tokenizer(sentencepiece: bool) -> Any:
         backend.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=700, initial_alphabet=alphabet, special_tokens=special, show_progress=False, max_token_length=8
+        vocab_size=700,
+        initial_alphabet=alphabet,
+        special_tokens=special,
+        show_progress=False,
+        max_token_length=8,
     )
     backend.train_from_iterator(TEXTS, trainer)
     return backend
@@ -144,7 +227,14 @@ def tokenizer_of(name: str, sentencepiece: bool = False) -> Any:
 def reference(chat: Chat, name: str, header: str = "") -> str:
     """What transformers renders, at the date that Chat tells."""
     told = [
-        {**m, "content": m["content"].rpartition(header)[2] if header and m["role"] == "assistant" else m["content"]}
+        {
+            **m,
+            "content": (
+                m["content"].rpartition(header)[2]
+                if header and m["role"] == "assistant"
+                else m["content"]
+            ),
+        }
         for m in chat.context.messages(chat.history)
     ]
     if name == "parts":
@@ -160,16 +250,18 @@ def reference(chat: Chat, name: str, header: str = "") -> str:
 OBSERVED = [
     "You are in a kitchen.\n\nThere is:\n  - a door to the north\n    and a key\n",
     "It's a caf\u00e9. \U0001f511  Two   spaces /quiet\n> ",
-    "<key>\nsays \"no\"",
+    '<key>\nsays "no"',
     "the end",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("sentencepiece", [False, True], ids=["bytes", "sentencepiece"])
 @pytest.mark.parametrize("system", ["", "Play.\nOne command."])
 @pytest.mark.parametrize("thinking", [False, True], ids=["plain", "thinking"])
 @pytest.mark.parametrize("name", STYLES)
-def test_ids_are_those_of_the_rendering(name: str, thinking: bool, system: str, sentencepiece: bool) -> None:
+def test_ids_are_those_of_the_rendering(
+    name: str, thinking: bool, system: str, sentencepiece: bool
+) -> None:
     tokenizer = tokenizer_of(name, sentencepiece)
     chat = Chat(tokenizer, FullHistory(), system=system)
     header = chat.continued("") if name == "gpt-oss" else ""
@@ -201,7 +293,9 @@ def test_white_space_is_never_a_control_token() -> None:
 def test_reasoning_is_said_in_the_tokens_that_a_model_has_for_it(name: str) -> None:
     tokenizer = tokenizer_of(name)
     said = Chat(tokenizer, FullHistory()).encode_response("<think>idea</think>go north")
-    assert [said.count(tokenizer.convert_tokens_to_ids(tag)) for tag in ("<think>", "</think>")] == [1, 1]
+    assert [
+        said.count(tokenizer.convert_tokens_to_ids(tag)) for tag in ("<think>", "</think>")
+    ] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["glm", "r1", "nemotron"])
@@ -210,7 +304,10 @@ def test_reasoning_is_cut_out_of_earlier_answers_as_the_template_cuts_it(name: s
     chat = Chat(tokenizer, FullHistory())
     for _ in range(2):
         chat.observe("hall")
-        chat.respond(chat.encode_response(chat.continued("<think>\nidea\n</think>\n\ngo north \n")), stopped=True)
+        chat.respond(
+            chat.encode_response(chat.continued("<think>\nidea\n</think>\n\ngo north \n")),
+            stopped=True,
+        )
     chat.observe("attic")
     assert "idea" not in tokenizer.decode(chat.ids)
     assert tokenizer.decode(chat.ids) == reference(chat, name)
@@ -228,7 +325,10 @@ def test_reasoning_that_was_switched_off_in_words_is_not_open() -> None:
     tokenizer = copy.deepcopy(tokenizer_of("r1"))
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "{% if add", "{% set off = '/no_think' in messages[0].content %}{% if add", 1
-    ).replace("<think>\n{% endif %}", "{% if off %}<think></think>{% else %}<think>\n{% endif %}{% endif %}")
+    ).replace(
+        "<think>\n{% endif %}",
+        "{% if off %}<think></think>{% else %}<think>\n{% endif %}{% endif %}",
+    )
     for system, opened in (("Play. /no_think", ""), ("Play.", "<think>\n")):
         chat = Chat(tokenizer, FullHistory(), system=system)
         chat.observe("hall")
@@ -240,24 +340,37 @@ def test_an_answer_in_channels_is_shown_without_its_analysis() -> None:
     tokenizer = tokenizer_of("gpt-oss")
     chat = Chat(tokenizer, FullHistory())
     chat.observe("hall")
-    said = "<|channel|>analysis<|message|>idea<|end|><|start|>assistant<|channel|>final<|message|>go north<|return|>"
+    said = (
+        "<|channel|>analysis<|message|>idea<|end|><|start|>assistant<|channel|>final<|message|>go"
+        " north<|return|>"
+    )
     text = chat.respond(tokenizer(said, add_special_tokens=False)["input_ids"], stopped=True)
     assert text == said.removesuffix("<|return|>")
     assert not chat.observe("attic").extends
     told = tokenizer.decode(chat.ids)
     assert "idea" not in told
-    assert "<|start|>assistant<|channel|>final<|message|>go north<|end|><|start|>user<|message|>attic" in told
-    assert tokenizer.decode(chat.encode_response(chat.continued("go"))) == "<|channel|>final<|message|>go<|return|>"
+    assert (
+        "<|start|>assistant<|channel|>final<|message|>go north<|end|><|start|>user<|message|>attic"
+        in told
+    )
+    assert (
+        tokenizer.decode(chat.encode_response(chat.continued("go")))
+        == "<|channel|>final<|message|>go<|return|>"
+    )
 
 
 @pytest.mark.parametrize("name", STYLES)
 def test_no_words_become_control_tokens(name: str) -> None:
     tokenizer = tokenizer_of(name)
-    control = sorted(set(tokenizer.all_special_tokens) | {t for t in STYLES[name].special if t.strip()})
+    control = sorted(
+        set(tokenizer.all_special_tokens) | {t for t in STYLES[name].special if t.strip()}
+    )
     control = [t for t in control if t.strip()]
     ids = set(tokenizer.convert_tokens_to_ids(control))
     if name == "r1":  # not special, but what begins a turn
-        ids |= set(tokenizer.convert_tokens_to_ids(["<\uff5cuser\uff5c>", "<\uff5cassistant\uff5c>"]))
+        ids |= set(
+            tokenizer.convert_tokens_to_ids(["<\uff5cuser\uff5c>", "<\uff5cassistant\uff5c>"])
+        )
         control += ["<\uff5cuser\uff5c>"]
     counts = []
     for words in (" ".join(control), "apples"):
@@ -270,12 +383,20 @@ def test_no_words_become_control_tokens(name: str) -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_control_token_that_was_spelled_in_letters_stays_letters_where_the_template_rewrites() -> None:
+def test_a_control_token_that_was_spelled_in_letters_stays_letters_where_the_template_rewrites() -> (
+    None
+):
     tokenizer = copy.deepcopy(tokenizer_of("glm"))
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})  # the template never prints it
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|tool|>"]}
+    )  # the template never prints it
     chat = Chat(tokenizer, FullHistory())
     chat.observe("hall")
-    spelled = [i for c in "<think>idea</think>go <|tool|> <|user|> north" for i in tokenizer(c)["input_ids"]]
+    spelled = [
+        i
+        for c in "<think>idea</think>go <|tool|> <|user|> north"
+        for i in tokenizer(c)["input_ids"]
+    ]
     chat.respond(spelled, stopped=False)
     chat.observe("attic")
     assert "idea" not in tokenizer.decode(chat.ids)
@@ -287,15 +408,21 @@ def test_a_control_token_that_was_spelled_in_letters_stays_letters_where_the_tem
 def test_a_special_token_that_the_template_cuts_by_is_seen_by_it() -> None:
     tokenizer = copy.deepcopy(tokenizer_of("phi reasoning"))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ponder|>", "<|done|>"]})
-    tokenizer.chat_template = style(*CHATML[:2], "<|im_end|>\n", cut=True).replace("</think>", "<|done|>")
+    tokenizer.chat_template = style(*CHATML[:2], "<|im_end|>\n", cut=True).replace(
+        "</think>", "<|done|>"
+    )
     chat = Chat(tokenizer, FullHistory())
     chat.observe("hall")
-    chat.respond(tokenizer("<|ponder|>idea<|done|>go<|ponder|><|im_end|>")["input_ids"], stopped=True)
+    chat.respond(
+        tokenizer("<|ponder|>idea<|done|>go<|ponder|><|im_end|>")["input_ids"], stopped=True
+    )
     chat.observe("attic")
     told = tokenizer.decode(chat.ids)
     assert "idea" not in told
     assert "go<|ponder|><|im_end|>" in told
-    assert tokenizer.convert_tokens_to_ids("<|ponder|>") not in chat.ids  # it would be letters of the prompt
+    assert (
+        tokenizer.convert_tokens_to_ids("<|ponder|>") not in chat.ids
+    )  # it would be letters of the prompt
 
 
 @pytest.mark.parametrize(
@@ -305,10 +432,15 @@ def test_a_special_token_that_the_template_cuts_by_is_seen_by_it() -> None:
         "{% for m in messages %}{{ m.role }}: {{ m.text }}{% endfor %}",
         "{{ messages[-1].content }}",
         "nothing",
-        "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}",
+        (
+            "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{%"
+            " endfor %}"
+        ),
     ],
 )
-def test_a_template_that_does_not_print_the_messages_is_refused_in_one_sentence(template: str) -> None:
+def test_a_template_that_does_not_print_the_messages_is_refused_in_one_sentence(
+    template: str,
+) -> None:
     tokenizer = train_tokenizer(TEXTS, 400)
     tokenizer.chat_template = template
     with pytest.raises(UserError, match="does not print") as refused:
@@ -319,7 +451,8 @@ def test_a_template_that_does_not_print_the_messages_is_refused_in_one_sentence(
 def test_a_message_that_is_left_out_later_is_noticed() -> None:
     tokenizer = train_tokenizer(TEXTS, 400)
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if loop.index0 != 4 %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if loop.index0 != 4 %}{{ m.content }}<|im_end|>{% endif %}{%"
+        " endfor %}"
     )
     chat = Chat(tokenizer, FullHistory())
     for _ in range(2):
@@ -344,13 +477,20 @@ def test_arguments_reach_the_template() -> None:
     tokenizer.chat_template = style(
         *CHATML, opened="{% if not enable_thinking | default(true) %}<think></think>{% endif %}"
     )
-    for arguments, tags in (({}, 0), ({"enable_thinking": False}, 1), ({"enable_thinking": True}, 0)):
+    for arguments, tags in (
+        ({}, 0),
+        ({"enable_thinking": False}, 1),
+        ({"enable_thinking": True}, 0),
+    ):
         chat = Chat(tokenizer, FullHistory(), arguments=arguments)
         chat.observe("hall")
         assert chat.ids.count(tokenizer.convert_tokens_to_ids("</think>")) == tags
-    assert template_of(tokenizer).unknown_arguments({"enable_thinking": 1, "thinking": 2, "bos_token": "x"}) == [
-        "bos_token", "thinking",
-    ]  # fmt: skip
+    assert template_of(tokenizer).unknown_arguments(
+        {"enable_thinking": 1, "thinking": 2, "bos_token": "x"}
+    ) == [
+        "bos_token",
+        "thinking",
+    ]
 
 
 SAID = st.text(max_size=20) | st.sampled_from(
@@ -359,8 +499,13 @@ SAID = st.text(max_size=20) | st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None)
-@given(name=st.sampled_from(list(STYLES)), said=st.lists(st.tuples(SAID, SAID, SAID), min_size=1, max_size=3))
-def test_whatever_is_said_the_text_is_that_of_the_rendering(name: str, said: list[tuple[str, str, str]]) -> None:
+@given(
+    name=st.sampled_from(list(STYLES)),
+    said=st.lists(st.tuples(SAID, SAID, SAID), min_size=1, max_size=3),
+)
+def test_whatever_is_said_the_text_is_that_of_the_rendering(
+    name: str, said: list[tuple[str, str, str]]
+) -> None:
     tokenizer = tokenizer_of(name)
     chat = Chat(tokenizer, FullHistory())
     header = chat.continued("") if name == "gpt-oss" else ""

@@ -33,7 +33,9 @@ def build(family: str = "qwen2", seed: int = 0, **fields: Any) -> Any:
         config = transformers.Qwen2Config(num_key_value_heads=2, tie_word_embeddings=True, **common)
         return transformers.Qwen2ForCausalLM(config).eval()
     if family == "llama":
-        return transformers.LlamaForCausalLM(transformers.LlamaConfig(num_key_value_heads=4, **common)).eval()
+        return transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(num_key_value_heads=4, **common)
+        ).eval()
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**common)).eval()
 
 
@@ -82,11 +84,15 @@ async def converse(
     return played
 
 
-async def conversations(engine: TorchEngine, n: int, jitter: Callable[[], float], **fields: Any) -> list[list[Turn]]:
+async def conversations(
+    engine: TorchEngine, n: int, jitter: Callable[[], float], **fields: Any
+) -> list[list[Turn]]:
     names = [f"s{i:02d}" for i in range(n)]
     for name in names:
         engine.open(name)
-    return await asyncio.gather(*(converse(engine, x, 2 + i % 4, jitter, **fields) for i, x in enumerate(names)))
+    return await asyncio.gather(
+        *(converse(engine, x, 2 + i % 4, jitter, **fields) for i, x in enumerate(names))
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,11 +115,15 @@ def test_ragged_sessions_match_plain_forward(family: str) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0])
-def test_admission_rule_does_not_change_results(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_admission_rule_does_not_change_results(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build()
     expected = run(conversations(TorchEngine(model), 9, lambda: 0))
     monkeypatch.setattr("turnrl.agents.engines.torch.ADMIT_SHARE", share)
-    for played, other in zip(expected, run(conversations(TorchEngine(model, max_batch=5), 9, lambda: 0)), strict=True):
+    for played, other in zip(
+        expected, run(conversations(TorchEngine(model, max_batch=5), 9, lambda: 0)), strict=True
+    ):
         for (_, _, a), (_, _, b) in zip(played, other, strict=True):
             assert a.token_ids == b.token_ids
             assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
@@ -122,7 +132,10 @@ def test_admission_rule_does_not_change_results(share: float, monkeypatch: pytes
 def test_result_does_not_depend_on_the_batch() -> None:
     engine = TorchEngine(build())
     rng = random.Random(1)
-    requests = [(words(rng, rng.randint(1, 40)), Sampling(max_tokens=8, seed=i, top_p=0.9)) for i in range(32)]
+    requests = [
+        (words(rng, rng.randint(1, 40)), Sampling(max_tokens=8, seed=i, top_p=0.9))
+        for i in range(32)
+    ]
 
     async def together(n: int) -> list[Completion]:
         return list(await asyncio.gather(*(engine.generate(p, s) for p, s in requests[:n])))
@@ -146,11 +159,15 @@ def test_cache_is_reused_and_cut_back() -> None:
         second = await engine.generate(longer, Sampling(max_tokens=5), session="a")
         # The last sampled token was never encoded.
         assert (engine.stats.prompt_tokens, engine.stats.cached_tokens) == (20 + 4, 24)
-        assert second.logprobs == pytest.approx(reference(model, longer + second.token_ids, len(longer)), abs=1e-5)
+        assert second.logprobs == pytest.approx(
+            reference(model, longer + second.token_ids, len(longer)), abs=1e-5
+        )
         other = [*prompt[:10], 50, 51]
         third = await engine.generate(other, Sampling(max_tokens=5), session="a")
         assert engine.stats.cached_tokens == 24 + 10
-        assert third.logprobs == pytest.approx(reference(model, other + third.token_ids, len(other)), abs=1e-5)
+        assert third.logprobs == pytest.approx(
+            reference(model, other + third.token_ids, len(other)), abs=1e-5
+        )
         await engine.generate(other, Sampling(max_tokens=1), session="a")
         assert engine.stats.cached_tokens == 24 + 10 + 11  # a prompt's last token is always encoded
 
@@ -165,7 +182,9 @@ def test_memory_is_bounded_by_dropping_idle_caches() -> None:
         for name in "abcab":
             prompt = [ord(name) - 90] * 30
             completion = await engine.generate(prompt, Sampling(max_tokens=2), session=name)
-            assert completion.logprobs == pytest.approx(reference(model, prompt + completion.token_ids, 30), abs=1e-5)
+            assert completion.logprobs == pytest.approx(
+                reference(model, prompt + completion.token_ids, 30), abs=1e-5
+            )
         assert engine.stats.cached_tokens == 0
         assert len(engine._sessions) == 1
 
@@ -184,7 +203,9 @@ def test_long_prompts_are_encoded_in_pieces() -> None:
         for prompt, completion in zip(prompts, made, strict=True):
             expected = reference(model, prompt + completion.token_ids, len(prompt))
             assert completion.logprobs == pytest.approx(expected, abs=1e-5)
-        assert await engine.score(prompts[0], 20) == pytest.approx(reference(model, prompts[0], 20), abs=1e-5)
+        assert await engine.score(prompts[0], 20) == pytest.approx(
+            reference(model, prompts[0], 20), abs=1e-5
+        )
 
     run(work())
 
@@ -193,7 +214,9 @@ def test_seeds() -> None:
     engine = TorchEngine(build(initializer_range=0.02))
 
     async def work() -> list[list[int]]:
-        made = await asyncio.gather(*(engine.generate([1], Sampling(max_tokens=12, seed=s)) for s in (1, 1, 2)))
+        made = await asyncio.gather(
+            *(engine.generate([1], Sampling(max_tokens=12, seed=s)) for s in (1, 1, 2))
+        )
         return [completion.token_ids for completion in made]
 
     first, same, other = run(work())
@@ -215,7 +238,9 @@ def test_score_leaves_the_cache_as_it_was() -> None:
                 reference(model, ids, len(ids) - 1), abs=1e-5
             )
             assert engine._sessions["a"].tokens == stored
-        assert await engine.score(history, 3, session="a") == pytest.approx(reference(model, history, 3), abs=1e-5)
+        assert await engine.score(history, 3, session="a") == pytest.approx(
+            reference(model, history, 3), abs=1e-5
+        )
         assert engine._sessions["a"].tokens == stored
         scores = await asyncio.gather(*(engine.score(ids, 2) for ids in answers))
         for ids, got in zip(answers, scores, strict=True):
@@ -248,17 +273,23 @@ def test_stops_and_lengths() -> None:
         assert len(free) == 30
         token = free[10]
         at = free.index(token)
-        stopped = await engine.generate([3], Sampling(max_tokens=30, seed=5, stop_token_ids=(token,)))
+        stopped = await engine.generate(
+            [3], Sampling(max_tokens=30, seed=5, stop_token_ids=(token,))
+        )
         assert (stopped.token_ids, stopped.finish_reason) == (free[: at + 1], "stop")
         text = Letters().decode(free[7:9])
         stopped = await engine.generate([3], Sampling(max_tokens=30, seed=5, stop=("never!", text)))
         assert stopped.finish_reason == "stop"
         assert Letters().decode(stopped.token_ids).endswith(text)
         assert stopped.token_ids == free[: len(stopped.token_ids)]
-        later = await engine.generate([3], Sampling(max_tokens=30, seed=5, stop=(text,), min_tokens=20))
+        later = await engine.generate(
+            [3], Sampling(max_tokens=30, seed=5, stop=(text,), min_tokens=20)
+        )
         assert (later.token_ids, later.finish_reason) == (free[:20], "stop")
         every = tuple(range(1, VOCABULARY))
-        late = await engine.generate([3], Sampling(max_tokens=30, min_tokens=4, stop_token_ids=every))
+        late = await engine.generate(
+            [3], Sampling(max_tokens=30, min_tokens=4, stop_token_ids=every)
+        )
         assert late.token_ids[:4] == [0] * 4
         assert late.logprobs[:4] == [0.0] * 4
         assert len(late.token_ids) == 5 or late.token_ids[4] == 0
@@ -278,7 +309,9 @@ def test_context_overflow() -> None:
         cut = await engine.generate([1] * 12, Sampling(max_tokens=5))
         assert (len(cut.token_ids), len(cut.logprobs), cut.finish_reason) == (4, 4, "length")
         [only] = (await engine.generate([1] * 15, Sampling(max_tokens=5))).token_ids
-        assert (await engine.generate([1] * 15, Sampling(max_tokens=5, stop_token_ids=(only,)))).finish_reason == "stop"
+        assert (
+            await engine.generate([1] * 15, Sampling(max_tokens=5, stop_token_ids=(only,)))
+        ).finish_reason == "stop"
         with pytest.raises(ContextOverflow):
             await engine.score([1] * 17, 3)
         assert len((await engine.generate([1], Sampling(max_tokens=2))).token_ids) == 2
@@ -291,7 +324,10 @@ def test_cancellation_and_close() -> None:
 
     async def work() -> None:
         engine.open("away")  # nobody asks for it, so the others wait
-        tasks = [asyncio.ensure_future(engine.generate([1, 2], Sampling(max_tokens=3), session=s)) for s in "ab"]
+        tasks = [
+            asyncio.ensure_future(engine.generate([1, 2], Sampling(max_tokens=3), session=s))
+            for s in "ab"
+        ]
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in tasks)
         tasks[0].cancel()
@@ -301,7 +337,9 @@ def test_cancellation_and_close() -> None:
         with pytest.raises(EngineError, match="closed"):
             await tasks[1]
         assert engine._waiting == []
-        assert len((await engine.generate([5], Sampling(max_tokens=2))).token_ids) == 2  # waits for nobody
+        assert (
+            len((await engine.generate([5], Sampling(max_tokens=2))).token_ids) == 2
+        )  # waits for nobody
         waiting = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=2), session="c"))
         await asyncio.sleep(0.01)
         assert not waiting.done()
@@ -362,14 +400,20 @@ def test_load_weights_changes_results_and_drops_caches() -> None:
         assert model.model.embed_tokens.weight.data_ptr() == pointer
         completion = await engine.generate(history, Sampling(max_tokens=4), session="a")
         assert completion.version == 3
-        assert completion.logprobs == pytest.approx(reference(model, history + completion.token_ids, 16), abs=1e-5)
-        long = asyncio.ensure_future(engine.generate(history, Sampling(max_tokens=300), session="a"))
+        assert completion.logprobs == pytest.approx(
+            reference(model, history + completion.token_ids, 16), abs=1e-5
+        )
+        long = asyncio.ensure_future(
+            engine.generate(history, Sampling(max_tokens=300), session="a")
+        )
         await asyncio.sleep(0.05)
         assert not long.done()
         engine.load_weights(other.state_dict(), 4)
         whole = history + (await long).token_ids
         assert (await long).version == 3
-        assert (await long).logprobs[-50:] == pytest.approx(reference(other, whole, len(whole) - 50), abs=2e-5)
+        assert (await long).logprobs[-50:] == pytest.approx(
+            reference(other, whole, len(whole) - 50), abs=2e-5
+        )
         with pytest.raises(ValueError, match="nonsense"):
             engine.load_weights({"nonsense": torch.zeros(1)}, 5)
 
@@ -377,7 +421,9 @@ def test_load_weights_changes_results_and_drops_caches() -> None:
 
 
 def test_training_works_after_generation() -> None:
-    model = build(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}).train()
+    model = build(
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    ).train()
     engine = TorchEngine(model)
     completion = run(engine.generate(list(range(40)), Sampling(max_tokens=4)))
     assert model.training
@@ -391,7 +437,9 @@ def test_training_works_after_generation() -> None:
     engine.load_weights(model.state_dict(), 1)
     after = run(engine.generate(list(range(40)), Sampling(max_tokens=4)))
     model.eval()
-    assert after.logprobs == pytest.approx(reference(model, list(range(40)) + after.token_ids, 40), abs=1e-5)
+    assert after.logprobs == pytest.approx(
+        reference(model, list(range(40)) + after.token_ids, 40), abs=1e-5
+    )
 
 
 def test_same_bits_whatever_environments_take() -> None:
@@ -430,6 +478,10 @@ def test_refuses_models_that_keep_another_state() -> None:
     config = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     small = {"intermediate_size": 16, "num_key_value_heads": 2, **config}
     with pytest.raises(UserError, match="Sliding"):
-        TorchEngine(transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=8, **small)))
+        TorchEngine(
+            transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=8, **small))
+        )
     with pytest.raises(UserError, match="logits"):
-        TorchEngine(transformers.GraniteForCausalLM(transformers.GraniteConfig(logits_scaling=9.0, **small)))
+        TorchEngine(
+            transformers.GraniteForCausalLM(transformers.GraniteConfig(logits_scaling=9.0, **small))
+        )

@@ -22,16 +22,35 @@ def episode(opening: str, *turns: Turn) -> Episode:
     return Episode(Task(env="toy/made-v0", seed=3), opening=opening, turns=list(turns))
 
 
-@given(st.lists(st.text(st.sampled_from('<>&/;ab\n"{ltgp') | st.characters(), max_size=40), min_size=3, max_size=3))
+@given(
+    st.lists(
+        st.text(st.sampled_from('<>&/;ab\n"{ltgp') | st.characters(), max_size=40),
+        min_size=3,
+        max_size=3,
+    )
+)
 def test_no_text_can_end_its_block(texts: list[str]) -> None:
     shown = transcript(episode(texts[2], turn(texts[0], texts[1])), 100)
     assert re.findall(r"<[^>]*>", shown) == [
-        "<episode>", "<opening>", "</opening>", '<turn number="1">', "<action>", "</action>", "<observation>",
-        "</observation>", "</turn>", "</episode>",
-    ]  # fmt: skip
+        "<episode>",
+        "<opening>",
+        "</opening>",
+        '<turn number="1">',
+        "<action>",
+        "</action>",
+        "<observation>",
+        "</observation>",
+        "</turn>",
+        "</episode>",
+    ]
     assert shown.endswith("</episode>")
-    parts = [re.findall(rf"<{tag}>(.*)</{tag}>", shown, re.DOTALL)[0] for tag in ("action", "observation", "opening")]
-    assert [html.unescape(part) for part in parts] == [text.encode("utf-8", "replace").decode() for text in texts]
+    parts = [
+        re.findall(rf"<{tag}>(.*)</{tag}>", shown, re.DOTALL)[0]
+        for tag in ("action", "observation", "opening")
+    ]
+    assert [html.unescape(part) for part in parts] == [
+        text.encode("utf-8", "replace").decode() for text in texts
+    ]
 
 
 def test_a_clip_does_not_cut_an_escape() -> None:
@@ -71,4 +90,7 @@ def test_any_answer_can_be_parsed(answer: str) -> None:
 
 @given(st.integers(0, 10), st.text(), st.text(st.characters(exclude_characters='{}"<')))
 def test_a_verdict_survives_any_reason(score: int, reason: str, prose: str) -> None:
-    assert json_value(f"{prose}{json.dumps({'score': score, 'reason': reason})}{prose}", "score") == score
+    assert (
+        json_value(f"{prose}{json.dumps({'score': score, 'reason': reason})}{prose}", "score")
+        == score
+    )

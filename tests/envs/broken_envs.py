@@ -1,4 +1,6 @@
-"""Worlds with one defect each, and the name of the rule that must see it. For ``imports``, like toy_envs."""
+"""Worlds with one defect each, and the name of the rule that must see it. For ``imports``, like
+toy_envs.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,11 @@ class Dirty(Corridor):
 
     def _act(self, action: str) -> Outcome:
         self.walked += action == "go east"
-        return self._look(f"You have walked {self.walked}.") if action == "look" else super()._act(action)
+        return (
+            self._look(f"You have walked {self.walked}.")
+            if action == "look"
+            else super()._act(action)
+        )
 
 
 @breaks("replay")
@@ -111,7 +117,9 @@ class Undead(Corridor):
 class Endless(Corridor):
     def _look(self, *args: Any, **options: Any) -> Outcome:
         outcome = super()._look(*args, **options)
-        return Outcome(outcome.observation, reward=outcome.reward, success=self.taken, valid=outcome.valid)
+        return Outcome(
+            outcome.observation, reward=outcome.reward, success=self.taken, valid=outcome.valid
+        )
 
 
 @breaks("truncation")
@@ -120,7 +128,13 @@ class Impatient(Corridor):
 
     def step(self, action: str) -> Any:
         observation, reward, terminated, truncated, info = super().step(action)
-        return observation, reward, terminated, truncated or (not terminated and self._turns >= 14), info
+        return (
+            observation,
+            reward,
+            terminated,
+            truncated or (not terminated and self._turns >= 14),
+            info,
+        )
 
 
 @breaks("truncation")
@@ -141,7 +155,14 @@ class Generous(Corridor):
 class Overachiever(Corridor):
     def _look(self, *args: Any, **options: Any) -> Outcome:
         outcome = super()._look(*args, **options)
-        return Outcome(outcome.observation, outcome.reward, outcome.ended, outcome.success, outcome.valid, progress=1.5)
+        return Outcome(
+            outcome.observation,
+            outcome.reward,
+            outcome.ended,
+            outcome.success,
+            outcome.valid,
+            progress=1.5,
+        )
 
 
 @breaks("tasks")
@@ -194,7 +215,12 @@ class Liar(Corridor):
     def _look(self, *args: Any, **options: Any) -> Outcome:
         outcome = super()._look(*args, **options)
         return Outcome(
-            outcome.observation, outcome.reward, outcome.ended, outcome.success, outcome.valid, admissible=["fly"]
+            outcome.observation,
+            outcome.reward,
+            outcome.ended,
+            outcome.success,
+            outcome.valid,
+            admissible=["fly"],
         )
 
 
@@ -223,7 +249,9 @@ class Careless(Corridor):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.walls_of_instance = "grey" if "progress" in self.extras and not self.made_for_a_task() else "red"
+        self.walls_of_instance = (
+            "grey" if "progress" in self.extras and not self.made_for_a_task() else "red"
+        )
 
     @staticmethod
     def made_for_a_task() -> bool:

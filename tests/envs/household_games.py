@@ -1,4 +1,6 @@
-"""What the household tests share: is the extra there, and how does the stock engine play, in its own process?"""
+"""What the household tests share: is the extra there, and how does the stock engine play, in its
+own process?
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def require() -> None:
 
 
 def small(kind: str, start: int = 0) -> int:
-    """The seed among sixty whose room is smallest: the stock engine takes a second per command in a big one."""
+    """The seed among sixty whose room is smallest: the stock engine takes a second per command in a
+    big one.
+    """
     from turnrl.envs.household.problem import sample
 
     return min(range(start, start + 60), key=lambda seed: len(sample(kind, seed).plan.receptacles))
@@ -67,7 +71,9 @@ print(json.dumps(transcripts), file=out)
 
 
 def stock(paths: list[Path], home: Path) -> dict[str, list[Any]]:
-    """Play the games with the stock engine: by path, a list of [command, text, admissible commands, won]."""
+    """Play the games with the stock engine: by path, a list of [command, text, admissible commands,
+    won].
+    """
     environment = {**os.environ, "ALFWORLD_DATA": str(home / "data"), "HOME": str(home)}
     command = [sys.executable, "-c", STOCK, json.dumps([str(path) for path in paths])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -75,10 +81,17 @@ def stock(paths: list[Path], home: Path) -> dict[str, list[Any]]:
 
 
 def official(tree: Path, folder: Path, split: str, task: str = "", **change: Any) -> Path:
-    """Copy a generated game to where the official data would have it; `change` replaces keys of the game file."""
+    """Copy a generated game to where the official data would have it; `change` replaces keys of the
+    game file.
+    """
     trajectory = json.loads((folder / "traj_data.json").read_text())
     params = trajectory["pddl_params"]
-    names = (trajectory["task_type"], params["object_target"], "None", params["parent_target"] or "None")
+    names = (
+        trajectory["task_type"],
+        params["object_target"],
+        "None",
+        params["parent_target"] or "None",
+    )
     task = task or "-".join([*names, str(trajectory["scene"]["scene_num"])])
     place = tree / "json_2.1.1" / split / task / f"trial_{folder.name}"
     place.mkdir(parents=True)

@@ -8,19 +8,38 @@ import numpy as np
 from turnrl.envs import Outcome, Split, Task, TextEnv, register
 
 VALUES: dict[str, Any] = {
-    "none": None, "bytes": b"text", "number": 0.5, "list": ["text"], "huge": "x" * 1_000_001, "text": "text",
-    "array": np.ones(3), "nan": float("nan"), "inf": float("inf"), "numbers": [1, 2], "str_": np.str_("text"),
-    "surrogate": "half \ud83d a pair", "float32": np.float32(0.5), "float64": np.float64(0.5), "int64": np.int64(1),
-    "bool": True, "bool_": np.bool_(False), "int": 0, "tuple": ("a", "b"),
-}  # fmt: skip
+    "none": None,
+    "bytes": b"text",
+    "number": 0.5,
+    "list": ["text"],
+    "huge": "x" * 1_000_001,
+    "text": "text",
+    "array": np.ones(3),
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "numbers": [1, 2],
+    "str_": np.str_("text"),
+    "surrogate": "half \ud83d a pair",
+    "float32": np.float32(0.5),
+    "float64": np.float64(0.5),
+    "int64": np.int64(1),
+    "bool": True,
+    "bool_": np.bool_(False),
+    "int": 0,
+    "tuple": ("a", "b"),
+}
 SPECIAL: dict[str, Any] = {
-    "observation number": 7, "answer bytes": [b"text"], "admissible surrogate": ["\udc00"], "answer array":
-    np.array(["a", "b"]),
-}  # fmt: skip
+    "observation number": 7,
+    "answer bytes": [b"text"],
+    "admissible surrogate": ["\udc00"],
+    "answer array": np.array(["a", "b"]),
+}
 
 
 class OddAnswers(TextEnv):
-    """Answers with one field of an odd type, ``how="reward none"`` say, when it is reset or stepped."""
+    """Answers with one field of an odd type, ``how="reward none"`` say, when it is reset or
+    stepped.
+    """
 
     instructions = "Wait."
 
@@ -57,14 +76,20 @@ class Overrides(OddAnswers):
         if field == "instructions":
             self.instructions = VALUES[kind]
         if field == "tools":
-            self.tools = "text" if kind == "text" else [{"function": {"name": "\ud800", "parameters": {}}}]  # type: ignore[assignment]
+            self.tools = (
+                "text" if kind == "text" else [{"function": {"name": "\ud800", "parameters": {}}}]
+            )  # type: ignore[assignment]
 
     def expert_action(self) -> Any:
         return 7 if self.params.get("what") == "expert number" else "wait"
 
     def step(self, action: str) -> Any:
         stepped = super().step(action)
-        broken = {"step none": None, "step short": stepped[:4], "step bytes": (b"text", *stepped[1:])}
+        broken = {
+            "step none": None,
+            "step short": stepped[:4],
+            "step bytes": (b"text", *stepped[1:]),
+        }
         return broken.get(self.params.get("what", ""), stepped)
 
     def _info(self, outcome: Outcome, reason: str | None) -> Any:
@@ -72,7 +97,11 @@ class Overrides(OddAnswers):
         what = self.params.get("what", "")
         if what == "info short":
             del info["answer"]
-        more = {"info none": None, "info text": {**info, "score": "high"}, "info more": {**info, "mine": object()}}
+        more = {
+            "info none": None,
+            "info text": {**info, "score": "high"},
+            "info more": {**info, "mine": object()},
+        }
         return more.get(what, info)
 
 

@@ -1,4 +1,6 @@
-"""A tiny shop in WebShop's file format, written by hand, and the cache that the shopping tests share."""
+"""A tiny shop in WebShop's file format, written by hand, and the cache that the shopping tests
+share.
+"""
 
 from __future__ import annotations
 
@@ -25,39 +27,80 @@ def product(asin: str, name: str, **fields: Any) -> dict[str, Any]:
 
 
 PRODUCTS = [
-    product("A1", "Acme wool socks", customization_options={
-        "Color": [{"value": " Dark Blue", "image": None}, {"value": "red/white"}], "Size": [{"value": "Large"}],
-        "Style": None,
-    }),
-    product("A2", "Bolt cotton socks", pricing="$10.00$19.99", full_description="", small_description="One bullet"),
-    product("A3", "Copper kettle", query="kettle", product_category="Home › Kitchen › Kettles", pricing=None,
-            full_description=None, small_description=None),
+    product(
+        "A1",
+        "Acme wool socks",
+        customization_options={
+            "Color": [{"value": " Dark Blue", "image": None}, {"value": "red/white"}],
+            "Size": [{"value": "Large"}],
+            "Style": None,
+        },
+    ),
+    product(
+        "A2",
+        "Bolt cotton socks",
+        pricing="$10.00$19.99",
+        full_description="",
+        small_description="One bullet",
+    ),
+    product(
+        "A3",
+        "Copper kettle",
+        query="kettle",
+        product_category="Home › Kitchen › Kettles",
+        pricing=None,
+        full_description=None,
+        small_description=None,
+    ),
     product("A1", "Acme again"),
     product("nan", "Nothing"),
     product("TOOLONG1234", "Look-alike socks"),
-]  # fmt: skip
+]
 ATTRIBUTES = {
-    "A1": {"attributes": ["machine wash", "long lasting"], "instruction": "Find me socks", "instruction_attributes":
-           ["machine wash"]},
+    "A1": {
+        "attributes": ["machine wash", "long lasting"],
+        "instruction": "Find me socks",
+        "instruction_attributes": ["machine wash"],
+    },
     "A2": {"attributes": ["hand wash"]},
     "A3": {"instruction": "Find me a kettle", "instruction_attributes": ["copper"]},
-}  # fmt: skip
+}
 HUMAN = {
     "A1": [
-        {"instruction": "i want warm socks in dark blue.", "instruction_attributes": ["machine wash"],
-         "instruction_options": ["dark blue"]},
+        {
+            "instruction": "i want warm socks in dark blue.",
+            "instruction_attributes": ["machine wash"],
+            "instruction_options": ["dark blue"],
+        },
         {"instruction": "socks", "instruction_attributes": [], "instruction_options": []},
-        {"instruction": "large socks", "instruction_attributes": ["long lasting"], "instruction_options": ["large"]},
+        {
+            "instruction": "large socks",
+            "instruction_attributes": ["long lasting"],
+            "instruction_options": ["large"],
+        },
     ],
-    "A3": [{"instruction": "a kettle", "instruction_attributes": ["copper"], "instruction_options": []}],
+    "A3": [
+        {"instruction": "a kettle", "instruction_attributes": ["copper"], "instruction_options": []}
+    ],
     "B9": [{"instruction": "gone", "instruction_attributes": ["x"], "instruction_options": []}],
-}  # fmt: skip
-NOUNS = {"A1": ["acme", "wool", "socks"], "A2": ["bolt", "cotton", "socks"], "A3": ["copper", "kettle"]}
+}
+NOUNS = {
+    "A1": ["acme", "wool", "socks"],
+    "A2": ["bolt", "cotton", "socks"],
+    "A3": ["copper", "kettle"],
+}
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """The shop in `folder`; a file given by the start of its name replaces the one here, None leaves it out."""
-    contents = {"items_shuffle": PRODUCTS, "items_ins_v2": ATTRIBUTES, "items_human_ins": HUMAN, "nouns": NOUNS}
+    """The shop in `folder`; a file given by the start of its name replaces the one here, None
+    leaves it out.
+    """
+    contents = {
+        "items_shuffle": PRODUCTS,
+        "items_ins_v2": ATTRIBUTES,
+        "items_human_ins": HUMAN,
+        "nouns": NOUNS,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**contents, **files}.items():
         if content is not None:

@@ -1,4 +1,6 @@
-"""What worlds may answer: numbers of numpy are numbers, lone surrogates are replaced, everything else is named."""
+"""What worlds may answer: numbers of numpy are numbers, lone surrogates are replaced, everything
+else is named.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,23 @@ def test_any_text_becomes_one_that_can_be_written(value: str) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_numbers_of_every_library_are_floats(value: float) -> None:
-    kinds = (value, np.float32(value), np.float64(value), np.array(value), torch.tensor(value, dtype=torch.float64))
+    kinds = (
+        value,
+        np.float32(value),
+        np.float64(value),
+        np.array(value),
+        torch.tensor(value, dtype=torch.float64),
+    )
     assert [answers.number(kind, "it") for kind in kinds] == [value] * len(kinds)
-    assert all(type(answers.number(kind, "it")) is float for kind in (*kinds, int(value), np.int64(3), True, np.True_))
+    assert all(
+        type(answers.number(kind, "it")) is float
+        for kind in (*kinds, int(value), np.int64(3), True, np.True_)
+    )
 
 
-@pytest.mark.parametrize("value", [None, "1", b"1", [1.0], np.ones(2), np.ones(1), 1j, Fraction(1, 2), object()])
+@pytest.mark.parametrize(
+    "value", [None, "1", b"1", [1.0], np.ones(2), np.ones(1), 1j, Fraction(1, 2), object()]
+)
 def test_what_is_no_number_is_named(value: Any) -> None:
     with pytest.raises(TypeError, match=r"the reward is .*, not a number"):
         answers.number(value, "the reward")
@@ -90,11 +103,18 @@ class Waits(Agent):
         return Waiter()
 
 
-def play(backend: str, tasks: list[Task], agent: Agent | None = None) -> tuple[list[Episode], list[str]]:
+def play(
+    backend: str, tasks: list[Task], agent: Agent | None = None
+) -> tuple[list[Episode], list[str]]:
     """Every task once, in a pool that knows the odd worlds, and what was warned about."""
 
     async def work() -> list[Episode]:
-        options: Any = {"backend": backend, "workers": 1, "imports": [ODD], "options": {"extras": ("progress",)}}
+        options: Any = {
+            "backend": backend,
+            "workers": 1,
+            "imports": [ODD],
+            "options": {"extras": ("progress",)},
+        }
         async with EnvPool(**options) as pool:
             jobs = [Job(task, f"{i}", 0) for i, task in enumerate(tasks)]
             return (await play_many(agent or Waits(), jobs, pool, max_turns=3, retries=0))[0]
@@ -133,9 +153,29 @@ WRONG: dict[str, str] = {
     "outcome none": "_act must return an Outcome, not NoneType",
 }
 RIGHT = (
-    *("observation str_", "observation surrogate", "reward float32", "reward int64", "reward bool", "reward tensor"),
-    *("ended bool_", "ended int", "success bool_", "valid bool_", "score float32", "progress float64"),
-    *("admissible tuple", "admissible surrogate", "milestones tuple", "answer array", "nothing odd"),
+    *(
+        "observation str_",
+        "observation surrogate",
+        "reward float32",
+        "reward int64",
+        "reward bool",
+        "reward tensor",
+    ),
+    *(
+        "ended bool_",
+        "ended int",
+        "success bool_",
+        "valid bool_",
+        "score float32",
+        "progress float64",
+    ),
+    *(
+        "admissible tuple",
+        "admissible surrogate",
+        "milestones tuple",
+        "answer array",
+        "nothing odd",
+    ),
 )
 
 
@@ -185,13 +225,17 @@ def test_other_spellings_of_right_answers_are_plain_ones(backend: str, when: str
 )
 def test_what_a_world_overrides_is_looked_at_too(backend: str, what: str, why: str) -> None:
     agent = ExpertAgent() if what.startswith("expert") else None
-    [episode], _ = play(backend, [Task(env="odd/overrides-v0", params={"what": what}, seed=0)], agent)
+    [episode], _ = play(
+        backend, [Task(env="odd/overrides-v0", params={"what": what}, seed=0)], agent
+    )
     assert episode.stop is StopReason.ENV_ERROR
     assert why in (episode.error or "").splitlines()[0]
 
 
 @BACKENDS
-@pytest.mark.parametrize("what", ["instructions surrogate", "tools surrogate", "info more", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["instructions surrogate", "tools surrogate", "info more", "nothing"]
+)
 def test_overrides_that_keep_the_types_are_played(backend: str, what: str) -> None:
     [episode], said = play(backend, [Task(env="odd/overrides-v0", params={"what": what}, seed=0)])
     assert (episode.stop, said) == (StopReason.TURN_LIMIT, [])

@@ -22,7 +22,9 @@ from turnrl.envs.cache import cache_dir, kept, kept_folder, sweep
 from turnrl.envs.checksums import intact, write_sums
 
 
-def test_the_cache_is_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_where_the_system_wants_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir("search", "bm25") == tmp_path / "turnrl" / "search" / "bm25"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
@@ -71,10 +73,13 @@ def test_what_killed_processes_left_behind_is_swept(tmp_path: Path) -> None:
     ended.wait()
     node = platform.node()
     names = {
-        "of a dead process": f"tmp-{node}-{ended.pid}-abc", "of a living one": f"tmp-{node}-{os.getpid()}-abc",
-        "of another machine": f"tmp-else-where-{ended.pid}-abc", "nobody's": "tmp-abc", "old": "tmp-old",
+        "of a dead process": f"tmp-{node}-{ended.pid}-abc",
+        "of a living one": f"tmp-{node}-{os.getpid()}-abc",
+        "of another machine": f"tmp-else-where-{ended.pid}-abc",
+        "nobody's": "tmp-abc",
+        "old": "tmp-old",
         "a game": "coin-1",
-    }  # fmt: skip
+    }
     for name in names.values():
         (tmp_path / name / "deeper").mkdir(parents=True)
     os.utime(tmp_path / names["old"], (0, 0))
@@ -106,7 +111,9 @@ DAMAGE = [halve, empty, flip, remove]
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("which", ["thing", "thing.sha256"])
-def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path, damage: Callable[[Path], None], which: str) -> None:
+def test_a_damaged_file_is_made_anew_and_said(
+    tmp_path: Path, damage: Callable[[Path], None], which: str
+) -> None:
     def make(path: Path) -> None:
         path.write_text("what was made")
 
@@ -122,7 +129,9 @@ def test_a_damaged_file_is_made_anew_and_said(tmp_path: Path, damage: Callable[[
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("which", ["a", "deeper/b", "SHA256SUMS"])
-def test_a_damaged_folder_is_made_anew_and_said(tmp_path: Path, damage: Callable[[Path], None], which: str) -> None:
+def test_a_damaged_folder_is_made_anew_and_said(
+    tmp_path: Path, damage: Callable[[Path], None], which: str
+) -> None:
     def fill(folder: Path) -> None:
         (folder / "deeper").mkdir()
         (folder / "a").write_text("first")
@@ -155,10 +164,14 @@ def test_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "folder" / "b c").mkdir(parents=True)
     (tmp_path / "folder" / "b c" / "d").write_text("x")
     write_sums(tmp_path / "folder")
-    subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=tmp_path / "folder", check=True)
+    subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=tmp_path / "folder", check=True
+    )
 
 
-def test_a_large_file_is_read_again_only_when_it_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_read_again_only_when_it_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
     digest = checksums._digest
     monkeypatch.setattr(checksums, "_digest", lambda file: read.append(file.name) or digest(file))
@@ -193,7 +206,9 @@ def test_the_cache_is_its_users_alone(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert cache_dir().stat().st_mode & 0o777 == 0o700
 
 
-def test_a_cache_that_others_could_write_to_is_closed_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_others_could_write_to_is_closed_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache_dir().mkdir()
     cache_dir().chmod(0o777)
@@ -234,7 +249,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: 
 
 def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        kept(tmp_path / "cache" / "place", lambda path: (tmp_path / "no such file").read_text() and None)
+        kept(
+            tmp_path / "cache" / "place",
+            lambda path: (tmp_path / "no such file").read_text() and None,
+        )
 
 
 def fail(path: Path) -> None:
@@ -242,7 +260,9 @@ def fail(path: Path) -> None:
 
 
 def told_damaged(name: str) -> contextlib.AbstractContextManager[Any]:
-    return pytest.warns(UserWarning, match=f"{name} in the cache is damaged or of an earlier version")
+    return pytest.warns(
+        UserWarning, match=f"{name} in the cache is damaged or of an earlier version"
+    )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,11 @@ OTHER_PROCESS = {"other_process", "hash_seed"}
 
 
 def defects() -> dict[str, str]:
-    return next(module.DEFECTS for name, module in sys.modules.items() if name.startswith("turnrl_file_broken_envs"))
+    return next(
+        module.DEFECTS
+        for name, module in sys.modules.items()
+        if name.startswith("turnrl_file_broken_envs")
+    )
 
 
 def failed(report: CheckReport) -> set[str]:
@@ -61,7 +65,12 @@ def test_a_step_that_hangs_is_one_finding_and_no_silence() -> None:
     assert "did not answer within 0.2 seconds" in failure.detail
     waited = [result for result in report.results if "the world hangs: step(" in result.detail]
     assert {result.status for result in waited} == {"skipped"}
-    assert heard[:4] == [("tasks", "begins"), ("tasks", "ok"), ("determinism", "begins"), ("determinism", "failed")]
+    assert heard[:4] == [
+        ("tasks", "begins"),
+        ("tasks", "ok"),
+        ("determinism", "begins"),
+        ("determinism", "failed"),
+    ]
 
 
 def test_a_world_that_exits_is_a_finding() -> None:
@@ -75,7 +84,10 @@ def test_every_rule_has_a_broken_world() -> None:
 
 
 def test_a_failure_raises_with_all_that_is_wrong() -> None:
-    with pytest.raises(AssertionError, match=r"failed  expert: broken/lost-v0#\d+: the expert stops after 500 steps"):
+    with pytest.raises(
+        AssertionError,
+        match=r"failed  expert: broken/lost-v0#\d+: the expert stops after 500 steps",
+    ):
         check_env(lambda **options: turnrl.make("broken/lost-v0", **options))
 
 
@@ -90,7 +102,9 @@ def test_what_cannot_be_tried_is_skipped_and_never_ok() -> None:
         return env
 
     report = check_env(factory, report=True)
-    skipped = {result.name: result.detail for result in report.results if result.status == "skipped"}
+    skipped = {
+        result.name: result.detail for result in report.results if result.status == "skipped"
+    }
     assert set(skipped) == OTHER_PROCESS | {"task", "expert", "splits"}
     assert "register" in skipped["hash_seed"]
     assert report.ok
@@ -106,7 +120,9 @@ def test_a_world_unknown_elsewhere_is_skipped_with_the_way_out() -> None:
 
 def test_parameters_reach_the_world() -> None:
     report = check_env("toy/corridor-v0", params={"length": 7}, imports=[TOYS], tasks=1)
-    assert {result.name: result.detail for result in report.results}["expert"] == "wins within 8 steps"
+    assert {result.name: result.detail for result in report.results}[
+        "expert"
+    ] == "wins within 8 steps"
 
 
 def test_an_unknown_world_is_a_user_error() -> None:

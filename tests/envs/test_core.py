@@ -42,12 +42,18 @@ def test_an_unregistered_instance_has_no_id() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make(extras=("admissible",)), "unknown extra 'admissible': known are admissible_actions"),
+        (
+            lambda: make(extras=("admissible",)),
+            "unknown extra 'admissible': known are admissible_actions",
+        ),
         (lambda: make().tasks("dev"), "no split 'dev': use train, valid or test"),
         (lambda: turnrl.make("toy/coridor-v0"), "did you mean 'toy/corridor-v0'"),
         (lambda: import_worlds("absent_world.py"), "there is no file"),
         (lambda: make().reset(options={"task": 3}), r"options\['task'\] is no Task"),
-        (lambda: make().reset(options={"task": {"env": "x"}}), r"options\['task'\] is no Task: seed"),
+        (
+            lambda: make().reset(options={"task": {"env": "x"}}),
+            r"options\['task'\] is no Task: seed",
+        ),
         (lambda: turnrl.make_for("toy/corridor-v0"), "make_for takes a Task, not a str"),  # type: ignore[arg-type]
         (lambda: turnrl.check_env(3), "the id of a world or a callable, not a int"),  # type: ignore[arg-type]
         (lambda: turnrl.make(3), "no environment '3'"),  # type: ignore[arg-type]
@@ -205,13 +211,18 @@ def test_a_task_carries_the_parameters_that_its_world_was_made_with() -> None:
     again.reset(options={"task": task})
     assert again.step("go")[4]["success"]
     assert turnrl.make("toy/sized-v0", size=3).tasks("test")[0].params == {}
-    assert turnrl.evaluate("toy/sized-v0", "expert", params={"size": 1}, tasks=3, progress=False).turns == 1
+    assert (
+        turnrl.evaluate("toy/sized-v0", "expert", params={"size": 1}, tasks=3, progress=False).turns
+        == 1
+    )
 
 
 def test_vector_environments_carry_text() -> None:
     envs = gymnasium.vector.AsyncVectorEnv([_corridor] * 2, shared_memory=False, context="fork")
     observations, _ = envs.reset(seed=[0, 1])
-    assert list(observations) == [f"You are in a corridor. Cell 0, {colour} walls." for colour in ("grey", "red")]
+    assert list(observations) == [
+        f"You are in a corridor. Cell 0, {colour} walls." for colour in ("grey", "red")
+    ]
     assert envs.step(["go east", "go east"])[0][1] == "You walk. Cell 1, red walls."
     envs.close()
 

@@ -1,4 +1,6 @@
-"""Household games: word for word the stock engine's, solvable, deterministic, and won by rules from anywhere."""
+"""Household games: word for word the stock engine's, solvable, deterministic, and won by rules from
+anywhere.
+"""
 
 # What is imported after the check needs the extra.
 # ruff: noqa: E402
@@ -38,7 +40,9 @@ KINDS = games.KINDS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A cache of games that is not the user's but outlives the run."""
     cache = getattr(request.config, "cache", None)
     folder = cache.mkdir("household") if cache is not None else tmp_path_factory.mktemp("games")
@@ -66,22 +70,30 @@ def win(env: TextEnv, limit: int = 40) -> list[tuple[str, dict[str, Any]]]:
     return turns
 
 
-# -- the engine ------------------------------------------------------------------------------------------------------
+# -- the engine ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def transcripts(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     folders = generated([(kind, games.small(kind)) for kind in KINDS])
-    return games.stock([folder / "game.tw-pddl" for folder in folders], tmp_path_factory.mktemp("stock"))
+    return games.stock(
+        [folder / "game.tw-pddl" for folder in folders], tmp_path_factory.mktemp("stock")
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_commands_and_verdicts_are_the_stock_engines(kind: str, transcripts: dict[str, list[Any]]) -> None:
+def test_text_commands_and_verdicts_are_the_stock_engines(
+    kind: str, transcripts: dict[str, list[Any]]
+) -> None:
     [(path, transcript)] = [item for item in transcripts.items() if f"/{kind}/" in item[0]]
     engine = Engine()
     engine.load(opened(Path(path).with_name("compiled.json.gz")))
     for turn, (command, text, listed, won) in enumerate(transcript):
-        said = engine.start() if command in ("", "<reset>") and turn in (0, 17) else engine.send(command).text
+        said = (
+            engine.start()
+            if command in ("", "<reset>") and turn in (0, 17)
+            else engine.send(command).text
+        )
         assert (turn, command, said) == (turn, command, text)
         assert engine.commands() == listed, (turn, command)
         assert engine.won == won, (turn, command)
@@ -109,7 +121,9 @@ def test_playing_leaves_the_process_and_the_disk_as_they_were(tmp_path: Path, ho
         (tmp_path / name).mkdir()
     environment = {**os.environ, "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
     environment.pop("ALFWORLD_DATA", None)
-    done = subprocess.run([sys.executable, "-c", CLEAN], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[] []\n"
 
 
@@ -147,7 +161,7 @@ def test_many_at_once_play_as_one_does(backend: Any) -> None:
     asyncio.run(all_of_them())
 
 
-# -- games -----------------------------------------------------------------------------------------------------------
+# -- games -----------------------------------------------------------------------------------------
 
 MAKE = """
 from turnrl.envs.household.games import generated
@@ -157,7 +171,11 @@ generated([("two", 5), ("light", 1_000_003)], workers=1)
 
 def test_same_bytes_from_every_process_and_hash_seed(tmp_path: Path) -> None:
     def begin(name: str, hash_seed: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / name), "PYTHONHASHSEED": hash_seed}
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / name),
+            "PYTHONHASHSEED": hash_seed,
+        }
         return subprocess.Popen([sys.executable, "-c", MAKE], env=environment)
 
     running = [begin("one", "1"), begin("one", "2"), begin("two", "3")]
@@ -185,7 +203,9 @@ def test_splits_share_no_problem() -> None:
         found[split] = {problem.combination for problem in problems}
         plans[split] = {problem.plan.number for problem in problems}
         assert max(Counter(problem.kind for problem in problems).values()) <= len(problems) // 6 + 1
-        assert len({str(sorted(problem.things.items())) + problem.combination for problem in problems}) == len(problems)
+        assert len(
+            {str(sorted(problem.things.items())) + problem.combination for problem in problems}
+        ) == len(problems)
     assert not found["train"] & found["valid"]
     assert not plans["test"] & (plans["train"] | plans["valid"])
     assert all(number % 100 <= 6 for number in plans["test"])
@@ -197,8 +217,11 @@ def test_splits_share_no_problem() -> None:
 def test_every_problem_keeps_the_rules(kind: str, seed: int) -> None:
     problem = sample(kind, seed)
     assert problem == sample(kind, seed)
-    starts = [place.rsplit("|", 1)[-1] if place.endswith("Basin") else place.split("|")[0]
-              for thing, place in problem.things.items() if thing.startswith(f"{problem.target}|")]  # fmt: skip
+    starts = [
+        place.rsplit("|", 1)[-1] if place.endswith("Basin") else place.split("|")[0]
+        for thing, place in problem.things.items()
+        if thing.startswith(f"{problem.target}|")
+    ]
     assert len(starts) >= (2 if kind == "two" else 1)
     assert problem.parent not in starts
     assert {"clean": "SinkBasin", "heat": "Microwave", "cool": "Fridge"}.get(kind) not in starts
@@ -222,7 +245,7 @@ def test_types_narrow_and_name_the_task() -> None:
         make("household/heat-v0").reset(options={"task": tasks[0]})
 
 
-# -- play ------------------------------------------------------------------------------------------------------------
+# -- play ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -241,10 +264,16 @@ def test_the_expert_wins_from_the_start_and_from_anywhere(kind: str) -> None:
             _, info = env.reset(options={"task": task})
             for _ in range(25):
                 listed = info["admissible_actions"] or []
-                taking = [action for action in listed if action.startswith(("take", "open", "move", "cool", "heat"))]
+                taking = [
+                    action
+                    for action in listed
+                    if action.startswith(("take", "open", "move", "cool", "heat"))
+                ]
                 if not listed:
                     break
-                *_, info = env.step(rng.choice(taking) if taking and rng.random() < 0.5 else rng.choice(listed))
+                *_, info = env.step(
+                    rng.choice(taking) if taking and rng.random() < 0.5 else rng.choice(listed)
+                )
             if not info["success"]:
                 win(env)
 
@@ -268,7 +297,9 @@ def test_the_searching_expert_wins_and_names_only_what_it_has_read(kind: str) ->
 
 def test_the_searching_expert_wins_from_anywhere() -> None:
     env = make("household/home-v0", expert="search")
-    for task in env.seeded([games.small(kind) // 6 * 6 + KINDS.index(kind) for kind in KINDS], "train"):
+    for task in env.seeded(
+        [games.small(kind) // 6 * 6 + KINDS.index(kind) for kind in KINDS], "train"
+    ):
         for attempt in range(3):
             rng = random.Random(attempt)
             _, info = env.reset(options={"task": task})
@@ -297,10 +328,14 @@ def test_the_expert_puts_down_what_is_in_the_way() -> None:
     info = env.step("look")[4]
     target = str(env.expert_action())
     others = []
-    for place in [action for action in info["admissible_actions"] or [] if action.startswith("go to")]:
+    for place in [
+        action for action in info["admissible_actions"] or [] if action.startswith("go to")
+    ]:
         info = env.step(place)[4]
         wanted = sample("heat", env.current.seed).target.lower()  # type: ignore[union-attr]
-        others = [a for a in info["admissible_actions"] or [] if a.startswith("take") and wanted not in a]
+        others = [
+            a for a in info["admissible_actions"] or [] if a.startswith("take") and wanted not in a
+        ]
         if others:
             break
     env.step(others[0])
@@ -346,12 +381,24 @@ def test_progress_falls_on_a_step_back_and_never_pays_a_circle() -> None:
 
 def test_commands_are_matched_after_trimming_and_lower_casing() -> None:
     env = started("place")
-    action = next(a for a in env.step("look")[4]["admissible_actions"] or [] if a.startswith("go to"))
-    for spelled in (action.upper(), "  Look. ", "EXAMINE   " + action.removeprefix("go to "), "inventory"):
+    action = next(
+        a for a in env.step("look")[4]["admissible_actions"] or [] if a.startswith("go to")
+    )
+    for spelled in (
+        action.upper(),
+        "  Look. ",
+        "EXAMINE   " + action.removeprefix("go to "),
+        "inventory",
+    ):
         assert env.step(spelled)[4]["valid_action"], spelled
     for spelled in (f"{action}. look", "go", f"please {action}", "go to moon 1", "put it away"):
         text, reward, ended, _, info = env.step(spelled)
-        assert (text, reward, ended, info["invalid_reason"]) == ("Nothing happens.", 0.0, False, "rejected"), spelled
+        assert (text, reward, ended, info["invalid_reason"]) == (
+            "Nothing happens.",
+            0.0,
+            False,
+            "rejected",
+        ), spelled
     assert "move OBJECT to RECEPTACLE" in env.instructions
 
 
@@ -362,7 +409,10 @@ def lent(home: Path) -> TextEnv:
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
-    text=st.one_of(st.text(), st.lists(st.sampled_from(["go", "to", "take", "{r}", "#task#", "1", "."])).map(" ".join))
+    text=st.one_of(
+        st.text(),
+        st.lists(st.sampled_from(["go", "to", "take", "{r}", "#task#", "1", "."])).map(" ".join),
+    )
 )
 def test_any_text_gets_an_observation(lent: TextEnv, text: str) -> None:
     observation, reward, ended, _, _ = lent.step(text)

@@ -1,4 +1,6 @@
-"""What a grammar may say of a thing is worked out as Python would, and whatever else it says is refused unread."""
+"""What a grammar may say of a thing is worked out as Python would, and whatever else it says is
+refused unread.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,18 @@ from hypothesis import strategies as st
 from turnrl.envs.household.compiled_format import Entity
 from turnrl.envs.household.expression import read
 
-THINGS = {"o": Entity("apple_bar_1", "AppleType", "apple 1"), "r": Entity("shelf_bar_2", "ShelfType", "")}
+THINGS = {
+    "o": Entity("apple_bar_1", "AppleType", "apple 1"),
+    "r": Entity("shelf_bar_2", "ShelfType", ""),
+}
 LEAVES = st.sampled_from(["o.name", "r.name", "r.id", "o.indefinite", "''", "' '", "'an \"x\"'"])
 
 
 def joined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.one_of(
-        st.tuples(inner, st.sampled_from([" + ", " or ", " and "]), inner).map("".join).map("({})".format),
+        st.tuples(inner, st.sampled_from([" + ", " or ", " and "]), inner)
+        .map("".join)
+        .map("({})".format),
         st.tuples(inner, inner, inner).map(lambda three: "({} if {} else {})".format(*three)),
         st.tuples(inner, inner).map(lambda two: "({} if not {} else '-')".format(*two)),
     )
@@ -37,12 +44,37 @@ def test_the_expressions_of_alfworlds_grammar() -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        "__import__('os').system('true')", "open('x', 'w')", "o.__class__", "o.name.__class__", "().__class__", "o()",
-        "[x for x in ()]", "o.name * 9999999999", "'a' * 99", "9**9**9", "1", "lambda: o", "f'{o}'", "o.name[0]",
-        "(x := o)", "o.name % 1", "o.name.format(o)", "", "o.", "o; r", "import os", "'" + "a" * 2000 + "'",
-        "not " * 300 + "o", "(" * 500, "\x00", "o.name\nimport os", "o.synonyms.clear()", "o.nothing", "\ud800",
+        "__import__('os').system('true')",
+        "open('x', 'w')",
+        "o.__class__",
+        "o.name.__class__",
+        "().__class__",
+        "o()",
+        "[x for x in ()]",
+        "o.name * 9999999999",
+        "'a' * 99",
+        "9**9**9",
+        "1",
+        "lambda: o",
+        "f'{o}'",
+        "o.name[0]",
+        "(x := o)",
+        "o.name % 1",
+        "o.name.format(o)",
+        "",
+        "o.",
+        "o; r",
+        "import os",
+        "'" + "a" * 2000 + "'",
+        "not " * 300 + "o",
+        "(" * 500,
+        "\x00",
+        "o.name\nimport os",
+        "o.synonyms.clear()",
+        "o.nothing",
+        "\ud800",
     ],
-)  # fmt: skip
+)
 def test_whatever_else_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r"the grammar's expression .* is none"):
         read(expression)
@@ -60,4 +92,8 @@ def test_any_text_is_an_expression_or_refused(text: str) -> None:
 
 def test_nothing_here_uses_eval() -> None:
     folder = Path(__file__).parents[2] / "envs" / "household"
-    assert not [path.name for path in folder.glob("*.py") if " eval(" in path.read_text("utf-8").replace("`eval`", "")]
+    assert not [
+        path.name
+        for path in folder.glob("*.py")
+        if " eval(" in path.read_text("utf-8").replace("`eval`", "")
+    ]

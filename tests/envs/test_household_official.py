@@ -30,7 +30,9 @@ ID = "alfworld/text-v0"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A cache of games that is not the user's but outlives the run."""
     cache = getattr(request.config, "cache", None)
     folder = cache.mkdir("household") if cache is not None else tmp_path_factory.mktemp("games")
@@ -42,7 +44,9 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two games to train on, one each to validate and test, and five that the official loader leaves out."""
+    """Two games to train on, one each to validate and test, and five that the official loader
+    leaves out.
+    """
     place, light, two = generated([(kind, games.small(kind)) for kind in ("place", "light", "two")])
     games.official(tmp_path, place, "train")
     games.official(tmp_path, light, "train")
@@ -50,7 +54,9 @@ def tree(tmp_path: Path) -> Path:
     games.official(tmp_path, place, "valid_unseen", "pick_and_place_simple-Other-None-Room-9")
     games.official(tmp_path, place, "train", "pick_and_place_with_movable_recep-A-B-C-1")
     games.official(tmp_path, place, "train", "pick_and_place_simple-AppleSliced-None-Fridge-1")
-    games.official(tmp_path, place, "train", "pick_and_place_simple-Unsolvable-None-Fridge-1", solvable=False)
+    games.official(
+        tmp_path, place, "train", "pick_and_place_simple-Unsolvable-None-Fridge-1", solvable=False
+    )
     lone = games.official(tmp_path, place, "train", "pick_and_place_simple-Lone-None-Fridge-1")
     (lone / "traj_data.json").unlink()
     odd = games.official(tmp_path, place, "train", "pick_and_place_simple-Odd-None-Fridge-1")
@@ -77,7 +83,9 @@ print(json.dumps([sorted(os.path.realpath(p) for p in AlfredTWEnv(config, name).
 
 
 @pytest.mark.filterwarnings("ignore:alfworld/text")
-def test_each_split_has_the_games_of_the_official_loader(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_each_split_has_the_games_of_the_official_loader(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     environment = {**os.environ, "ALFWORLD_DATA": str(tmp_path_factory.mktemp("data"))}
     command = [sys.executable, "-c", LOADER, str(tree)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -111,7 +119,9 @@ def test_tasks_name_their_type_and_outlive_changes_of_the_tree(tree: Path) -> No
 def test_a_part_of_the_data_is_called_a_part(tree: Path) -> None:
     env = opened(tree)
     assert env.counts() == {"train": 2, "valid": 1, "test": 1}  # type: ignore[attr-defined]
-    with pytest.warns(UserWarning, match="valid_unseen has 1 of 134 official games .* no ALFWorld result"):
+    with pytest.warns(
+        UserWarning, match="valid_unseen has 1 of 134 official games .* no ALFWorld result"
+    ):
         env.tasks("test")
     before = env.fingerprint("train")  # type: ignore[attr-defined]
     game = next((tree / "json_2.1.1" / "train").glob("look_at_obj*/*/game.tw-pddl"))
@@ -134,11 +144,15 @@ def test_the_verb_is_that_of_the_data(tree: Path) -> None:
             said.append(action)
             *_, info = env.step(action)
         assert info["success"]
-        assert ("put OBJECT in/on RECEPTACLE" if split == "test" else "move OBJECT to") in env.instructions
+        assert (
+            "put OBJECT in/on RECEPTACLE" if split == "test" else "move OBJECT to"
+        ) in env.instructions
     assert [action.split()[0] for action in said if " in/on " in action] == ["put"]
 
 
-def test_missing_and_broken_data_is_told_in_one_sentence(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_broken_data_is_told_in_one_sentence(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tree / "nobody"))
     with pytest.raises(UserError, match=r"ALFWORLD_DATA is not set.*alfworld-download") as caught:
         make(ID).tasks("train")
@@ -173,14 +187,19 @@ def test_the_contract(tree: Path) -> None:
     check_env(ID, params={"data": str(tree)})
 
 
-def test_a_grammar_that_says_more_than_it_may_is_refused_and_not_run(tree: Path, tmp_path: Path) -> None:
+def test_a_grammar_that_says_more_than_it_may_is_refused_and_not_run(
+    tree: Path, tmp_path: Path
+) -> None:
     proof = tmp_path / "proof"
     [file] = (tree / "json_2.1.1" / "valid_seen").glob("*/*/game.tw-pddl")
     game = json.loads(file.read_text("utf-8"))
     planted = f"{{__import__('pathlib').Path('{proof}').touch()}}"
     assert "{r.name" in game["grammar"]
     file.write_text(
-        json.dumps(game | {"grammar": game["grammar"].replace("You arrive at ", f"You arrive at {planted} ")})
+        json.dumps(
+            game
+            | {"grammar": game["grammar"].replace("You arrive at ", f"You arrive at {planted} ")}
+        )
     )
     env = make(ID, data=str(tree))
     with pytest.raises(UserError, match=r"game\.tw-pddl: the grammar's expression .* is none"):
@@ -188,7 +207,9 @@ def test_a_grammar_that_says_more_than_it_may_is_refused_and_not_run(tree: Path,
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("damage", [lambda held: held[: len(held) // 2], lambda held: b"", lambda held: b"{}"])
+@pytest.mark.parametrize(
+    "damage", [lambda held: held[: len(held) // 2], lambda held: b"", lambda held: b"{}"]
+)
 def test_a_damaged_game_of_the_users_is_one_sentence_with_its_name(
     tree: Path, damage: Callable[[bytes], bytes]
 ) -> None:

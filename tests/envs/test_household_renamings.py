@@ -1,4 +1,6 @@
-"""Renamings of household worlds: the names in the text, exchanged within their kind, none a word of the rules."""
+"""Renamings of household worlds: the names in the text, exchanged within their kind, none a word of
+the rules.
+"""
 
 # What is imported after the check needs the extra.
 # ruff: noqa: E402

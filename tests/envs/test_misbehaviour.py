@@ -1,4 +1,6 @@
-"""Worlds that misbehave in a pool: their own episode ends at once, the others go on, and nothing is left behind."""
+"""Worlds that misbehave in a pool: their own episode ends at once, the others go on, and nothing is
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,12 @@ def beside(how: str, backend: Any, **options: Any) -> tuple[list[str], dict[str,
     """How a bad episode ends, then those of three others in the same worker, then that of one more."""
 
     async def work() -> tuple[list[str], dict[str, int]]:
-        async with EnvPool(**{"backend": backend, "workers": 1, "imports": [BENCHMARK]} | options) as pool:
-            ends = await asyncio.gather(play(pool, bad(how)), *(play(pool, QUIET) for _ in range(3)))
+        async with EnvPool(
+            **{"backend": backend, "workers": 1, "imports": [BENCHMARK]} | options
+        ) as pool:
+            ends = await asyncio.gather(
+                play(pool, bad(how)), *(play(pool, QUIET) for _ in range(3))
+            )
             return [*ends, await play(pool, QUIET)], dict(pool.stats)
 
     with warnings.catch_warnings():
@@ -73,14 +79,18 @@ def beside(how: str, backend: Any, **options: Any) -> tuple[list[str], dict[str,
         ("raises in reset", "ValueError: no"),
     ],
 )
-def test_whatever_a_world_raises_ends_its_own_episode_at_once(backend: str, how: str, told: str) -> None:
+def test_whatever_a_world_raises_ends_its_own_episode_at_once(
+    backend: str, how: str, told: str
+) -> None:
     ends, stats = beside(how, backend)
     assert ends[0].startswith(f"error: {told}")
     assert ends[1:] == ["played to the end"] * 4
     assert (stats["errors"], stats["timeouts"], stats["restarts"]) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("how", ["prints 20 MB", "goes to another folder", "leaves a thread", "ignores signals"])
+@pytest.mark.parametrize(
+    "how", ["prints 20 MB", "goes to another folder", "leaves a thread", "ignores signals"]
+)
 def test_what_would_harm_this_process_harms_nobody_in_a_worker(how: str) -> None:
     assert beside(how, "process")[0] == ["played to the end"] * 5
 
@@ -150,7 +160,9 @@ def test_a_daemon_ends_with_a_worker_that_died(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("how", ["raises in close", "exits in close", "hangs in close"])
-def test_a_finished_evaluation_is_not_lost_by_a_close(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_evaluation_is_not_lost_by_a_close(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(closing, "LIMIT", 0.3)
     with pytest.warns(UserWarning, match=r"close\(\) of (a world|bad/behaviour-v0)"):
         result = evaluate("bad/behaviour-v0", Waits(), params={"how": how}, progress=False)
@@ -159,20 +171,27 @@ def test_a_finished_evaluation_is_not_lost_by_a_close(how: str, monkeypatch: pyt
 
 @BACKENDS
 @pytest.mark.parametrize("how", ["raises in close", "exits in close", "hangs in close"])
-def test_a_close_does_not_hold_the_pool(backend: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_does_not_hold_the_pool(
+    backend: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(closing, "LIMIT", 0.3)
     ends, stats = beside(how, backend)
     assert ends == ["played to the end"] * 5
     assert stats["errors"] == 0
 
 
-def test_worlds_that_are_closed_to_make_room_do_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worlds_that_are_closed_to_make_room_do_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One slot, so each new kind of world pushes out the last one, whose close never ends."""
     monkeypatch.setattr(closing, "LIMIT", 0.3)
 
     async def work() -> list[str]:
         async with EnvPool(workers=1, slots=1) as pool:
-            return [await play(pool, task) for task in (bad("hangs in close"), QUIET, bad("hangs in close"), QUIET)]
+            return [
+                await play(pool, task)
+                for task in (bad("hangs in close"), QUIET, bad("hangs in close"), QUIET)
+            ]
 
     with pytest.warns(UserWarning, match="has not ended after"):
         assert asyncio.run(asyncio.wait_for(work(), 30)) == ["played to the end"] * 4
@@ -189,13 +208,17 @@ if count in {which!r}:
 
 
 def test_workers_that_are_killed_while_they_start_do_not_end_the_run(tmp_path: Path) -> None:
-    """The first four are killed, as by a system that is short of memory, and three more after one that lived."""
+    """The first four are killed, as by a system that is short of memory, and three more after one
+    that lived.
+    """
     killer = tmp_path / "killer.py"
     killer.write_text(KILLED.format(path=str(tmp_path / "count"), which=[0, 1, 2, 3, 5, 6, 7]))
 
     async def work() -> dict[str, int]:
         imports = [str(killer), BENCHMARK]
-        async with EnvPool(backend="process", workers=1, imports=imports, recycle_episodes=1) as pool:
+        async with EnvPool(
+            backend="process", workers=1, imports=imports, recycle_episodes=1
+        ) as pool:
             assert [await play(pool, QUIET) for _ in range(2)] == ["played to the end"] * 2
             return dict(pool.stats)
 

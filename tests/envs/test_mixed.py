@@ -37,7 +37,10 @@ def test_every_prefix_has_the_shares() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0.1, 10)), min_size=1, max_size=4))
 def test_a_split_ends_with_the_first_part_that_is_exhausted(parts: list[tuple[int, float]]) -> None:
-    sources = [[Task(env=f"x/{i}-v0", seed=seed) for seed in range(count)] for i, (count, _) in enumerate(parts)]
+    sources = [
+        [Task(env=f"x/{i}-v0", seed=seed) for seed in range(count)]
+        for i, (count, _) in enumerate(parts)
+    ]
     tasks = Interleaved(sources, [weight for _, weight in parts])
     taken = Counter(task.env for task in tasks)
     assert any(taken[f"x/{i}-v0"] == count for i, (count, _) in enumerate(parts))
@@ -45,7 +48,8 @@ def test_a_split_ends_with_the_first_part_that_is_exhausted(parts: list[tuple[in
         assert [task for task in tasks if task.env == f"x/{i}-v0"] == source[: taken[f"x/{i}-v0"]]
     total = sum(weight for _, weight in parts)
     assert all(
-        abs(taken[f"x/{i}-v0"] - len(tasks) * weight / total) <= len(parts) for i, (_, weight) in enumerate(parts)
+        abs(taken[f"x/{i}-v0"] - len(tasks) * weight / total) <= len(parts)
+        for i, (_, weight) in enumerate(parts)
     )
     assert list(tasks[:5]) == [tasks[i] for i in range(min(5, len(tasks)))]
 

@@ -73,7 +73,17 @@ async def play(pool: EnvPool, task: Task, actions: list[str]) -> list[Any]:
         return seen
 
 
-WALK = ["go east", "take coin", "go west", "", "fly \\ then quit", "go east", "go east", "go east", "take coin"]
+WALK = [
+    "go east",
+    "take coin",
+    "go west",
+    "",
+    "fly \\ then quit",
+    "go east",
+    "go east",
+    "go east",
+    "take coin",
+]
 
 
 def test_same_results_from_both_backends() -> None:
@@ -104,8 +114,10 @@ def test_sixty_four_episodes_at_once(backend: str) -> None:
 def test_options_reach_the_worlds(backend: str) -> None:
     seen, _ = run(
         lambda pool: play(pool, task(), ["go east", "go east"]),
-        backend=backend, workers=1, options={"extras": ("progress",), "max_turns": 2},
-    )  # fmt: skip
+        backend=backend,
+        workers=1,
+        options={"extras": ("progress",), "max_turns": 2},
+    )
     assert seen[0][1]["admissible_actions"] is None
     assert seen[0][1]["progress"] == 0.0
     assert seen[-1][2:4] == (False, True)
@@ -168,7 +180,9 @@ def test_a_hang_costs_the_others_of_its_worker_an_error() -> None:
         async with pool.episode(task("faulty")) as session, pool.episode(task("faulty")) as other:
             await session.reset()
             await other.reset()
-            ends = await asyncio.gather(session.step("hang"), other.step("go east"), return_exceptions=True)
+            ends = await asyncio.gather(
+                session.step("hang"), other.step("go east"), return_exceptions=True
+            )
             assert [end.kind for end in ends if isinstance(end, EnvFailure)] == ["timeout", "error"]
 
     run(hang, backend="process", workers=1, step_timeout=1.0)
@@ -296,7 +310,9 @@ def test_calls_out_of_order() -> None:
             with pytest.raises(RuntimeError, match="reset"):
                 await session.step("go east")
             await session.reset()
-            ends = await asyncio.gather(session.step("go east"), session.step("go east"), return_exceptions=True)
+            ends = await asyncio.gather(
+                session.step("go east"), session.step("go east"), return_exceptions=True
+            )
             assert isinstance(ends[1], RuntimeError)
             for action in ("go east", "go east", "take coin"):
                 ended = (await session.step(action))[2]
@@ -320,7 +336,9 @@ def test_a_missing_import_is_a_user_error(tmp_path: Path) -> None:
 
 def test_workers_that_cannot_start_are_not_tried_for_ever(tmp_path: Path) -> None:
     broken = tmp_path / "broken_world.py"
-    broken.write_text("import os, sys; print('this world is broken', file=sys.stderr, flush=True); os._exit(1)")
+    broken.write_text(
+        "import os, sys; print('this world is broken', file=sys.stderr, flush=True); os._exit(1)"
+    )
 
     async def start() -> None:
         async with EnvPool(backend="process", workers=1, imports=[str(broken)]) as pool:
@@ -355,18 +373,24 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, None])
 @pytest.mark.parametrize("action", ["hang", "go east"])
-def test_workers_end_with_their_parent(how: signal.Signals | None, action: str, temporary: Path) -> None:
+def test_workers_end_with_their_parent(
+    how: signal.Signals | None, action: str, temporary: Path
+) -> None:
     if how is None and action == "hang":
         pytest.skip("nobody ends it")
     script = [sys.executable, "-c", SCRIPT, TOYS, str(temporary), action]
-    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    with subprocess.Popen(
+        script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
         assert parent.stdout is not None
         worker = Path("/proc") / parent.stdout.readline().strip()
         if how is not None:
             parent.send_signal(how)
         parent.wait()
     deadline = time.monotonic() + 30
-    while (worker.exists() or list(temporary.glob("turnrl-worker-*"))) and time.monotonic() < deadline:
+    while (
+        worker.exists() or list(temporary.glob("turnrl-worker-*"))
+    ) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not worker.exists()
 

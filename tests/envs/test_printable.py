@@ -18,19 +18,39 @@ from turnrl.envs.printable import escaped, visible
 from turnrl.envs.terminal import Terminal
 
 COMMANDS = {
-    "title": "\x1b]0;owned\x07", "title, C1": "\x9d2;owned\x9c", "screen": "\x1b[2J\x1b[H", "colour, C1": "\x9b31m",
-    "clipboard": "\x1b]52;c;b3duZWQ=\x1b\\", "device": "\x1bP+q544e\x1b\\", "reset": "\x1bc", "charset": "\x1b(0",
-    "bell": "\x07", "erased": "secret\b\b\b\b\b\b", "overwritten": "\r", "form feed": "\f", "delete": "\x7f",
-    "right to left": "\u202e", "isolate": "\u2067", "mark": "\u200f", "tag": "\U000e0041", "NUL": "\x00",
-    "unfinished": "\x1b]0;", "nested": "\x1b\x1b[0m[31m", "half a pair": "\ud800",
-}  # fmt: skip
+    "title": "\x1b]0;owned\x07",
+    "title, C1": "\x9d2;owned\x9c",
+    "screen": "\x1b[2J\x1b[H",
+    "colour, C1": "\x9b31m",
+    "clipboard": "\x1b]52;c;b3duZWQ=\x1b\\",
+    "device": "\x1bP+q544e\x1b\\",
+    "reset": "\x1bc",
+    "charset": "\x1b(0",
+    "bell": "\x07",
+    "erased": "secret\b\b\b\b\b\b",
+    "overwritten": "\r",
+    "form feed": "\f",
+    "delete": "\x7f",
+    "right to left": "\u202e",
+    "isolate": "\u2067",
+    "mark": "\u200f",
+    "tag": "\U000e0041",
+    "NUL": "\x00",
+    "unfinished": "\x1b]0;",
+    "nested": "\x1b\x1b[0m[31m",
+    "half a pair": "\ud800",
+}
 KEPT = {"\n", "\t"}
 
 
 def commands(text: str) -> list[str]:
     """Characters of a text that are not shown but do something."""
-    hidden = [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in KEPT]
-    return hidden + re.findall("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c\U000e0000-\U000e007f]", text)
+    hidden = [
+        c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in KEPT
+    ]
+    return hidden + re.findall(
+        "[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c\U000e0000-\U000e007f]", text
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -41,7 +61,9 @@ def test_a_command_to_the_terminal_is_left_out(command: str) -> None:
     assert shown.endswith("a lamp.")
 
 
-@pytest.mark.parametrize("name", ["title", "title, C1", "screen", "colour, C1", "clipboard", "device", "reset"])
+@pytest.mark.parametrize(
+    "name", ["title", "title, C1", "screen", "colour, C1", "clipboard", "device", "reset"]
+)
 def test_whole_sequences_leave_nothing_behind(name: str) -> None:
     assert visible(f"You see {COMMANDS[name]}a lamp.") == "You see a lamp."
 

@@ -31,7 +31,12 @@ def sentence(call: Any, *parts: str) -> None:
 
 def test_a_plain_gymnasium_environment_is_sent_to_wrap() -> None:
     for plain in (Plain, Plain()):
-        sentence(lambda plain=plain: turnrl.register("plain/a-v0", plain), "Plain", "gymnasium.Env", "turnrl.wrap")
+        sentence(
+            lambda plain=plain: turnrl.register("plain/a-v0", plain),
+            "Plain",
+            "gymnasium.Env",
+            "turnrl.wrap",
+        )
     turnrl.register("plain/path-v0", "gymnasium.envs.classic_control:CartPoleEnv")
     sentence(lambda: turnrl.make("plain/path-v0"), "CartPoleEnv is a gymnasium.Env", "turnrl.wrap")
     turnrl.register("plain/factory-v0", lambda **options: Plain())
@@ -77,7 +82,9 @@ turnrl.register("bad/tuple-v0", Bad)
 
 def test_an_answer_of_the_wrong_kind_is_one_failed_rule(tmp_path: Path) -> None:
     (tmp_path / "bad_world.py").write_text(BAD_WORLD)
-    report = turnrl.check_env("bad/tuple-v0", imports=[str(tmp_path / "bad_world.py")], tasks=1, report=True)
+    report = turnrl.check_env(
+        "bad/tuple-v0", imports=[str(tmp_path / "bad_world.py")], tasks=1, report=True
+    )
     told = [one for one in report.results if "_act must return an Outcome, not tuple" in one.detail]
     assert [one.status for one in told] == ["failed"]
     assert len(report.failures) == 1

@@ -56,7 +56,9 @@ def test_refused(text: str, reason: str) -> None:
     assert clean(text, Grammar()) == (None, reason)
 
 
-@pytest.mark.parametrize("text", ["go east", "Take the coin", "prendre café", "open door, please", "examine scripture"])
+@pytest.mark.parametrize(
+    "text", ["go east", "Take the coin", "prendre café", "open door, please", "examine scripture"]
+)
 def test_accepted(text: str) -> None:
     assert clean(f"  {text}\n", Grammar()) == (text, None)
 

@@ -26,7 +26,13 @@ from turnrl.plugins import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("science_games.py"))))
 ID, new, task, start = games.ID, games.new, games.task, games.start
-SHORT = ("find-plant", "power-component", "chemistry-mix", "lifespan-shortest-lived", "identify-life-stages-2")
+SHORT = (
+    "find-plant",
+    "power-component",
+    "chemistry-mix",
+    "lifespan-shortest-lived",
+    "identify-life-stages-2",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,12 +57,16 @@ def play_gold(env: ScienceWorldEnv) -> list[tuple[str, float, bool, Any]]:
     return steps
 
 
-# -- tasks and parameters ---------------------------------------------------------------------------------------------
+# -- tasks and parameters --------------------------------------------------------------------------
 
 
 def test_splits_are_upstreams() -> None:
     env = new()
-    assert {split: len(env.tasks(split)) for split in SPLITS} == {"train": 3592, "valid": 1796, "test": 1819}
+    assert {split: len(env.tasks(split)) for split in SPLITS} == {
+        "train": 3592,
+        "valid": 1796,
+        "test": 1819,
+    }
     seen = Counter(t.id for split in SPLITS for t in env.tasks(split))
     assert set(seen.values()) == {1}
     assert [t.params["task"] for t in env.tasks("test")[:30]] == list(TASKS)
@@ -99,7 +109,8 @@ def test_levels_of_generalisation() -> None:
 
 
 @given(
-    names=st.lists(st.sampled_from(TASKS), min_size=1, unique=True), words=st.lists(st.sampled_from(SIMPLIFICATIONS))
+    names=st.lists(st.sampled_from(TASKS), min_size=1, unique=True),
+    words=st.lists(st.sampled_from(SIMPLIFICATIONS)),
 )
 def test_parameters_have_one_spelling(names: list[str], words: list[str]) -> None:
     if "noElectricalAction" in words:
@@ -140,7 +151,7 @@ def test_strange_tasks_are_refused(env: ScienceWorldEnv) -> None:
             env.reset(options={"task": strange})
 
 
-# -- play -------------------------------------------------------------------------------------------------------------
+# -- play ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +160,19 @@ def stock() -> Iterator[Any]:
     from scienceworld import ScienceWorldEnv as Stock
 
     with pytest.MonkeyPatch.context() as patch:
-        flags = "-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
+        flags = (
+            "-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+UnlockExperimentalVMOptions"
+            " -XX:hashCode=2"
+        )
         patch.setenv("JAVA_TOOL_OPTIONS", flags)
         made = Stock("", envStepLimit=100_000)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize(("name", "variation"), [("find-living-thing", 3), ("power-component", 2), ("find-animal", 7)])
+@pytest.mark.parametrize(
+    ("name", "variation"), [("find-living-thing", 3), ("power-component", 2), ("find-animal", 7)]
+)
 def test_a_step_is_upstreams(env: ScienceWorldEnv, stock: Any, name: str, variation: int) -> None:
     start(env, name, variation)
     assert env._game is not None
@@ -167,7 +183,9 @@ def test_a_step_is_upstreams(env: ScienceWorldEnv, stock: Any, name: str, variat
     getattr(getattr(stock._gateway.jvm.scala.util, "Random$"), "MODULE$").setSeed(seed)
     text, info = stock.reset()
     assert opening["score"] == info["score"]
-    assert first == f"{info['taskDesc'].removeprefix('Task Description:').strip()}\n\n{text.strip()}"
+    assert (
+        first == f"{info['taskDesc'].removeprefix('Task Description:').strip()}\n\n{text.strip()}"
+    )
     for action in ["inventory", "dance", "wait1", *gold]:
         ours, theirs = env.step(action), stock.step(action)
         assert ours[0] == theirs[0].strip(), action
@@ -240,7 +258,11 @@ def test_a_failure_takes_back_what_was_earned(env: ScienceWorldEnv) -> None:
 def test_the_turn_limit_counts_actions_that_cost_the_simulator_nothing() -> None:
     env = new(max_turns=3, extras=())
     start(env, "boil")
-    assert [env.step("look around")[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+    assert [env.step("look around")[2:4] for _ in range(3)] == [
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
     env.close()
 
 

@@ -25,8 +25,21 @@ from turnrl.envs.scienceworld import java as java_module
 from turnrl.plugins import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("science_games.py"))))
-ID, new, task, start, pid, gone = games.ID, games.new, games.task, games.start, games.pid, games.gone
-SHORT = ("find-plant", "power-component", "chemistry-mix", "lifespan-shortest-lived", "identify-life-stages-2")
+ID, new, task, start, pid, gone = (
+    games.ID,
+    games.new,
+    games.task,
+    games.start,
+    games.pid,
+    games.gone,
+)
+SHORT = (
+    "find-plant",
+    "power-component",
+    "chemistry-mix",
+    "lifespan-shortest-lived",
+    "identify-life-stages-2",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,14 +76,19 @@ print(env._game.java.process.pid, flush=True)
     package = {path: path.stat().st_mtime_ns for path in Path(BASEPATH).iterdir() if path.is_file()}
     files = {path.name for path in Path("/tmp").glob("hsperfdata_*/*")}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    )
     number = int(done.stdout)
     assert gone(number)
     assert how == "crashed" or not done.stderr
     assert not list(tmp_path.iterdir())
-    assert package == {path: path.stat().st_mtime_ns for path in Path(BASEPATH).iterdir() if path.is_file()}
+    assert package == {
+        path: path.stat().st_mtime_ns for path in Path(BASEPATH).iterdir() if path.is_file()
+    }
     assert str(number) not in {path.name for path in Path("/tmp").glob("hsperfdata_*/*")} - files
 
 
@@ -100,7 +118,9 @@ def test_a_pool_survives_dead_and_hung_processes_and_keeps_one_for_all_tasks() -
         return [p for p in java_under(me) if p.pid not in others]
 
     async def play() -> None:
-        async with EnvPool(backend="process", workers=1, slots=1, step_timeout=3, options={"extras": ()}) as pool:
+        async with EnvPool(
+            backend="process", workers=1, slots=1, step_timeout=3, options={"extras": ()}
+        ) as pool:
             async with pool.episode(task("boil")) as session:
                 await session.reset()
                 victim = mine()[0]
@@ -167,7 +187,9 @@ def test_versions_of_java_are_read(tmp_path: Path) -> None:
 
 
 def test_a_java_that_does_not_start_says_why() -> None:
-    with pytest.raises(RuntimeError, match=r"does not start: exit code 1, last output: Error[^$]*heap"):
+    with pytest.raises(
+        RuntimeError, match=r"does not start: exit code 1, last output: Error[^$]*heap"
+    ):
         java_module.Java(1)
 
 

@@ -1,4 +1,6 @@
-"""search/qa-v0 over the generated encyclopedia: the contract, what the questions give away, and how a game goes."""
+"""search/qa-v0 over the generated encyclopedia: the contract, what the questions give away, and how
+a game goes.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def finish(env: TextEnv) -> tuple[list[str], float, dict[str, Any]]:
     return actions, total, info
 
 
-# -- the contract ----------------------------------------------------------------------------------------------------
+# -- the contract ----------------------------------------------------------------------------------
 
 
 def test_it_passes_the_checker() -> None:
@@ -62,7 +64,10 @@ def test_it_passes_the_checker() -> None:
 
 
 def test_importing_worlds_brings_no_engine() -> None:
-    code = "import sys, turnrl, turnrl.envs; print(*{'bm25s', 'Stemmer', 'httpx', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, turnrl, turnrl.envs; print(*{'bm25s', 'Stemmer', 'httpx', 'torch'} &"
+        " set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -90,21 +95,34 @@ def test_ids_of_tasks_say_only_what_was_asked_for() -> None:
     assert turnrl.make(ID, **SMALL).tasks("test")[0].id == "search/qa-v0?pages=300#20000000"
     env = turnrl.make(ID, **SMALL, retriever={"name": "bm25", "k1": 1.2}, hops=2)
     again = turnrl.make_for(env.tasks("valid")[0])
-    assert again.params == env.params == {"pages": 300, "retriever": {"name": "bm25", "k1": 1.2}, "hops": 2}
+    assert (
+        again.params
+        == env.params
+        == {
+            "pages": 300,
+            "retriever": {"name": "bm25", "k1": 1.2},
+            "hops": 2,
+        }
+    )
 
 
-# -- the questions ---------------------------------------------------------------------------------------------------
+# -- the questions ---------------------------------------------------------------------------------
 
 
 def test_sizes_hops_and_splits(world: World) -> None:
     for split in SPLITS:
         questions = world.questions[split]
-        assert Counter(question.hops for question in questions) == dict.fromkeys(HOPS, SIZES[split] // 3)
+        assert Counter(question.hops for question in questions) == dict.fromkeys(
+            HOPS, SIZES[split] // 3
+        )
         assert len({normalise(question.text) for question in questions}) == len(questions)
         for question in questions:
             assert len({support.id for support in question.supports}) == question.hops
     pages = {split: {s.id for q in world.questions[split] for s in q.supports} for split in SPLITS}
-    answers = {split: {q.answers for q in world.questions[split] if not q.answers[0].isdigit()} for split in SPLITS}
+    answers = {
+        split: {q.answers for q in world.questions[split] if not q.answers[0].isdigit()}
+        for split in SPLITS
+    }
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert not pages[a] & pages[b]
         assert not answers[a] & answers[b]
@@ -127,7 +145,11 @@ def test_each_page_of_a_chain_names_the_next_and_only_the_last_the_answer(world:
                 assert following.title in texts[page.id or ""]
                 assert question.answers[-1] not in texts[page.id or ""]
             assert question.supports[0].title in question.text
-            assert not any(support.title in question.text for support in question.supports[1:] if " " in support.title)
+            assert not any(
+                support.title in question.text
+                for support in question.supports[1:]
+                if " " in support.title
+            )
 
 
 def relation(world: World, question: Question) -> str:
@@ -151,16 +173,22 @@ def frequent(world: World, seen: list[Question]) -> Callable[[Question, list[str
 def nearest(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
     """Says what was right for the question that shares most words."""
     known = [(set(q.text.split()), q.answers[0]) for q in seen[::4]]
-    return lambda question, options: max(known, key=lambda pair: len(pair[0] & set(question.text.split())))[1]
+    return lambda question, options: max(
+        known, key=lambda pair: len(pair[0] & set(question.text.split()))
+    )[1]
 
 
 def alike(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
-    """Knows all answers that the split has for this, and says the one whose letters look most like the question."""
+    """Knows all answers that the split has for this, and says the one whose letters look most like
+    the question.
+    """
 
     def grams(text: str) -> set[str]:
         return {text[i : i + 3].lower() for i in range(len(text) - 2)}
 
-    return lambda question, options: max(options, key=lambda o: len(grams(o) & grams(question.text)) / len(grams(o)))
+    return lambda question, options: max(
+        options, key=lambda o: len(grams(o) & grams(question.text)) / len(grams(o))
+    )
 
 
 def dice(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
@@ -171,8 +199,9 @@ def dice(world: World, seen: list[Question]) -> Callable[[Question, list[str]], 
 
 @pytest.mark.parametrize("make_reader", [frequent, nearest, alike, dice])
 def test_who_reads_only_the_question_is_at_chance(world: World, make_reader: Any) -> None:
-    """Chance is exact: what the reader's answers would score if answers were shuffled among questions that ask for the
-    same. It has to be small, and no reader may do better than four standard deviations above it."""
+    """Chance is exact: what the reader's answers would score if answers were shuffled among
+    questions that ask for the same. It has to be small, and no reader may do better than four
+    standard deviations above it."""
     questions = world.questions["test"]
     groups: dict[str, list[str]] = {}
     for question in questions:
@@ -203,9 +232,16 @@ for path in sorted(Path(sys.argv[1]).rglob("*")):
 
 def test_same_bytes_from_racing_processes_and_other_hash_seeds(tmp_path: Path) -> None:
     def begin(name: str, hash_seed: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / name), "PYTHONHASHSEED": hash_seed}
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / name),
+            "PYTHONHASHSEED": hash_seed,
+        }
         return subprocess.Popen(
-            [sys.executable, "-c", MAKE, str(tmp_path / name)], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", MAKE, str(tmp_path / name)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     racing = [begin("one", "1"), begin("one", "2")]
@@ -220,12 +256,14 @@ def test_same_bytes_from_racing_processes_and_other_hash_seeds(tmp_path: Path) -
 
 def test_worlds_of_other_seeds_are_others() -> None:
     one, two = World(300, 0), World(300, 1)
-    assert not {thing.title for thing in one.things} & {thing.title for thing in two.things if " " not in thing.title}
+    assert not {thing.title for thing in one.things} & {
+        thing.title for thing in two.things if " " not in thing.title
+    }
     assert list(World(300, 0).passages()) == list(one.passages())
     assert World(300, 0).questions == one.questions
 
 
-# -- a game ----------------------------------------------------------------------------------------------------------
+# -- a game ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -237,7 +275,10 @@ def test_the_oracle_wins(split: str, hops: int) -> None:
         actions, total, info = finish(env)
         assert info["success"]
         assert (total, info["score"], info["progress"]) == (1, 1, 1)
-        assert sorted(info["milestones"]) == ["answer", *(f"support {n}" for n in range(1, hops + 1))]
+        assert sorted(info["milestones"]) == [
+            "answer",
+            *(f"support {n}" for n in range(1, hops + 1)),
+        ]
         assert len(actions) <= 2 * hops + 1
         assert actions[0] == f"search[{env._question.supports[0].title}]"  # type: ignore[attr-defined]
 
@@ -248,7 +289,11 @@ def test_the_oracle_goes_on_from_any_state() -> None:
     for task in env.tasks("valid")[:20]:
         _, info = env.reset(options={"task": task})
         for _ in range(4):
-            listed = [action for action in info["admissible_actions"] or [] if not action.startswith("answer")]
+            listed = [
+                action
+                for action in info["admissible_actions"] or []
+                if not action.startswith("answer")
+            ]
             *_, info = env.step(rng.choice(listed))
             assert info["valid_action"]
         assert finish(env)[2]["success"]
@@ -294,7 +339,12 @@ def test_a_wrong_answer_ends_it_and_f1_pays_for_its_words(reward: str, paid: flo
 
 
 @pytest.mark.parametrize(
-    "form", ["answer[{}]", "so <answer>The {}!</answer>", '{{"name": "answer", "arguments": {{"answer": "{}"}}}}']
+    "form",
+    [
+        "answer[{}]",
+        "so <answer>The {}!</answer>",
+        '{{"name": "answer", "arguments": {{"answer": "{}"}}}}',
+    ],
 )
 def test_all_forms_of_an_action_arrive(form: str) -> None:
     env, question = first()
@@ -341,7 +391,9 @@ def test_episodes_in_threads_and_processes_see_the_same() -> None:
             return seen
 
     async def all_of(backend: Any) -> list[list[str]]:
-        async with EnvPool(backend=backend, workers=2 if backend == "process" else 8, slots=16) as pool:
+        async with EnvPool(
+            backend=backend, workers=2 if backend == "process" else 8, slots=16
+        ) as pool:
             return list(await asyncio.gather(*(play(pool, task) for task in tasks)))
 
     assert asyncio.run(all_of("thread")) == asyncio.run(all_of("process"))

@@ -21,24 +21,42 @@ from turnrl.plugins import UserError
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
 HOTPOT = {
-    "_id": "a", "question": "Who wrote the book that won?", "answer": "Ada", "type": "bridge", "level": "easy",
+    "_id": "a",
+    "question": "Who wrote the book that won?",
+    "answer": "Ada",
+    "type": "bridge",
+    "level": "easy",
     "supporting_facts": [["Prize", 0], ["Book", 1], ["Prize", 1]],
-    "context": [["Prize", ["It was won.", " By a book."]], ["Other", ["No."]], ["Book", ["A book.", " By Ada."]]],
-}  # fmt: skip
+    "context": [
+        ["Prize", ["It was won.", " By a book."]],
+        ["Other", ["No."]],
+        ["Book", ["A book.", " By Ada."]],
+    ],
+}
 COLUMNS = HOTPOT | {
     "supporting_facts": {"title": ["Prize", "Book", "Prize"], "sent_id": [0, 1, 1]},
-    "context": {"title": ["Prize", "Other", "Book"], "sentences": [c[1] for c in HOTPOT["context"]]},
+    "context": {
+        "title": ["Prize", "Other", "Book"],
+        "sentences": [c[1] for c in HOTPOT["context"]],
+    },
 }
 FLASHRAG = {"question": HOTPOT["question"], "golden_answers": ["Ada"], "metadata": COLUMNS}
 FLASHRAG_2WIKI = FLASHRAG | {
     "metadata": {
         "type": "compositional",
         "supporting_facts": COLUMNS["supporting_facts"],
-        "context": {"title": ["Prize", "Other", "Book"], "content": [c[1] for c in HOTPOT["context"]]},
+        "context": {
+            "title": ["Prize", "Other", "Book"],
+            "content": [c[1] for c in HOTPOT["context"]],
+        },
     }
 }
 MUSIQUE = {
-    "id": "3hop__1", "question": "When was it?", "answer": "1871", "answer_aliases": ["in 1871"], "answerable": True,
+    "id": "3hop__1",
+    "question": "When was it?",
+    "answer": "1871",
+    "answer_aliases": ["in 1871"],
+    "answerable": True,
     "paragraphs": [
         {"idx": 0, "title": "Town", "paragraph_text": "First part.", "is_supporting": True},
         {"idx": 1, "title": "Town", "paragraph_text": "Second part.", "is_supporting": False},
@@ -48,11 +66,13 @@ MUSIQUE = {
         {"id": 1, "question": "q", "answer": "a", "paragraph_support_idx": 2},
         {"id": 2, "question": "q", "answer": "a", "paragraph_support_idx": 0},
     ],
-}  # fmt: skip
+}
 
 
 def written(path: Path, records: list[Any], *, lines: bool = True) -> Path:
-    path.write_text("\n".join(json.dumps(record) for record in records) if lines else json.dumps(records))
+    path.write_text(
+        "\n".join(json.dumps(record) for record in records) if lines else json.dumps(records)
+    )
     return path
 
 
@@ -61,17 +81,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "search"))
 
 
-# -- formats ---------------------------------------------------------------------------------------------------------
+# -- formats ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("record", [HOTPOT, COLUMNS, FLASHRAG, FLASHRAG_2WIKI])
 @pytest.mark.parametrize("lines", [True, False])
-def test_hotpot_2wiki_and_flashrag_with_context(tmp_path: Path, record: dict[str, Any], lines: bool) -> None:
+def test_hotpot_2wiki_and_flashrag_with_context(
+    tmp_path: Path, record: dict[str, Any], lines: bool
+) -> None:
     [item] = read_questions(written(tmp_path / "q.json", [record], lines=lines))
-    assert (item.question.text, item.question.answers, item.question.hops) == (HOTPOT["question"], ("Ada",), 2)
+    assert (item.question.text, item.question.answers, item.question.hops) == (
+        HOTPOT["question"],
+        ("Ada",),
+        2,
+    )
     assert [support.title for support in item.question.supports] == ["Prize", "Book"]
-    assert [passage.text for passage in item.passages] == ["It was won. By a book.", "No.", "A book. By Ada."]
-    assert [s.is_(p) for s in item.question.supports for p in item.passages] == [True, *[False] * 4, True]
+    assert [passage.text for passage in item.passages] == [
+        "It was won. By a book.",
+        "No.",
+        "A book. By Ada.",
+    ]
+    assert [s.is_(p) for s in item.question.supports for p in item.passages] == [
+        True,
+        *[False] * 4,
+        True,
+    ]
 
 
 def test_musique_follows_its_steps(tmp_path: Path) -> None:
@@ -79,8 +113,14 @@ def test_musique_follows_its_steps(tmp_path: Path) -> None:
     [item] = read_questions(written(tmp_path / "q.jsonl", [unanswerable, MUSIQUE]))
     assert item.question.answers == ("1871", "in 1871")
     assert [support.title for support in item.question.supports] == ["Man", "Town"]
-    assert [item.question.supports[1].is_(passage) for passage in item.passages] == [True, False, False]
-    [plain] = read_questions(written(tmp_path / "p.jsonl", [{k: v for k, v in MUSIQUE.items() if "_decomp" not in k}]))
+    assert [item.question.supports[1].is_(passage) for passage in item.passages] == [
+        True,
+        False,
+        False,
+    ]
+    [plain] = read_questions(
+        written(tmp_path / "p.jsonl", [{k: v for k, v in MUSIQUE.items() if "_decomp" not in k}])
+    )
     assert [support.title for support in plain.question.supports] == ["Town", "Man"]
 
 
@@ -89,7 +129,10 @@ def test_musique_inside_metadata_and_in_columns(tmp_path: Path, columns: bool) -
     paragraphs = MUSIQUE["paragraphs"]
     if columns:
         paragraphs = {key: [paragraph[key] for paragraph in paragraphs] for key in paragraphs[0]}
-    metadata = {"paragraphs": paragraphs, "question_decomposition": MUSIQUE["question_decomposition"]}
+    metadata = {
+        "paragraphs": paragraphs,
+        "question_decomposition": MUSIQUE["question_decomposition"],
+    }
     record = {"question": MUSIQUE["question"], "golden_answers": ["1871"], "metadata": metadata}
     [plain] = read_questions(written(tmp_path / "p.jsonl", [MUSIQUE]))
     [item] = read_questions(written(tmp_path / "q.jsonl", [record]))
@@ -97,11 +140,16 @@ def test_musique_inside_metadata_and_in_columns(tmp_path: Path, columns: bool) -
     assert item.question.supports == plain.question.supports
 
 
-COMPOSED, SPELT = "Café Beyoncé, José Núñez", unicodedata.normalize("NFD", "Café Beyoncé, José Núñez")
+COMPOSED, SPELT = (
+    "Café Beyoncé, José Núñez",
+    unicodedata.normalize("NFD", "Café Beyoncé, José Núñez"),
+)
 
 
 @pytest.mark.parametrize(("file", "said"), [(COMPOSED, SPELT), (SPELT, COMPOSED)])
-def test_a_letter_spelt_as_two_characters_is_the_same_letter(tmp_path: Path, file: str, said: str) -> None:
+def test_a_letter_spelt_as_two_characters_is_the_same_letter(
+    tmp_path: Path, file: str, said: str
+) -> None:
     """Composed or decomposed, in the corpus, the question, the supports, the query and the answer."""
     assert SPELT != COMPOSED
     corpus = [{"id": "1", "title": file, "text": f"{file} was founded."}]
@@ -119,27 +167,36 @@ def test_a_letter_spelt_as_two_characters_is_the_same_letter(tmp_path: Path, fil
     assert info["success"]
 
 
-@pytest.mark.parametrize("answers", [{"answer": ["Ada", "Ada L."]}, {"golden_answers": ["Ada", " Ada L. ", "Ada"]}])
+@pytest.mark.parametrize(
+    "answers", [{"answer": ["Ada", "Ada L."]}, {"golden_answers": ["Ada", " Ada L. ", "Ada"]}]
+)
 def test_nq_style(tmp_path: Path, answers: dict[str, Any]) -> None:
-    [item] = read_questions(written(tmp_path / "q.jsonl", [{"question": " who  was it ", **answers}]))
+    [item] = read_questions(
+        written(tmp_path / "q.jsonl", [{"question": " who  was it ", **answers}])
+    )
     assert (item.question.text, item.question.answers) == ("who was it", ("Ada", "Ada L."))
     assert item.question.supports == item.passages == ()
 
 
 def test_corpora(tmp_path: Path) -> None:
     records = [
-        {"id": 7, "contents": '"A title"\nSome text.\nMore.'}, {"contents": "Alone"},
+        {"id": 7, "contents": '"A title"\nSome text.\nMore.'},
+        {"contents": "Alone"},
         {"_id": "x", "title": "T", "text": " t "},
-    ]  # fmt: skip
+    ]
     passages = [
-        Passage("7", "A title", "Some text.\nMore."), Passage("1", "Alone", ""), Passage("x", "T", "t"),
-    ]  # fmt: skip
+        Passage("7", "A title", "Some text.\nMore."),
+        Passage("1", "Alone", ""),
+        Passage("x", "T", "t"),
+    ]
     assert list(read_passages(written(tmp_path / "c.jsonl", records))) == passages
-    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "c.jsonl").read_bytes() + b"\n\n")
+    (tmp_path / "bom.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "c.jsonl").read_bytes() + b"\n\n"
+    )
     assert list(read_passages(tmp_path / "bom.jsonl")) == passages
 
 
-# -- malformed -------------------------------------------------------------------------------------------------------
+# -- malformed -------------------------------------------------------------------------------------
 
 
 GOOD = json.dumps({"question": "q", "answer": "a"})
@@ -152,22 +209,39 @@ GOOD = json.dumps({"question": "q", "answer": "a"})
         (f"{GOOD}\n\n[1]", "line 3: a record is an object with keys, this one is list"),
         ('{"text": "x"}', "line 1: the text 'question' is missing; there is 'text'"),
         ('{"question": "  "}', "line 1: the question is blank"),
-        ('{"question": "q"}', "needs 'golden_answers' or 'answer', a text or a list; it has 'question'"),
+        (
+            '{"question": "q"}',
+            "needs 'golden_answers' or 'answer', a text or a list; it has 'question'",
+        ),
         ('{"question": "q", "answer": [3]}', "has no answer that is a text"),
         ('{"question": "q", "answer": " "}', "has no answer that is a text"),
         (f"[{GOOD}, 3]", "record 2: a record is an object"),
         ('[{"question":\n 3,,}]', "line 2: no JSON"),
         ("[" * 100_000, "nesting is too long"),
         (f'{{"question": "q", "n": {"1" * 5000}}}', "a number or a nesting is too long"),
-        (json.dumps(HOTPOT | {"context": "x"}), "'context' is not a list of [title, sentences] pairs"),
-        (json.dumps(HOTPOT | {"context": [["t", [3]]]}), "'context' holds sentences that are not texts"),
-        (json.dumps(COLUMNS | {"context": {"title": ["t"]}}), "needs the lists 'title' and 'sentences' of one length"),
+        (
+            json.dumps(HOTPOT | {"context": "x"}),
+            "'context' is not a list of [title, sentences] pairs",
+        ),
+        (
+            json.dumps(HOTPOT | {"context": [["t", [3]]]}),
+            "'context' holds sentences that are not texts",
+        ),
+        (
+            json.dumps(COLUMNS | {"context": {"title": ["t"]}}),
+            "needs the lists 'title' and 'sentences' of one length",
+        ),
         (json.dumps(MUSIQUE | {"paragraphs": {}}), "'paragraphs' is not a list"),
-        (json.dumps(MUSIQUE | {"paragraphs": [{"title": "t"}]}), "the text 'paragraph_text' is missing"),
+        (
+            json.dumps(MUSIQUE | {"paragraphs": [{"title": "t"}]}),
+            "the text 'paragraph_text' is missing",
+        ),
         (b"\xff\xfe\x00", "is not a text in UTF-8"),
     ],
 )
-def test_what_is_malformed_is_one_sentence_with_its_place(tmp_path: Path, content: str | bytes, words: str) -> None:
+def test_what_is_malformed_is_one_sentence_with_its_place(
+    tmp_path: Path, content: str | bytes, words: str
+) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as caught:
@@ -179,7 +253,8 @@ def test_what_is_malformed_is_one_sentence_with_its_place(tmp_path: Path, conten
 
 def test_a_malformed_passage_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"c.jsonl, line 2: a passage needs the texts 'contents', or 'title' and 'text'"
+        UserError,
+        match=r"c.jsonl, line 2: a passage needs the texts 'contents', or 'title' and 'text'",
     ):
         list(read_passages(written(tmp_path / "c.jsonl", [{"contents": "a"}, {"body": "b"}])))
     with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
@@ -190,10 +265,14 @@ def test_a_malformed_passage_and_a_folder(tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-KEYS = st.sampled_from([*HOTPOT, *MUSIQUE, "golden_answers", "metadata", "contents", "title", "text"])
+KEYS = st.sampled_from(
+    [*HOTPOT, *MUSIQUE, "golden_answers", "metadata", "contents", "title", "text"]
+)
 VALUES = JSON | st.sampled_from([*HOTPOT.values(), *COLUMNS.values(), *MUSIQUE.values()])
 
 
@@ -220,15 +299,19 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in complaint(read_questions, tmp_path / "any.json")
 
 
-# -- as a world ------------------------------------------------------------------------------------------------------
+# -- as a world ------------------------------------------------------------------------------------
 
 
 def questions(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"question": f"Question number {n}?", "answer": f"answer {n}", **more} for n in range(count)]
+    return [
+        {"question": f"Question number {n}?", "answer": f"answer {n}", **more} for n in range(count)
+    ]
 
 
 def texts(env: turnrl.TextEnv, split: str) -> set[str]:
-    return {env.reset(options={"task": task})[0].removeprefix("Question: ") for task in env.tasks(split)}
+    return {
+        env.reset(options={"task": task})[0].removeprefix("Question: ") for task in env.tasks(split)
+    }
 
 
 def test_a_file_is_cut_by_its_words(tmp_path: Path) -> None:
@@ -239,17 +322,22 @@ def test_a_file_is_cut_by_its_words(tmp_path: Path) -> None:
     assert len(set.union(*parts.values())) == sum(map(len, parts.values())) == 200
     assert 10 <= len(parts["test"]) <= 32
     assert 10 <= len(parts["valid"]) <= 32
-    again = turnrl.make("search/qa-v0", data=str(written(tmp_path / "less.jsonl", questions(200, **context)[100:])))
+    again = turnrl.make(
+        "search/qa-v0", data=str(written(tmp_path / "less.jsonl", questions(200, **context)[100:]))
+    )
     assert texts(again, "test") <= parts["test"]
 
 
 def test_a_folder_has_splits_of_its_own_and_keeps_a_question_once(tmp_path: Path) -> None:
     written(
-        tmp_path / "train.jsonl", [*questions(60, **HOTPOT_CONTEXT), {"question": "A test question", "answer": "x"}]
+        tmp_path / "train.jsonl",
+        [*questions(60, **HOTPOT_CONTEXT), {"question": "A test question", "answer": "x"}],
     )
     written(tmp_path / "test.json", [{"question": "A test  question", "answer": "x"}], lines=False)
     env = turnrl.make("search/qa-v0", data=str(tmp_path))
-    with pytest.warns(UserWarning, match="of the 62 questions of .*, 1 were asked before, word for word"):
+    with pytest.warns(
+        UserWarning, match="of the 62 questions of .*, 1 were asked before, word for word"
+    ):
         assert texts(env, "test") == {"A test question"}
     assert len(texts(env, "train")) + len(texts(env, "valid")) == 60
     written(tmp_path / "dev.jsonl", [{"question": "valid", "answer": "x"}])
@@ -270,15 +358,20 @@ def test_questions_that_differ_by_a_sign_or_a_capital_are_two(tmp_path: Path) ->
     assert {twin["question"] for twin in twins} <= set.union(*parts)
 
 
-def test_a_bad_row_among_many_is_left_out_and_said_and_two_in_a_hundred_are_not(tmp_path: Path) -> None:
+def test_a_bad_row_among_many_is_left_out_and_said_and_two_in_a_hundred_are_not(
+    tmp_path: Path,
+) -> None:
     good = questions(150)
     path = written(tmp_path / "q.jsonl", [*good[:70], {"question": "no answer"}, *good[70:]])
     with pytest.warns(
-        UserWarning, match=r"1 of 151 rows cannot be read and is left out; the first: .*line 71: a question"
+        UserWarning,
+        match=r"1 of 151 rows cannot be read and is left out; the first: .*line 71: a question",
     ):
         assert len(list(read_questions(path))) == 150
     written(path, [*good, {"question": "no answer"}, 3])
-    with pytest.raises(UserError, match=r"line 151: a question needs .* \(2 of 152 rows cannot be read\)"):
+    with pytest.raises(
+        UserError, match=r"line 151: a question needs .* \(2 of 152 rows cannot be read\)"
+    ):
         list(read_questions(path))
 
 
@@ -286,12 +379,19 @@ HOTPOT_CONTEXT = {"context": HOTPOT["context"], "supporting_facts": HOTPOT["supp
 
 
 def test_the_expert_wins_with_and_without_a_known_chain(tmp_path: Path) -> None:
-    corpus = written(tmp_path / "corpus.jsonl", [{"id": str(n), "contents": f'"Page {n}"\nNothing.'} for n in range(9)])
-    for number, record in enumerate((HOTPOT, MUSIQUE, {"question": "who", "answer": "[B.] \\ Jr."})):
+    corpus = written(
+        tmp_path / "corpus.jsonl",
+        [{"id": str(n), "contents": f'"Page {n}"\nNothing.'} for n in range(9)],
+    )
+    for number, record in enumerate(
+        (HOTPOT, MUSIQUE, {"question": "who", "answer": "[B.] \\ Jr."})
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         for split in ("train", "valid", "test"):
-            written(folder / f"{split}.jsonl", [record | {"question": f"{record['question']} {split}"}])
+            written(
+                folder / f"{split}.jsonl", [record | {"question": f"{record['question']} {split}"}]
+            )
         more = {"corpus": str(corpus)} if number == 2 else {}
         env = turnrl.make("search/qa-v0", data=str(folder), extras=("progress",), **more)
         env.reset(options={"task": env.tasks("test")[0]})
@@ -308,7 +408,9 @@ def test_the_expert_wins_with_and_without_a_known_chain(tmp_path: Path) -> None:
 
 def test_a_passage_with_the_title_of_a_support_is_enough_in_another_corpus(tmp_path: Path) -> None:
     data = written(tmp_path / "all.jsonl", questions(60, **HOTPOT_CONTEXT))
-    corpus = written(tmp_path / "c.jsonl", [{"id": "9", "title": "prize", "text": "Something else."}])
+    corpus = written(
+        tmp_path / "c.jsonl", [{"id": "9", "title": "prize", "text": "Something else."}]
+    )
     env = turnrl.make("search/qa-v0", data=str(data), corpus=str(corpus))
     env.reset(options={"task": env.tasks("test")[0]})
     text, *_, info = env.step("read[PRIZE]")
@@ -335,10 +437,19 @@ def test_a_passage_with_the_title_of_a_support_is_enough_in_another_corpus(tmp_p
         ({"topk": 0}, "topk: Input should be greater than or equal to 1"),
         ({"pages": 3}, "pages: Input should be greater than or equal to 300"),
         ({"reward": "bleu"}, "reward: Input should be 'em' or 'f1'"),
-        ({"retriever": "google"}, "retriever: Input tag 'google' found using 'name' does not match"),
-        ({"retriever": {"name": "http", "url": "http://x/"}}, "the retriever 'http' needs data=..."),
+        (
+            {"retriever": "google"},
+            "retriever: Input tag 'google' found using 'name' does not match",
+        ),
+        (
+            {"retriever": {"name": "http", "url": "http://x/"}},
+            "the retriever 'http' needs data=...",
+        ),
         ({"retriever": {"name": "http"}}, "retriever.http.url: Field required"),
-        ({"retriever": {"name": "http", "url": "localhost:8000"}}, "retriever.http.url: String should match pattern"),
+        (
+            {"retriever": {"name": "http", "url": "localhost:8000"}},
+            "retriever.http.url: String should match pattern",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, params: dict[str, Any], words: str) -> None:
@@ -349,7 +460,9 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, params: dict[str, Any], words
     (tmp_path / "both").mkdir()
     for name in ("train.jsonl", "valid.jsonl", "validation.json"):
         written(tmp_path / "both" / name, questions(1))
-    filled = {k: v.replace("{tmp}", str(tmp_path)) if isinstance(v, str) else v for k, v in params.items()}
+    filled = {
+        k: v.replace("{tmp}", str(tmp_path)) if isinstance(v, str) else v for k, v in params.items()
+    }
     with pytest.raises(UserError) as caught:
         turnrl.make("search/qa-v0", **filled).tasks("train")
     assert words in str(caught.value)

@@ -55,7 +55,7 @@ def corpus(home: Path) -> Corpus:
     return Corpus(kept_folder(home / "corpus", lambda folder: write_corpus(folder, PASSAGES)))
 
 
-# -- passages and words ----------------------------------------------------------------------------------------------
+# -- passages and words ----------------------------------------------------------------------------
 
 
 def test_passages_are_found_by_title_then_by_id(corpus: Corpus) -> None:
@@ -77,7 +77,11 @@ def test_scores_are_lucenes_bm25_and_ties_keep_their_order(corpus: Corpus) -> No
     def score(document: Counter[str], word: str) -> float:
         holding = sum(word in other for other in documents)
         idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
-        return idf * document[word] / (document[word] + 0.9 * (1 - 0.4 + 0.4 * document.total() / mean))
+        return (
+            idf
+            * document[word]
+            / (document[word] + 0.9 * (1 - 0.4 + 0.4 * document.total() / mean))
+        )
 
     wanted = [score(d, "town") + score(d, "velmar") for d in documents]
     got = index._bm25.get_scores_from_ids(index._bm25.get_tokens_ids(["town", "velmar"]))
@@ -132,7 +136,9 @@ def test_one_index_serves_many_threads() -> None:
     wrong: list[str] = []
 
     def ask() -> None:
-        wrong.extend(q for q, passages in zip(queries, wanted, strict=True) if index.search(q, 3) != passages)
+        wrong.extend(
+            q for q, passages in zip(queries, wanted, strict=True) if index.search(q, 3) != passages
+        )
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -156,7 +162,7 @@ def test_a_corpus_without_a_passage_is_refused(tmp_path: Path) -> None:
         write_corpus(tmp_path, [])
 
 
-# -- servers ---------------------------------------------------------------------------------------------------------
+# -- servers ---------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
@@ -170,21 +176,35 @@ class Server(ThreadingHTTPServer):
     def reply(self, request: Any) -> tuple[int, bytes]:
         self.asked.append(request)
         documents = [
-            [{"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in self.retriever.search(query, request["topk"])]
+            [
+                {"id": p.id, "contents": f'"{p.title}"\n{p.text}'}
+                for p in self.retriever.search(query, request["topk"])
+            ]
             for query in request["queries"]
         ]
         answers: dict[str, Any] = {
-            "scores": {"result": [[{"document": d, "score": 1.0} for d in found] for found in documents]},
+            "scores": {
+                "result": [[{"document": d, "score": 1.0} for d in found] for found in documents]
+            },
             "plain": {"result": documents},
             "titles": {"result": [[{"title": "T", "text": "t"}] * 9]},
-            "empty": {"result": [[]]}, "two": {"result": [[], []]}, "none": {"result": None}, "list": [], "word": "no",
-            "strings": {"result": [["a", "b"]]}, "half": {"result": [[{"document": {"id": 1}}]]},
-        }  # fmt: skip
+            "empty": {"result": [[]]},
+            "two": {"result": [[], []]},
+            "none": {"result": None},
+            "list": [],
+            "word": "no",
+            "strings": {"result": [["a", "b"]]},
+            "half": {"result": [[{"document": {"id": 1}}]]},
+        }
         if self.mode == "slow":
             time.sleep(3)
         if self.mode == "broken":
             return 500, b'{"result": [[]]}'
-        return 200, b"{" if self.mode == "cut" else json.dumps(answers.get(self.mode, answers["scores"])).encode()
+        return 200, (
+            b"{"
+            if self.mode == "cut"
+            else json.dumps(answers.get(self.mode, answers["scores"])).encode()
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -212,7 +232,10 @@ def data(home: Path) -> dict[str, str]:
     for number in library.numbers("test", None):
         question = library.question("test", number)
         assert question is not None
-        context = [[s.title, [library.corpus[library.corpus.find(s.title)[0]].text]] for s in question.supports]
+        context = [
+            [s.title, [library.corpus[library.corpus.find(s.title)[0]].text]]
+            for s in question.supports
+        ]
         facts = [[support.title, 0] for support in question.supports]
         records.append({"question": question.text, "answer": question.answers[0]})
         records[-1] |= {"context": context, "supporting_facts": facts}
@@ -255,10 +278,16 @@ def test_a_server_is_as_good_as_the_index(server: Server, data: dict[str, str], 
             assert mine == near.step(action)
             over = mine[2]
         assert mine[4]["success"]
-    assert server.asked[0] == {"queries": [server.asked[0]["queries"][0]], "topk": 3, "return_scores": True}
+    assert server.asked[0] == {
+        "queries": [server.asked[0]["queries"][0]],
+        "topk": 3,
+        "return_scores": True,
+    }
 
 
-def test_of_a_corpus_elsewhere_only_what_was_listed_can_be_read(server: Server, data: dict[str, str]) -> None:
+def test_of_a_corpus_elsewhere_only_what_was_listed_can_be_read(
+    server: Server, data: dict[str, str]
+) -> None:
     env = turnrl.make(ID, data=data["data"], retriever=http(server), topk=1, observation_chars=200)
     env.reset(options={"task": env.tasks("test")[0]})
     support = env._question.supports[0]  # type: ignore[attr-defined]
@@ -293,7 +322,9 @@ def test_no_more_than_k_are_taken_and_none_is_an_answer(server: Server) -> None:
         ("gone", "cannot be asked"),
     ],
 )
-def test_a_server_that_fails_loses_the_episode(server: Server, data: dict[str, str], mode: str, words: str) -> None:
+def test_a_server_that_fails_loses_the_episode(
+    server: Server, data: dict[str, str], mode: str, words: str
+) -> None:
     server.mode = mode
     settings = http(server, timeout=0.5)
     if mode == "gone":
@@ -318,12 +349,14 @@ def test_a_server_that_fails_loses_the_episode(server: Server, data: dict[str, s
 
 def test_without_httpx_one_sentence(monkeypatch: pytest.MonkeyPatch, data: dict[str, str]) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    env = turnrl.make(ID, data=data["data"], retriever={"name": "http", "url": "http://localhost/other"})
+    env = turnrl.make(
+        ID, data=data["data"], retriever={"name": "http", "url": "http://localhost/other"}
+    )
     with pytest.raises(UserError, match=r"pip install 'turnrl\[endpoint\]'"):
         env.prepare([], progress=False)
 
 
-# -- vectors ---------------------------------------------------------------------------------------------------------
+# -- vectors ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -334,19 +367,30 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("encoder")
-    words = sorted({word for p in PASSAGES for word in f"{p.title} {p.text}".replace(".", " .").split()})
+    words = sorted(
+        {word for p in PASSAGES for word in f"{p.title} {p.text}".replace(".", " .").split()}
+    )
     vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertModel(BertConfig(vocab_size=len(vocabulary), **size)).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_vectors_find_a_passage_by_its_own_words(corpus: Corpus, encoder: str, pooling: str) -> None:
+def test_vectors_find_a_passage_by_its_own_words(
+    corpus: Corpus, encoder: str, pooling: str
+) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
     from turnrl.envs.search.dense import DenseIndex
@@ -364,7 +408,10 @@ def test_vectors_find_a_passage_by_its_own_words(corpus: Corpus, encoder: str, p
     assert np.allclose(index._vectors[0], wanted / wanted.norm(), atol=2e-3)
     assert isinstance(index._vectors, np.memmap)
     assert DenseIndex(corpus, settings).folder == index.folder
-    assert DenseIndex(corpus, settings.model_copy(update={"passage_prefix": "p "})).folder != index.folder
+    assert (
+        DenseIndex(corpus, settings.model_copy(update={"passage_prefix": "p "})).folder
+        != index.folder
+    )
     assert len(index.search("\ud800 market", 9)) <= 5
 
 

@@ -12,7 +12,7 @@ from turnrl.envs.search.actions import ARGUMENTS, LONGEST, TOOLS, Action, canoni
 from turnrl.envs.search.env import SearchEnv
 from turnrl.envs.search.score import exact_match, f1, normalise
 
-# -- scoring ---------------------------------------------------------------------------------------------------------
+# -- scoring ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,13 @@ def test_exact_match_and_f1(said: str, golds: list[str], exact: bool, share: flo
 @given(st.text(max_size=30), st.lists(st.text(max_size=30), max_size=3))
 def test_scores_are_shares_and_an_exact_match_has_all(said: str, golds: list[str]) -> None:
     assert 0 <= f1(said, golds) <= 1
-    assert exact_match(said, golds) == (f1(said, golds) == 1) or normalise(said) not in map(normalise, golds)
+    assert exact_match(said, golds) == (f1(said, golds) == 1) or normalise(said) not in map(
+        normalise, golds
+    )
     assert not exact_match(said, golds) or f1(said, golds) == 1
 
 
-# -- actions ---------------------------------------------------------------------------------------------------------
+# -- actions ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,14 @@ def test_scores_are_shares_and_an_exact_match_has_all(said: str, golds: list[str
         ("<search>who was\nit</search>", "search[who was it]"),
         ("I think. <search>first</search> and <answer>second</answer>", "search[first]"),
         ("<think>so</think><answer> 1871 </answer>", "answer[1871]"),
-        ('{"name": "search", "arguments": {"query": "the \\"Blue\\" house"}}', 'search[the "Blue" house]'),
-        ('<tool_call>\n{"name": "read", "arguments": {"title": "A. B."}}\n</tool_call>', "read[A. B.]"),
+        (
+            '{"name": "search", "arguments": {"query": "the \\"Blue\\" house"}}',
+            'search[the "Blue" house]',
+        ),
+        (
+            '<tool_call>\n{"name": "read", "arguments": {"title": "A. B."}}\n</tool_call>',
+            "read[A. B.]",
+        ),
         ('{"name": "answer", "arguments": "{\\"answer\\": \\"1871\\"}"}', "answer[1871]"),
     ],
 )
@@ -87,12 +95,27 @@ def test_three_ways_to_say_it(text: str, action: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "search", "search[]", "search[  ]", "search[x", "search[x] please", "find[x]", "<search></search>",
-        "<search>x</answer>", "<SEARCH>x</SEARCH>", '{"name": "search"}', '{"name": ["search"], "arguments": {}}',
-        '{"name": "search", "arguments": {"title": "x"}}', '{"name": "search", "arguments": {"query": 3}}',
-        '{"name": "search", "arguments": "{"}', '["search"]', "[" * 5000, "1" * 5000, "1871",
+        "",
+        "search",
+        "search[]",
+        "search[  ]",
+        "search[x",
+        "search[x] please",
+        "find[x]",
+        "<search></search>",
+        "<search>x</answer>",
+        "<SEARCH>x</SEARCH>",
+        '{"name": "search"}',
+        '{"name": ["search"], "arguments": {}}',
+        '{"name": "search", "arguments": {"title": "x"}}',
+        '{"name": "search", "arguments": {"query": 3}}',
+        '{"name": "search", "arguments": "{"}',
+        '["search"]',
+        "[" * 5000,
+        "1" * 5000,
+        "1871",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_action(text: str) -> None:
     assert parse(canonical(text)) is None
 
@@ -107,11 +130,26 @@ def test_the_tools_are_the_actions() -> None:
 
 
 PIECES = st.sampled_from(
-    ["search", "read[", "answer", "]", "[", "<search>", "</search>", "<answer>", "</answer>", '{"name": "', '"}', "\\"]
+    [
+        "search",
+        "read[",
+        "answer",
+        "]",
+        "[",
+        "<search>",
+        "</search>",
+        "<answer>",
+        "</answer>",
+        '{"name": "',
+        '"}',
+        "\\",
+    ]
 )
 
 
-@given(st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".join)))
+@given(
+    st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".join))
+)
 def test_any_string_is_parsed_or_refused(text: str) -> None:
     said = canonical(text)
     assert canonical(said) == said or parse(said) is None

@@ -1,4 +1,6 @@
-"""shopping/assistant-v0: tools, what a recommendation is found to be, and that no reward prefers a wrong one."""
+"""shopping/assistant-v0: tools, what a recommendation is found to be, and that no reward prefers a
+wrong one.
+"""
 
 from __future__ import annotations
 
@@ -101,22 +103,34 @@ def last_words(env: TextEnv) -> str:
     return action
 
 
-# -- what holds of a recommendation ----------------------------------------------------------------------------------
+# -- what holds of a recommendation ----------------------------------------------------------------
 
 
 def thing(asin: str, kind: str = "tent", **fields: Any) -> Product:
     return replace(
         Product(
-            asin=asin, title=asin, description="", bullets=(), attributes=("waterproof", "compact"),
-            options={"color": ("red", "teal")}, query=kind, department="Outdoor", product_category="", price=40.0,
-            price_tag="$40.0", nouns=(), specs={"origin": "made in Canada", "delivery": "next day"},
+            asin=asin,
+            title=asin,
+            description="",
+            bullets=(),
+            attributes=("waterproof", "compact"),
+            options={"color": ("red", "teal")},
+            query=kind,
+            department="Outdoor",
+            product_category="",
+            price=40.0,
+            price_tag="$40.0",
+            nouns=(),
+            specs={"origin": "made in Canada", "delivery": "next day"},
         ),
         **fields,
-    )  # fmt: skip
+    )
 
 
 def wish(*kinds: str, budget: int = 100) -> Request:
-    items = tuple(Item(kind, ("waterproof",), {"color": "teal"}, thing("T", kind), 50.0) for kind in kinds)
+    items = tuple(
+        Item(kind, ("waterproof",), {"color": "teal"}, thing("T", kind), 50.0) for kind in kinds
+    )
     return Request("", items, budget, ("origin", "delivery"))
 
 
@@ -140,10 +154,16 @@ ALL = ["constraint:products", "constraint:attributes", "constraint:options", "co
         (["tent", "hose"], [(thing("A"), TEAL)], []),
         (["tent", "hose"], [(thing("B", "hose"), TEAL), (thing("A"), TEAL)], ALL),
         (["tent", "hose"], [(thing("B", "hose", price=70.0), TEAL), (thing("A"), TEAL)], ALL[:3]),
-        (["tent", "hose"], [(thing("B", "hose"), TEAL), (thing("A"), {})], [ALL[0], ALL[1], ALL[3]]),
+        (
+            ["tent", "hose"],
+            [(thing("B", "hose"), TEAL), (thing("A"), {})],
+            [ALL[0], ALL[1], ALL[3]],
+        ),
     ],
 )
-def test_constraints(kinds: list[str], picks: list[tuple[Product, dict[str, str]]], held: list[str]) -> None:
+def test_constraints(
+    kinds: list[str], picks: list[tuple[Product, dict[str, str]]], held: list[str]
+) -> None:
     assert facts(wish(*kinds), [Pick(product, options) for product, options in picks], "") == held
 
 
@@ -171,7 +191,7 @@ def test_an_aspect_of_a_bundle_is_told_for_all_of_it() -> None:
     assert not tells("next day", "delivery", [])
 
 
-# -- the world -------------------------------------------------------------------------------------------------------
+# -- the world -------------------------------------------------------------------------------------
 
 
 def test_it_passes_the_checker() -> None:
@@ -283,7 +303,10 @@ def test_requests_are_made_of_their_own_split_and_no_two_are_alike() -> None:
 
 @pytest.mark.parametrize(
     ("params", "words"),
-    [({"items": 4}, "items: Input should be less than or equal to 3"), ({"products": 99}, "has 100 to 50000")],
+    [
+        ({"items": 4}, "items: Input should be less than or equal to 3"),
+        ({"products": 99}, "has 100 to 50000"),
+    ],
 )
 def test_bad_parameters_are_told_in_one_sentence(params: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
@@ -299,7 +322,9 @@ def test_a_strange_task_is_refused() -> None:
 @given(
     tool=st.sampled_from(["search", "view", "compare", "recommend", "buy", ""]),
     words=st.text(max_size=30)
-    | st.lists(st.sampled_from(["B0", ",", "|", ";", "=", "color", "[", "]", "teal", " "])).map("".join),
+    | st.lists(st.sampled_from(["B0", ",", "|", ";", "=", "color", "[", "]", "teal", " "])).map(
+        "".join
+    ),
 )
 def test_any_call_gets_an_answer(tool: str, words: str) -> None:
     env, _ = started(items=1)
@@ -310,7 +335,7 @@ def test_any_call_gets_an_answer(tool: str, words: str) -> None:
     assert not info["success"]
 
 
-# -- rewards ---------------------------------------------------------------------------------------------------------
+# -- rewards ---------------------------------------------------------------------------------------
 
 
 def recipe() -> list[dict[str, Any]]:
@@ -327,9 +352,18 @@ def played(env: TextEnv, *actions: str) -> Episode:
     for action in actions:
         text, reward, over, _, info = env.step(action)
         episode.turns.append(
-            Turn([1], False, [2], [0.0], action=action, observation=text, env_reward=reward,
-                 valid_action=info["valid_action"], milestones=info["milestones"])
-        )  # fmt: skip
+            Turn(
+                [1],
+                False,
+                [2],
+                [0.0],
+                action=action,
+                observation=text,
+                env_reward=reward,
+                valid_action=info["valid_action"],
+                milestones=info["milestones"],
+            )
+        )
         episode.success = info["success"]
         if over:
             break
@@ -350,9 +384,18 @@ def test_a_wrong_product_is_never_paid_more_than_a_right_one() -> None:
         env.reset(options={"task": env.current})
         head, _, reasons = final.removeprefix("recommend[").removesuffix("]").partition("|")
         slow = [*path, *["search[anything at all]"] * 25]
-        right = [(path, final), (slow, final), (path, f"recommend[{head}| .]"), (slow, f"recommend[{head}| .]")]
-        wrong = [(path, f"recommend[{head.split()[0]} no=thing |{reasons}]"), (path, "recommend[B0NOTHERE00 | good]"),
-                 (path, "search[x]"), ([], final)]  # fmt: skip
+        right = [
+            (path, final),
+            (slow, final),
+            (path, f"recommend[{head}| .]"),
+            (slow, f"recommend[{head}| .]"),
+        ]
+        wrong = [
+            (path, f"recommend[{head.split()[0]} no=thing |{reasons}]"),
+            (path, "recommend[B0NOTHERE00 | good]"),
+            (path, "search[x]"),
+            ([], final),
+        ]
         shown = played(env, *path).turns[0].observation.splitlines()
         fits = {line.split(" | ")[0] for line in shown}
         others = [asin for asin in sorted(fits) if asin != head.split()[0]]

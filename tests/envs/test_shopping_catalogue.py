@@ -1,4 +1,6 @@
-"""The generated shop: products and look-alikes, goals and splits, and that it is the same wherever it is made."""
+"""The generated shop: products and look-alikes, goals and splits, and that it is the same wherever
+it is made.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_a_catalogue_has_its_size_and_unique_products() -> None:
 def wanted(catalogue: Catalogue, goal: Goal) -> float:
     """The reward of the goal's own product with the options that the goal names."""
     target = next(p for p in catalogue.products if p.asin == goal.asin)
-    chosen = {axis: v for axis, values in target.options.items() for v in values if v in goal.options}
+    chosen = {
+        axis: v for axis, values in target.options.items() for v in values if v in goal.options
+    }
     return score(target, goal, chosen).total
 
 
@@ -61,8 +65,14 @@ def test_goals_can_be_met_and_lookalikes_are_told_apart() -> None:
             (target,) = [p for p in families[goal.family] if p.asin == goal.asin]
             if other is not target:
                 assert other.title == target.title
-                exact = set(goal.options) <= {v for values in other.options.values() for v in values}
-                told += not exact or other.price > goal.price_upper or not set(goal.attributes) <= set(other.attributes)
+                exact = set(goal.options) <= {
+                    v for values in other.options.values() for v in values
+                }
+                told += (
+                    not exact
+                    or other.price > goal.price_upper
+                    or not set(goal.attributes) <= set(other.attributes)
+                )
     assert told > SMALL / 4
 
 
@@ -86,7 +96,9 @@ def test_the_vocabulary_is_told_apart_by_the_reward() -> None:
 def test_splits_share_no_goal_no_family_and_no_request() -> None:
     env = make(ID, products=SMALL)
     goals = shop.shop_for(env.checked).goals  # type: ignore[attr-defined]
-    found: dict[str, list[Goal]] = {split: [goals[task.seed] for task in env.tasks(split)] for split in SPLITS}
+    found: dict[str, list[Goal]] = {
+        split: [goals[task.seed] for task in env.tasks(split)] for split in SPLITS
+    }
     assert all(found.values())
     assert sum(len(part) for part in found.values()) == len(goals)
     for one, other in combinations(SPLITS, 2):
@@ -111,7 +123,9 @@ print(digest.hexdigest())
 def test_racing_processes_and_other_hash_seeds_make_the_same_shop(tmp_path: Path) -> None:
     def begin(name: str, seed: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / name), "PYTHONHASHSEED": seed}
-        return subprocess.Popen([sys.executable, "-c", MAKE], env=environment, text=True, stdout=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, "-c", MAKE], env=environment, text=True, stdout=subprocess.PIPE
+        )
 
     running = [begin("one", "1"), begin("one", "2"), begin("two", "3")]
     digests = [process.communicate()[0] for process in running]

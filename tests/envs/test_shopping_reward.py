@@ -17,15 +17,29 @@ from turnrl.envs.shopping.product import NO_LIMIT, Goal, Product, limits_above
 from turnrl.envs.shopping.reward import COLOURS, alike, colour, score
 
 SOCKS = Product(
-    asin="A1", title="Acme Wool Socks", description="Keeps you WARM.", bullets=("No itching", "Long lasting heel"),
-    attributes=("machine wash", "hand dry"), options={"color": ("dark blue", "red"), "size": ("large", "x-large")},
-    query="socks", department="fashion", product_category="Clothing › Men › Socks", price=20.0, price_tag="$20.0",
+    asin="A1",
+    title="Acme Wool Socks",
+    description="Keeps you WARM.",
+    bullets=("No itching", "Long lasting heel"),
+    attributes=("machine wash", "hand dry"),
+    options={"color": ("dark blue", "red"), "size": ("large", "x-large")},
+    query="socks",
+    department="fashion",
+    product_category="Clothing › Men › Socks",
+    price=20.0,
+    price_tag="$20.0",
     nouns=("acme", "wool", "socks"),
-)  # fmt: skip
+)
 GOAL = Goal(
-    asin="A1", instruction="", attributes=("machine wash", "warm"), options=("blue", "large"), price_upper=20.0,
-    query="socks", product_category="Clothing › Men › Socks", nouns=("acme", "wool", "socks"),
-)  # fmt: skip
+    asin="A1",
+    instruction="",
+    attributes=("machine wash", "warm"),
+    options=("blue", "large"),
+    price_upper=20.0,
+    query="socks",
+    product_category="Clothing › Men › Socks",
+    nouns=("acme", "wool", "socks"),
+)
 
 
 def total(chosen: dict[str, str], goal: Goal = GOAL, **product: Any) -> float:
@@ -41,12 +55,21 @@ TEN = tuple("abcdefghij")
     [
         # (2 attributes + 2 options + price) / 5 each time, so the reward is r_type.
         ({}, {}, 1.0),
-        # Query alone: one shared noun of three is 0.33 in any case, one of five is 0.2 and no match by itself.
+        # Query alone: one shared noun of three is 0.33 in any case, one of five is 0.2 and no match
+        # by itself.
         ({"product_category": "x", "nouns": ("a",)}, {"nouns": tuple("abcde")}, 1.0),
         # Two shared parts of the category, the order of which does not matter.
-        ({"query": "x", "product_category": "Men›Clothing", "nouns": ("a",)}, {"nouns": tuple("abcde")}, 1.0),
+        (
+            {"query": "x", "product_category": "Men›Clothing", "nouns": ("a",)},
+            {"nouns": tuple("abcde")},
+            1.0,
+        ),
         # One shared part and exactly a fifth of the nouns: no match.
-        ({"query": "x", "product_category": "Clothing › Toys", "nouns": ("a",)}, {"nouns": tuple("abcde")}, 0.5),
+        (
+            {"query": "x", "product_category": "Clothing › Toys", "nouns": ("a",)},
+            {"nouns": tuple("abcde")},
+            0.5,
+        ),
         # More than a fifth of the nouns is a match by itself.
         ({"query": "x", "product_category": "x", "nouns": ("a",)}, {"nouns": tuple("abcd")}, 1.0),
         # A tenth is not below a tenth.
@@ -61,10 +84,16 @@ TEN = tuple("abcdefghij")
         ({"query": "x", "product_category": "x"}, {"nouns": ()}, 0.5),
         ({"nouns": ("z",)}, {"nouns": ()}, 1.0),
         # Repeated nouns count in the denominator only: 1 of 5.
-        ({"query": "x", "product_category": "x", "nouns": ("a", "a")}, {"nouns": ("a", "a", "b", "c", "d")}, 0.5),
+        (
+            {"query": "x", "product_category": "x", "nouns": ("a", "a")},
+            {"nouns": ("a", "a", "b", "c", "d")},
+            0.5,
+        ),
     ],
 )
-def test_type_in_the_order_of_its_rules(product: dict[str, Any], goal: dict[str, Any], worth: float) -> None:
+def test_type_in_the_order_of_its_rules(
+    product: dict[str, Any], goal: dict[str, Any], worth: float
+) -> None:
     assert total(BOTH, replace(GOAL, **goal), **product) == pytest.approx(worth)
 
 
@@ -90,9 +119,17 @@ def test_an_attribute_counts_by_likeness_or_by_text(attribute: str, has: bool) -
 
 @pytest.mark.parametrize(
     ("value", "word"),
-    [("dark blue", "blue"), ("navy blue", "blue"), ("stainless steel", "steel"), ("titanium", "tan"),
-     ("colored", "red"), ("light ash", "ash"), ("x-large", "x-large"), ("", "")],
-)  # fmt: skip
+    [
+        ("dark blue", "blue"),
+        ("navy blue", "blue"),
+        ("stainless steel", "steel"),
+        ("titanium", "tan"),
+        ("colored", "red"),
+        ("light ash", "ash"),
+        ("x-large", "x-large"),
+        ("", ""),
+    ],
+)
 def test_the_first_colour_word_in_upstreams_order_wins(value: str, word: str) -> None:
     assert colour(value) == word
 
@@ -118,9 +155,17 @@ def test_there_are_upstreams_colours() -> None:
         (("é",), {"size": "é"}, 0),  # so nothing is left of this one
         ((), {"color": "red"}, 0),
         ({"color": "red", "size": "large"}, {"color": "red", "size": "large"}, 2),
-        ({"color": "dark blue"}, {"color": "dark blue"}, 1),  # compared as the text of the pair, which holds 'blue'
+        (
+            {"color": "dark blue"},
+            {"color": "dark blue"},
+            1,
+        ),  # compared as the text of the pair, which holds 'blue'
         ({"color": "dark blue"}, {"color": "navy blue"}, 1),
-        ({"color": "red"}, {"color": "bright red"}, 1),  # a pair with a colour word alone is that word
+        (
+            {"color": "red"},
+            {"color": "bright red"},
+            1,
+        ),  # a pair with a colour word alone is that word
         ({"size": "large"}, {"size": "small"}, 0),
     ],
 )
@@ -163,7 +208,7 @@ def test_likeness_takes_any_text_and_is_symmetric(one: str, other: str) -> None:
     assert colour(one) == one or colour(one) in COLOURS
 
 
-# -- the plan ----------------------------------------------------------------------------------------------------------
+# -- the plan --------------------------------------------------------------------------------------
 
 
 def test_the_plan_clicks_what_is_missing_and_prefers_the_exact_value() -> None:
@@ -176,10 +221,17 @@ def test_the_plan_clicks_what_is_missing_and_prefers_the_exact_value() -> None:
     assert plan.buy(SOCKS, {"color": "dark blue", "size": "large"}).clicks == ()
     assert plan.buy(SOCKS, {"color": "red", "size": "large"}).clicks == ("dark blue",)
     assert plan.pleases(SOCKS)
-    assert not plan.pleases(replace(SOCKS, asin="A2", options={"size": ("large",), "color": ("dark blue",)}))
+    assert not plan.pleases(
+        replace(SOCKS, asin="A2", options={"size": ("large",), "color": ("dark blue",)})
+    )
 
 
-@given(st.dictionaries(st.sampled_from(["color", "size"]), st.sampled_from(["dark blue", "red", "large", "x-large"])))
+@given(
+    st.dictionaries(
+        st.sampled_from(["color", "size"]),
+        st.sampled_from(["dark blue", "red", "large", "x-large"]),
+    )
+)
 def test_no_single_purchase_is_better_than_the_plan(chosen: dict[str, str]) -> None:
     best = Plan(GOAL).buy(SOCKS, chosen)
     now = {axis: value for axis, value in chosen.items() if value in SOCKS.options[axis]}

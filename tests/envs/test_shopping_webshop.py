@@ -1,4 +1,6 @@
-"""shopping/webshop-v0: WebShop's pages word by word on a shop written by hand, its actions, and the generated shop."""
+"""shopping/webshop-v0: WebShop's pages word by word on a shop written by hand, its actions, and the
+generated shop.
+"""
 
 from __future__ import annotations
 
@@ -55,19 +57,24 @@ def small(**options: Any) -> TextEnv:
     return make(ID, products=SMALL, extras=EVERYTHING, **options)
 
 
-# -- pages -----------------------------------------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------------
 
 
 def test_every_page_word_by_word(folder: Path) -> None:
     env = by_hand(folder, attributes=True)
-    wish = env.reset(options={"task": env.current})[0].removeprefix("WebShop [SEP] Instruction: [SEP] ")
+    wish = env.reset(options={"task": env.current})[0].removeprefix(
+        "WebShop [SEP] Instruction: [SEP] "
+    )
     wish = wish.removesuffix(" [SEP] Search")
     assert wish.startswith("i want warm socks in dark blue, and price lower than ")
     top = f"Instruction: [SEP] {wish} [SEP] Back to Search [SEP] "
-    results = f"{top}Page 1 (Total results: 1) [SEP] Next > [SEP] A1 [SEP] Acme wool socks [SEP] $9.5"
+    results = (
+        f"{top}Page 1 (Total results: 1) [SEP] Next > [SEP] A1 [SEP] Acme wool socks [SEP] $9.5"
+    )
     item = (
-        f"{top}< Prev [SEP] color [SEP] dark blue [SEP] red | white [SEP] size [SEP] large [SEP] Acme wool socks [SEP] "
-        "Price: $9.5 [SEP] Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Attributes [SEP] Buy Now"
+        f"{top}< Prev [SEP] color [SEP] dark blue [SEP] red | white [SEP] size [SEP] large [SEP]"
+        " Acme wool socks [SEP] Price: $9.5 [SEP] Rating: N.A. [SEP] Description [SEP] Features"
+        " [SEP] Reviews [SEP] Attributes [SEP] Buy Now"
     )
     steps = [
         ("search[Wool!]", results),
@@ -78,8 +85,13 @@ def test_every_page_word_by_word(folder: Path) -> None:
         ("click[< Prev]", item),
         ("click[reviews]", f"{top}< Prev [SEP] No reviews found"),
         ("click[< prev]", item),
-        ("click[attributes]", f"{top}< Prev [SEP] machine wash [SEP] long lasting [SEP] fashion [SEP] socks [SEP] "
-                              "Clothing › Men › Socks"),
+        (
+            "click[attributes]",
+            (
+                f"{top}< Prev [SEP] machine wash [SEP] long lasting [SEP] fashion [SEP] socks [SEP]"
+                " Clothing › Men › Socks"
+            ),
+        ),
         ("click[< prev]", item),
         ("click[dark blue]", item),
         ("click[< prev]", results),
@@ -91,20 +103,22 @@ def test_every_page_word_by_word(folder: Path) -> None:
         ("search[socks]", None),
         ("click[a1]", item),
         ("click[dark blue]", item),
-    ]  # fmt: skip
+    ]
     for action, page in steps:
         text, reward, terminated, _, info = env.step(action)
         assert (reward, terminated, info["valid_action"]) == (0.0, False, True), action
         assert page is None or text == page, action
     text, reward, terminated, truncated, info = env.step("click[Buy Now]")
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
-    assert text == (
-        "Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste it in your MTurk interface.) [SEP] "
-        'Purchased [SEP] asin [SEP] A1 [SEP] options [SEP] {"color": "dark blue"} [SEP] attrs [SEP] None [SEP] '
-        "category [SEP] None [SEP] query [SEP] None [SEP] product category [SEP] None [SEP] Target [SEP] asin [SEP] "
-        "options [SEP] attrs [SEP] price upper [SEP] instuction text [SEP] category [SEP] product category [SEP] "
-        "query [SEP] Goal [SEP] None [SEP] Reward [SEP] Your score (min 0.0, max 1.0) [SEP] 1.0 [SEP] Reward Details "
-        "[SEP] None"
+    assert (
+        text
+        == "Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste it in your"
+        ' MTurk interface.) [SEP] Purchased [SEP] asin [SEP] A1 [SEP] options [SEP] {"color":'
+        ' "dark blue"} [SEP] attrs [SEP] None [SEP] category [SEP] None [SEP] query [SEP] None'
+        " [SEP] product category [SEP] None [SEP] Target [SEP] asin [SEP] options [SEP] attrs"
+        " [SEP] price upper [SEP] instuction text [SEP] category [SEP] product category [SEP]"
+        " query [SEP] Goal [SEP] None [SEP] Reward [SEP] Your score (min 0.0, max 1.0) [SEP] 1.0"
+        " [SEP] Reward Details [SEP] None"
     )
 
 
@@ -138,11 +152,17 @@ def test_another_purchase_is_worth_what_its_parts_are(folder: Path) -> None:
     env.step("search[kettle]")
     env.step("click[a3]")
     _, reward, terminated, _, info = env.step("click[buy now]")
-    assert (reward, terminated, info["success"], info["score"], info["progress"]) == (0.0, True, False, 0.0, 0.0)
+    assert (reward, terminated, info["success"], info["score"], info["progress"]) == (
+        0.0,
+        True,
+        False,
+        0.0,
+        0.0,
+    )
     assert info["admissible_actions"] == []
 
 
-# -- actions ---------------------------------------------------------------------------------------------------------
+# -- actions ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,9 +198,19 @@ def test_values_without_brackets_can_be_clicked(value: str) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    ["click[search]", "click[a1]", "click[buy now]", "Search[socks]", "search[]", "search socks", "socks", "click[]",
-     "click[back to search]", "buy now"],
-)  # fmt: skip
+    [
+        "click[search]",
+        "click[a1]",
+        "click[buy now]",
+        "Search[socks]",
+        "search[]",
+        "search socks",
+        "socks",
+        "click[]",
+        "click[back to search]",
+        "buy now",
+    ],
+)
 def test_what_is_not_there_does_nothing(folder: Path, action: str) -> None:
     env = by_hand(folder)
     before = env.reset(options={"task": env.current})[0]
@@ -211,8 +241,12 @@ def test_words_that_upstream_runs_as_commands_are_dropped(folder: Path, word: st
 
 def test_odd_options_are_listed_only_if_they_can_be_clicked(tmp_path: Path) -> None:
     values = ["8 [oz]", "buy now", "x" * 600, "back\\slash", "a; b. then c", "large"]
-    odd = shop_files.product("A1", "Acme socks", customization_options={"Size": [{"value": v} for v in values]})
-    env = by_hand(shop_files.write(tmp_path, items_shuffle=[odd, *shop_files.PRODUCTS[1:3]]), "large socks")
+    odd = shop_files.product(
+        "A1", "Acme socks", customization_options={"Size": [{"value": v} for v in values]}
+    )
+    env = by_hand(
+        shop_files.write(tmp_path, items_shuffle=[odd, *shop_files.PRODUCTS[1:3]]), "large socks"
+    )
     env.step("search[acme]")
     listed = env.step("click[a1]")[4]["admissible_actions"]
     assert listed is not None
@@ -224,7 +258,13 @@ def test_odd_options_are_listed_only_if_they_can_be_clicked(tmp_path: Path) -> N
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.sampled_from(["search", "click", "[", "]", "socks", "a1", "< prev", "large", "<q>", "\\", " "])))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["search", "click", "[", "]", "socks", "a1", "< prev", "large", "<q>", "\\", " "]
+        )
+    )
+)
 def test_any_action_gets_an_answer(folder: Path, words: list[str]) -> None:
     env = by_hand(folder)
     for action in ("".join(words), "search[socks]", "".join(words), "click[a1]", "".join(words)):
@@ -234,10 +274,12 @@ def test_any_action_gets_an_answer(folder: Path, words: list[str]) -> None:
         assert 0 <= (info["progress"] or 0.0) < 1
 
 
-# -- progress and the expert -----------------------------------------------------------------------------------------
+# -- progress and the expert -----------------------------------------------------------------------
 
 
-def test_progress_is_the_best_purchase_within_reach_less_three_percent_a_click(folder: Path) -> None:
+def test_progress_is_the_best_purchase_within_reach_less_three_percent_a_click(
+    folder: Path,
+) -> None:
     env = by_hand(folder)
 
     def after(action: str) -> Any:
@@ -260,10 +302,15 @@ def test_progress_is_the_best_purchase_within_reach_less_three_percent_a_click(f
 
 def test_the_expert_recovers_from_anywhere(folder: Path) -> None:
     for detour in (
-        [], ["search[kettle]"], ["search[kettle]", "click[a3]"], ["search[socks]", "click[a2]"],
-        ["search[socks]", "click[next >]", "click[next >]"], ["search[socks]", "click[a1]", "click[reviews]"],
-        ["search[socks]", "click[a1]", "click[red | white]"], ["search[socks]", "click[a2]", "click[features]"],
-    ):  # fmt: skip
+        [],
+        ["search[kettle]"],
+        ["search[kettle]", "click[a3]"],
+        ["search[socks]", "click[a2]"],
+        ["search[socks]", "click[next >]", "click[next >]"],
+        ["search[socks]", "click[a1]", "click[reviews]"],
+        ["search[socks]", "click[a1]", "click[red | white]"],
+        ["search[socks]", "click[a2]", "click[features]"],
+    ):
         env = by_hand(folder)
         for action in detour:
             env.step(action)
@@ -280,10 +327,17 @@ def test_the_expert_recovers_from_anywhere(folder: Path) -> None:
 
 def test_the_expert_types_what_can_be_typed(tmp_path: Path) -> None:
     title = "Zebra [2 pack] <r> so\\cks\n" + "1234 " * 200 + "soft"
-    wish = {"instruction": "quiet", "instruction_attributes": ["1234 soft"], "instruction_options": []}
+    wish = {
+        "instruction": "quiet",
+        "instruction_attributes": ["1234 soft"],
+        "instruction_options": [],
+    }
     odd = shop_files.product("A1", title, query="[x]")
     env = by_hand(
-        shop_files.write(tmp_path, items_shuffle=[odd], items_human_ins={"A1": [wish] * 3}, nouns=None), "quiet"
+        shop_files.write(
+            tmp_path, items_shuffle=[odd], items_human_ins={"A1": [wish] * 3}, nouns=None
+        ),
+        "quiet",
     )
     rewards = []
     while (action := env.expert_action()) is not None:
@@ -292,7 +346,11 @@ def test_the_expert_types_what_can_be_typed(tmp_path: Path) -> None:
 
 
 def test_there_is_no_expert_for_what_cannot_be_bought(tmp_path: Path) -> None:
-    wish = {"instruction": "striped", "instruction_attributes": ["stripes"], "instruction_options": []}
+    wish = {
+        "instruction": "striped",
+        "instruction_attributes": ["stripes"],
+        "instruction_options": [],
+    }
     env = by_hand(shop_files.write(tmp_path, items_human_ins={"A1": [wish] * 3}), "striped")
     assert env.expert_action() is None
 
@@ -320,12 +378,14 @@ def test_a_code_is_said_as_the_page_shows_it() -> None:
     assert f"{code} [SEP]" in text
 
 
-# -- the contract ---------------------------------------------------------------------------------------------------
+# -- the contract ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("generated", [True, False])
 def test_it_passes_the_checker(folder: Path, generated: bool) -> None:
-    report = check_env(ID, params={"products": SMALL} if generated else {"data": str(folder), "goals": "synthetic"})
+    report = check_env(
+        ID, params={"products": SMALL} if generated else {"data": str(folder), "goals": "synthetic"}
+    )
     assert {result.status for result in report.results} == {"ok"}, str(report)
 
 
@@ -336,7 +396,7 @@ def test_the_search_that_is_listed_is_for_the_words_of_the_instruction(folder: P
     assert "Acme wool socks" in env.step(listed[0])[0]
 
 
-# -- what is refused -------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

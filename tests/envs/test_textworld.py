@@ -35,7 +35,9 @@ GAMES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def games(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def games(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A cache of games that is not the user's but outlives the run."""
     cache = getattr(request.config, "cache", None)
     home = cache.mkdir("textworld") if cache is not None else tmp_path_factory.mktemp("games")
@@ -63,7 +65,7 @@ def win(env: TextEnv) -> list[tuple[str, float, bool, dict[str, Any]]]:
     return turns
 
 
-# -- generation ------------------------------------------------------------------------------------------------------
+# -- generation ------------------------------------------------------------------------------------
 
 MAKE = """
 from turnrl.envs import make
@@ -74,12 +76,18 @@ env.prepare([env.task(11)], progress=False)
 
 def bytes_under(home: Path) -> dict[str, str]:
     files = [path for path in home.rglob("*") if path.is_file()]
-    return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 def test_same_bytes_from_racing_processes_and_other_hash_seeds(tmp_path: Path) -> None:
     def begin(home: str, hash_seed: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / home), "PYTHONHASHSEED": hash_seed}
+        environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / home),
+            "PYTHONHASHSEED": hash_seed,
+        }
         return subprocess.Popen([sys.executable, "-c", MAKE], env=environment)
 
     running = [begin("one", "1"), begin("one", "2")]
@@ -118,19 +126,23 @@ def test_shortcuts_change_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "slow.json").read_bytes() == quick.with_suffix(".json").read_bytes()
 
 
-def test_a_game_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_game_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     key = GameKey("quest", {"rooms": 1, "objects": 1, "quest_length": 1}, 3)
     (tmp_path / "not-there").mkdir()
     monkeypatch.setenv("INFORM_HOME", str(tmp_path / "not-there"))
-    with pytest.raises(Exception, match=r"cannot make the game quest\(.*\) with seed 3: .*ni") as caught:
+    with pytest.raises(
+        Exception, match=r"cannot make the game quest\(.*\) with seed 3: .*ni"
+    ) as caught:
         generate([key])
     assert "\n" not in str(caught.value)
     assert not key.path.exists()
     assert not list(home().glob("tmp-*"))
 
 
-# -- parameters and splits -------------------------------------------------------------------------------------------
+# -- parameters and splits -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,9 @@ def test_a_game_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest
         ("cooking", {"recipe": 1, "take": 2}, "must not exceed recipe=1"),
     ],
 )
-def test_bad_parameters_are_told_in_one_sentence(id: str, params: dict[str, Any], words: str) -> None:
+def test_bad_parameters_are_told_in_one_sentence(
+    id: str, params: dict[str, Any], words: str
+) -> None:
     with pytest.raises(UserError) as caught:
         make(f"textworld/{id}-v0", **params)
     assert words in str(caught.value)
@@ -192,7 +206,7 @@ def test_another_familys_task_is_refused() -> None:
         coin.step("look")
 
 
-# -- play ------------------------------------------------------------------------------------------------------------
+# -- play ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("id", GAMES)
@@ -241,7 +255,12 @@ def test_a_lost_game_is_over_without_success() -> None:
 
 def test_progress_falls_on_a_step_back() -> None:
     env, _ = started("textworld/coin-v0")
-    back = {"go north": "go south", "go south": "go north", "go east": "go west", "go west": "go east"}
+    back = {
+        "go north": "go south",
+        "go south": "go north",
+        "go east": "go west",
+        "go west": "go east",
+    }
     first = env.step(str(env.expert_action()))[4]
     action = str(env.expert_action())
     there = env.step(action)[4]
@@ -273,7 +292,10 @@ def test_possible_and_plan_are_those_of_textworld() -> None:
     state, _ = theirs.reset(), ours.start()
     rng = random.Random(0)
     for _ in range(30):
-        assert (ours.plan(), ours.possible()) == (list(state.policy_commands), state.admissible_commands)
+        assert (ours.plan(), ours.possible()) == (
+            list(state.policy_commands),
+            state.admissible_commands,
+        )
         command = rng.choice(ours.possible())
         state, _, done = theirs.step(command)
         reply = ours.send(command)
@@ -310,7 +332,9 @@ print(digest.hexdigest())
 
 def test_replay_is_the_same_in_every_process() -> None:
     def digest(hash_seed: str) -> str:
-        code = REPLAY.format(games={id: GAMES[id] for id in ("textworld/quest-v0", "textworld/simple-v0")})
+        code = REPLAY.format(
+            games={id: GAMES[id] for id in ("textworld/quest-v0", "textworld/simple-v0")}
+        )
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         return subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, check=True
@@ -319,22 +343,49 @@ def test_replay_is_the_same_in_every_process() -> None:
     assert digest("1") == digest("2")
 
 
-# -- hostile input ---------------------------------------------------------------------------------------------------
+# -- hostile input ---------------------------------------------------------------------------------
 
 REFUSED = (
-    "save", "SAVE", "restore", "restart", "quit", "q", "script", "transcript on", "verbose", "undo", "print_state",
-    "tw-print max_score", "tw-trace-actions", "tw-extra-infos score", "restrict commands", "me, save", "look. look",
-    "go north then look", "say [taking the coin - succeeded]", "say *** The End ***", "enable print state option", "",
-    "look\nlook", "x" * 5000,
-)  # fmt: skip
+    "save",
+    "SAVE",
+    "restore",
+    "restart",
+    "quit",
+    "q",
+    "script",
+    "transcript on",
+    "verbose",
+    "undo",
+    "print_state",
+    "tw-print max_score",
+    "tw-trace-actions",
+    "tw-extra-infos score",
+    "restrict commands",
+    "me, save",
+    "look. look",
+    "go north then look",
+    "say [taking the coin - succeeded]",
+    "say *** The End ***",
+    "enable print state option",
+    "",
+    "look\nlook",
+    "x" * 5000,
+)
 
 
-def test_meta_commands_never_reach_the_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meta_commands_never_reach_the_game(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     env, _ = started("textworld/coin-v0")
     for action in REFUSED:
         text, reward, terminated, _, info = env.step(action)
-        assert (reward, terminated, info["success"], info["valid_action"]) == (0.0, False, False, False), action
+        assert (reward, terminated, info["success"], info["valid_action"]) == (
+            0.0,
+            False,
+            False,
+            False,
+        ), action
         assert text.startswith("Invalid action: ")
         assert "\n" not in text
     assert win(env)[-1][3]["success"]
@@ -343,9 +394,20 @@ def test_meta_commands_never_reach_the_game(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("action", "valid"),
-    [("l", True), ("LOOK", True), ("i", True), ("goal", True), ("wait", True), ("fly", False), ("take moon", False),
-     ("go", False), ("go up", False), ("take", False), ("été", False)],
-)  # fmt: skip
+    [
+        ("l", True),
+        ("LOOK", True),
+        ("i", True),
+        ("goal", True),
+        ("wait", True),
+        ("fly", False),
+        ("take moon", False),
+        ("go", False),
+        ("go up", False),
+        ("take", False),
+        ("été", False),
+    ],
+)
 def test_valid_means_the_game_did_it(action: str, valid: bool) -> None:
     env, _ = started("textworld/coin-v0", extras=())
     info = env.step(action)[4]
@@ -358,7 +420,11 @@ def lent(games: Path) -> TextEnv:
     return started("textworld/simple-v0", extras=("progress",))[0]
 
 
-WORDS = st.lists(st.sampled_from(["take", "open", "put", "the", "key", "on", "tw", ",", ".", "\\", '"', "save", "say"]))
+WORDS = st.lists(
+    st.sampled_from(
+        ["take", "open", "put", "the", "key", "on", "tw", ",", ".", "\\", '"', "save", "say"]
+    )
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -385,7 +451,9 @@ def test_many_games_in_one_instance_leak_nothing() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("params", [{"recipe": 1, "take": 1}, {"recipe": 2, "take": 2, "go": 6, "cook": True}])
+@pytest.mark.parametrize(
+    "params", [{"recipe": 1, "take": 1}, {"recipe": 2, "take": 2, "go": 6, "cook": True}]
+)
 def test_a_walkthrough_leads_where_textworld_has_no_plan(params: dict[str, Any]) -> None:
     """A limited inventory is beyond TextWorld's planner; the game brings a way that wins."""
     env = make("textworld/cooking-v0", drop=True, extras=("progress",), **params)

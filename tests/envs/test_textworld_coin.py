@@ -1,4 +1,6 @@
-"""Coin routes: computed without making games, and split so that no held-out route occurs in training."""
+"""Coin routes: computed without making games, and split so that no held-out route occurs in
+training.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from turnrl.plugins import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
-from turnrl.envs.textworld.coin import BACK, COMPASS, count_routes, images, route_of, shape_of, split_of_route
+from turnrl.envs.textworld.coin import (
+    BACK,
+    COMPASS,
+    count_routes,
+    images,
+    route_of,
+    shape_of,
+    split_of_route,
+)
 from turnrl.envs.textworld.env import route
 
 
@@ -86,7 +96,9 @@ def test_a_level_without_held_out_routes_says_so() -> None:
 
 
 @pytest.mark.parametrize(("level", "shapes"), [(5, 11), (6, 16), (9, 16), (120, 16)])
-def test_a_round_of_training_tasks_shows_as_many_shapes_as_there_are(level: int, shapes: int) -> None:
+def test_a_round_of_training_tasks_shows_as_many_shapes_as_there_are(
+    level: int, shapes: int
+) -> None:
     tasks = make("textworld/coin-v0", level=level).tasks("train")
     for first in (0, 32):
         assert len({shape_of(route(task)) for task in tasks[first : first + 16]}) == shapes
@@ -94,7 +106,9 @@ def test_a_round_of_training_tasks_shows_as_many_shapes_as_there_are(level: int,
 
 @pytest.mark.parametrize("level", range(1, 5))
 def test_short_routes_leave_some_for_training(level: int) -> None:
-    assert split_of_route(route(make("textworld/coin-v0", level=level).tasks("train")[0])) == "train"
+    assert (
+        split_of_route(route(make("textworld/coin-v0", level=level).tasks("train")[0])) == "train"
+    )
 
 
 def test_only_coin_tasks_have_routes() -> None:

@@ -1,4 +1,6 @@
-"""The logic and the interpreter of TextWorld games, shared and cached, against TextWorld's own wrappers."""
+"""The logic and the interpreter of TextWorld games, shared and cached, against TextWorld's own
+wrappers.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,23 @@ GAMES: dict[str, dict[str, Any]] = {
     "cooking": {"recipe": 2, "take": 1, "go": 6, "cook": True, "cut": True, "open": True},
     "cooking-drop": {"recipe": 1, "take": 1, "cook": True, "drop": True},
 }
-NONSENSE = ("dance", "look", "wait", "go north", "examine zebra", "take all", "drop all", "open door")
+NONSENSE = (
+    "dance",
+    "look",
+    "wait",
+    "go north",
+    "examine zebra",
+    "take all",
+    "drop all",
+    "open door",
+)
 Turn = tuple[list[str], list[str], Reply | None]
 
 
 @pytest.fixture(scope="module")
-def games(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def games(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """One game of each kind, in a cache of games that is not the user's but outlives the run."""
     cache = getattr(request.config, "cache", None)
     home = cache.mkdir("textworld") if cache is not None else tmp_path_factory.mktemp("games")
@@ -75,13 +88,16 @@ def episode(world: World, seed: int, turns: int = 25) -> list[Turn]:
 
 @pytest.mark.parametrize("family", GAMES)
 def test_every_step_is_that_of_textworld(games: dict[str, Path], family: str, fresh: None) -> None:
-    infos = textworld.EnvInfos(admissible_commands=True, policy_commands=True, won=True, lost=True, score=True)
+    infos = textworld.EnvInfos(
+        admissible_commands=True, policy_commands=True, won=True, lost=True, score=True
+    )
     theirs, ours = textworld.start(str(games[family]), infos), World(games[family])
     no_plans = World(games[family])
     ends = set()
     for number in range(4):
         rng = random.Random(number)
-        # At last a won episode: where the inventory is limited TextWorld has no plan, but its maker's walkthrough.
+        # At last a won episode: where the inventory is limited TextWorld has no plan, but its
+        # maker's walkthrough.
         solution = list(ours._logic.game.walkthrough) if number == 3 else []
         state = theirs.reset()
         assert ours.start() == no_plans.start() == tidy(state.feedback)
@@ -106,10 +122,13 @@ def test_every_step_is_that_of_textworld(games: dict[str, Path], family: str, fr
 
 
 @pytest.mark.parametrize("family", ["quest", "cooking"])
-def test_what_was_played_before_changes_nothing(games: dict[str, Path], family: str, fresh: None) -> None:
+def test_what_was_played_before_changes_nothing(
+    games: dict[str, Path], family: str, fresh: None
+) -> None:
     first = World(games[family])
     alone = [episode(first, seed) for seed in range(4)]
-    # Now everything is cached: the same instance again, another one, and one that has played another game.
+    # Now everything is cached: the same instance again, another one, and one that has played
+    # another game.
     second, third = World(games[family]), World(games["coin"])
     episode(third, 0)
     third.load(games[family])

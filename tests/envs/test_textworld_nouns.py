@@ -1,4 +1,6 @@
-"""Renamings of nouns: TextWorld's own words, exchanged within their kind, without a trace in what the world is told."""
+"""Renamings of nouns: TextWorld's own words, exchanged within their kind, without a trace in what
+the world is told.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def test_they_are_the_nouns_of_the_house_theme() -> None:
     spec = find_spec("textworld")
     assert spec is not None
     assert spec.origin is not None
-    grammar = (Path(spec.origin).parent / "generator/data/text_grammars/house_obj.twg").read_text("utf-8")
+    grammar = (Path(spec.origin).parent / "generator/data/text_grammars/house_obj.twg").read_text(
+        "utf-8"
+    )
     rules = "fruit|candy|colour|shape|smell|brandname|number"
     found = re.findall(rf"^(?:\w*\(\w\)_noun\w*|{rules}):(.*)$", grammar, re.MULTILINE)
     words = {word.lower() for line in found for word in re.findall(r"\w+", line)}

@@ -31,7 +31,9 @@ _LOOP = bytes([0x8C, 0xFF, 0xFF])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def paths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+def paths(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Path]]:
     """Cooking games in a cache that is not the user's but outlives the run."""
     cache = getattr(request.config, "cache", None)
     home = cache.mkdir("textworld") if cache is not None else tmp_path_factory.mktemp("games")
@@ -65,8 +67,12 @@ def test_a_used_interpreter_says_what_a_new_one_says(paths: list[Path]) -> None:
         new.close()
 
 
-def test_every_start_sets_the_interpreter_up_anew(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jericho.FrotzEnv, "set_state", lambda *_: pytest.fail("memory put into a used interpreter"))
+def test_every_start_sets_the_interpreter_up_anew(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        jericho.FrotzEnv, "set_state", lambda *_: pytest.fail("memory put into a used interpreter")
+    )
     world = World(paths[0])
     for seed in range(3):
         episode(world, seed, turns=3)
@@ -79,13 +85,17 @@ def test_every_start_sets_the_interpreter_up_anew(paths: list[Path], monkeypatch
 
 
 def test_cooking_games_played_again_and_again_all_end() -> None:
-    """Two threads and instances used again: how games came to hang when memory was put back into interpreters."""
+    """Two threads and instances used again: how games came to hang when memory was put back into
+    interpreters.
+    """
     tasks = make(ID, **PARAMS).tasks("test")[:TASKS]
     jobs = [Job(tasks[number % TASKS], f"again:{number}", number) for number in range(60)]
 
     async def play() -> list[str]:
         async with EnvPool(backend="thread", workers=2, slots=4) as pool:
-            episodes, _ = await play_many(RandomAgent(), jobs, pool, max_turns=20, concurrency=4, retries=0)
+            episodes, _ = await play_many(
+                RandomAgent(), jobs, pool, max_turns=20, concurrency=4, retries=0
+            )
         return [episode.stop.value for episode in episodes if episode is not None]
 
     stops = asyncio.run(play())
@@ -129,11 +139,24 @@ def damaged(path: Path, folder: Path, damage: Callable[[bytes], bytes]) -> Path:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda held: held[: len(held) // 2], lambda held: b"", lambda held: held[:63], lambda held: held[:64],
-        lambda held: b"\xff" + held[1:], lambda held: b"Glul" + held[4:], lambda held: held[:-4096],
+        lambda held: held[: len(held) // 2],
+        lambda held: b"",
+        lambda held: held[:63],
+        lambda held: held[:64],
+        lambda held: b"\xff" + held[1:],
+        lambda held: b"Glul" + held[4:],
+        lambda held: held[:-4096],
     ],
-    ids=["half", "empty", "no header", "only a header", "another version", "another kind", "almost whole"],
-)  # fmt: skip
+    ids=[
+        "half",
+        "empty",
+        "no header",
+        "only a header",
+        "another version",
+        "another kind",
+        "almost whole",
+    ],
+)
 def test_a_damaged_game_is_one_sentence_with_its_name(
     paths: list[Path], tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -147,7 +170,9 @@ def test_a_damaged_game_is_one_sentence_with_its_name(
 
 
 @pytest.mark.parametrize("suffix", [".z8", ".json", ".z8.sha256"])
-def test_a_damaged_game_of_the_cache_is_made_anew(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_game_of_the_cache_is_made_anew(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     env = make(ID, **PARAMS)
     task = env.tasks("test")[0]

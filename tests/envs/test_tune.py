@@ -18,7 +18,9 @@ from turnrl.envs.textworld.params import check
 
 
 @pytest.mark.timeout(900)
-def test_a_tuned_interpreter_plays_other_games_alike(tmp_path: Path, program: Callable[[str], str]) -> None:
+def test_a_tuned_interpreter_plays_other_games_alike(
+    tmp_path: Path, program: Callable[[str], str]
+) -> None:
     program("gcc")
     before = (tune.installed() / tune.LIBRARY).read_bytes()
     library = tune.build(tmp_path)
@@ -45,7 +47,9 @@ def test_another_compiler_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tune.build(tmp_path)
 
 
-def test_an_interpreter_that_answers_otherwise_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_that_answers_otherwise_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = iter(["installed", "profiled", "tuned"])
     monkeypatch.setattr(tune, "play", lambda package, games: next(answers))
     monkeypatch.setattr(tune, "fetch", lambda folder: folder)
@@ -57,6 +61,9 @@ def test_an_interpreter_that_answers_otherwise_is_not_taken(tmp_path: Path, monk
 def test_asking_for_help_rebuilds_nothing() -> None:
     before = (tune.installed() / tune.LIBRARY).stat().st_mtime_ns
     command = [sys.executable, "-m", "turnrl.envs.textworld.tune"]
-    assert "Rebuild the interpreter" in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
+    assert (
+        "Rebuild the interpreter"
+        in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
+    )
     assert subprocess.run([*command, "--hlep"], capture_output=True).returncode == 2
     assert (tune.installed() / tune.LIBRARY).stat().st_mtime_ns == before

@@ -16,7 +16,9 @@ class Echo(gymnasium.Env[str, str]):
 
     observation_space = action_space = UnicodeText()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self.secret, self.said = str(seed), 0
         return "Say it.", {}
@@ -27,11 +29,16 @@ class Echo(gymnasium.Env[str, str]):
         return f"You said {action}.", float(right), right, self.said == 5, {"right": right}
 
 
-turnrl.register("wrap/echo-v0", wrap(Echo, success=lambda reward, info: info["right"], instructions="Say the seed."))
+turnrl.register(
+    "wrap/echo-v0",
+    wrap(Echo, success=lambda reward, info: info["right"], instructions="Say the seed."),
+)
 turnrl.register(
     "wrap/lake-v0",
     wrap(
-        lambda: gymnasium.make("FrozenLake-v1", is_slippery=False, render_mode="ansi", max_episode_steps=-1),
+        lambda: gymnasium.make(
+            "FrozenLake-v1", is_slippery=False, render_mode="ansi", max_episode_steps=-1
+        ),
         text=lambda env, observation: env.render(),
         actions={"left": 0, "down": 1, "right": 2, "up": 3},
         success=lambda reward, info: reward == 1,
@@ -40,7 +47,11 @@ turnrl.register(
 )
 turnrl.register(
     "wrap/numbers-v0",
-    wrap(lambda: gymnasium.make("FrozenLake-v1"), actions={"left": 0}, success=lambda reward, info: False),
+    wrap(
+        lambda: gymnasium.make("FrozenLake-v1"),
+        actions={"left": 0},
+        success=lambda reward, info: False,
+    ),
 )
 
 
@@ -51,7 +62,13 @@ def test_texts_are_passed_on_and_the_verdict_is_the_worlds() -> None:
     assert (text, info["admissible_actions"]) == ("Say it.", None)
     assert env.step("8")[:4] == ("You said 8.", 0.0, False, False)
     text, reward, terminated, truncated, info = env.step("7")
-    assert (text, reward, terminated, truncated, info["success"]) == ("You said 7.", 1.0, True, False, True)
+    assert (text, reward, terminated, truncated, info["success"]) == (
+        "You said 7.",
+        1.0,
+        True,
+        False,
+        True,
+    )
 
 
 def test_a_limit_of_the_inner_environment_loses() -> None:
@@ -86,5 +103,7 @@ def test_falling_in_is_an_end_without_success() -> None:
 
 
 def test_an_observation_that_is_no_text_is_told() -> None:
-    with pytest.raises(UserError, match=r"the observation is no text but int: give wrap\(text=...\)"):
+    with pytest.raises(
+        UserError, match=r"the observation is no text but int: give wrap\(text=...\)"
+    ):
         turnrl.make("wrap/numbers-v0").reset(seed=0)

@@ -1,4 +1,6 @@
-"""Small worlds for the tests; importable in worker processes through ``imports=[path of this file]``."""
+"""Small worlds for the tests; importable in worker processes through ``imports=[path of this
+file]``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,27 @@ import time
 
 from turnrl.envs import Outcome, Split, Task, TextEnv, register
 
-WALLS = ("grey", "red", "blue", "green", "white", "black", "pink", "brown", "gold", "teal", "plum", "lime")
+WALLS = (
+    "grey",
+    "red",
+    "blue",
+    "green",
+    "white",
+    "black",
+    "pink",
+    "brown",
+    "gold",
+    "teal",
+    "plum",
+    "lime",
+)
 SEEDS: dict[str, range] = {"train": range(6), "valid": range(6, 9), "test": range(9, 12)}
 
 
 class CorridorEnv(TextEnv):
-    """A corridor of ``length`` cells; a coin lies in the last one. The seed decides what the walls look like."""
+    """A corridor of ``length`` cells; a coin lies in the last one. The seed decides what the walls
+    look like.
+    """
 
     instructions = "Reach the end of the corridor and take the coin: go east, go west, take coin."
     length = 3
@@ -44,11 +61,16 @@ class CorridorEnv(TextEnv):
 
     def _look(self, text: str, reward: float = 0.0, valid: bool = True) -> Outcome:
         return Outcome(
-            f"{text} Cell {self.cell}, {self.walls} walls.", reward=reward, ended=self.taken, success=self.taken,
-            valid=valid, admissible=self._admissible(), score=float(self.taken),
+            f"{text} Cell {self.cell}, {self.walls} walls.",
+            reward=reward,
+            ended=self.taken,
+            success=self.taken,
+            valid=valid,
+            admissible=self._admissible(),
+            score=float(self.taken),
             progress=1.0 if self.taken else self.cell / (self.goal + 1),
             milestones=["end"] if self.cell == self.goal else [],
-        )  # fmt: skip
+        )
 
 
 class FaultyEnv(CorridorEnv):
@@ -68,7 +90,9 @@ class FaultyEnv(CorridorEnv):
         if action == "file":
             with open("left-behind", "w") as file:
                 file.write("x")
-        return Outcome(f"{os.getpid()} {os.getcwd()}" if action == "pid" else super()._act(action).observation)
+        return Outcome(
+            f"{os.getpid()} {os.getcwd()}" if action == "pid" else super()._act(action).observation
+        )
 
 
 class BusyEnv(CorridorEnv):
@@ -89,5 +113,10 @@ class OutsideEnv(CorridorEnv):
     in_process = False
 
 
-for name, cls in {"corridor": CorridorEnv, "faulty": FaultyEnv, "busy": BusyEnv, "outside": OutsideEnv}.items():
+for name, cls in {
+    "corridor": CorridorEnv,
+    "faulty": FaultyEnv,
+    "busy": BusyEnv,
+    "outside": OutsideEnv,
+}.items():
     register(f"toy/{name}-v0", cls)

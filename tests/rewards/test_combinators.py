@@ -33,7 +33,9 @@ class Given(TurnReward):
     asked: ClassVar[list[tuple[str, LanguageAgent | None]]] = []
     _calls: int = PrivateAttr(0)
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         self.asked.append((self.key, scorer))
         self._calls += 1
         return [[turn.rewards[self.key] for turn in episode.turns] for episode in group]
@@ -49,7 +51,9 @@ def of(key: str = "q", **fields: Any) -> dict[str, Any]:
     return {"name": f"{__name__}:Given", "key": key} | fields
 
 
-def level(key: str, threshold: float | None = None, weight: float = 1.0, **fields: Any) -> dict[str, Any]:
+def level(
+    key: str, threshold: float | None = None, weight: float = 1.0, **fields: Any
+) -> dict[str, Any]:
     return {"of": of(key), "threshold": threshold, "weight": weight} | fields
 
 
@@ -79,7 +83,7 @@ def approx(rows: list[list[float]]) -> list[Any]:
     return [pytest.approx(row, nan_ok=True) for row in rows]
 
 
-# -- gate ----------------------------------------------------------------------------------------------------------
+# -- gate ------------------------------------------------------------------------------------------
 
 SHOP = [level("f", 1.0, 0.0), level("c", 1.0), level("p", 0.5, 0.5), level("e", weight=0.2)]
 """R = g_f * [r_c + 1[r_c >= 1] * (0.5 * r_p + 1[r_p >= 0.5] * 0.2 * r_e)]"""
@@ -110,7 +114,9 @@ def test_gate_in_numbers(numbers: tuple[float, ...], expected: float) -> None:
 
 def test_gate_pays_shares_between_the_bounds() -> None:
     levels = [level("c", 3.0, low=1.0, high=3.0, weight=2.0), level("e")]
-    values = [paid(levels, c=c, e=e) for c, e in ((0, 1), (1, 1), (2, 1), (3, 0.25), (7, -5), (7, 5))]
+    values = [
+        paid(levels, c=c, e=e) for c, e in ((0, 1), (1, 1), (2, 1), (3, 0.25), (7, -5), (7, 5))
+    ]
     assert values == pytest.approx([0, 0, 1, 2.25, 2, 3])
 
 
@@ -137,7 +143,10 @@ def test_gate_over_penalties_and_costs() -> None:
 
 def test_gate_as_a_tree() -> None:
     """What a level holds is gated by it side by side; the next level does not depend on it."""
-    branches = [level("style", 0.5, 0.1, levels=[level("wit", weight=0.01)]), level("tone", weight=0.001)]
+    branches = [
+        level("style", 0.5, 0.1, levels=[level("wit", weight=0.01)]),
+        level("tone", weight=0.001),
+    ]
     levels = [level("c", 1.0, levels=branches), level("e", weight=10.0)]
     best = {"c": 1.0, "style": 1.0, "wit": 1.0, "tone": 1.0, "e": 1.0}
     assert paid(levels, **best) == pytest.approx(11.111)
@@ -167,7 +176,10 @@ def test_gate_asks_only_where_a_level_is_open() -> None:
     Given.asked.clear()
     agent = object()
     closed, open_ = turn(f=0, c=1, p=0, e=1), turn(f=1, c=1, p=0, e=1)
-    assert rewards(build("gate", levels=SHOP), episode(closed), episode(open_), scorer=agent) == [[0], [1]]
+    assert rewards(build("gate", levels=SHOP), episode(closed), episode(open_), scorer=agent) == [
+        [0],
+        [1],
+    ]
     assert Given.asked == [("f", agent), ("c", agent), ("p", agent)]
 
 
@@ -181,7 +193,10 @@ def test_gate_mistakes_are_one_sentence() -> None:
         ([level("c", levels=[level("e")])], "needs a threshold"),
         ([level("c", low=1.0)], "low must be smaller than high"),
         ([level("c", weight=-1.0)], r"levels\.0\.weight.*greater than or equal to 0"),
-        ([level("c", 1.0, levels=[{"of": of(), "wieght": 1}])], r"unknown key 'levels\.0\.levels\.0\.wieght'"),
+        (
+            [level("c", 1.0, levels=[{"of": of(), "wieght": 1}])],
+            r"unknown key 'levels\.0\.levels\.0\.wieght'",
+        ),
         ([level("c", 1.0), {"of": {"name": "outcom"}}], "did you mean 'outcome'"),
         ([], "levels"),
     ):
@@ -194,11 +209,18 @@ number = st.floats(-2, 3)
 share = st.floats(0, 1)
 
 
-@given(wrong=st.floats(-2, 1 - 1e-6), style=st.tuples(number, number), right=st.tuples(number, number), shop=st.data())
+@given(
+    wrong=st.floats(-2, 1 - 1e-6),
+    style=st.tuples(number, number),
+    right=st.tuples(number, number),
+    shop=st.data(),
+)
 def test_no_style_makes_up_for_a_wrong_outcome(
     wrong: float, style: tuple[float, float], right: tuple[float, float], shop: st.DataObject
 ) -> None:
-    """Both well formed: the wrong episode is paid less, whatever its style and whatever the other's lacks."""
+    """Both well formed: the wrong episode is paid less, whatever its style and whatever the other's
+    lacks.
+    """
     weights, taus = shop.draw(st.tuples(share, share)), shop.draw(share)
     tree = shop.draw(st.booleans())
     deep = [level("p", taus, weights[0]), level("e", taus, weights[1])]
@@ -211,7 +233,11 @@ def test_no_style_makes_up_for_a_wrong_outcome(
 any_number = st.one_of(number, st.sampled_from([NAN, math.inf, -math.inf]))
 
 
-@given(c=st.floats(-2, 0.99), first=st.tuples(any_number, any_number), second=st.tuples(any_number, any_number))
+@given(
+    c=st.floats(-2, 0.99),
+    first=st.tuples(any_number, any_number),
+    second=st.tuples(any_number, any_number),
+)
 def test_a_closed_gate_hides_all_that_comes_after(
     c: float, first: tuple[float, float], second: tuple[float, float]
 ) -> None:
@@ -220,28 +246,34 @@ def test_a_closed_gate_hides_all_that_comes_after(
     assert paid(SHOP, f=0.99, c=first[0], p=first[1], e=c) == 0
 
 
-# -- discount ------------------------------------------------------------------------------------------------------
+# -- discount --------------------------------------------------------------------------------------
 
 
 def test_discount_in_numbers() -> None:
     won = episode(turn(), turn(), turn(), stop=StopReason.WON, success=True)
     lost = episode(turn(), turn(), stop=StopReason.TURN_LIMIT)
-    assert rewards(build("discount", gamma=0.9), won, lost, episode()) == approx([[0.81, 0.9, 1], [0, 0], []])
+    assert rewards(build("discount", gamma=0.9), won, lost, episode()) == approx(
+        [[0.81, 0.9, 1], [0, 0], []]
+    )
     assert rewards(build("discount"), won) == approx([[0.990025, 0.995, 1]])
 
 
 def test_discount_spreads_the_whole_inner_reward() -> None:
     reward = build("discount", of=of(weight=9.0), gamma=0.5)
-    assert rewards(reward, path(1, 2, 1), path(-2), path(1, NAN)) == approx([[1, 2, 4], [-2], [NAN, NAN]])
+    assert rewards(reward, path(1, 2, 1), path(-2), path(1, NAN)) == approx(
+        [[1, 2, 4], [-2], [NAN, NAN]]
+    )
 
 
-# -- clip and delta ------------------------------------------------------------------------------------------------
+# -- clip and delta --------------------------------------------------------------------------------
 
 
 def test_clip_and_delta_in_numbers() -> None:
     q = path(0.9, 0.5, 0.7)
     assert rewards(build("clip", of=of()), q, episode()) == approx([[0, -0.1, 0], []])
-    assert rewards(build("delta", of=of()), q, path(0.3), episode()) == approx([[0.4, -0.2, 0.7], [0.3], []])
+    assert rewards(build("delta", of=of()), q, path(0.3), episode()) == approx(
+        [[0.4, -0.2, 0.7], [0.3], []]
+    )
     both = build("delta", of={"name": "clip", "of": of()})
     assert rewards(both, q) == approx([[0.1, -0.1, 0]])
     assert build("clip", of=of()).weight == build("delta", of=of()).weight == 0.02
@@ -285,10 +317,12 @@ def test_repeating_good_turns_pays_nothing(config: dict[str, Any]) -> None:
 @given(scores, st.floats(-1, 1))
 def test_clip_never_pays(values: list[float], eta: float) -> None:
     [row] = rewards(Clip(of=of(), eta=eta), path(*values))
-    assert all((value == 0) == (q >= eta) and value <= 0 for value, q in zip(row, values, strict=True))
+    assert all(
+        (value == 0) == (q >= eta) and value <= 0 for value, q in zip(row, values, strict=True)
+    )
 
 
-# -- all of them ---------------------------------------------------------------------------------------------------
+# -- all of them -----------------------------------------------------------------------------------
 
 WRAPPERS: dict[str, dict[str, Any]] = {
     "gate": {"levels": [level("q", 1.0), level("r")]},
@@ -303,7 +337,12 @@ WRAPPERS: dict[str, dict[str, Any]] = {
 def test_needs_and_memory_are_the_inner_ones(name: str) -> None:
     reward, other = build(name, **WRAPPERS[name]), build(name, **WRAPPERS[name])
     assert reward.needs() == {"scorer"}
-    rows = rewards(reward, episode(*(turn(q=1.0, r=0.0) for _ in range(3))), episode(), episode(turn(q=0.0, r=0.0)))
+    rows = rewards(
+        reward,
+        episode(*(turn(q=1.0, r=0.0) for _ in range(3))),
+        episode(),
+        episode(turn(q=0.0, r=0.0)),
+    )
     assert [len(row) for row in rows] == [3, 0, 1]
     assert rewards(reward) == []
     assert reward.state_dict() != other.state_dict()
@@ -328,7 +367,11 @@ def test_an_inner_reward_must_be_named(name: str) -> None:
 
 
 def test_inner_mistakes_are_told_as_they_are() -> None:
-    with pytest.raises(UserError, match="no rewards plug-in is called 'outcom'; did you mean 'outcome'"):
+    with pytest.raises(
+        UserError, match="no rewards plug-in is called 'outcom'; did you mean 'outcome'"
+    ):
         build("discount", of={"name": "outcom"})
-    with pytest.raises(UserError, match="rewards 'outcome': unknown key 'failre'; did you mean 'failure'"):
+    with pytest.raises(
+        UserError, match="rewards 'outcome': unknown key 'failre'; did you mean 'failure'"
+    ):
         build("winrate", by={"name": "outcome", "failre": 1})

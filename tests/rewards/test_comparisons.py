@@ -26,7 +26,9 @@ class Told(TurnReward):
     name: Literal["told"] = "told"
     steps: ClassVar[list[int]] = []
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [[float(turn.observation) for turn in episode.turns] for episode in group]
 
     def needs(self) -> frozenset[str]:
@@ -42,7 +44,7 @@ class Told(TurnReward):
 TOLD = {"name": f"{__name__}:Told"}
 
 
-# -- pairwise ----------------------------------------------------------------------------------------------------
+# -- pairwise --------------------------------------------------------------------------------------
 
 
 def pairwise(**fields: Any) -> TurnReward:
@@ -65,12 +67,17 @@ def names(letter: Callable[[float, float], str]) -> Callable[[dict[str, Any]], R
 
 def numbered(*values: float) -> list[Episode]:
     return [
-        episode(turn("x"), turn("y", str(value))) if value < 0 else episode(turn("y", str(value))) for value in values
+        episode(turn("x"), turn("y", str(value))) if value < 0 else episode(turn("y", str(value)))
+        for value in values
     ]
 
 
 def test_wins_must_be_in_every_order() -> None:
-    assert [verdict_of(wins) for wins in ([True, True], [True, False], [False, False])] == [1, -1, -1]
+    assert [verdict_of(wins) for wins in ([True, True], [True, False], [False, False])] == [
+        1,
+        -1,
+        -1,
+    ]
     assert math.isnan(verdict_of([False, None]))
 
 
@@ -83,13 +90,19 @@ def test_better_than_the_reference(by_judge: bool) -> None:
         paid = [row[-1] for row in pay(reward, *made)]
         assert paid == [row[-1] for row in pay(reward, *made)]
     reference = reference_of(Group(TASK, made), 5)
-    assert paid == [0 if i == reference else 1 if v > values[reference] else -1 for i, v in enumerate(values)]
+    assert paid == [
+        0 if i == reference else 1 if v > values[reference] else -1 for i, v in enumerate(values)
+    ]
 
 
 def test_a_judge_that_prefers_a_position_never_pays() -> None:
     for place in "AB":
         with serving(lambda body, place=place: says(f"**{place}**")) as server:
-            assert sorted(row[-1] for row in pay(comparing(server), *numbered(1, 2, 3))) == [-1, -1, 0]
+            assert sorted(row[-1] for row in pay(comparing(server), *numbered(1, 2, 3))) == [
+                -1,
+                -1,
+                0,
+            ]
         assert len(server.requests) == 4
 
 
@@ -151,12 +164,14 @@ def test_the_reference_depends_on_task_and_content_alone() -> None:
 
 def test_exactly_one_comparator() -> None:
     for fields in ({}, {"by": TOLD, "endpoint": {"url": "http://a", "model": "m"}}):
-        with pytest.raises(UserError, match=r"rewards 'pairwise': it needs exactly one of by .* and endpoint"):
+        with pytest.raises(
+            UserError, match=r"rewards 'pairwise': it needs exactly one of by .* and endpoint"
+        ):
             pairwise(**fields)
     assert pairwise(by=TOLD).needs() == {"progress"}
 
 
-# -- process_composite -------------------------------------------------------------------------------------------
+# -- process_composite -----------------------------------------------------------------------------
 
 
 def composite(**fields: Any) -> TurnReward:
@@ -193,17 +208,26 @@ def test_rules_alone_are_summed_per_turn() -> None:
 
 
 def test_the_judge_is_asked_where_every_rule_pays_enough() -> None:
-    rule = [{"of": TOLD, "least": 2}, {"of": {"name": "format"}, "least": 0}, {"of": {"name": "step_cost"}}]
+    rule = [
+        {"of": TOLD, "least": 2},
+        {"of": {"name": "format"}, "least": 0},
+        {"of": {"name": "step_cost"}},
+    ]
     with serving(lambda body: verdict(5)) as server:
         fields = {"rubric": "x", "endpoint": {"url": server.url, "model": "m"}}
         reward = composite(rule=rule, judge=fields, judge_weight=4)
-        paid = pay(reward, episode(turn("a", "2"), turn("b", "1"), turn("c", "3", invalid_reason="unparsable")))
+        paid = pay(
+            reward,
+            episode(turn("a", "2"), turn("b", "1"), turn("c", "3", invalid_reason="unparsable")),
+        )
     assert paid == [[2 - 1 + 2, 1 - 1, 3 - 1 - 1]]
     assert len(server.requests) == 1
 
 
 def test_a_part_that_was_not_measured_is_not_a_number() -> None:
-    assert same(pay(composite(rule=[{"of": TOLD}]), episode(turn("a", "nan"), turn("b", "1"))), [[NAN, 1]])
+    assert same(
+        pay(composite(rule=[{"of": TOLD}]), episode(turn("a", "nan"), turn("b", "1"))), [[NAN, 1]]
+    )
     with serving(lambda body: says("Hm.")) as server:
         reward = composite(judge={"rubric": "x", "endpoint": {"url": server.url, "model": "m"}})
         with pytest.warns(UserWarning, match="unparsable"):

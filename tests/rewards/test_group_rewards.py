@@ -1,4 +1,6 @@
-"""Rewards from comparisons: within the group (length_penalty, winrate) and within the episode (marginal_gain)."""
+"""Rewards from comparisons: within the group (length_penalty, winrate) and within the episode
+(marginal_gain).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ NAN = math.nan
 
 
 def turn(tokens: int = 1, **fields: Any) -> Turn:
-    return Turn(prompt_ids=[1], extends=False, response_ids=[2] * tokens, logprobs=[-0.1] * tokens, **fields)
+    return Turn(
+        prompt_ids=[1], extends=False, response_ids=[2] * tokens, logprobs=[-0.1] * tokens, **fields
+    )
 
 
 def episode(*turns: Turn, success: bool = False, opening: str = "") -> Episode:
@@ -32,7 +36,9 @@ def episode(*turns: Turn, success: bool = False, opening: str = "") -> Episode:
 
 @cache
 def built(config: str) -> TurnReward:
-    """Looking a name up reads the metadata of every installed package: once per configuration, not per example."""
+    """Looking a name up reads the metadata of every installed package: once per configuration, not
+    per example.
+    """
     return REWARDS.build(json.loads(config))
 
 
@@ -41,7 +47,7 @@ def rewards(name: str, *episodes: Episode, **fields: Any) -> list[list[float]]:
     return asyncio.run(reward(Group(TASK, list(episodes)), None))
 
 
-# -- length_penalty ------------------------------------------------------------------------------------------------
+# -- length_penalty --------------------------------------------------------------------------------
 
 
 def test_length_penalty_in_numbers() -> None:
@@ -56,14 +62,19 @@ def test_length_penalty_in_numbers() -> None:
 
 
 def test_length_penalty_in_turns() -> None:
-    short, middle, long = (episode(*(turn(9 - n) for _ in range(n)), success=n < 5) for n in (1, 2, 5))
+    short, middle, long = (
+        episode(*(turn(9 - n) for _ in range(n)), success=n < 5) for n in (1, 2, 5)
+    )
     rows = rewards("length_penalty", short, middle, long, unit="turns")
     assert rows == [[0.5], [0, 0.25], [0, 0, 0, 0, -0.5]]
 
 
 def test_length_penalty_without_a_difference() -> None:
     assert rewards("length_penalty", episode(turn(5), success=True)) == [[0]]
-    assert rewards("length_penalty", episode(turn(5)), episode(turn(2), turn(3), success=True)) == [[0], [0, 0]]
+    assert rewards("length_penalty", episode(turn(5)), episode(turn(2), turn(3), success=True)) == [
+        [0],
+        [0, 0],
+    ]
     assert rewards("length_penalty", episode(), episode()) == [[], []]
     assert rewards("length_penalty") == []
 
@@ -74,15 +85,20 @@ def test_an_episode_without_turns_has_no_length() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=2, max_size=8))
-def test_length_penalty_never_pays_a_failure_nor_a_longer_success(made: list[tuple[int, bool]]) -> None:
-    values = [row[-1] for row in rewards("length_penalty", *(episode(turn(n), success=won) for n, won in made))]
+def test_length_penalty_never_pays_a_failure_nor_a_longer_success(
+    made: list[tuple[int, bool]],
+) -> None:
+    values = [
+        row[-1]
+        for row in rewards("length_penalty", *(episode(turn(n), success=won) for n, won in made))
+    ]
     for (length, won), value in zip(made, values, strict=True):
         assert -0.5 <= value <= (0.5 if won else 0.0)
         for (other, also), less in zip(made, values, strict=True):
             assert won != also or length > other or value >= less
 
 
-# -- marginal_gain -------------------------------------------------------------------------------------------------
+# -- marginal_gain ---------------------------------------------------------------------------------
 
 
 def visits(*names: str, opening: str = "start") -> Episode:
@@ -90,7 +106,11 @@ def visits(*names: str, opening: str = "start") -> Episode:
 
 
 def test_coverage_in_numbers() -> None:
-    assert rewards("marginal_gain", visits("a", "b", "a", "c"), visits("a"), episode()) == [[1, 1, 0, 1], [1], []]
+    assert rewards("marginal_gain", visits("a", "b", "a", "c"), visits("a"), episode()) == [
+        [1, 1, 0, 1],
+        [1],
+        [],
+    ]
 
 
 def test_the_opening_was_met() -> None:
@@ -98,12 +118,16 @@ def test_the_opening_was_met() -> None:
 
 
 def test_gains_of_actions() -> None:
-    made = episode(*(turn(action=action, observation="same") for action in ("look", "north", "look", "south")))
+    made = episode(
+        *(turn(action=action, observation="same") for action in ("look", "north", "look", "south"))
+    )
     assert rewards("marginal_gain", made, what="action") == [[1, 1, 0, 1]]
 
 
 def test_gains_of_milestones() -> None:
-    """The world reports all that were reached so far, and an unparsable turn none: nothing is paid again."""
+    """The world reports all that were reached so far, and an unparsable turn none: nothing is paid
+    again.
+    """
     reports = [["key"], [], ["key", "door", "lamp"], ["key", "door", "lamp"]]
     made = episode(*(turn(milestones=list(names)) for names in reports))
     assert rewards("marginal_gain", made, what="milestones") == [[1, 0, 2, 0]]
@@ -111,14 +135,25 @@ def test_gains_of_milestones() -> None:
 
 @pytest.mark.parametrize("what", ["observation", "action"])
 def test_mistakes_gain_nothing(what: str) -> None:
-    """Not the words of the parser, and not an endless supply of new errors; they count as never met."""
+    """Not the words of the parser, and not an endless supply of new errors; they count as never
+    met.
+    """
     refused = [
-        turn(action=f"xyzzy {n}", observation=f"No verb {n}.", valid_action=False, invalid_reason="rejected")
+        turn(
+            action=f"xyzzy {n}",
+            observation=f"No verb {n}.",
+            valid_action=False,
+            invalid_reason="rejected",
+        )
         for n in range(3)
     ]
-    unparsable = turn(observation="Invalid answer.", valid_action=False, invalid_reason="unparsable")
+    unparsable = turn(
+        observation="Invalid answer.", valid_action=False, invalid_reason="unparsable"
+    )
     said = turn(action="xyzzy 0", observation="No verb 0.")
-    assert rewards("marginal_gain", episode(*refused, unparsable, said), what=what) == [[0, 0, 0, 0, 1]]
+    assert rewards("marginal_gain", episode(*refused, unparsable, said), what=what) == [
+        [0, 0, 0, 0, 1]
+    ]
 
 
 def test_marginal_gain_knows_three_things() -> None:
@@ -138,16 +173,20 @@ def test_gains_do_not_grow_with_the_set(first: list[str], more: list[str], name:
 
 @given(names, names, st.booleans())
 def test_a_stretched_episode_gains_nothing(first: list[str], more: list[str], same: bool) -> None:
-    """The total is the number of distinct states beyond the opening; turns among known ones add nothing to it."""
+    """The total is the number of distinct states beyond the opening; turns among known ones add
+    nothing to it.
+    """
     again = [name for name in more if name in first] if same else more
-    short, long = rewards("marginal_gain", visits(*first, opening="a"), visits(*first, *again, opening="a"))
+    short, long = rewards(
+        "marginal_gain", visits(*first, opening="a"), visits(*first, *again, opening="a")
+    )
     assert sum(short) == len(set(first) - {"a"})
     assert sum(long) == len({*first, *again} - {"a"})
     assert long[: len(first)] == short
     assert not same or sum(long) == sum(short)
 
 
-# -- winrate -------------------------------------------------------------------------------------------------------
+# -- winrate ---------------------------------------------------------------------------------------
 
 
 def scored(*scores: float) -> list[Episode]:
@@ -168,8 +207,14 @@ def test_winrate_in_numbers() -> None:
 
 def test_sums_that_differ_by_rounding_are_ties() -> None:
     tenths = [turn(env_reward=0.1) for _ in range(10)]
-    for group in ([episode(*tenths), episode(turn(env_reward=1.0))], [episode(turn(env_reward=1.0)), episode(*tenths)]):
-        assert [row[-1] for row in rewards("winrate", *group, by={"name": "environment"})] == [0.5, 0.5]
+    for group in (
+        [episode(*tenths), episode(turn(env_reward=1.0))],
+        [episode(turn(env_reward=1.0)), episode(*tenths)],
+    ):
+        assert [row[-1] for row in rewards("winrate", *group, by={"name": "environment"})] == [
+            0.5,
+            0.5,
+        ]
 
 
 def test_winrate_by_outcome() -> None:
@@ -186,18 +231,28 @@ def test_winrate_of_one_and_of_none() -> None:
 def test_winrate_leaves_out_who_cannot_be_compared() -> None:
     values = by_score(3, NAN, 1)
     assert values == pytest.approx([1, NAN, 0], nan_ok=True)
-    assert rewards("winrate", episode(turn(), success=True), episode(), episode(turn())) == [[1], [], [0]]
+    assert rewards("winrate", episode(turn(), success=True), episode(), episode(turn())) == [
+        [1],
+        [],
+        [0],
+    ]
     assert by_score(NAN, 2)[1] == 0.5
 
 
 def test_a_cycle_of_preferences_is_a_draw() -> None:
     beats = {("rock", "scissors"), ("scissors", "paper"), ("paper", "rock")}
-    assert win_rates(["rock", "paper", "scissors"], lambda a, b: float((a, b) in beats)) == [0.5, 0.5, 0.5]
+    assert win_rates(["rock", "paper", "scissors"], lambda a, b: float((a, b) in beats)) == [
+        0.5,
+        0.5,
+        0.5,
+    ]
     assert win_rates(["a", "b"], lambda a, b: 0.8) == pytest.approx([0.8, 0.2])
 
 
 finite = st.integers(-4, 4).map(lambda n: n / 4)
-group_scores = st.lists(st.one_of(finite, st.sampled_from([math.inf, -math.inf])), min_size=1, max_size=8)
+group_scores = st.lists(
+    st.one_of(finite, st.sampled_from([math.inf, -math.inf])), min_size=1, max_size=8
+)
 
 
 @given(group_scores)
@@ -210,7 +265,9 @@ def test_the_mean_of_a_group_is_a_half(scores: list[float]) -> None:
 @given(group_scores)
 def test_winrate_is_antisymmetric(scores: list[float]) -> None:
     """Turning every preference round turns every rate round, and a pair shares 1."""
-    assert by_score(*(-score for score in scores)) == pytest.approx([1 - value for value in by_score(*scores)])
+    assert by_score(*(-score for score in scores)) == pytest.approx(
+        [1 - value for value in by_score(*scores)]
+    )
     assert sum(by_score(scores[0], scores[-1])) == 1
 
 

@@ -1,4 +1,6 @@
-"""information_gain: against plain forward passes of the same model, from caches, under symmetries, for every target."""
+"""information_gain: against plain forward passes of the same model, from caches, under symmetries,
+for every target.
+"""
 
 from __future__ import annotations
 
@@ -37,20 +39,36 @@ def model() -> Any:
 
 def agent_of(context: str = "full_history", parser: str = "line") -> LanguageAgent:
     config = AgentConfig.model_validate(
-        {"system": False, "context": {"name": context}, "parser": {"name": parser}, "sampling": {"max_tokens": 4}}
+        {
+            "system": False,
+            "context": {"name": context},
+            "parser": {"name": parser},
+            "sampling": {"max_tokens": 4},
+        }
     )
     return config.build(TorchEngine(model(), tokenizer()), tokenizer())
 
 
 def played(agent: LanguageAgent, renamings: Any = ({},), **params: Any) -> list[Group]:
-    tasks = [Task(env="toy/lights-v0", params={"length": 3} | params, seed=seed) for seed in range(2)]
+    tasks = [
+        Task(env="toy/lights-v0", params={"length": 3} | params, seed=seed) for seed in range(2)
+    ]
 
     async def work() -> list[Group]:
         async with EnvPool() as pool:
             groups, _ = await rollout(
-                tasks, agent, pool, group_size=3, step=0, seed=1, max_turns=4, concurrency=64, renamings=renamings,
-                ask_expert=True, park=True,
-            )  # fmt: skip
+                tasks,
+                agent,
+                pool,
+                group_size=3,
+                step=0,
+                seed=1,
+                max_turns=4,
+                concurrency=64,
+                renamings=renamings,
+                ask_expert=True,
+                park=True,
+            )
             return groups
 
     return asyncio.run(work())
@@ -86,10 +104,15 @@ def test_gains_are_those_of_plain_forward_passes(context: str, parser: str) -> N
     longest = 0
     for episode, row, by_prob in zip(episodes_of(groups), rows, probable, strict=True):
         scores = [
-            max(plainly(episode.prompt(t), *agent.encode_answer(gold, gold)) for gold in episode.answer or [])
+            max(
+                plainly(episode.prompt(t), *agent.encode_answer(gold, gold))
+                for gold in episode.answer or []
+            )
             for t in range(len(episode.turns))
         ]
-        assert row[:-1] == pytest.approx([after - before for before, after in pairwise(scores)], abs=1e-4)
+        assert row[:-1] == pytest.approx(
+            [after - before for before, after in pairwise(scores)], abs=1e-4
+        )
         assert row[-1] == 0
         assert sum(row) == pytest.approx(scores[-1] - scores[0], abs=1e-4)
         assert sum(by_prob) == pytest.approx(math.exp(scores[-1]) - math.exp(scores[0]), abs=1e-4)
@@ -133,7 +156,9 @@ def test_a_goal_is_a_fixed_text_inside_an_action() -> None:
     groups = played(agent)
     rows = gains(agent, groups, target="goal", goal="red", answer="say {}!")
     ids, first = agent.encode_answer("say red!", "red")
-    assert tokenizer().decode(ids[:first]).endswith("say ") or "red" in tokenizer().decode(ids[first:])
+    assert tokenizer().decode(ids[:first]).endswith("say ") or "red" in tokenizer().decode(
+        ids[first:]
+    )
     for episode, row in zip(episodes_of(groups), rows, strict=True):
         ends = [plainly(episode.prompt(t), ids, first) for t in (0, len(episode.turns) - 1)]
         assert sum(row) == pytest.approx(ends[1] - ends[0], abs=1e-4)
@@ -150,7 +175,9 @@ def test_nothing_stays_in_the_engine_after_its_sessions_are_closed() -> None:
     assert not engine._sessions
 
 
-def test_one_turn_has_no_gain_and_a_failing_engine_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_turn_has_no_gain_and_a_failing_engine_is_not_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     agent = agent_of()
     groups = played(agent)
     for episode in episodes_of(groups):
@@ -200,7 +227,10 @@ def test_inconsistent_targets_are_refused(config: dict[str, Any]) -> None:
 
 def test_only_the_target_that_is_the_experts_asks_for_a_plan() -> None:
     assert REWARDS.build({"name": "information_gain"}).needs() == {"scorer"}
-    assert REWARDS.build({"name": "information_gain", "target": "expert"}).needs() == {"scorer", "expert"}
+    assert REWARDS.build({"name": "information_gain", "target": "expert"}).needs() == {
+        "scorer",
+        "expert",
+    }
 
 
 @cache
@@ -208,7 +238,10 @@ def writer() -> LanguageAgent:
     return agent_of(parser="tags")
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8), st.booleans())
+@given(
+    st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8),
+    st.booleans(),
+)
 def test_the_span_holds_the_answer_whatever_the_tokenizer_merges(words: str, inside: bool) -> None:
     agent = writer()
     action = f"answer {words} please" if inside else words

@@ -1,4 +1,6 @@
-"""information_gain of the expert's plan: one target per episode, so that no detour pays. A hall with a dead end."""
+"""information_gain of the expert's plan: one target per episode, so that no detour pays. A hall
+with a dead end.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ from ..agents.fake_engine import FakeEngine, tokenizer
 from ..agents.fake_engine import agent as agent_of
 from ..toy_world import recipe
 
-WAYS = {("hall", "right"): "cellar", ("cellar", "back"): "hall", ("hall", "left"): "gate", ("gate", "back"): "hall"}
+WAYS = {
+    ("hall", "right"): "cellar",
+    ("cellar", "back"): "hall",
+    ("hall", "left"): "gate",
+    ("gate", "back"): "hall",
+}
 LIKELY = {
     ("hall", "right"): 0.5,
     ("hall", "left"): 0.5,
@@ -33,7 +40,9 @@ LIKELY = {
 
 
 class DeadEndEnv(TextEnv):
-    """The hall has a dead end to the right and the gate to the left; to open the gate wins. Seed 9 has no expert."""
+    """The hall has a dead end to the right and the gate to the left; to open the gate wins. Seed 9
+    has no expert.
+    """
 
     instructions = "Go left, right or back, or open the gate."
 
@@ -73,15 +82,21 @@ register("toy/lonely-v0", LonelyEnv)
 
 
 class Rooms(FakeEngine):
-    """A policy that follows a script, and whose probabilities depend on nothing but the room it is in."""
+    """A policy that follows a script, and whose probabilities depend on nothing but the room it is
+    in.
+    """
 
-    async def score(self, tokens: Sequence[int], start: int, *, session: str | None = None) -> list[float]:
+    async def score(
+        self, tokens: Sequence[int], start: int, *, session: str | None = None
+    ) -> list[float]:
         room = tokenizer().decode(tokens[:start]).rpartition("In ")[2].partition(".")[0]
         words = tokenizer().decode(tokens[start:]).strip()
         return [math.log(LIKELY.get((room, words), 0.01))] * (len(tokens) - start)
 
 
-def walked(*actions: str, seed: int = 0, max_turns: int = 8, **config: Any) -> tuple[Episode, list[float]]:
+def walked(
+    *actions: str, seed: int = 0, max_turns: int = 8, **config: Any
+) -> tuple[Episode, list[float]]:
     """An episode of these actions, and what information_gain pays for it."""
     agent = agent_of(Rooms(lambda session, turn, prompt: actions[turn]))
     reward = REWARDS.build({"name": "information_gain", "target": "expert", **config})
@@ -90,7 +105,12 @@ def walked(*actions: str, seed: int = 0, max_turns: int = 8, **config: Any) -> t
         task = Task(env="toy/dead-end-v0", seed=seed)
         async with EnvPool() as pool:
             [episode], _ = await play_many(
-                agent, [Job(task, "s", 0)], pool, max_turns=min(max_turns, len(actions)), ask_expert=True, park=True
+                agent,
+                [Job(task, "s", 0)],
+                pool,
+                max_turns=min(max_turns, len(actions)),
+                ask_expert=True,
+                park=True,
             )
         [row] = await reward(Group(task, [episode]), agent)
         return episode, row
@@ -99,7 +119,9 @@ def walked(*actions: str, seed: int = 0, max_turns: int = 8, **config: Any) -> t
 
 
 def test_a_wrong_turn_into_a_dead_end_is_not_paid_because_the_way_back_is_plain() -> None:
-    """With the expert's next action as target this was +0.642 for the wrong turn, and -0.642 for its correction."""
+    """With the expert's next action as target this was +0.642 for the wrong turn, and -0.642 for
+    its correction.
+    """
     assert math.log(0.95 / 0.5) == pytest.approx(0.642, abs=1e-3)
     episode, row = walked("right", "back", "left", "open")
     assert episode.stop is StopReason.WON
@@ -108,22 +130,35 @@ def test_a_wrong_turn_into_a_dead_end_is_not_paid_because_the_way_back_is_plain(
 
 def test_a_detour_and_its_correction_cancel_and_the_total_does_not_pay_for_it() -> None:
     _, straight = walked("left", "open")
-    for detour in (["right", "back"], ["right", "back"] * 3, ["left", "back"], ["back", "right", "left", "back"]):
+    for detour in (
+        ["right", "back"],
+        ["right", "back"] * 3,
+        ["left", "back"],
+        ["back", "right", "left", "back"],
+    ):
         _, row = walked(*detour, "left", "open", max_turns=20)
         assert sum(row[: len(detour)]) == pytest.approx(0)
         assert sum(row) == pytest.approx(sum(straight))
     for gain in ("log_prob", "prob"):
-        assert sum(walked("right", gain=gain)[1]) == sum(walked("right", "right", "right", gain=gain)[1]) == 0
+        assert (
+            sum(walked("right", gain=gain)[1])
+            == sum(walked("right", "right", "right", gain=gain)[1])
+            == 0
+        )
 
 
 def test_the_same_place_has_the_same_potential_however_it_was_reached() -> None:
-    episode, row = walked("right", "back", "left", "back", "right", "back", "left", "open", max_turns=20)
+    episode, row = walked(
+        "right", "back", "left", "back", "right", "back", "left", "open", max_turns=20
+    )
     rooms = [episode.opening, *(turn.observation for turn in episode.turns)]
     potential: dict[str, float] = {}
     for room, value in zip(rooms, accumulate(row[:-1], initial=0.0), strict=False):
         assert potential.setdefault(room, value) == pytest.approx(value)
     assert len(potential) == 3
-    assert {round(b - a, 9) for a, b in pairwise([potential["In hall."], potential["In cellar."]])} == {0}
+    assert {
+        round(b - a, 9) for a, b in pairwise([potential["In hall."], potential["In cellar."]])
+    } == {0}
 
 
 def test_the_target_is_the_last_action_of_the_plan_that_stood_at_the_beginning() -> None:
@@ -141,6 +176,8 @@ def test_a_task_that_the_expert_does_not_win_could_not_be_measured() -> None:
 def test_a_world_without_an_expert_is_told_before_anything_is_trained() -> None:
     gain = {"name": "information_gain", "target": "expert"}
     lonely = Recipe.parse(recipe(env={"id": "toy/lonely-v0"}, rewards=[{"name": "outcome"}, gain]))
-    with pytest.raises(UserError, match=r"information_gain.*toy/lonely-v0 has no expert: set target: answer"):
+    with pytest.raises(
+        UserError, match=r"information_gain.*toy/lonely-v0 has no expert: set target: answer"
+    ):
         plan(lonely)
     plan(Recipe.parse(recipe(rewards=[{"name": "outcome"}, gain])))

@@ -17,11 +17,25 @@ from turnrl.rewards.base import REWARDS
 
 TASK = Task(env="toy/made-v0", seed=3)
 MOVES = ("go kitchen", "go hall", "open box", "close box", "look", "take pen", "dance")
-SPOKEN = st.lists(st.tuples(st.sampled_from((*KINDS, None)), st.sampled_from((*MOVES, None))), max_size=30)
+SPOKEN = st.lists(
+    st.tuples(st.sampled_from((*KINDS, None)), st.sampled_from((*MOVES, None))), max_size=30
+)
 
 
-def said(tag: str | None, action: str | None, answer: str, *, valid: bool = True, text: str = "") -> Turn:
-    turn = Turn([1], False, [2], [-0.1], text=text, action=action, tag=tag, observation=answer, valid_action=valid)
+def said(
+    tag: str | None, action: str | None, answer: str, *, valid: bool = True, text: str = ""
+) -> Turn:
+    turn = Turn(
+        [1],
+        False,
+        [2],
+        [-0.1],
+        text=text,
+        action=action,
+        tag=tag,
+        observation=answer,
+        valid_action=valid,
+    )
     if action is None:
         turn.valid_action, turn.invalid_reason, turn.tag = False, "unparsable", None
     elif not valid:
@@ -109,7 +123,14 @@ def test_a_refused_target_may_still_be_explored() -> None:
 )
 def test_a_reflection_follows_a_failure(failure: Turn) -> None:
     assert paid(failure, said("reflection", "goto shelf 1", "A shelf."))[1] == 1
-    assert paid(failure, said("monitor", "goto desk 1", "A desk."), said("reflection", "open it", "Open."))[2] == 0
+    assert (
+        paid(
+            failure,
+            said("monitor", "goto desk 1", "A desk."),
+            said("reflection", "open it", "Open."),
+        )[2]
+        == 0
+    )
 
 
 def test_what_we_say_about_a_response_is_no_answer_of_the_world() -> None:
@@ -146,13 +167,20 @@ def test_a_reflection_corrects(correction: Turn) -> None:
 
 
 def test_a_reflection_differs_from_every_failure_of_its_run() -> None:
-    run = [said("monitor", "push door", "No.", valid=False), said("monitor", "pull door", "No!", valid=False)]
+    run = [
+        said("monitor", "push door", "No.", valid=False),
+        said("monitor", "pull door", "No!", valid=False),
+    ]
     assert paid(*run, said("reflection", "push door", "It opens.")) == [0, 0, 0]
     assert paid(*run, said("reflection", "unlock door", "It opens."), min_failures=2) == [0, 0, 1]
 
 
 def test_nothing_without_one_of_the_four_tags() -> None:
-    turns = [said("planning", "go hall", "The hall."), said("think", "open box", "Open."), said(None, None, "Invalid.")]
+    turns = [
+        said("planning", "go hall", "The hall."),
+        said("think", "open box", "Open."),
+        said(None, None, "Invalid."),
+    ]
     assert paid(*turns) == [1, -0.1, -0.1]
 
 
@@ -163,13 +191,16 @@ def test_what_the_model_writes_beside_tag_and_action_does_not_count() -> None:
 
 def test_a_parser_without_tags_is_said() -> None:
     plain = [said(None, "look", "You see."), said(None, None, "Invalid.")]
-    with pytest.raises(UserError, match=r"parser: \{name: tags, thoughts: \[planning, explore, reflection, monitor\]"):
+    with pytest.raises(
+        UserError,
+        match=r"parser: \{name: tags, thoughts: \[planning, explore, reflection, monitor\]",
+    ):
         rewards(episode(*plain), episode(*plain))
     assert rewards(episode(*plain), episode(*known()))[0] == [-0.1, -0.1]
     assert rewards(episode(*plain[1:])) == [[-0.1]]
 
 
-# -- probes: what an optimiser would try ---------------------------------------------------------------------------
+# -- probes: what an optimiser would try -----------------------------------------------------------
 
 
 def lived(spoken: Sequence[tuple[str | None, str | None]], *, success: bool = True) -> Episode:
@@ -210,7 +241,9 @@ START = [("monitor", "look")]
 def test_totals_stay_within_the_bounds(spoken: list[Any], success: bool) -> None:
     made = lived([*START, *spoken], success=success)
     totals, turns = by_kind(made), made.turns
-    targets = {turn.action.split()[1] for turn in turns if turn.valid_action and " " in (turn.action or "")}  # type: ignore[union-attr]
+    targets = {
+        turn.action.split()[1] for turn in turns if turn.valid_action and " " in (turn.action or "")
+    }  # type: ignore[union-attr]
     answers = {turn.observation for turn in turns} - {made.opening}
     deeds = {(turn.action, turn.observation) for turn in turns if turn.valid_action}
     assert totals["planning"] == min(3, sum(turn.tag == "planning" for turn in turns)) * success
@@ -221,7 +254,9 @@ def test_totals_stay_within_the_bounds(spoken: list[Any], success: bool) -> None
 
 @given(spoken=SPOKEN, times=st.integers(2, 4))
 def test_stretching_an_episode_pays_no_more_than_plans(spoken: list[Any], times: int) -> None:
-    """The same turns again, in a world that comes back to where it was: only plans below the cap are left to pay."""
+    """The same turns again, in a world that comes back to where it was: only plans below the cap
+    are left to pay.
+    """
     home = [("monitor", "go kitchen"), ("monitor", "close box")]
     once, often = ([*START, *([*spoken, *home] * n)] for n in (1, times))
     first, again = by_kind(lived(once)), by_kind(lived(often))
@@ -230,14 +265,23 @@ def test_stretching_an_episode_pays_no_more_than_plans(spoken: list[Any], times:
     assert again.get(None, 0.0) <= first.get(None, 0.0)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("planning", 3), ("explore", 1), ("reflection", 0), ("monitor", 0)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [("planning", 3), ("explore", 1), ("reflection", 0), ("monitor", 0)]
+)
 def test_spamming_a_tag_pays_no_more_than_using_it(kind: str, most: int) -> None:
-    assert by_kind(lived([(kind, action) for action in ("go hall", "go kitchen") * 20]))[kind] == most
+    assert (
+        by_kind(lived([(kind, action) for action in ("go hall", "go kitchen") * 20]))[kind] == most
+    )
 
 
 def test_repeating_the_rewarded_action_pays_once() -> None:
     assert sum(paid(*[said("explore", "open box", "Open.")] * 30)) == 1
     assert sum(paid(*[said("explore", "open box", f"{t} turns passed.") for t in range(30)])) == 1
-    loop = [("monitor", "take pen"), ("reflection", "go hall"), ("monitor", "take pen"), ("reflection", "go kitchen")]
+    loop = [
+        ("monitor", "take pen"),
+        ("reflection", "go hall"),
+        ("monitor", "take pen"),
+        ("reflection", "go kitchen"),
+    ]
     assert by_kind(lived(loop * 10))["reflection"] == 2
     assert by_kind(lived([("monitor", "take pen"), ("reflection", "look")] * 10))["reflection"] == 0

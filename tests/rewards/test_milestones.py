@@ -17,7 +17,10 @@ TASK = Task(env="toy/made-v0", seed=3)
 
 def episode(*reached: list[str]) -> Episode:
     """One turn per list; each list is what the world has reported so far."""
-    turns = [Turn(prompt_ids=[1], extends=False, response_ids=[2], logprobs=[-0.1], milestones=m) for m in reached]
+    turns = [
+        Turn(prompt_ids=[1], extends=False, response_ids=[2], logprobs=[-0.1], milestones=m)
+        for m in reached
+    ]
     return Episode(TASK, turns=turns)
 
 
@@ -40,7 +43,9 @@ def test_nothing_is_paid_twice() -> None:
 
 
 def test_too_small_a_total_is_said() -> None:
-    with pytest.raises(UserError, match=r"task 'toy/made-v0#3' has 2 of the kind 'a' at least: total must not be 1"):
+    with pytest.raises(
+        UserError, match=r"task 'toy/made-v0#3' has 2 of the kind 'a' at least: total must not be 1"
+    ):
         paid(episode(["a:x", "a:y"]), kind="a")
     with pytest.raises(UserError, match="total"):
         paid(episode(), total=0)
@@ -53,12 +58,17 @@ def test_a_gate_of_kinds_puts_every_right_episode_above_every_wrong_one() -> Non
         {"of": {"name": "milestones", "kind": "aspect", "total": 2}, "weight": 0.5},
     ]
     names = ("valid", "constraint:a", "constraint:b", "aspect:a", "aspect:b")
-    subsets = [set(part) for n in range(len(names) + 1) for part in itertools.combinations(names, n)]
+    subsets = [
+        set(part) for n in range(len(names) + 1) for part in itertools.combinations(names, n)
+    ]
     right = [s for s in subsets if {"valid", "constraint:a", "constraint:b"} <= s]
     wrong = [s for s in subsets if s not in right]
 
     def least_and_most(sets: list[set[str]]) -> tuple[float, float]:
-        sums = [sum(row) for row in paid(*(episode([], sorted(s)) for s in sets), name="gate", levels=levels)]
+        sums = [
+            sum(row)
+            for row in paid(*(episode([], sorted(s)) for s in sets), name="gate", levels=levels)
+        ]
         return min(sums), max(sums)
 
     assert least_and_most(right) == pytest.approx((1.2, 1.7))

@@ -59,15 +59,24 @@ def test_progress_as_a_potential() -> None:
     """The discounted sum is minus the first potential, whatever was done."""
     assert rewards("progress", climb(2, 3, 5, 9), invariant=True) == [[1, 2, -5]]
     for potentials in ([0.3, 0.9, 0.1], [0.5], [0.0, 1.0]):
-        for stop in (StopReason.LOST, StopReason.WON, StopReason.TURN_LIMIT, StopReason.CONTEXT_LIMIT):
-            (values,) = rewards("progress", climb(0.7, *potentials, stop=stop), gamma=0.9, invariant=True)
+        for stop in (
+            StopReason.LOST,
+            StopReason.WON,
+            StopReason.TURN_LIMIT,
+            StopReason.CONTEXT_LIMIT,
+        ):
+            (values,) = rewards(
+                "progress", climb(0.7, *potentials, stop=stop), gamma=0.9, invariant=True
+            )
             assert sum(0.9**t * value for t, value in enumerate(values)) == pytest.approx(-0.7)
 
 
 def test_a_potential_is_kept_only_where_a_curriculum_cut() -> None:
     cut = climb(2, 3, 5, stop=StopReason.CURRICULUM_LIMIT)
     assert rewards("progress", cut, invariant=True) == [[1, 2]]
-    assert rewards("progress", climb(2, 3, 5, stop=StopReason.TURN_LIMIT), invariant=True) == [[1, -3]]
+    assert rewards("progress", climb(2, 3, 5, stop=StopReason.TURN_LIMIT), invariant=True) == [
+        [1, -3]
+    ]
 
 
 def test_progress_without_a_potential_is_said() -> None:
@@ -98,7 +107,9 @@ def test_prices() -> None:
     assert prices["outcome"] == prices["environment"] == prices["progress"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["outcome", "environment", "progress", "format", "invalid_action", "step_cost"])
+@pytest.mark.parametrize(
+    "name", ["outcome", "environment", "progress", "format", "invalid_action", "step_cost"]
+)
 def test_one_number_per_turn(name: str) -> None:
     group = [climb(0.0, *[0.5] * n) for n in (3, 0, 1)]
     assert [len(row) for row in rewards(name, *group)] == [3, 0, 1]

@@ -55,14 +55,18 @@ def batch_of(
     )
 
 
-def episodic(rewards: list[list[float]], groups: list[int] | None = None) -> tuple[TokenBatch, Tensor]:
+def episodic(
+    rewards: list[list[float]], groups: list[int] | None = None
+) -> tuple[TokenBatch, Tensor]:
     """One token per turn, one row per episode, and its rewards_KET."""
     batch = batch_of([list(range(len(turns))) or [-1] for turns in rewards], groups=groups)
     return batch.with_rewards({"r": rewards}, {"r": 1.0})
 
 
 def golden_batch() -> tuple[TokenBatch, Tensor]:
-    """Two turns per episode, the first of three tokens; rewards_KET puts the golden token rewards on their turns."""
+    """Two turns per episode, the first of three tokens; rewards_KET puts the golden token rewards
+    on their turns.
+    """
     mask, reward_BL = golden("mask").bool(), golden("token_rewards")
     turn = torch.where(mask, (torch.arange(12) > 2).long(), -1)
     batch = batch_of(turn.tolist(), groups=GOLDEN["inputs"]["group"])
@@ -77,7 +81,9 @@ def returns_batch() -> tuple[TokenBatch, Tensor]:
     return batch, rewards_KET
 
 
-def random_episode(rng: random.Random, turns: int, *, rewrites: float = 0.3, gaps: float = 0.0) -> Episode:
+def random_episode(
+    rng: random.Random, turns: int, *, rewrites: float = 0.3, gaps: float = 0.0
+) -> Episode:
     """Every token id is unique, so that what was packed can be told apart."""
     ids = iter(range(rng.randrange(10**6) * 1000, 10**12))
     take = lambda n: [next(ids) for _ in range(n)]
@@ -104,20 +110,33 @@ def random_episode(rng: random.Random, turns: int, *, rewrites: float = 0.3, gap
     )
 
 
-def random_groups(seed: int, sizes: tuple[int, ...] = (3, 1, 4), most: int = 5, **options: float) -> list[Group]:
+def random_groups(
+    seed: int, sizes: tuple[int, ...] = (3, 1, 4), most: int = 5, **options: float
+) -> list[Group]:
     rng = random.Random(seed)
     return [
-        Group(Task(env="toy/made-v0", seed=g), [random_episode(rng, rng.randint(1, most), **options) for _ in range(n)])
+        Group(
+            Task(env="toy/made-v0", seed=g),
+            [random_episode(rng, rng.randint(1, most), **options) for _ in range(n)],
+        )
         for g, n in enumerate(sizes)
     ]
 
 
 def env_rewards(groups: list[Group]) -> dict[str, list[list[float]]]:
-    return {"environment": [[turn.env_reward for turn in episode.turns] for group in groups for episode in group]}
+    return {
+        "environment": [
+            [turn.env_reward for turn in episode.turns] for group in groups for episode in group
+        ]
+    }
 
 
-def by_token(batch: TokenBatch, number_of: dict[tuple[int, int, int], int], values: Tensor) -> Tensor:
-    """[B, L]: `values` at the index of each sampled token (episode, turn, position in the turn); NaN elsewhere."""
+def by_token(
+    batch: TokenBatch, number_of: dict[tuple[int, int, int], int], values: Tensor
+) -> Tensor:
+    """[B, L]: `values` at the index of each sampled token (episode, turn, position in the turn);
+    NaN elsewhere.
+    """
     seen: dict[tuple[int, int], int] = {}
     index_BL = torch.full(batch.turn_BL.shape, -1)
     for b, column in batch.mask_BL.nonzero().tolist():

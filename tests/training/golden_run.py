@@ -1,8 +1,8 @@
 """Train one of `golden_runs/` and print what it measured and learnt: `python golden_run.py NAME`.
 
-Every metric but times, and a digest of every weight of every checkpoint, as JSON. `test_golden_runs.py` compares them
-bit for bit with `golden_runs/NAME.json`. After a change that is meant to change numbers, record them again from the
-root of the tree, and say so in the commit::
+Every metric but times, and a digest of every weight of every checkpoint, as JSON.
+`test_golden_runs.py` compares them bit for bit with `golden_runs/NAME.json`. After a change that is
+meant to change numbers, record them again from the root of the tree, and say so in the commit::
 
     python tests/training/golden_run.py --record
 """
@@ -37,7 +37,9 @@ def is_time(key: str) -> bool:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Train a golden recipe in a folder that goes away; returns its records and the digests of its weights."""
+    """Train a golden recipe in a folder that goes away; returns its records and the digests of its
+    weights.
+    """
     import turnrl
     from safetensors import safe_open
 
@@ -52,7 +54,9 @@ def run(name: str) -> dict[str, Any]:
                     weights[f"{file.parent.name}/{key}"] = hashlib.sha256(data).hexdigest()[:16]
     records = [json.loads(line) for line in lines]
     return {
-        "records": [{key: value for key, value in record.items() if not is_time(key)} for record in records],
+        "records": [
+            {key: value for key, value in record.items() if not is_time(key)} for record in records
+        ],
         "result": {key: result[key] for key in ("before", "after")},
         "weights": weights,
     }

@@ -32,7 +32,9 @@ def packed(
 @settings(max_examples=30)
 @given(seed=SEEDS, merge=st.booleans(), closing=st.frozensets(st.sampled_from(StopReason)))
 def test_round_trip(seed: int, merge: bool, closing: frozenset[StopReason]) -> None:
-    """Sampled tokens, read row by row, are the responses in order; what precedes each is the prompt the engine saw."""
+    """Sampled tokens, read row by row, are the responses in order; what precedes each is the prompt
+    the engine saw.
+    """
     groups, episodes, batch = packed(seed, merge, closing)
     expected = [
         (e, t, token, logprob)
@@ -44,7 +46,9 @@ def test_round_trip(seed: int, merge: bool, closing: frozenset[StopReason]) -> N
     assert batch.episode_B[row].tolist() == [e for e, *_ in expected]
     assert batch.turn_BL[row, column].tolist() == [t for _, t, *_ in expected]
     assert batch.tokens_BL[row, column].tolist() == [token for *_, token, _ in expected]
-    torch.testing.assert_close(batch.logprobs_BL[row, column], torch.tensor([p for *_, p in expected]))
+    torch.testing.assert_close(
+        batch.logprobs_BL[row, column], torch.tensor([p for *_, p in expected])
+    )
     first_seen = set()
     for b, c in zip(row.tolist(), column.tolist(), strict=True):
         key = (int(batch.episode_B[b]), int(batch.turn_BL[b, c]))
@@ -67,7 +71,9 @@ def test_turns_tile_the_responses(seed: int, merge: bool) -> None:
     for (e, t), places in spans.items():
         assert len({b for b, _ in places}) == 1
         columns = [c for _, c in places]
-        assert columns == list(range(columns[0], columns[0] + len(episodes[e].turns[t].response_ids)))
+        assert columns == list(
+            range(columns[0], columns[0] + len(episodes[e].turns[t].response_ids))
+        )
     assert int(batch.mask_BL.sum()) == sum(episode.response_tokens for episode in episodes)
     assert not batch.logprobs_BL[~batch.mask_BL].any()
     past_end = torch.arange(batch.tokens_BL.shape[1])[None] >= batch.lengths_B[:, None]
@@ -101,14 +107,18 @@ def test_split_covers_every_row_once_within_the_budget(seed: int, merge: bool, b
 
 def test_select_keeps_what_belongs_to_episodes() -> None:
     _, _, batch = packed(3, merge=False)
-    batch = replace(batch, values_BL=torch.rand(batch.turn_BL.shape), bootstrap_E=torch.rand(batch.episodes))
+    batch = replace(
+        batch, values_BL=torch.rand(batch.turn_BL.shape), bootstrap_E=torch.rand(batch.episodes)
+    )
     batch.signals["returns"] = torch.rand(batch.turn_BL.shape)
     rows = [2, 0]
     micro = batch.select(rows)
     assert micro.values_BL is not None
     assert batch.values_BL is not None
     assert torch.equal(micro.values_BL, batch.values_BL[rows, : micro.tokens_BL.shape[1]])
-    assert torch.equal(micro.signals["returns"], batch.signals["returns"][rows, : micro.tokens_BL.shape[1]])
+    assert torch.equal(
+        micro.signals["returns"], batch.signals["returns"][rows, : micro.tokens_BL.shape[1]]
+    )
     assert micro.old_logprobs_BL is None
     assert micro.episode_B.tolist() == batch.episode_B[rows].tolist()
     assert micro.bootstrap_E is batch.bootstrap_E
@@ -131,7 +141,9 @@ def test_turns_that_are_context_only_are_not_trained() -> None:
         Turn([4], True, [5, 6], [-0.2, -0.3], trained=False),
         Turn([7], True, [8], [-0.4]),
     ]
-    batch = TokenBatch.pack([Group(task, [Episode(task, turns=turns, stop=StopReason.WON, success=True)])])
+    batch = TokenBatch.pack(
+        [Group(task, [Episode(task, turns=turns, stop=StopReason.WON, success=True)])]
+    )
     assert batch.tokens_BL.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
     assert batch.turn_BL.tolist() == [[-1, -1, 0, -1, -1, -1, -1, 2]]
     assert not batch.logprobs_BL[~batch.mask_BL].any()
@@ -148,9 +160,21 @@ def test_states_are_the_last_words_of_the_world() -> None:
 
     def walk(room: str, reason: str, text: str) -> Episode:
         turns = [
-            Turn([1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason),
-            Turn([1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason),
-            Turn([1], False, [2], [-0.1], observation="No.", valid_action=False, invalid_reason="rejected"),
+            Turn(
+                [1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason
+            ),
+            Turn(
+                [1], False, [2], [-0.1], observation=text, valid_action=False, invalid_reason=reason
+            ),
+            Turn(
+                [1],
+                False,
+                [2],
+                [-0.1],
+                observation="No.",
+                valid_action=False,
+                invalid_reason="rejected",
+            ),
             Turn([1], False, [2], [-0.1], observation="garden"),
         ]
         return Episode(task, opening=room, turns=turns, stop=StopReason.LOST)

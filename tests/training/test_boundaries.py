@@ -1,4 +1,6 @@
-"""What plug-ins of others answer wrongly is one sentence with the plug-in's name, for every slot of a recipe."""
+"""What plug-ins of others answer wrongly is one sentence with the plug-in's name, for every slot of
+a recipe.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def odd(how: str, right: Any) -> Any:
     """What a plug-in answers that goes wrong in this way."""
     if how == "raise":
         raise KeyError("room 7")
-    return {"none": None, "text": "one", "number": 1.0, "empty": [], "wrong": object()}.get(how, right)
+    return {"none": None, "text": "one", "number": 1.0, "empty": [], "wrong": object()}.get(
+        how, right
+    )
 
 
 class Odd(TurnReward):
@@ -79,7 +83,12 @@ class OddCredit(Credit):
 
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Any:
         right_ET = torch.randn(batch.episodes, batch.max_turns)
-        shapes = {"narrow": right_ET[:, :-1], "flat": right_ET[:, 0], "fewer": right_ET[1:], "bools": right_ET > 0}
+        shapes = {
+            "narrow": right_ET[:, :-1],
+            "flat": right_ET[:, 0],
+            "fewer": right_ET[1:],
+            "bools": right_ET > 0,
+        }
         return shapes[self.how] if self.how in shapes else odd(self.how, right_ET)
 
 
@@ -119,10 +128,16 @@ class OddCurriculum(Curriculum):
             return list(tasks[: count - 1])
         if self.how == "ids":
             return [task.id for task in tasks[:count]]
-        return list(tasks[:count]) if self.how.startswith("turns") else odd(self.how, list(tasks[:count]))
+        return (
+            list(tasks[:count])
+            if self.how.startswith("turns")
+            else odd(self.how, list(tasks[:count]))
+        )
 
     def max_turns(self, limit: int, progress: float) -> Any:
-        return {"turns 0": 0, "turns none": None, "turns text": "two", "turns more": limit + 1}.get(self.how, limit)
+        return {"turns 0": 0, "turns none": None, "turns text": "two", "turns more": limit + 1}.get(
+            self.how, limit
+        )
 
 
 class OddLoss(PolicyLoss):
@@ -145,7 +160,11 @@ class OddTerm(Regularizer):
     how: str
 
     def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> Any:
-        return LossOutput(logprobs_BL.mean(1)) if self.how == "flat" else odd(self.how, LossOutput(-logprobs_BL))
+        return (
+            LossOutput(logprobs_BL.mean(1))
+            if self.how == "flat"
+            else odd(self.how, LossOutput(-logprobs_BL))
+        )
 
 
 class OddParser(Parser):
@@ -160,7 +179,11 @@ class OddParser(Parser):
         return Parsed(7) if self.how == "number in it" else odd(self.how, Parsed("red"))  # type: ignore[arg-type]
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> Any:
-        return odd(self.how.removeprefix("render "), action) if self.how.startswith("render") else action
+        return (
+            odd(self.how.removeprefix("render "), action)
+            if self.how.startswith("render")
+            else action
+        )
 
 
 class OddContext(Context):
@@ -204,15 +227,29 @@ def plug(cls: type, how: str) -> dict[str, str]:
     return {"name": f"{__name__}:{cls.__name__}", "how": how}
 
 
-SAID = {"none": "answered None", "text": "answered ", "number": "answered ", "empty": "answered ", "wrong": "answered "}
+SAID = {
+    "none": "answered None",
+    "text": "answered ",
+    "number": "answered ",
+    "empty": "answered ",
+    "wrong": "answered ",
+}
 RAISED = "raised KeyError: 'room 7' ("
 REWARDS = {
-    "raise": RAISED, "none": "gave no list of rows", "text": "gave no list of rows", "number": "gave no list of rows",
-    "empty": "gave 0 rows: expected one row for each of 3 episodes", "short": "gave 2 rows",
-    "short row": "expected one per turn", "long row": "expected one per turn", "rows of none": "gave no list of number",
-    "none in a row": "a number is None, not a number", "text in a row": "a number is str", "list in a row": "is list",
+    "raise": RAISED,
+    "none": "gave no list of rows",
+    "text": "gave no list of rows",
+    "number": "gave no list of rows",
+    "empty": "gave 0 rows: expected one row for each of 3 episodes",
+    "short": "gave 2 rows",
+    "short row": "expected one per turn",
+    "long row": "expected one per turn",
+    "rows of none": "gave no list of number",
+    "none in a row": "a number is None, not a number",
+    "text in a row": "a number is str",
+    "list in a row": "is list",
     "complex in a row": "is complex",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", REWARDS)
@@ -232,7 +269,9 @@ def test_a_reward_that_is_not_async_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["right", "arrays", "tensors", "integers", "nan", "inf", "-inf"])
-def test_numbers_of_any_kind_are_numbers_and_what_is_not_finite_is_unmeasured(tmp_path: Path, how: str) -> None:
+def test_numbers_of_any_kind_are_numbers_and_what_is_not_finite_is_unmeasured(
+    tmp_path: Path, how: str
+) -> None:
     lines: list[dict[str, Any]] = []
     data = recipe(rewards=[{"name": "outcome"}, plug(Odd, how)], rl={"steps": 2, "group_size": 3})
     data["stages"] = data["stages"][1:]
@@ -241,7 +280,9 @@ def test_numbers_of_any_kind_are_numbers_and_what_is_not_finite_is_unmeasured(tm
         train(Recipe.parse(data), run_dir=tmp_path / "run", progress=False, on_record=lines.append)
     lost = [line.get("lost/reward_odd", 0) for line in lines if line["stage"] == "rl"]
     assert lost == ([4, 4] if how in ("nan", "inf", "-inf") else [0, 0])
-    assert sum("reward 'odd' could not be measured" in str(each.message) for each in said) == (lost[0] > 0)
+    assert sum("reward 'odd' could not be measured" in str(each.message) for each in said) == (
+        lost[0] > 0
+    )
 
 
 def test_an_inner_reward_is_named(tmp_path: Path) -> None:
@@ -259,7 +300,7 @@ PLUGINS: list[tuple[str, str, type, tuple[str, ...]]] = [
     ("modifiers", "modifier 'odd'", OddModifier, ("narrow",)),
     ("selection", "selection 'odd'", OddSelection, ("stranger",)),
     ("regularizers", "regularizer 'odd'", OddTerm, ("flat",)),
-]  # fmt: skip
+]
 CASES = [
     (key, what, cls, how)
     for key, what, cls, more in PLUGINS
@@ -267,14 +308,18 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "what", "cls", "how"), CASES, ids=lambda value: str(value).split(".")[-1])
+@pytest.mark.parametrize(
+    ("key", "what", "cls", "how"), CASES, ids=lambda value: str(value).split(".")[-1]
+)
 def test_a_plug_in_of_a_stage_that_goes_wrong_is_named(
     tmp_path: Path, key: str, what: str, cls: type, how: str
 ) -> None:
     value: Any = plug(cls, how) if key in ("credit", "loss", "curriculum") else [plug(cls, how)]
     why = failing(tmp_path / "run", stage(**{key: value}))
     assert why.startswith(f"{what} ")
-    assert (RAISED if how == "raise" else "expected") in why or (key == "curriculum" and "raised" in why)
+    assert (RAISED if how == "raise" else "expected") in why or (
+        key == "curriculum" and "raised" in why
+    )
 
 
 def test_a_credit_that_forgot_its_level_is_told(tmp_path: Path) -> None:
@@ -285,7 +330,8 @@ def test_a_credit_that_forgot_its_level_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["raise", "none", "text", "number in it", "wrong"])
 @pytest.mark.parametrize(
-    ("key", "what", "cls"), [("parser", "parser 'odd'", OddParser), ("context", "context 'odd'", OddContext)]
+    ("key", "what", "cls"),
+    [("parser", "parser 'odd'", OddParser), ("context", "context 'odd'", OddContext)],
 )
 def test_a_plug_in_of_the_agent_that_goes_wrong_is_named(
     tmp_path: Path, key: str, what: str, cls: type, how: str
@@ -298,7 +344,12 @@ def test_a_plug_in_of_the_agent_that_goes_wrong_is_named(
 
 @pytest.mark.parametrize("how", ["render raise", "render none", "render wrong"])
 def test_a_parser_that_cannot_write_is_named(tmp_path: Path, how: str) -> None:
-    agent = {"max_turns": 2, "system": False, "sampling": {"max_tokens": 3}, "parser": plug(OddParser, how)}
+    agent = {
+        "max_turns": 2,
+        "system": False,
+        "sampling": {"max_tokens": 3},
+        "parser": plug(OddParser, how),
+    }
     assert failing(tmp_path / "run", {"agent": agent}).startswith("parser 'odd' ")
 
 
@@ -310,13 +361,17 @@ class Forgetful(Curriculum):
         return list(tasks[:count])
 
     def state_dict(self) -> Any:
-        return {"set": {"seen": {1, 2}}, "object": {"a": [object()]}, "numpy": {"a": np.float32(1)}}.get(
-            self.how, odd(self.how, {"a": [1, "b", None, {"c": torch.ones(2)}]})
-        )
+        return {
+            "set": {"seen": {1, 2}},
+            "object": {"a": [object()]},
+            "numpy": {"a": np.float32(1)},
+        }.get(self.how, odd(self.how, {"a": [1, "b", None, {"c": torch.ones(2)}]}))
 
 
 @pytest.mark.parametrize("how", ["raise", "none", "text", "set", "object", "numpy", "right"])
-def test_a_memory_that_no_checkpoint_could_give_back_is_told_at_once(tmp_path: Path, how: str) -> None:
+def test_a_memory_that_no_checkpoint_could_give_back_is_told_at_once(
+    tmp_path: Path, how: str
+) -> None:
     why = failing(tmp_path / "run", stage(curriculum=plug(Forgetful, how)))
     assert why.startswith("plug-in 'forgetful' ") if how != "right" else not why
 
@@ -331,5 +386,7 @@ def test_a_tagger_that_goes_wrong_is_named(tmp_path: Path, how: str) -> None:
 
 
 def test_a_plug_in_that_cannot_be_made_is_named() -> None:
-    with pytest.raises(PluginError, match=r"training\.losses '.*:Abstract', when it was made, raised TypeError"):
+    with pytest.raises(
+        PluginError, match=r"training\.losses '.*:Abstract', when it was made, raised TypeError"
+    ):
         Recipe.parse(recipe(rl={"loss": {"name": f"{__name__}:Abstract"}}))

@@ -1,4 +1,6 @@
-"""What the end of the context does to an episode: it ends there, it is learnt from, and it is no way out of losing."""
+"""What the end of the context does to an episode: it ends there, it is learnt from, and it is no
+way out of losing.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,20 @@ def tight(folder: Path, family: str, limit: int, **changes: Any) -> dict[str, An
     model = {"name": gpt2(folder / "model"), "max_context": limit}
     if family == "tiny":
         model = recipe()["model"] | {"max_context": limit}
-    agent = {"max_turns": 6, "system": False, "sampling": {"max_tokens": 20}} | changes.pop("agent", {})
+    agent = {"max_turns": 6, "system": False, "sampling": {"max_tokens": 20}} | changes.pop(
+        "agent", {}
+    )
     env = {"id": "toy/lights-v0", "length": 6, "forgiving": True}
-    return recipe(model=model, agent=agent, env=env, rewards=[{"name": "outcome", "failure": -1.0}], **changes)
+    return recipe(
+        model=model, agent=agent, env=env, rewards=[{"name": "outcome", "failure": -1.0}], **changes
+    )
 
 
 @pytest.mark.parametrize("family", ["tiny", "gpt2"])
 @pytest.mark.parametrize("context", ["full_history", "sliding_window"])
-def test_a_response_that_overflows_is_the_last_turn(tmp_path: Path, family: str, context: str) -> None:
+def test_a_response_that_overflows_is_the_last_turn(
+    tmp_path: Path, family: str, context: str
+) -> None:
     limit = 24
     data = tight(tmp_path, family, limit, agent={"context": {"name": context}})
     with session_of(tmp_path / "run", data) as session:
@@ -42,10 +50,16 @@ def test_a_response_that_overflows_is_the_last_turn(tmp_path: Path, family: str,
         groups = played(session)
     episodes = episodes_of(groups)
     assert len(episodes) == 16
-    cut = [e for e in episodes if e.turns[-1].finish_reason == "length" and len(e.turns[-1].response_ids) < 20]
+    cut = [
+        e
+        for e in episodes
+        if e.turns[-1].finish_reason == "length" and len(e.turns[-1].response_ids) < 20
+    ]
     assert cut
     for episode in episodes:
-        lengths = [len(episode.prompt(t)) + len(turn.response_ids) for t, turn in enumerate(episode.turns)]
+        lengths = [
+            len(episode.prompt(t)) + len(turn.response_ids) for t, turn in enumerate(episode.turns)
+        ]
         assert max(lengths) <= limit
         assert all(len(turn.logprobs) == len(turn.response_ids) > 0 for turn in episode.turns)
     for episode in cut:
@@ -66,7 +80,9 @@ def test_what_the_context_cut_is_learnt_from(tmp_path: Path, family: str, credit
         trainer = Trainer(session, session.recipe.stages[-1], 1)  # type: ignore[arg-type]
         metrics = asyncio.run(trainer.step(0))
     assert metrics["stop/context_limit"] > 0
-    assert metrics["tokens/trained"] == metrics["tokens/generated"], "nothing that was sampled is thrown away"
+    assert metrics["tokens/trained"] == metrics["tokens/generated"], (
+        "nothing that was sampled is thrown away"
+    )
     assert metrics["useful_share"] == 1
     assert metrics["engine_gap/max"] < 1e-4
 
@@ -84,11 +100,17 @@ def test_the_context_limit_is_named_before_the_turn_limit(tmp_path: Path, turns:
         session.engine.max_context = 12
         for episode in episodes_of(played(session)):
             last = episode.turns[-1]
-            if not episode.success and last.finish_reason == "length" and len(last.response_ids) < 20:
+            if (
+                not episode.success
+                and last.finish_reason == "length"
+                and len(last.response_ids) < 20
+            ):
                 assert episode.stop is StopReason.CONTEXT_LIMIT
 
 
-@pytest.mark.parametrize("credit", ["grpo", "turn_return", "gae", "gigpo", "reinforce_pp", "stepwise"])
+@pytest.mark.parametrize(
+    "credit", ["grpo", "turn_return", "gae", "gigpo", "reinforce_pp", "stepwise"]
+)
 def test_an_opening_that_does_not_fit_is_a_lost_game(tmp_path: Path, credit: str) -> None:
     """It is worth what losing is worth, and nothing is learnt from it."""
     data = tight(tmp_path, "tiny", 512, rl={"credit": {"name": credit}})
@@ -97,10 +119,14 @@ def test_an_opening_that_does_not_fit_is_a_lost_game(tmp_path: Path, credit: str
         generate, asked = session.engine.generate, []
 
         async def half(prompt: Any, sampling: Any, *, session: str | None = None) -> Any:
-            """Half of the conversations meet a context that is too short, as under a renaming of longer words."""
+            """Half of the conversations meet a context that is too short, as under a renaming of
+            longer words.
+            """
             asked.append(session)
             short = session is not None and int(session[-1]) % 2
-            return await generate([*prompt, *[0] * 600] if short else prompt, sampling, session=session)
+            return await generate(
+                [*prompt, *[0] * 600] if short else prompt, sampling, session=session
+            )
 
         session.engine.generate = half  # type: ignore[method-assign]
         groups, _ = asyncio.run(trainer.play(0, 2, 0))
@@ -135,7 +161,9 @@ def test_demonstrations_end_where_the_context_does(tmp_path: Path, family: str) 
     with session_of(tmp_path / "run", tight(tmp_path, family, 24)) as session:
         session.engine.max_context = 24
         made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
-        with pytest.warns(UserWarning, match="4 of 4 training demonstrations do not fit a context of 24 tokens"):
+        with pytest.warns(
+            UserWarning, match="4 of 4 training demonstrations do not fit a context of 24 tokens"
+        ):
             train, valid = asyncio.run(made.demonstrate())
         whole: list[Episode] = [*train, *valid]
         for episode in whole:

@@ -51,7 +51,11 @@ CONFIGS: list[dict[str, Any]] = [
         for b in ("turn", "episode", "none")
         for s in ("none", "group", "batch")
     ),
-    *({"name": "gae", "over": o, "gamma": 0.9, "whiten": w} for o in ("token", "turn") for w in (True, False)),
+    *(
+        {"name": "gae", "over": o, "gamma": 0.9, "whiten": w}
+        for o in ("token", "turn")
+        for w in (True, False)
+    ),
     *({"name": "gae", "over": o, "gamma": 0.9, "limit": "bootstrap"} for o in ("token", "turn")),
 ]
 GROUPED = [
@@ -83,10 +87,18 @@ def apply(config: dict[str, Any], batch: TokenBatch, rewards_KET: Tensor) -> Ten
     """Advantages per token [B, L]."""
     credit = build(config)
     if "values" in credit.needs() and batch.values_BL is None:
-        noise = torch.randn(batch.turn_BL.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        batch = replace(batch, values_BL=torch.where(batch.mask_BL, noise, NAN), bootstrap_E=batch.turns_E.double() / 7)
+        noise = torch.randn(
+            batch.turn_BL.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        batch = replace(
+            batch,
+            values_BL=torch.where(batch.mask_BL, noise, NAN),
+            bootstrap_E=batch.turns_E.double() / 7,
+        )
     if batch.state_ET is None:
-        batch = replace(batch, state_ET=torch.where(batch.mask_ET, torch.arange(batch.max_turns) % 2, -1))
+        batch = replace(
+            batch, state_ET=torch.where(batch.mask_ET, torch.arange(batch.max_turns) % 2, -1)
+        )
     out = credit(rewards_KET, batch)
     assert out.dtype == torch.float64
     assert not out.requires_grad
@@ -146,13 +158,21 @@ def test_reference_per_token(name: str, config: dict[str, Any], outside: float) 
 def test_reference_dense_gae() -> None:
     reward_BL, (expected, atol) = golden("token_rewards"), entry("gae_advantages_dense")
     batch = replace(batch_of([list(range(12))] * 8), values_BL=golden("values"))
-    close(apply({"name": "gae", "gamma": 0.99, "whiten": False}, batch, reward_BL[None]), expected, atol)
+    close(
+        apply({"name": "gae", "gamma": 0.99, "whiten": False}, batch, reward_BL[None]),
+        expected,
+        atol,
+    )
 
 
 def test_reference_group_baseline() -> None:
     batch, rewards_KET = returns_batch()
     expected, atol = entry("reinforce_pp_baseline")
-    close(apply({"name": "reinforce_pp", "baseline": "group"}, batch, rewards_KET), expected * golden("mask"), atol)
+    close(
+        apply({"name": "reinforce_pp", "baseline": "group"}, batch, rewards_KET),
+        expected * golden("mask"),
+        atol,
+    )
 
 
 # Small cases by hand.
@@ -244,17 +264,33 @@ def test_token_gae_by_hand(stop: StopReason, limit: str, expected: Any, outside:
 )
 @pytest.mark.parametrize("rewritten", [False, True])
 def test_turn_gae_by_hand(
-    rewards: list[float], gamma: float, lam: float, terminated: bool, expected: list[float], rewritten: bool
+    rewards: list[float],
+    gamma: float,
+    lam: float,
+    terminated: bool,
+    expected: list[float],
+    rewritten: bool,
 ) -> None:
     """Three turns of several tokens, in one sequence or three; two of them may be worth nothing."""
     if rewritten:
-        batch = batch_of([[-1, 0, 0], [-1, -1, 1, 1], [2]], episodes=[0, 0, 0], terminated=[terminated])
+        batch = batch_of(
+            [[-1, 0, 0], [-1, -1, 1, 1], [2]], episodes=[0, 0, 0], terminated=[terminated]
+        )
         values = [[NAN, 0.5, 9, NAN], [NAN, 1e6, 0.4, 9], [0.3, NAN, NAN, NAN]]
     else:
         batch = batch_of([[-1, 0, 0, -1, 1, 1, 2]], terminated=[terminated])
         values = [[NAN, 0.5, 9, 1e6, 0.4, 9, 0.3]]
-    batch = replace(batch, values_BL=torch.tensor(values).double(), bootstrap_E=torch.tensor([0.6]).double())
-    config = {"name": "gae", "over": "turn", "gamma": gamma, "lam": lam, "whiten": False, "limit": "bootstrap"}
+    batch = replace(
+        batch, values_BL=torch.tensor(values).double(), bootstrap_E=torch.tensor([0.6]).double()
+    )
+    config = {
+        "name": "gae",
+        "over": "turn",
+        "gamma": gamma,
+        "lam": lam,
+        "whiten": False,
+        "limit": "bootstrap",
+    }
     out = apply(config, batch, torch.tensor([[rewards]]).double())
     close(out, batch.spread(torch.tensor([expected]).double()), 1e-6)
     targets = batch.signals["returns"][~batch.signals["returns"].isnan()]
@@ -263,13 +299,17 @@ def test_turn_gae_by_hand(
 
 def test_turn_gae_whitens_one_value_per_turn() -> None:
     batch = replace(batch_of([[0, 0, 0, 0, 1]]), values_BL=torch.zeros(1, 5).double())
-    out = apply({"name": "gae", "over": "turn", "lam": 0.0}, batch, torch.tensor([[[0.0, 1.0]]]).double())
+    out = apply(
+        {"name": "gae", "over": "turn", "lam": 0.0}, batch, torch.tensor([[[0.0, 1.0]]]).double()
+    )
     close(out, [[-math.sqrt(0.5)] * 4 + [math.sqrt(0.5)]], 1e-7)
 
 
 def test_turns_without_reward_are_turns() -> None:
     """Turns come from their indices: a reward of 1e-9 in place of 0 changes nothing visible."""
-    batch = replace(batch_of([[0, 0, 1, 1, 2, 3]]), values_BL=torch.linspace(0, 1, 6).double()[None])
+    batch = replace(
+        batch_of([[0, 0, 1, 1, 2, 3]]), values_BL=torch.linspace(0, 1, 6).double()[None]
+    )
     for over in ("token", "turn"):
         config = {"name": "gae", "over": over, "whiten": False}
         zero = apply(config, batch, torch.tensor([[[0.0, 0, 0, 1]]]).double())
@@ -289,20 +329,30 @@ def test_reward_lands_in_its_own_turn() -> None:
 def test_reward_of_a_turn_without_tokens_goes_to_the_one_before() -> None:
     batch = batch_of([[1, 1, -1, 3]], turns=[5])
     rewards_KET = torch.tensor([[[64.0, 1.0, 2.0, 4.0, 8.0]]]).double()
-    close(apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, rewards_KET), [[0, 3, 0, 12]])
+    close(
+        apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, rewards_KET),
+        [[0, 3, 0, 12]],
+    )
     batch = replace(batch, values_BL=torch.zeros(1, 4))
-    close(apply({"name": "gae", "over": "turn", "gamma": 0.0, "whiten": False}, batch, rewards_KET), [[3, 3, 0, 12]])
+    close(
+        apply({"name": "gae", "over": "turn", "gamma": 0.0, "whiten": False}, batch, rewards_KET),
+        [[3, 3, 0, 12]],
+    )
 
 
 def test_turn_return_by_hand() -> None:
-    """Others still playing at the turn; once none is, those that played longest, at their last turn."""
+    """Others still playing at the turn; once none is, those that played longest, at their last
+    turn.
+    """
     batch, rewards_KET = episodic([[1.0, 2.0, 4.0], [0.0, 3.0], [5.0]])
     out = build({"name": "turn_return"})(rewards_KET, batch)
     close(out, [[7 - 4, 6 - 3, 4 - 3], [3 - 6, 3 - 6, 0], [5 - 5, 0, 0]])
     out = build({"name": "turn_return", "gamma": 0.5, "baseline": "episode"})(rewards_KET, batch)
     whole = [1 + 0.5 * 4, 1.5, 5.0]
     close(out, [[3 - 3.25, 4 - 3.25, 4 - 3.25], [1.5 - 4, 3 - 4, 0], [5 - 2.25, 0, 0]])
-    out = build({"name": "turn_return", "gamma": 0.5, "scale": "group", "eps": 0.0})(rewards_KET, batch)
+    out = build({"name": "turn_return", "gamma": 0.5, "scale": "group", "eps": 0.0})(
+        rewards_KET, batch
+    )
     close(out[2, 0], (5 - 2.25) / torch.tensor(whole).double().std())
 
 
@@ -320,7 +370,9 @@ def all_won() -> tuple[TokenBatch, Tensor]:
     return episodic([[0.1 + 0.2], [0.0, 0.3], [0.0, 0.0, 0.3], [0.0] * 6 + [0.3]])
 
 
-@pytest.mark.parametrize("config", GROUPED + [c for c in CONFIGS if c.get("scale", "none") != "none"], ids=str)
+@pytest.mark.parametrize(
+    "config", GROUPED + [c for c in CONFIGS if c.get("scale", "none") != "none"], ids=str
+)
 def test_no_variance_is_exactly_zero(config: dict[str, Any]) -> None:
     out = build(config | ({"gamma": 1.0} if config["name"] in ("turn_return", "stepwise") else {}))(
         all_won()[1], all_won()[0]
@@ -350,7 +402,9 @@ def test_permuting_episodes_permutes_the_result(config: dict[str, Any]) -> None:
     rewards = [[3.0, 1.0], [0.0], [1.0, 2.0], [7.0, 0.0, 1.0], [1.0, 1.0], [0.5]]
     groups, order = [0, 0, 0, 1, 1, 0], [5, 2, 0, 4, 1, 3]
     batch, rewards_KET = episodic(rewards, groups)
-    values_BL = torch.randn(batch.turn_BL.shape, generator=torch.Generator().manual_seed(0)).double()
+    values_BL = torch.randn(
+        batch.turn_BL.shape, generator=torch.Generator().manual_seed(0)
+    ).double()
     out = apply(config, replace(batch, values_BL=values_BL), rewards_KET)
     batch, rewards_KET = episodic([rewards[i] for i in order], [groups[i] for i in order])
     close(apply(config, replace(batch, values_BL=values_BL[order]), rewards_KET), out[order], 1e-12)
@@ -374,21 +428,32 @@ def test_packing_does_not_change_credit(config: dict[str, Any], seed: int) -> No
     values = torch.randn(len(number_of), generator=torch.Generator().manual_seed(seed)).double()
     results = []
     credit = build(config)
-    for merge, closing in itertools.product((True, False), (frozenset[StopReason](), credit.bootstraps())):
+    for merge, closing in itertools.product(
+        (True, False), (frozenset[StopReason](), credit.bootstraps())
+    ):
         batch, rewards_KET = TokenBatch.pack(groups, merge=merge, closing=closing).with_rewards(
             env_rewards(groups), {"environment": 0.7}
         )
-        batch = replace(batch, values_BL=by_token(batch, number_of, values), bootstrap_E=batch.turns_E.double() / 7)
+        batch = replace(
+            batch,
+            values_BL=by_token(batch, number_of, values),
+            bootstrap_E=batch.turns_E.double() / 7,
+        )
         results.append(apply(config, batch, rewards_KET)[batch.mask_BL])
     for other in results[1:]:
         close(other, results[0], 1e-12)
 
 
 def test_terminated_episodes_ignore_the_bootstrap() -> None:
-    batch = replace(batch_of([[0, 1], [0, 1]], terminated=[True, False]), values_BL=torch.zeros(2, 2))
+    batch = replace(
+        batch_of([[0, 1], [0, 1]], terminated=[True, False]), values_BL=torch.zeros(2, 2)
+    )
     batch.bootstrap_E = torch.tensor([NAN, 2.0])
     config = {"name": "gae", "lam": 1.0, "whiten": False}
-    close(apply(config | {"limit": "bootstrap"}, batch, torch.zeros(1, 2, 2).double()), [[0, 0], [2, 2]])
+    close(
+        apply(config | {"limit": "bootstrap"}, batch, torch.zeros(1, 2, 2).double()),
+        [[0, 0], [2, 2]],
+    )
     close(apply(config, batch, torch.zeros(1, 2, 2).double()), [[0, 0], [0, 0]])
 
 
@@ -403,9 +468,14 @@ def test_episodes_without_turns_and_masked_rows(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("config", ADDITIVE, ids=ids(ADDITIVE))
 def test_named_rewards_add_up_by_weight(config: dict[str, Any]) -> None:
     first, second = [[3.0, 1.0], [0.0], [1.0, 2.0]], [[0.0, -1.0], [4.0], [2.0, 0.0]]
-    mixed = [[0.5 * a - 2 * b for a, b in zip(x, y, strict=True)] for x, y in zip(first, second, strict=True)]
+    mixed = [
+        [0.5 * a - 2 * b for a, b in zip(x, y, strict=True)]
+        for x, y in zip(first, second, strict=True)
+    ]
     one = apply(config, *episodic(mixed))
-    two = apply(config, *episodic(first)[0].with_rewards({"a": first, "b": second}, {"a": 0.5, "b": -2.0}))
+    two = apply(
+        config, *episodic(first)[0].with_rewards({"a": first, "b": second}, {"a": 0.5, "b": -2.0})
+    )
     close(two, one, 1e-12)
 
 

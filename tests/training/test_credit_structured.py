@@ -1,4 +1,6 @@
-"""Estimators that keep rewards apart, or look at states and tags: hand-computed cases from their papers' formulas."""
+"""Estimators that keep rewards apart, or look at states and tags: hand-computed cases from their
+papers' formulas.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from .test_credit import close
 HALF = math.sqrt(0.5)
 
 
-def named(rewards: dict[str, list[list[float]]], groups: list[int], **weights: float) -> tuple[TokenBatch, Tensor]:
+def named(
+    rewards: dict[str, list[list[float]]], groups: list[int], **weights: float
+) -> tuple[TokenBatch, Tensor]:
     """One token per turn; every reward weighs 1 unless `weights` says otherwise."""
     first = next(iter(rewards.values()))
     batch = batch_of([list(range(len(turns))) for turns in first], groups=groups)
@@ -42,12 +46,17 @@ def test_gdpo_tells_combinations_with_equal_sums_apart() -> None:
 def test_gdpo_of_one_reward_is_grpo_and_weights_of_zero_are_nothing() -> None:
     data = named({"a": [[0.0, 2.0], [1.0], [5.0]]}, [0, 0, 0])
     close(credit("gdpo", data, eps=1e-4), credit("grpo", data, eps=1e-4))
-    noise = named({"a": [[0.0, 2.0], [1.0], [5.0]], "b": [[9.0, 1.0], [0.0], [3.0]]}, [0, 0, 0], b=0.0)
+    noise = named(
+        {"a": [[0.0, 2.0], [1.0], [5.0]], "b": [[9.0, 1.0], [0.0], [3.0]]}, [0, 0, 0], b=0.0
+    )
     close(credit("gdpo", noise), credit("grpo", data), 1e-7)
 
 
 def test_lite_ppo_by_hand() -> None:
-    close(credit("lite_ppo", episodic([[1.0], [0.0], [1.0], [1.0]], [0, 0, 1, 1]))[:, 0], [1, -1, 0, 0])
+    close(
+        credit("lite_ppo", episodic([[1.0], [0.0], [1.0], [1.0]], [0, 0, 1, 1]))[:, 0],
+        [1, -1, 0, 0],
+    )
 
 
 def test_bnpo_by_hand() -> None:
@@ -60,7 +69,10 @@ def test_bnpo_by_hand() -> None:
 
 def test_bnpo_of_a_single_group_is_dr_grpo_and_refuses_other_ranges() -> None:
     data = episodic([[1.0], [0.0], [0.0]])
-    close(CREDITS.build({"name": "bnpo"})(data[1], data[0]), CREDITS.build({"name": "dr_grpo"})(data[1], data[0]))
+    close(
+        CREDITS.build({"name": "bnpo"})(data[1], data[0]),
+        CREDITS.build({"name": "dr_grpo"})(data[1], data[0]),
+    )
     scaled = episodic([[10.0], [-10.0], [-10.0]])
     with pytest.raises(UserError, match=r"'r' leaves 0\.0 \.\. 1\.0"):
         CREDITS.build({"name": "bnpo"})(scaled[1], scaled[0])
@@ -106,13 +118,19 @@ def test_gigpo_keeps_the_state_after_a_bad_response(reason: str) -> None:
     """Kitchen and cellar do not become one state because we said the same sentence in both."""
 
     def walk(room: str) -> Episode:
-        bad = Turn([1], False, [2], [-0.1], observation="Bad.", valid_action=False, invalid_reason=reason)
-        return Episode(task, opening=room, turns=[bad, Turn([3], True, [4], [-0.1], observation="Done.")])
+        bad = Turn(
+            [1], False, [2], [-0.1], observation="Bad.", valid_action=False, invalid_reason=reason
+        )
+        return Episode(
+            task, opening=room, turns=[bad, Turn([3], True, [4], [-0.1], observation="Done.")]
+        )
 
     task = Task(env="toy/made-v0", seed=0)
     group = Group(task, [walk(room) for room in ("kitchen", "kitchen", "cellar", "cellar")])
     rewards = {"r": [[0.0, 1.0], [0.0, 0.0], [0.0, 5.0], [0.0, 0.0]]}
-    found_ET = credit("gigpo", TokenBatch.pack([group]).with_rewards(rewards, {"r": 1.0}), gamma=1.0)
+    found_ET = credit(
+        "gigpo", TokenBatch.pack([group]).with_rewards(rewards, {"r": 1.0}), gamma=1.0
+    )
     # Each turn against the four of its room: two before the bad response and two after it.
     close(found_ET, [[x, x] for x in (1 - 1.5 + 0.5, -1.5 - 0.5, 5 - 1.5 + 2.5, -1.5 - 2.5)])
 
@@ -145,7 +163,10 @@ def test_igpo_joint_and_weights() -> None:
     z = ((values - values.mean()) / values.std()).tolist()
     close(credit("igpo", (batch, rewards_KET), norm="joint", gamma=0.0), [z[:3], [*z[3:], 0]])
     light = named(
-        {"information_gain": [[0.2, 0.4, 0.0], [0.0, 0.0]], "outcome": [[0.0, 0.0, 1.0], [0.0, 0.0]]},
+        {
+            "information_gain": [[0.2, 0.4, 0.0], [0.0, 0.0]],
+            "outcome": [[0.0, 0.0, 1.0], [0.0, 0.0]],
+        },
         [0, 0],
         information_gain=0.1,
     )
@@ -174,7 +195,9 @@ def test_states_and_tags_come_from_what_was_played() -> None:
 
     task = Task(env="toy/made-v0", seed=0)
     first = Episode(
-        task, opening="hall", turns=[turn("cellar", "planning"), turn("hall", None), turn("end", "explore")]
+        task,
+        opening="hall",
+        turns=[turn("cellar", "planning"), turn("hall", None), turn("end", "explore")],
     )
     second = Episode(task, opening="hall", turns=[turn("cellar", "explore")])
     for episode in (first, second):

@@ -1,4 +1,6 @@
-"""Critic: values stand before the token they judge, bootstrap values after the last; gradients where they belong."""
+"""Critic: values stand before the token they judge, bootstrap values after the last; gradients
+where they belong.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ CUT = frozenset({StopReason.CURRICULUM_LIMIT})
 
 
 def groups_of(context: str) -> list[Group]:
-    """As played, but every third episode ended by itself, and every third by the limit of a curriculum."""
+    """As played, but every third episode ended by itself, and every third by the limit of a
+    curriculum.
+    """
     groups = copy.deepcopy(played(context))
     for group in groups:
         group.episodes[1].stop = StopReason.LOST
@@ -58,18 +62,28 @@ def test_values_and_bootstrap(context: str, merge: bool) -> None:
     batch, policy = packed(context, merge), model()
     critic = critic_of(policy)
     open_E = batch.stopped_E(CUT)
-    values_BL, bootstrap_E = critic.evaluate(policy, batch, list(batch.split(200)), open_E, bf16=False)
-    one_BL, one_E = critic.evaluate(policy, batch, [torch.arange(len(batch.lengths_B))], open_E, bf16=False)
+    values_BL, bootstrap_E = critic.evaluate(
+        policy, batch, list(batch.split(200)), open_E, bf16=False
+    )
+    one_BL, one_E = critic.evaluate(
+        policy, batch, [torch.arange(len(batch.lengths_B))], open_E, bf16=False
+    )
     assert bootstrap_E is not None
     assert one_E is not None
     torch.testing.assert_close(values_BL[batch.mask_BL], one_BL[batch.mask_BL], rtol=0, atol=1e-5)
     torch.testing.assert_close(bootstrap_E, one_E, rtol=0, atol=1e-5)
     episodes = [e for group in groups_of(context) for e in group]
-    assert {e.stop for e in episodes} == {StopReason.LOST, StopReason.CURRICULUM_LIMIT, StopReason.TURN_LIMIT}
+    assert {e.stop for e in episodes} == {
+        StopReason.LOST,
+        StopReason.CURRICULUM_LIMIT,
+        StopReason.TURN_LIMIT,
+    }
     for e, episode in enumerate(episodes):
         for t, turn in enumerate(episode.turns):
             prompt = episode.prompt(t)
-            expected_l = all_values(critic, policy, prompt + turn.response_ids)[len(prompt) - 1 : -1]
+            expected_l = all_values(critic, policy, prompt + turn.response_ids)[
+                len(prompt) - 1 : -1
+            ]
             here_BL = (batch.episode_B[:, None] == e) & (batch.turn_BL == t)
             torch.testing.assert_close(values_BL[here_BL], expected_l, rtol=0, atol=1e-5)
         if episode.stop not in CUT:
@@ -77,13 +91,17 @@ def test_values_and_bootstrap(context: str, merge: bool) -> None:
             continue
         before = episode.prompt(len(episode.turns) - 1) + episode.turns[-1].response_ids
         closing = [*(before if episode.closing_extends else []), *episode.closing_ids]
-        assert float(bootstrap_E[e]) == pytest.approx(float(all_values(critic, policy, closing)[-1]), abs=1e-5)
+        assert float(bootstrap_E[e]) == pytest.approx(
+            float(all_values(critic, policy, closing)[-1]), abs=1e-5
+        )
 
 
 def test_a_new_critic_says_zero() -> None:
     batch = packed("full_history")
     critic = Critic(model(), CriticConfig())
-    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False)
+    values_BL, bootstrap_E = critic.evaluate(
+        model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False
+    )
     assert not values_BL.any()
     assert bootstrap_E is not None
     assert not bootstrap_E.any()
@@ -93,7 +111,12 @@ def test_a_new_critic_says_zero() -> None:
 def test_an_episode_that_is_over_costs_no_closing_state(merge: bool) -> None:
     """What would have come next is in the batch only where a critic is asked about it."""
     over, cut = packed("full_history", merge, frozenset()), packed("full_history", merge)
-    spent = [episode.closing_ids for group in groups_of("full_history") for episode in group if episode.stop in CUT]
+    spent = [
+        episode.closing_ids
+        for group in groups_of("full_history")
+        for episode in group
+        if episode.stop in CUT
+    ]
     assert spent
     assert all(spent)
     assert int(cut.lengths_B.sum()) > int(over.lengths_B.sum())
@@ -102,23 +125,39 @@ def test_an_episode_that_is_over_costs_no_closing_state(merge: bool) -> None:
     assert critic.evaluate(model(), over, list(over.split(200)), open_E, bf16=False)[1] is None
 
 
-def learn(backbone: str | None, *, warmup: int = 0, budget: int = 16384, coefficient: float = 0.5) -> Step:
+def learn(
+    backbone: str | None, *, warmup: int = 0, budget: int = 16384, coefficient: float = 0.5
+) -> Step:
     """One update with returns for a critic (or none)."""
-    batch, settings = packed("sliding_window"), {"backbone": backbone or "separate", "coefficient": coefficient}
+    batch, settings = (
+        packed("sliding_window"),
+        {"backbone": backbone or "separate", "coefficient": coefficient},
+    )
     critic = critic_of(copy.deepcopy(model()), **settings)
-    values_BL, bootstrap_E = critic.evaluate(model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False)
+    values_BL, bootstrap_E = critic.evaluate(
+        model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False
+    )
     batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
-    batch, rewards_KET = batch.with_rewards({"r": [[1.0] * int(n) for n in batch.turns_E]}, {"r": 1.0})
+    batch, rewards_KET = batch.with_rewards(
+        {"r": [[1.0] * int(n) for n in batch.turns_E]}, {"r": 1.0}
+    )
     CREDITS.build({"name": "gae"})(rewards_KET, batch)
 
     def build(policy: Any, stage: RlStage) -> Critic:
         return critic_of(policy, **settings, warmup_steps=warmup)
 
-    return Step(batch, build if backbone else None, critic={**settings, "warmup_steps": warmup}, token_budget=budget)
+    return Step(
+        batch,
+        build if backbone else None,
+        critic={**settings, "warmup_steps": warmup},
+        token_budget=budget,
+    )
 
 
 def test_the_critic_of_an_adapted_policy_is_as_small_as_what_is_trained() -> None:
-    """It learns adapters of its own and a head; the frozen weights are the policy's, and stay as they are."""
+    """It learns adapters of its own and a head; the frozen weights are the policy's, and stay as
+    they are.
+    """
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=320, lora=LoraConfig(rank=4))
     policy = load(config, corpus=lambda: ["go north", "take the lamp"]).model
     trained = lambda module: sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -128,7 +167,10 @@ def test_the_critic_of_an_adapted_policy_is_as_small_as_what_is_trained() -> Non
     own = {id(p) for p in policy.parameters()}
     assert all((id(p) in own) == (not p.requires_grad) for p in critic.parameters())
     ids = torch.arange(3, 9)[None]
-    before, untouched = policy(ids).logits.detach().clone(), [p.detach().clone() for p in policy.parameters()]
+    before, untouched = (
+        policy(ids).logits.detach().clone(),
+        [p.detach().clone() for p in policy.parameters()],
+    )
     critic.values(critic.hidden(policy, ids)).sum().backward()
     assert all(p.grad is None for p in policy.parameters())
     torch.optim.SGD((p for p in critic.parameters() if p.requires_grad), lr=1.0).step()
@@ -151,7 +193,9 @@ def test_a_separate_critic_never_touches_the_policy() -> None:
     assert equal(weights(without.model), weights(loud.model))
     assert beside.critic is not None
     assert beside.critic.backbone is not None
-    assert not equal(weights(beside.critic.backbone), weights(learn("separate", coefficient=0.1).model))
+    assert not equal(
+        weights(beside.critic.backbone), weights(learn("separate", coefficient=0.1).model)
+    )
     assert beside.metrics["loss/value"] > 0
     assert beside.metrics["grad_norm"] == pytest.approx(without.metrics["grad_norm"])
 

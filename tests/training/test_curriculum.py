@@ -1,4 +1,6 @@
-"""Curricula: what they draw, what they remember, and that a resume goes on as if nothing had happened."""
+"""Curricula: what they draw, what they remember, and that a resume goes on as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ TASKS = [Task(env="toy/made-v0", seed=seed) for seed in range(6)]
 
 
 def played(task: Task, *wins: bool) -> Group:
-    return Group(task, [Episode(task, stop=StopReason.WON if won else StopReason.LOST, success=won) for won in wins])
+    return Group(
+        task,
+        [
+            Episode(task, stop=StopReason.WON if won else StopReason.LOST, success=won)
+            for won in wins
+        ],
+    )
 
 
 def seeds(tasks: list[Task]) -> list[int]:
@@ -81,7 +89,13 @@ def stage_of(curriculum: Curriculum, drawn: int = 6) -> set[int]:
     return set(seeds(curriculum.sample(TASKS, 2, drawn, 0)))
 
 
-STAGED: dict[str, Any] = {"name": "staged", "stages": 3, "threshold": 0.7, "window": 10, "replay": 0.0}
+STAGED: dict[str, Any] = {
+    "name": "staged",
+    "stages": 3,
+    "threshold": 0.7,
+    "window": 10,
+    "replay": 0.0,
+}
 
 
 def test_staged_plays_from_easy_to_hard_by_measurement() -> None:
@@ -112,7 +126,9 @@ def test_staged_loses_patience_and_replays() -> None:
     assert (drawn[5] + drawn[4]) / drawn.total() == pytest.approx(0.5, abs=0.07)
 
 
-@pytest.mark.parametrize("config", [STAGED, {"name": "prioritized"}, {"name": "horizon", "tasks": STAGED}], ids=str)
+@pytest.mark.parametrize(
+    "config", [STAGED, {"name": "prioritized"}, {"name": "horizon", "tasks": STAGED}], ids=str
+)
 def test_memory_survives_a_checkpoint(config: dict[str, Any]) -> None:
     one = CURRICULA.build(config)
     measured(one)
@@ -128,6 +144,17 @@ def test_memory_survives_a_checkpoint(config: dict[str, Any]) -> None:
 
 def test_horizon_grows_to_the_limit() -> None:
     curriculum = CURRICULA.build({"name": "horizon", "first": 2, "share": 0.5})
-    assert [curriculum.max_turns(10, step / 10) for step in range(10)] == [2, 3, 5, 6, 8, 10, 10, 10, 10, 10]
+    assert [curriculum.max_turns(10, step / 10) for step in range(10)] == [
+        2,
+        3,
+        5,
+        6,
+        8,
+        10,
+        10,
+        10,
+        10,
+        10,
+    ]
     assert CURRICULA.build({"name": "horizon", "first": 20}).max_turns(10, 0.0) == 10
     assert CURRICULA.build({"name": "uniform"}).max_turns(10, 0.0) == 10

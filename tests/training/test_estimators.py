@@ -76,28 +76,41 @@ def same(one_P: Tensor, other_P: Tensor) -> bool:
 @EVERY
 def test_the_gradient_is_the_derivative_of_the_expected_return(problem: Any) -> None:
     """By automatic differentiation of the sum over episodes, without scores."""
-    logits = {s: torch.tensor(v, dtype=torch.float64, requires_grad=True) for s, v in problem.logits.items()}
+    logits = {
+        s: torch.tensor(v, dtype=torch.float64, requires_grad=True)
+        for s, v in problem.logits.items()
+    }
     expected = torch.zeros((), dtype=torch.float64)
     for plays in problem.tasks:
         chances = [math.prod(logits[m.state].softmax(0)[m.action] for m in play) for play in plays]
         assert sum(float(chance.detach()) for chance in chances) == pytest.approx(1.0)
         for chance, play in zip(chances, plays, strict=True):
-            paid = sum(w * r for move in play for w, r in zip(problem.weights, move.rewards, strict=True))
+            paid = sum(
+                w * r for move in play for w, r in zip(problem.weights, move.rewards, strict=True)
+            )
             expected = expected + chance * paid / len(problem.tasks)
     found = torch.autograd.grad(expected, list(logits.values()))
     assert same(torch.cat(found), problem.gradient())
 
 
 @pytest.mark.parametrize("name", ["ties", "rare"])
-@pytest.mark.parametrize("config", [{"name": "gigpo"}, {"name": "lite_ppo"}, {"name": "turn_return", "scale": "batch"}])
-def test_listing_groups_without_order_is_listing_them_all(config: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize(
+    "config", [{"name": "gigpo"}, {"name": "lite_ppo"}, {"name": "turn_return", "scale": "batch"}]
+)
+def test_listing_groups_without_order_is_listing_them_all(
+    config: dict[str, Any], name: str
+) -> None:
     problem, credit = BY_NAME[name], CREDITS.build(config)
     total_P = torch.zeros_like(problem.gradient())
     tasks = [(problem.task_N == k).nonzero().flatten().tolist() for k in range(len(problem.tasks))]
     groups = [group for members in tasks for group in itertools.product(members, repeat=2)]
     for one, two in itertools.product(groups, repeat=2):
         case = problem.batch(torch.tensor(one + two), torch.tensor([0, 0, 1, 1]))
-        total_P += problem.chance_N[list(one + two)].prod() / len(tasks) ** 2 * case.gradient_EP(credit).mean(0)
+        total_P += (
+            problem.chance_N[list(one + two)].prod()
+            / len(tasks) ** 2
+            * case.gradient_EP(credit).mean(0)
+        )
     assert same(total_P, mean_of_pairs(credit, problem))
 
 
@@ -108,7 +121,10 @@ UNBIASED: dict[str, tuple[dict[str, Any], float]] = {
     "reinforce_pp": ({"name": "reinforce_pp", "whiten": False}, 1.0),
     "reinforce_pp-group": ({"name": "reinforce_pp", "baseline": "group", "whiten": False}, 0.75),
     "gigpo-episodes": ({"name": "gigpo", "omega": 0.0}, 0.75),
-    **{f"turn_return-{b}": ({"name": "turn_return", "baseline": b}, 1.0) for b in ("turn", "episode", "none")},
+    **{
+        f"turn_return-{b}": ({"name": "turn_return", "baseline": b}, 1.0)
+        for b in ("turn", "episode", "none")
+    },
 }
 
 
@@ -138,7 +154,9 @@ def test_the_size_of_the_group_is_a_factor_or_nothing(size: int, problem: Any) -
 
 @EVERY
 def test_the_mean_of_the_batch_contains_every_episode_once(problem: Any) -> None:
-    assert same(mean_of_pairs(build("reinforce", baseline="batch_mean"), problem), 0.75 * problem.gradient())
+    assert same(
+        mean_of_pairs(build("reinforce", baseline="batch_mean"), problem), 0.75 * problem.gradient()
+    )
 
 
 @EVERY
@@ -155,10 +173,16 @@ def written(problem: Any, tokens: int) -> Any:
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 10**6), over=st.sampled_from(["token", "turn"]), tokens=st.integers(1, 3))
+@given(
+    seed=st.integers(0, 10**6), over=st.sampled_from(["token", "turn"]), tokens=st.integers(1, 3)
+)
 @pytest.mark.parametrize("name", ["length", "anchors"])
-def test_gae_with_lam_1_is_unbiased_with_any_critic(name: str, seed: int, over: str, tokens: int) -> None:
-    """Values of every token: any function of what happened before the turn, and anything inside a turn."""
+def test_gae_with_lam_1_is_unbiased_with_any_critic(
+    name: str, seed: int, over: str, tokens: int
+) -> None:
+    """Values of every token: any function of what happened before the turn, and anything inside a
+    turn.
+    """
     problem, random = written(BY_NAME[name], tokens), torch.Generator().manual_seed(seed)
     values: dict[Any, float] = {}
     draw = lambda: float(torch.randn(1, generator=random))
@@ -171,14 +195,18 @@ def test_gae_with_lam_1_is_unbiased_with_any_critic(name: str, seed: int, over: 
             known = (play[: column // tokens + (inside > 0)], inside)
             values_BL[e, column] = values.setdefault(known, draw())
     case = replace(case, batch=replace(case.batch, values_BL=values_BL))
-    found = tabular.moments_of_groups(build("gae", lam=1.0, over=over, whiten=False), case, chance_C)
+    found = tabular.moments_of_groups(
+        build("gae", lam=1.0, over=over, whiten=False), case, chance_C
+    )
     assert same(found.mean_P, problem.gradient())
 
 
 @EVERY
 def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
     found = {
-        lam: mean(build("gae", lam=lam, whiten=False), problem, values_NL=problem.values_NL("wrong"))
+        lam: mean(
+            build("gae", lam=lam, whiten=False), problem, values_NL=problem.values_NL("wrong")
+        )
         for lam in (0.0, 0.95)
     }
     exact_P = problem.gradient()
@@ -186,7 +214,9 @@ def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
 
 
 def test_gae_bootstraps_where_a_curriculum_cut() -> None:
-    """Cut before the third turn, the gradient of the first two turns is still that of the whole problem."""
+    """Cut before the third turn, the gradient of the first two turns is still that of the whole
+    problem.
+    """
     problem = BY_NAME["length"]
     value_NL = problem.values_NL("exact")
     # A prefix stands for the two episodes that it can become.
@@ -194,7 +224,9 @@ def test_gae_bootstraps_where_a_curriculum_cut() -> None:
     case, chance_C = tabular.all_groups(cut, 3)
     cut_E = case.index_E == 2
     bootstrap_E = torch.where(cut_E, value_NL[2, 2], 0.0)
-    inside = torch.tensor([i for i, s in enumerate(s for s, v in problem.logits.items() for _ in v) if s != "turn 3"])
+    inside = torch.tensor(
+        [i for i, s in enumerate(s for s, v in problem.logits.items() for _ in v) if s != "turn 3"]
+    )
 
     def found(bootstrap_E: Tensor) -> Tensor:
         reasons = {True: StopReason.CURRICULUM_LIMIT, False: StopReason.LOST}
@@ -213,7 +245,11 @@ def test_discounting_estimators_aim_at_the_discounted_return_to_go(problem: Any)
     found = [
         mean(build("turn_return", gamma=0.8), problem),
         mean(build("reinforce_pp", gamma=0.8, whiten=False), problem),
-        mean(build("gae", gamma=0.8, lam=1.0, whiten=False), problem, values_NL=problem.values_NL("wrong")),
+        mean(
+            build("gae", gamma=0.8, lam=1.0, whiten=False),
+            problem,
+            values_NL=problem.values_NL("wrong"),
+        ),
     ]
     assert all(same(mean_P, problem.gradient(0.8)) for mean_P in found)
     assert bias(problem.gradient(0.8), problem.gradient()) > 0.05
@@ -222,7 +258,9 @@ def test_discounting_estimators_aim_at_the_discounted_return_to_go(problem: Any)
 def once(chance: float) -> Any:
     """One turn, won with this chance."""
     logits = {"once": (0.0, math.log(chance / (1 - chance)))}
-    return tabular.Problem("", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),))
+    return tabular.Problem(
+        "", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),)
+    )
 
 
 @pytest.mark.parametrize("size", [4, 16])
@@ -230,7 +268,10 @@ def once(chance: float) -> Any:
 def test_grpo_weighs_a_task_by_its_difficulty(chance: float, size: int) -> None:
     """``sum_k Binom(k) sqrt(k (G - k) G (G - 1)) / G^2 / (p (1 - p))``."""
     factor = sum(
-        math.comb(size, k) * chance**k * (1 - chance) ** (size - k) * math.sqrt(k * (size - k) * size * (size - 1))
+        math.comb(size, k)
+        * chance**k
+        * (1 - chance) ** (size - k)
+        * math.sqrt(k * (size - k) * size * (size - 1))
         for k in range(size + 1)
     ) / (size**2 * chance * (1 - chance))
     assert biases.difficulty(chance, size) == pytest.approx(factor, rel=1e-5)
@@ -238,9 +279,13 @@ def test_grpo_weighs_a_task_by_its_difficulty(chance: float, size: int) -> None:
 
 
 def test_grpo_turns_the_gradient_where_tasks_differ_in_difficulty() -> None:
-    """Direction and scale: rare wins count more, and the more the larger the group; `rloo` leaves them as they are."""
+    """Direction and scale: rare wins count more, and the more the larger the group; `rloo` leaves
+    them as they are.
+    """
     problem = BY_NAME["rare"]
-    hard = torch.tensor([s.startswith("hard") for s, logits in problem.logits.items() for _ in logits])
+    hard = torch.tensor(
+        [s.startswith("hard") for s, logits in problem.logits.items() for _ in logits]
+    )
     share = lambda mean_P: float(mean_P[hard].norm() / mean_P[~hard].norm())
     small, large = (share(mean(build("grpo", eps=0.0), problem, size)) for size in (4, 8))
     assert share(problem.gradient()) == pytest.approx(share(mean(build("rloo"), problem)))
@@ -249,7 +294,12 @@ def test_grpo_turns_the_gradient_where_tasks_differ_in_difficulty() -> None:
 
 
 def test_grpo_keeps_the_direction_of_one_task_with_two_returns() -> None:
-    for name, low, high in (("sparse", 0, 1e-9), ("ties", 0, 1e-9), ("dense", 0.05, 0.1), ("two rewards", 0.3, 0.4)):
+    for name, low, high in (
+        ("sparse", 0, 1e-9),
+        ("ties", 0, 1e-9),
+        ("dense", 0.05, 0.1),
+        ("two rewards", 0.3, 0.4),
+    ):
         assert low <= bias(mean(build("grpo"), BY_NAME[name]), BY_NAME[name].gradient()) <= high
 
 
@@ -282,7 +332,9 @@ def centred_per_turn(rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
 
 
 @EVERY
-def test_centring_the_rewards_of_a_turn_is_biased_where_the_policy_decides_the_length(problem: Any) -> None:
+def test_centring_the_rewards_of_a_turn_is_biased_where_the_policy_decides_the_length(
+    problem: Any,
+) -> None:
     found = mean(centred_per_turn, problem)
     if problem.name in FIXED:
         assert same(found, 0.75 * problem.gradient())
@@ -300,25 +352,38 @@ def test_step_weighted_gigpo_is_biased_where_length_goes_with_the_return(problem
 
 
 def test_gigpo_shortens_the_gradient_of_states_that_are_seldom_met() -> None:
-    """A state met with chance q: the n ~ Binom(G, q) turns there share a mean, which leaves ``E[(n - 1)+] / (G q)``."""
+    """A state met with chance q: the n ~ Binom(G, q) turns there share a mean, which leaves ``E[(n
+    - 1)+] / (G q)``.
+    """
     problem = BY_NAME["sparse"]
-    found = mean(build("gigpo", gamma=1.0), problem) - mean(build("gigpo", gamma=1.0, omega=0.0), problem)
+    found = mean(build("gigpo", gamma=1.0), problem) - mean(
+        build("gigpo", gamma=1.0, omega=0.0), problem
+    )
     left = float(problem.chance_N[:2].sum())
-    factors = [(4 * q - 1 + (1 - q) ** 4) / (4 * q) for q in (1.0, left, 1 - left) for _ in range(2)]
+    factors = [
+        (4 * q - 1 + (1 - q) ** 4) / (4 * q) for q in (1.0, left, 1 - left) for _ in range(2)
+    ]
     assert (found / problem.gradient()).tolist() == pytest.approx(factors)
 
 
 def test_stepwise_is_biased_where_the_return_to_go_changes() -> None:
     for name in ("dense", "length"):
-        assert bias(mean(build("stepwise", scale=False), BY_NAME[name]), BY_NAME[name].gradient()) > 0.05
+        assert (
+            bias(mean(build("stepwise", scale=False), BY_NAME[name]), BY_NAME[name].gradient())
+            > 0.05
+        )
     for name in ("sparse", "rare", "ties", "anchors"):
-        assert same(mean(build("stepwise", scale=False), BY_NAME[name]), 0.75 * BY_NAME[name].gradient())
+        assert same(
+            mean(build("stepwise", scale=False), BY_NAME[name]), 0.75 * BY_NAME[name].gradient()
+        )
 
 
 def reweighted(process: float) -> Any:
     """The problem of two rewards with its process rewards multiplied."""
     problem = BY_NAME["two rewards"]
-    play = lambda moves: tuple(m._replace(rewards=(m.rewards[0], process * m.rewards[1])) for m in moves)
+    play = lambda moves: tuple(
+        m._replace(rewards=(m.rewards[0], process * m.rewards[1])) for m in moves
+    )
     return replace(problem, tasks=tuple(tuple(map(play, plays)) for plays in problem.tasks))
 
 
@@ -341,7 +406,10 @@ def test_igpo_does_not_see_a_price_per_turn() -> None:
         problem,
         tasks=tuple(
             tuple(
-                tuple(m._replace(rewards=(m.rewards[0], price * (t < len(play) - 1))) for t, m in enumerate(play))
+                tuple(
+                    m._replace(rewards=(m.rewards[0], price * (t < len(play) - 1)))
+                    for t, m in enumerate(play)
+                )
                 for play in plays
             )
             for plays in problem.tasks
@@ -373,14 +441,22 @@ def test_the_bias_of_a_deviation_of_the_batch_goes_away() -> None:
     few = bias(mean_of_pairs(build("lite_ppo"), problem, 3), exact_P)
     assert pooled.bias + pooled.margin < few / 3
     assert alone.bias - alone.margin > 0.2
-    assert float((many["grpo"].mean_P - mean(build("grpo"), problem)).norm()) < 1.5 * many["grpo"].radius
+    assert (
+        float((many["grpo"].mean_P - mean(build("grpo"), problem)).norm())
+        < 1.5 * many["grpo"].radius
+    )
 
 
 def test_controls_take_the_noise_out_even_if_two_are_the_same() -> None:
     problem, exact_P = BY_NAME["sparse"], BY_NAME["sparse"].gradient()
     cases = list(tabular.sample_batches(problem, 4, 16, 40))
-    found_CP, rloo_CP = tabular.estimates(build("dr_grpo"), cases), tabular.estimates(build("rloo"), cases) - exact_P
-    same_CP, other_CP = (tabular.estimates(build(name), cases) - exact_P for name in ("turn_return", "reinforce"))
+    found_CP, rloo_CP = (
+        tabular.estimates(build("dr_grpo"), cases),
+        tabular.estimates(build("rloo"), cases) - exact_P,
+    )
+    same_CP, other_CP = (
+        tabular.estimates(build(name), cases) - exact_P for name in ("turn_return", "reinforce")
+    )
     found = tabular.sampled_moments(found_CP, torch.stack([rloo_CP, same_CP, other_CP], -1))
     assert same(found.mean_P, 0.75 * exact_P)
     assert found.radius < 1e-9
@@ -388,7 +464,9 @@ def test_controls_take_the_noise_out_even_if_two_are_the_same() -> None:
 
 
 def test_the_comparison() -> None:
-    found = tabular.compare(tabular.Moments(torch.tensor([2.0, 2.0]), 8.0, 0.4), torch.tensor([4.0, 0.0]))
+    found = tabular.compare(
+        tabular.Moments(torch.tensor([2.0, 2.0]), 8.0, 0.4), torch.tensor([4.0, 0.0])
+    )
     assert (found.scale, found.bias, found.noise, found.variance) == (0.5, 1.0, 2.0, 0.5)
     assert found.cosine == pytest.approx(math.sqrt(0.5))
     assert found.margin == pytest.approx(0.2)
@@ -403,7 +481,9 @@ LENGTHS_DIFFER = ("words", "length", "ties", "anchors", "two rewards")
 def by_aggregation(credit: Any, problem: Any, *, pooled: bool = False) -> dict[str, float]:
     """Exact bias of a batch of two groups."""
     found = tabular.all_batches(problem, 3).moments_by(credit, pooled=pooled)
-    return {name: tabular.compare(moments, problem.gradient()).bias for name, moments in found.items()}
+    return {
+        name: tabular.compare(moments, problem.gradient()).bias for name, moments in found.items()
+    }
 
 
 @EVERY
@@ -423,21 +503,29 @@ def test_the_default_aggregation_has_two_percent_on_ties() -> None:
     found = tabular.all_batches(BY_NAME["ties"], 4).moments_by(build("rloo"), pooled=False)
     exact_P = BY_NAME["ties"].gradient()
     assert tabular.compare(found["token_mean"], exact_P).bias == pytest.approx(0.0202, abs=5e-5)
-    assert tabular.compare(found["seq_mean_token_mean"], exact_P).bias == pytest.approx(0.3106, abs=5e-5)
+    assert tabular.compare(found["seq_mean_token_mean"], exact_P).bias == pytest.approx(
+        0.3106, abs=5e-5
+    )
 
 
 def test_token_mean_by_hand() -> None:
-    """One turn, won with chance p, and a win takes three tokens: the mean over ordered pairs of groups of two."""
+    """One turn, won with chance p, and a win takes three tokens: the mean over ordered pairs of
+    groups of two.
+    """
     problem = BY_NAME["words"]
     one = replace(
-        once(0.3), tasks=(tuple((move._replace(tokens=1 + 2 * move.action),) for (move,) in once(0.3).plays),)
+        once(0.3),
+        tasks=(tuple((move._replace(tokens=1 + 2 * move.action),) for (move,) in once(0.3).plays),),
     )
     expected = 0.0
     for wins in itertools.product((0, 1), repeat=4):
         chance = math.prod(0.3 if win else 0.7 for win in wins)
         tokens = sum(1 + 2 * win for win in wins)
         for a, b in ((0, 1), (2, 3)):
-            for i, j in ((a, b), (b, a)):  # rloo: minus the other; the score of the win's logit is win - p
+            for i, j in (
+                (a, b),
+                (b, a),
+            ):  # rloo: minus the other; the score of the win's logit is win - p
                 expected += chance * (wins[i] - wins[j]) * (wins[i] - 0.3) / tokens
     found = tabular.all_batches(one, 2).moments_by(build("rloo"), pooled=False)["token_mean"]
     assert float(found.mean_P[1]) == pytest.approx(expected)
@@ -452,10 +540,17 @@ def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -
     loss = LOSSES.build({"name": "ppo_clip", "aggregation": aggregation}).of_length(1)
     for index in ([0, 1, 2, 3, 3, 0], [1, 1, 2, 0, 0, 0], [2, 3, 1, 2, 0, 2]):
         case = problem.batch(torch.tensor(index), groups)
-        logits = {s: torch.tensor(v, dtype=torch.float64, requires_grad=True) for s, v in problem.logits.items()}
+        logits = {
+            s: torch.tensor(v, dtype=torch.float64, requires_grad=True)
+            for s, v in problem.logits.items()
+        }
         # A token that follows from the first one has probability 1.
         rows = [
-            [logits[m.state].log_softmax(0)[m.action] * (k == 0) for m in problem.plays[n] for k in range(m.tokens)]
+            [
+                logits[m.state].log_softmax(0)[m.action] * (k == 0)
+                for m in problem.plays[n]
+                for k in range(m.tokens)
+            ]
             for n in index
         ]
         zero, width = torch.zeros((), dtype=torch.float64), case.batch.turn_BL.shape[1]
@@ -464,7 +559,9 @@ def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -
         for credit in (build("rloo"), build("reinforce_pp")):
             advantages = credit(case.rewards_KET, batch)
             advantages_BL = advantages if credit.level == "token" else batch.spread(advantages)
-            total = (loss(new_BL, batch, advantages_BL).loss_BL * loss.weights_BL(batch, torch.float64)).sum()
+            total = (
+                loss(new_BL, batch, advantages_BL).loss_BL * loss.weights_BL(batch, torch.float64)
+            ).sum()
             found = torch.autograd.grad(total, list(logits.values()), retain_graph=True)
             assert same(-torch.cat(found), tabular.estimates(credit, [case], aggregation)[0])
 
@@ -482,11 +579,15 @@ def test_cutting_out_groups_is_looking_at_pairs(problem: Any) -> None:
 
 
 def of_rloo(selection: str, problem: Any, size: int = 4) -> Any:
-    return biases.selected(selection, "rloo", problem, biases.select(selection, problem, size), size).comparison
+    return biases.selected(
+        selection, "rloo", problem, biases.select(selection, problem, size), size
+    ).comparison
 
 
 @EVERY
-def test_zero_variance_changes_the_length_of_the_gradient_and_not_its_direction(problem: Any) -> None:
+def test_zero_variance_changes_the_length_of_the_gradient_and_not_its_direction(
+    problem: Any,
+) -> None:
     left = biases.select("zero_variance", problem, 4)
     assert sum(left.values()) == pytest.approx(1.0)
     found = biases.selected("zero_variance", "rloo", problem, left, 4)
@@ -504,12 +605,17 @@ def test_dynamic_contrastive_has_another_objective(problem: Any) -> None:
 
 
 def test_balanced_difficulty_weighs_tasks_by_their_difficulty() -> None:
-    """With two returns and groups of four it drops what has no variance; with eight also one win, and seven."""
+    """With two returns and groups of four it drops what has no variance; with eight also one win,
+    and seven.
+    """
     assert all(
-        of_rloo("balanced_difficulty", BY_NAME[name]).bias < 1e-9 for name in ("sparse", "words", "rare", "ties")
+        of_rloo("balanced_difficulty", BY_NAME[name]).bias < 1e-9
+        for name in ("sparse", "words", "rare", "ties")
     )
     assert of_rloo("balanced_difficulty", BY_NAME["two rewards"]).bias > 0.01
-    hard = torch.tensor([s.startswith("hard") for s, logits in BY_NAME["rare"].logits.items() for _ in logits])
+    hard = torch.tensor(
+        [s.startswith("hard") for s, logits in BY_NAME["rare"].logits.items() for _ in logits]
+    )
     assert bool(hard.any())
     assert of_rloo("balanced_difficulty", BY_NAME["rare"], 6).bias > 0.05
 
@@ -528,7 +634,9 @@ def test_ties_are_broken_in_the_order_of_play() -> None:
 
 def test_every_estimator_and_selection_is_measured() -> None:
     assert {setting.name for setting in biases.SETTINGS} == set(CREDITS.names())
-    assert {row.selection for row in biases.selections(BY_NAME["sparse"], [4])} == set(SELECTIONS.names())
+    assert {row.selection for row in biases.selections(BY_NAME["sparse"], [4])} == set(
+        SELECTIONS.names()
+    )
 
 
 def test_the_page_is_what_the_script_finds() -> None:
@@ -537,7 +645,10 @@ def test_the_page_is_what_the_script_finds() -> None:
     alone = [setting for setting in biases.SETTINGS if not setting.pooled]
     rows = [row for problem in problems.PROBLEMS for row in biases.measure(problem, alone)]
     chosen = [row for problem in problems.PROBLEMS for row in biases.selections(problem, [4])]
-    wanted = [*bench.matrix(rows, bench.small_bias).splitlines(), *bench.difficulties().splitlines()]
+    wanted = [
+        *bench.matrix(rows, bench.small_bias).splitlines(),
+        *bench.difficulties().splitlines(),
+    ]
     for aggregation in bench.NORMALISED:
         wanted += bench.matrix(rows, bench.bias_by(aggregation)).splitlines()
         assert bench.plainly(rows, aggregation) in lines
@@ -548,10 +659,14 @@ def test_the_page_is_what_the_script_finds() -> None:
 
 
 def test_selections_say_what_they_do_to_the_gradient() -> None:
-    """The page of each holds the exact figures that the script finds with `rloo` and groups of four."""
+    """The page of each holds the exact figures that the script finds with `rloo` and groups of
+    four.
+    """
     chosen = [row for problem in problems.PROBLEMS for row in biases.selections(problem, [4])]
     for name in SELECTIONS.names():
-        found = [row.comparison.bias for row in chosen if (row.selection, row.credit) == (name, "rloo")]
+        found = [
+            row.comparison.bias for row in chosen if (row.selection, row.credit) == (name, "rloo")
+        ]
         low, high = min(found), max(found)
         said = "no bias" if high < 1e-9 else f"a bias of up to {high:.1%}".replace("%", " %")
         text = " ".join((SELECTIONS.get(name).__doc__ or "").split())

@@ -1,4 +1,6 @@
-"""score: the log-probabilities of a row are its own, and the shortcuts change neither values nor gradients."""
+"""score: the log-probabilities of a row are its own, and the shortcuts change neither values nor
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ def rows(seed: int, count: int, width: int = 24) -> tuple[Tensor, Tensor, Tensor
     return tokens_BL * real_BL, mask_BL, lengths_B
 
 
-def plain(model: Any, tokens_BL: Tensor, mask_BL: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def plain(
+    model: Any, tokens_BL: Tensor, mask_BL: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies from all logits, row by row, without padding."""
     logprobs_BL, entropy_BL = torch.zeros(mask_BL.shape), torch.zeros(mask_BL.shape)
     for b in range(len(tokens_BL)):
         last = int(mask_BL[b].nonzero().max()) + 1
-        logits_LV = model(tokens_BL[b : b + 1, :last], use_cache=False).logits[0].float() / temperature
+        logits_LV = (
+            model(tokens_BL[b : b + 1, :last], use_cache=False).logits[0].float() / temperature
+        )
         logp_LV = logits_LV.log_softmax(-1)
         for column in mask_BL[b].nonzero().flatten().tolist():
             logprobs_BL[b, column] = logp_LV[column - 1, tokens_BL[b, column]]
@@ -62,7 +68,9 @@ def test_a_row_does_not_see_its_neighbours_or_padding(family: str) -> None:
                 alone_BL = score(model, tokens_BL[part, :width], mask_BL[part, :width]).logprobs_BL
                 torch.testing.assert_close(alone_BL, whole_BL[part, :width], rtol=0, atol=1e-5)
         junk_BL = torch.randint(0, VOCABULARY, (32, 40))
-        padded_BL = torch.cat([torch.where(torch.arange(24)[None] < lengths_B[:, None], tokens_BL, 7), junk_BL], 1)
+        padded_BL = torch.cat(
+            [torch.where(torch.arange(24)[None] < lengths_B[:, None], tokens_BL, 7), junk_BL], 1
+        )
         wide_mask_BL = torch.cat([mask_BL, torch.zeros(32, 40, dtype=torch.bool)], 1)
         wide_BL = score(model, padded_BL, wide_mask_BL).logprobs_BL
         torch.testing.assert_close(wide_BL[:, :24], whole_BL, rtol=0, atol=1e-5)
@@ -94,7 +102,11 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, entropy_grad: bo
     def run() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         scores = score(model, tokens_BL, mask_BL, entropy_grad=entropy_grad)
         total = scores.logprobs_BL + (scores.entropy_BL if entropy_grad else 0.0)
-        return scores.logprobs_BL.detach(), scores.entropy_BL.detach(), gradients(model, (total * weights_BL).sum())
+        return (
+            scores.logprobs_BL.detach(),
+            scores.entropy_BL.detach(),
+            gradients(model, (total * weights_BL).sum()),
+        )
 
     logprobs_BL, entropy_BL, grads = run()
     for tokens in (1, 3, 7):

@@ -1,4 +1,6 @@
-"""Which changes of a batch change nothing: each estimator holds exactly the invariances that it should."""
+"""Which changes of a batch change nothing: each estimator holds exactly the invariances that it
+should.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from .test_credit import apply, close, ids
 
 INVARIANT, EQUIVARIANT, NEITHER = "invariant", "equivariant", "neither"
 
-# (configuration, a constant added to every episode of a group, all rewards of the batch times a positive number)
+# (configuration, a constant added to every episode of a group, all rewards of the batch times a
+# positive number)
 TABLE: list[tuple[dict[str, Any], bool, str]] = [
     ({"name": "reinforce"}, False, EQUIVARIANT),
     ({"name": "rloo"}, True, EQUIVARIANT),
@@ -59,7 +62,10 @@ def rewarded(
         rows.append(row + [-1] * padding)
     batch = batch_of(rows, groups=GROUPS)
     rewards = {"p": PROCESS, "o": outcome}
-    scaled = {name: [[factor * value for value in row] for row in values] for name, values in rewards.items()}
+    scaled = {
+        name: [[factor * value for value in row] for row in values]
+        for name, values in rewards.items()
+    }
     return batch.with_rewards(scaled, {"p": 0.5, "o": 1.0})
 
 

@@ -1,4 +1,6 @@
-"""A run survives the end of its process: the benchmark itself, a dozen kills and each kind of file operation."""
+"""A run survives the end of its process: the benchmark itself, a dozen kills and each kind of file
+operation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ def test_a_run_that_was_ended_at_any_moment_goes_on_to_the_bit_and_leaves_nothin
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()[2:5]]
-    assert [row[1] for row in rows] == ["killed at random moments", "interrupted", "killed before operations"]
+    assert [row[1] for row in rows] == [
+        "killed at random moments",
+        "interrupted",
+        "killed before operations",
+    ]
     stopped, resumes = ([int(row[column]) for row in rows] for column in (2, 3))
     assert stopped[:2] == [12, 6]
     assert stopped[2] > 40

@@ -1,4 +1,6 @@
-"""Policy losses and the critic's loss: reference numbers, gradients by hand, and invariance to packing and cutting."""
+"""Policy losses and the critic's loss: reference numbers, gradients by hand, and invariance to
+packing and cutting.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,24 @@ from turnrl.training.losses.base import LOSSES, LossOutput, PolicyLoss
 from turnrl.training.regularizers.base import REGULARIZERS
 from turnrl.training.value_loss import explained_variance, value_loss, value_weights
 
-from .builders import NAN, batch_of, by_token, entry, env_rewards, golden, golden_batch, numbered, random_groups
+from .builders import (
+    NAN,
+    batch_of,
+    by_token,
+    entry,
+    env_rewards,
+    golden,
+    golden_batch,
+    numbered,
+    random_groups,
+)
 
-AGGREGATIONS = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
+AGGREGATIONS = [
+    "token_mean",
+    "seq_mean_token_mean",
+    "seq_mean_token_sum",
+    "seq_mean_token_sum_norm",
+]
 MODES = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
@@ -32,14 +49,20 @@ def total(loss: PolicyLoss, out: LossOutput, batch: TokenBatch) -> Tensor:
 
 def tokens(old: list[float], new: list[float]) -> tuple[TokenBatch, Tensor]:
     """One turn of one episode, with its old log-probabilities; the new ones are parameters."""
-    batch = replace(batch_of([[0] * len(old)]), logprobs_BL=torch.tensor([old], dtype=torch.float64))
+    batch = replace(
+        batch_of([[0] * len(old)]), logprobs_BL=torch.tensor([old], dtype=torch.float64)
+    )
     return batch, torch.tensor([new], dtype=torch.float64, requires_grad=True)
 
 
-def ratios(rho: list[float], advantages: list[float], **fields: Any) -> tuple[list[float], list[float], LossOutput]:
+def ratios(
+    rho: list[float], advantages: list[float], **fields: Any
+) -> tuple[list[float], list[float], LossOutput]:
     """Losses and gradients of ppo_clip at given ratios."""
     batch, new_BL = tokens([-1.0] * len(rho), [-1.0 + math.log(r) for r in rho])
-    out = build("ppo_clip", **fields)(new_BL, batch, torch.tensor([advantages], dtype=torch.float64))
+    out = build("ppo_clip", **fields)(
+        new_BL, batch, torch.tensor([advantages], dtype=torch.float64)
+    )
     out.loss_BL.sum().backward()
     assert new_BL.grad is not None
     return out.loss_BL[0].tolist(), new_BL.grad[0].tolist(), out
@@ -67,7 +90,9 @@ def test_reference_clip(aggregation: str) -> None:
 @pytest.mark.parametrize(("name", "dual"), [("ppo_clip_wide", None), ("ppo_dual_clip_wide", 3.0)])
 def test_reference_dual_clip(name: str, dual: float | None) -> None:
     expected, atol = entry(name)
-    torch.testing.assert_close(on_golden(build("ppo_clip", dual_clip=dual), 6.0), expected, atol=atol, rtol=0)
+    torch.testing.assert_close(
+        on_golden(build("ppo_clip", dual_clip=dual), 6.0), expected, atol=atol, rtol=0
+    )
 
 
 def test_reference_clip_with_kl() -> None:
@@ -80,7 +105,11 @@ def test_reference_clip_with_kl() -> None:
 
 
 def test_reference_value_clip() -> None:
-    mask, (returns, _), (expected, atol) = golden("mask").bool(), entry("gae_returns"), entry("value_clip")
+    mask, (returns, _), (expected, atol) = (
+        golden("mask").bool(),
+        entry("gae_returns"),
+        entry("value_clip"),
+    )
     values = torch.where(mask, golden("values"), NAN)
     loss, metrics = value_loss(values + 0.3, values, torch.where(mask, returns, NAN), 0.2)
     torch.testing.assert_close(loss, expected, atol=atol, rtol=0)
@@ -107,7 +136,9 @@ def test_reference_value_clip() -> None:
         ({}, 1.0, 2.0, -2.0, -2.0),
     ],
 )
-def test_clip_by_hand(fields: dict[str, Any], rho: float, advantage: float, loss: float, gradient: float) -> None:
+def test_clip_by_hand(
+    fields: dict[str, Any], rho: float, advantage: float, loss: float, gradient: float
+) -> None:
     losses, gradients, _ = ratios([rho], [advantage], **fields)
     assert losses == pytest.approx([loss])
     assert gradients == pytest.approx([gradient])
@@ -160,7 +191,9 @@ def test_fresh_clip_has_the_gradient_of_reinforce() -> None:
 )
 @pytest.mark.parametrize("cut", [False, True])
 def test_aggregation_by_hand(aggregation: str, expected: float, cut: bool) -> None:
-    """Rows of losses 1, 1, 1 and 4; a fully masked episode counts nowhere; an episode in pieces is one sequence."""
+    """Rows of losses 1, 1, 1 and 4; a fully masked episode counts nowhere; an episode in pieces is
+    one sequence.
+    """
     if cut:
         batch = batch_of([[0, -1, 0], [1], [0], [-1]], episodes=[0, 0, 1, 2], turns=[2, 1, 0])
         loss_BL = torch.tensor([[1, NAN, 1], [1, NAN, NAN], [4, NAN, NAN], [NAN] * 3])
@@ -201,7 +234,10 @@ def test_float32_stays_float32() -> None:
     batch, _ = tokens([-1.0], [-1.0])
     batch = replace(batch, logprobs_BL=batch.logprobs_BL.float())
     for name in ("ppo_clip", "reinforce"):
-        assert build(name)(torch.tensor([[-1.0]]), batch, torch.ones(1, 1).double()).loss_BL.dtype == torch.float32
+        assert (
+            build(name)(torch.tensor([[-1.0]]), batch, torch.ones(1, 1).double()).loss_BL.dtype
+            == torch.float32
+        )
 
 
 # Engine against trainer.
@@ -224,7 +260,9 @@ def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[fl
     batch = replace(
         batch_of([[0, -1, 0], [1]], episodes=[0, 0]),
         logprobs_BL=torch.tensor([[-1.3, NAN, -2.0], [2.0, NAN, NAN]], dtype=torch.float64),
-        old_logprobs_BL=torch.tensor([[-1.0, NAN, -1.0], [-1.0, NAN, NAN]], dtype=torch.float64, requires_grad=True),
+        old_logprobs_BL=torch.tensor(
+            [[-1.0, NAN, -1.0], [-1.0, NAN, NAN]], dtype=torch.float64, requires_grad=True
+        ),
     )
     loss = build("reinforce", importance={"mode": mode, **fields})
     assert loss.needs() == {"old_logprobs"}
@@ -241,7 +279,11 @@ def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[fl
 
 
 def _uncut(mode: str) -> list[float]:
-    return [math.exp(-1.7)] * 3 if mode.startswith("sequence") else [math.exp(0.3), math.e, math.exp(-3.0)]
+    return (
+        [math.exp(-1.7)] * 3
+        if mode.startswith("sequence")
+        else [math.exp(0.3), math.e, math.exp(-3.0)]
+    )
 
 
 def engine_gaps(
@@ -250,8 +292,12 @@ def engine_gaps(
     """Episodes whose tokens have these ratios of trainer to engine."""
     batch = batch_of(rows or [[0] * len(row) for row in ratios], episodes=episodes)
     old_BL = torch.full(batch.turn_BL.shape, NAN, dtype=torch.float64)
-    old_BL[batch.mask_BL] = torch.tensor([math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64)
-    return replace(batch, old_logprobs_BL=old_BL, logprobs_BL=torch.where(batch.mask_BL, 0.0, old_BL))
+    old_BL[batch.mask_BL] = torch.tensor(
+        [math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64
+    )
+    return replace(
+        batch, old_logprobs_BL=old_BL, logprobs_BL=torch.where(batch.mask_BL, 0.0, old_BL)
+    )
 
 
 @pytest.mark.parametrize(("mode", "cap"), [("token_truncate", 2.0), ("sequence_truncate", 3.0)])
@@ -278,8 +324,12 @@ def test_a_sequence_may_weigh_more_than_a_token(mode: str, cap: float) -> None:
         ("token_truncate", [[1.0, 1.0], [1.0]], [1.0]),
     ],
 )
-def test_the_effective_sample_size_by_hand(mode: str, ratios: list[list[float]], acting: list[float]) -> None:
-    """``(sum w)^2 / sum w^2 / n`` of the weights that act: one a token, or one an episode however many rows it has."""
+def test_the_effective_sample_size_by_hand(
+    mode: str, ratios: list[list[float]], acting: list[float]
+) -> None:
+    """``(sum w)^2 / sum w^2 / n`` of the weights that act: one a token, or one an episode however
+    many rows it has.
+    """
     squares = sum(w * w for w in acting)
     expected = sum(acting) ** 2 / squares / len(acting) if squares else 0.0
     loss = build("reinforce", importance={"mode": mode})
@@ -288,7 +338,11 @@ def test_the_effective_sample_size_by_hand(mode: str, ratios: list[list[float]],
     for batch in (whole, cut):
         metrics = loss.prepare(batch)
         assert metrics["importance_ess"] == pytest.approx(expected)
-        raw = [math.prod(row) for row in ratios] if "sequence" in mode else [r for row in ratios for r in row]
+        raw = (
+            [math.prod(row) for row in ratios]
+            if "sequence" in mode
+            else [r for row in ratios for r in row]
+        )
         assert metrics["importance_max"] == pytest.approx(max(raw))
 
 
@@ -304,7 +358,9 @@ def test_masked_tokens_leave_every_mean(mode: str, aggregation: str) -> None:
     without = replace(batch, turn_BL=torch.where(kept_BL, batch.turn_BL, -1), signals={})
     plain = build("reinforce", aggregation=aggregation).of_length(10)
     torch.testing.assert_close(loss.weights_BL(batch), plain.weights_BL(without))
-    truncate = build("reinforce", aggregation=aggregation, importance={"mode": mode.replace("mask", "truncate")})
+    truncate = build(
+        "reinforce", aggregation=aggregation, importance={"mode": mode.replace("mask", "truncate")}
+    )
     truncate = truncate.of_length(10)
     truncate.prepare(batch)
     torch.testing.assert_close(truncate.weights_BL(batch), plain.weights_BL(batch))
@@ -350,19 +406,32 @@ CREDITS_TESTED: list[dict[str, Any]] = [
 LOSSES_TESTED: list[dict[str, Any]] = [
     {"name": "reinforce", "aggregation": "seq_mean_token_mean"},
     *({"name": "ppo_clip", "aggregation": a} for a in AGGREGATIONS),
-    *({"name": "ppo_clip", "dual_clip": 1.5, "importance": {"mode": mode, "cap": 1.2}} for mode in MODES),
+    *(
+        {"name": "ppo_clip", "dual_clip": 1.5, "importance": {"mode": mode, "cap": 1.2}}
+        for mode in MODES
+    ),
 ]
 
 
 def loss_and_gradient(
-    credit_config: dict[str, Any], loss_config: dict[str, Any], merge: bool, budget: int | None = None, seed: int = 0
+    credit_config: dict[str, Any],
+    loss_config: dict[str, Any],
+    merge: bool,
+    budget: int | None = None,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of random episodes whose log-probabilities, one per response token, are the parameters."""
+    """The loss of random episodes whose log-probabilities, one per response token, are the
+    parameters.
+    """
     groups = random_groups(seed, gaps=0.1)
     number_of, noise = numbered(groups), torch.Generator().manual_seed(seed)
-    old, new, values = (torch.randn(len(number_of), generator=noise, dtype=torch.float64) * 0.4 for _ in range(3))
+    old, new, values = (
+        torch.randn(len(number_of), generator=noise, dtype=torch.float64) * 0.4 for _ in range(3)
+    )
     new = (new + old).requires_grad_()
-    batch, rewards_KET = TokenBatch.pack(groups, merge=merge).with_rewards(env_rewards(groups), {"environment": 1.0})
+    batch, rewards_KET = TokenBatch.pack(groups, merge=merge).with_rewards(
+        env_rewards(groups), {"environment": 1.0}
+    )
     batch = replace(
         batch,
         old_logprobs_BL=by_token(batch, number_of, old),
@@ -388,7 +457,9 @@ def loss_and_gradient(
 @pytest.mark.parametrize("loss_config", LOSSES_TESTED, ids=str)
 def test_packing_does_not_change_the_loss(loss_config: dict[str, Any]) -> None:
     for credit_config in CREDITS_TESTED:
-        one, other = (loss_and_gradient(credit_config, loss_config, merge) for merge in (True, False))
+        one, other = (
+            loss_and_gradient(credit_config, loss_config, merge) for merge in (True, False)
+        )
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 
 
@@ -405,7 +476,9 @@ def test_cutting_does_not_change_the_loss(loss_config: dict[str, Any], merge: bo
 
 
 def test_value_clip_by_hand() -> None:
-    case = lambda clip: value_loss(torch.tensor([[0.8]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), clip)
+    case = lambda clip: value_loss(
+        torch.tensor([[0.8]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), clip
+    )
     loss, metrics = case(0.2)
     assert float(loss) == pytest.approx(0.32)
     assert metrics["clipped"] == 1
@@ -415,7 +488,9 @@ def test_value_clip_by_hand() -> None:
 
 def test_value_targets_are_selected() -> None:
     values = torch.tensor([[1.0, NAN, 3.0]], requires_grad=True)
-    loss, _ = value_loss(values, torch.tensor([[1.0, NAN, float("inf")]]), torch.tensor([[2.0, NAN, NAN]]))
+    loss, _ = value_loss(
+        values, torch.tensor([[1.0, NAN, float("inf")]]), torch.tensor([[2.0, NAN, NAN]])
+    )
     loss.backward()
     assert loss.item() == 0.5
     assert values.grad is not None
@@ -431,7 +506,9 @@ def test_value_loss_is_the_sum_of_its_cuts() -> None:
     returns[torch.rand(6, 5, generator=noise) < 0.4] = NAN
     weights = value_weights(returns)
     whole, metrics = value_loss(values, old, returns)
-    parts = [value_loss(values[r], old[r], returns[r], 0.2, weights[r]) for r in ([0, 4], [1], [2, 3, 5])]
+    parts = [
+        value_loss(values[r], old[r], returns[r], 0.2, weights[r]) for r in ([0, 4], [1], [2, 3, 5])
+    ]
     torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
     for name, value in metrics.items():
         assert sum(part[name] for _, part in parts) == pytest.approx(value)

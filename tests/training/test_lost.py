@@ -1,4 +1,6 @@
-"""Failures are no zeros and no successes: what was not measured is absent, and a run that learns nothing stops."""
+"""Failures are no zeros and no successes: what was not measured is absent, and a run that learns
+nothing stops.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ ALL = list(range(64))
 
 
 def run(folder: Path, data: dict[str, Any]) -> list[dict[str, Any]]:
-    """All lines of the metrics, also of a run that fails, which is told by its sentence in the last one."""
+    """All lines of the metrics, also of a run that fails, which is told by its sentence in the last
+    one.
+    """
     lines: list[dict[str, Any]] = []
     try:
         train(Recipe.parse(data), run_dir=folder, progress=False, on_record=lines.append)
@@ -58,14 +62,23 @@ def broken(which: Sequence[int] = ALL, fault: str = "step") -> dict[str, Any]:
     return {"id": "toy/faulty_lights-v0", "broken": list(which), "fault": fault, "length": 3}
 
 
-@pytest.mark.parametrize(("steps", "patience", "played"), [(5, 3, 3), (2, 3, 2), (1, 3, 1), (5, 1, 1)])
+@pytest.mark.parametrize(
+    ("steps", "patience", "played"), [(5, 3, 3), (2, 3, 2), (1, 3, 1), (5, 1, 1)]
+)
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_of_lost_episodes_stops_and_says_why(tmp_path: Path, steps: int, patience: int, played: int) -> None:
+def test_a_run_of_lost_episodes_stops_and_says_why(
+    tmp_path: Path, steps: int, patience: int, played: int
+) -> None:
     env = broken(fault="reset")
-    lines = run(tmp_path / "run", only_rl(env=env, rl={"steps": steps, "group_size": 2, "give_up_after": patience}))
+    lines = run(
+        tmp_path / "run",
+        only_rl(env=env, rl={"steps": steps, "group_size": 2, "give_up_after": patience}),
+    )
     assert len(rl(lines)) == played
     for line in rl(lines):
-        assert line.keys().isdisjoint({"success", "turns", "tokens", "invalid_rate", "useful_share"})
+        assert line.keys().isdisjoint(
+            {"success", "turns", "tokens", "invalid_rate", "useful_share"}
+        )
         assert (line["episodes"], line["skipped"], line["lost/env_error"]) == (0, 1, 8)
     why = lines[-1]["why"]
     assert f"up to step {played} taught nothing: no episode could be learnt from" in why
@@ -80,25 +93,48 @@ def test_the_command_line_says_the_first_failure_once_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(json.dumps(only_rl(env=broken(fault="reset"), rl={"steps": 4, "group_size": 2})))
+    file.write_text(
+        json.dumps(only_rl(env=broken(fault="reset"), rl={"steps": 4, "group_size": 2}))
+    )
     assert main.run(["train", str(file), "--run", str(tmp_path / "run"), "--import", WORLD]) == 1
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
-    [last] = [line for line in errors.splitlines() if line.startswith("turnrl: rl: 3 steps in a row")]
-    assert "(24 times env_error in toy/faulty_lights-v0" in last, "8 episodes of the last step, each tried three times"
+    [last] = [
+        line for line in errors.splitlines() if line.startswith("turnrl: rl: 3 steps in a row")
+    ]
+    assert "(24 times env_error in toy/faulty_lights-v0" in last, (
+        "8 episodes of the last step, each tried three times"
+    )
 
 
 def test_an_evaluation_of_lost_episodes_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["eval", "toy/faulty_lights-v0", f"broken={ALL}", "--agent", "expert", "--import", WORLD]
+    arguments = [
+        "eval",
+        "toy/faulty_lights-v0",
+        f"broken={ALL}",
+        "--agent",
+        "expert",
+        "--import",
+        WORLD,
+    ]
     assert main.run([*arguments, "--tasks", "5", "--json"]) == 1
     out, errors = capsys.readouterr()
     result = json.loads(out)
-    assert (result["success"], result["n"], result["whole"], result["failed"]) == (None, 0, False, {"env_error": 5})
-    assert (result["turns"], result["tokens"], result["invalid_rate"], result["repeated_rate"]) == (None,) * 4
+    assert (result["success"], result["n"], result["whole"], result["failed"]) == (
+        None,
+        0,
+        False,
+        {"env_error": 5},
+    )
+    assert (result["turns"], result["tokens"], result["invalid_rate"], result["repeated_rate"]) == (
+        None,
+    ) * 4
     [first] = [line for line in errors.splitlines() if "ValueError: the lamp burst" in line]
     assert first.startswith("turnrl: warning: env_error in toy/faulty_lights-v0?")
     assert "toy_world.py:" in first
-    assert errors.splitlines()[-1].startswith("turnrl: this is no measurement of toy/faulty_lights-v0: nothing was")
+    assert errors.splitlines()[-1].startswith(
+        "turnrl: this is no measurement of toy/faulty_lights-v0: nothing was"
+    )
     assert main.run([*arguments, "--tasks", "5"]) == 1
     assert "nothing was measured" in capsys.readouterr().out
 
@@ -108,7 +144,15 @@ def test_an_evaluation_that_lost_most_is_an_error_and_one_that_lost_a_few_is_not
 ) -> None:
     def measured(lost: int) -> tuple[int, str]:
         which = list(range(52, 52 + lost))
-        arguments = ["eval", "toy/faulty_lights-v0", f"broken={which}", "--agent", "expert", "--import", WORLD]
+        arguments = [
+            "eval",
+            "toy/faulty_lights-v0",
+            f"broken={which}",
+            "--agent",
+            "expert",
+            "--import",
+            WORLD,
+        ]
         return main.run(arguments), capsys.readouterr().err
 
     assert measured(1)[0] == 0
@@ -120,11 +164,16 @@ def test_an_evaluation_that_lost_most_is_an_error_and_one_that_lost_a_few_is_not
 
 @pytest.mark.filterwarnings("ignore")
 def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
-    """It loses 11 of 12 validation tasks; the one that is left may be won or not: neither is a measurement."""
+    """It loses 11 of 12 validation tasks; the one that is left may be won or not: neither is a
+    measurement.
+    """
     evaluate = {"every": 1, "split": "valid", "tasks": 12, "test_tasks": 0}
     for name, lost in (("whole", []), ("one left", range(41, 52)), ("none left", range(40, 52))):
         data = recipe(
-            env=broken(list(lost), "reset"), evaluate=evaluate, rl={"steps": 1}, sft={"validation": 1, "epochs": 1}
+            env=broken(list(lost), "reset"),
+            evaluate=evaluate,
+            rl={"steps": 1},
+            sft={"validation": 1, "epochs": 1},
         )
         data["stages"] = data["stages"][1:]
         lines = run(tmp_path / name, data)
@@ -138,9 +187,14 @@ def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_test_that_measured_nothing_fails_the_run_after_everything_is_saved(tmp_path: Path) -> None:
+def test_a_test_that_measured_nothing_fails_the_run_after_everything_is_saved(
+    tmp_path: Path,
+) -> None:
     evaluate = {"test_tasks": 12}
-    lines = run(tmp_path / "run", only_rl(env=broken(range(52, 64), "reset"), evaluate=evaluate, rl={"steps": 1}))
+    lines = run(
+        tmp_path / "run",
+        only_rl(env=broken(range(52, 64), "reset"), evaluate=evaluate, rl={"steps": 1}),
+    )
     assert "its test measured nothing" in lines[-1]["why"]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["after"] == {"success": None, "low": 0.0, "high": 1.0, "n": 0}
@@ -166,7 +220,9 @@ class Unanswered(TurnReward):
 
     name: Literal["unanswered"] = "unanswered"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [[math.nan] * len(episode.turns) for episode in group]
 
 
@@ -175,7 +231,9 @@ class Endless(TurnReward):
 
     name: Literal["endless"] = "endless"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [[math.inf] * len(episode.turns) for episode in group]
 
 
@@ -196,7 +254,9 @@ class NanLoss(PolicyLoss):
     skips_zero: ClassVar[bool] = False
     good: int = 0
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+    ) -> LossOutput:
         self.called.append(1)
         return LossOutput(-logprobs_BL * (1.0 if len(self.called) <= self.good else math.nan))
 
@@ -205,9 +265,21 @@ class NanLoss(PolicyLoss):
 @pytest.mark.parametrize(
     ("changes", "stage", "why"),
     [
-        ({"rewards": [{"name": f"{__name__}:Unanswered"}]}, {}, "reward 'unanswered' could not be measured"),
-        ({"rewards": [{"name": f"{__name__}:Endless"}]}, {}, "reward 'endless' could not be measured"),
-        ({}, {"credit": {"name": f"{__name__}:NanCredit"}}, "credit 'nan' and its modifiers gave advantages that"),
+        (
+            {"rewards": [{"name": f"{__name__}:Unanswered"}]},
+            {},
+            "reward 'unanswered' could not be measured",
+        ),
+        (
+            {"rewards": [{"name": f"{__name__}:Endless"}]},
+            {},
+            "reward 'endless' could not be measured",
+        ),
+        (
+            {},
+            {"credit": {"name": f"{__name__}:NanCredit"}},
+            "credit 'nan' and its modifiers gave advantages that",
+        ),
         ({}, {"loss": {"name": f"{__name__}:NanLoss"}}, "no gradient was finite"),
     ],
 )
@@ -218,17 +290,26 @@ def test_a_run_that_learns_nothing_stops(
     lines = run(tmp_path / "run", only_rl(**changes, rl={"steps": 8, **stage}))
     assert len(rl(lines)) == 3
     assert why in lines[-1]["why"]
-    weights = torch.load(tmp_path / "run" / "checkpoints" / "last" / "trainer.pt", weights_only=True)["weights"]
+    weights = torch.load(
+        tmp_path / "run" / "checkpoints" / "last" / "trainer.pt", weights_only=True
+    )["weights"]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_was_learnt_before_is_kept(tmp_path: Path) -> None:
     NanLoss.called.clear()
-    lines = run(tmp_path / "run", only_rl(rl={"steps": 9, "loss": {"name": f"{__name__}:NanLoss", "good": 2}}))
-    assert "3 steps in a row up to step 5 taught nothing: no gradient was finite" in lines[-1]["why"]
+    lines = run(
+        tmp_path / "run",
+        only_rl(rl={"steps": 9, "loss": {"name": f"{__name__}:NanLoss", "good": 2}}),
+    )
+    assert (
+        "3 steps in a row up to step 5 taught nothing: no gradient was finite" in lines[-1]["why"]
+    )
     state = torch.load(tmp_path / "run" / "checkpoints" / "last" / "trainer.pt", weights_only=True)
-    assert state["step"] == 4, "the checkpoint of the step before the last one, as every step writes one"
+    assert state["step"] == 4, (
+        "the checkpoint of the step before the last one, as every step writes one"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -252,7 +333,9 @@ def test_a_warm_start_without_a_finite_gradient_stops(tmp_path: Path) -> None:
 def test_a_step_that_lost_many_warns_of_its_survivors_once(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        lines = run(tmp_path / "run", only_rl(env=broken(range(0, 40, 2), "reset"), rl={"steps": 3}))
+        lines = run(
+            tmp_path / "run", only_rl(env=broken(range(0, 40, 2), "reset"), rl={"steps": 3})
+        )
     assert any(line.get("lost/env_error", 0) > 1 and line["episodes"] > 0 for line in rl(lines))
     assert sum("what is learnt from are the survivors" in str(each.message) for each in said) == 1
 
@@ -290,7 +373,9 @@ def raises(error: Exception) -> Callable[[], None]:
 )
 def test_exhausted_memory_is_one_sentence_that_says_what_to_lower(work: Callable[[], None]) -> None:
     with (
-        pytest.raises(RunFailed, match=r"step 3 needs more memory than there is: lower rl\.token_budget"),
+        pytest.raises(
+            RunFailed, match=r"step 3 needs more memory than there is: lower rl\.token_budget"
+        ),
         enough_memory("step 3", "rl.token_budget"),
     ):
         work()
@@ -305,11 +390,17 @@ def test_rounds_of_which_nothing_was_measured_have_no_weight() -> None:
     lost = {"episodes": 0.0, "lost/env_error": 8.0, "retried": 16.0}
     played = {"episodes": 4.0, "success": 0.5, "retried": 0.0, "stop/won": 2.0}
     assert merged([lost, played]) == {
-        "episodes": 4.0, "lost/env_error": 8.0, "retried": 16.0, "success": 0.5, "stop/won": 2.0,
-    }  # fmt: skip
+        "episodes": 4.0,
+        "lost/env_error": 8.0,
+        "retried": 16.0,
+        "success": 0.5,
+        "stop/won": 2.0,
+    }
     assert "success" not in merged([lost, lost])
 
 
 def test_a_line_of_a_step_that_was_lost_shows_no_zeros() -> None:
-    said = Narrator(9)._text({"stage": "rl", "kind": "train", "step": 2, "episodes": 0.0, "lost/env_error": 8.0})
+    said = Narrator(9)._text(
+        {"stage": "rl", "kind": "train", "step": 2, "episodes": 0.0, "lost/env_error": 8.0}
+    )
     assert "success -, return -, entropy -, 8 episodes lost" in said

@@ -21,14 +21,21 @@ class Moody(TurnReward):
     name: Literal["moody"] = "moody"
     asked: ClassVar[list[int]] = []
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         self.asked.append(len(group))
-        return [[float("nan") if e % 2 else 1.0 for _ in episode.turns] for e, episode in enumerate(group)]
+        return [
+            [float("nan") if e % 2 else 1.0 for _ in episode.turns]
+            for e, episode in enumerate(group)
+        ]
 
 
 def test_what_could_not_be_measured_is_left_out_and_counted(tmp_path: Path) -> None:
     rewards = [{"name": "outcome"}, {"name": f"{__name__}:Moody"}]
-    with session_of(tmp_path, recipe(rewards=rewards, rl={"credit": {"name": "reinforce"}})) as session:
+    with session_of(
+        tmp_path, recipe(rewards=rewards, rl={"credit": {"name": "reinforce"}})
+    ) as session:
         stage: Any = session.recipe.stages[1]
         metrics = asyncio.run(Trainer(session, stage, 1).step(0))
     assert Moody.asked == [4] * 4

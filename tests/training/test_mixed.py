@@ -1,4 +1,6 @@
-"""A run on several worlds at once: each task is demonstrated and played with the rules of its own world."""
+"""A run on several worlds at once: each task is demonstrated and played with the rules of its own
+world.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ CORRIDOR = str(Path(__file__).parent.parent / "envs" / "toy_envs.py")
 import_worlds(CORRIDOR)
 ENV = {
     "id": "turnrl/mixed-v0",
-    "parts": [{"id": "toy/lights-v0", "length": 2, "weight": 2}, {"id": "toy/corridor-v0", "length": 1}],
+    "parts": [
+        {"id": "toy/lights-v0", "length": 2, "weight": 2},
+        {"id": "toy/corridor-v0", "length": 1},
+    ],
 }
 
 
@@ -30,7 +35,10 @@ def test_each_world_is_demonstrated_with_its_own_instructions(tmp_path: Path) ->
         stage = session.recipe.stages[0]
         assert stage.name == "sft"
         train, _ = asyncio.run(SupervisedTrainer(session, stage, 0).demonstrate())
-        shown = {episode.task.env: session.tokenizer.decode(episode.turns[0].prompt_ids) for episode in train}
+        shown = {
+            episode.task.env: session.tokenizer.decode(episode.turns[0].prompt_ids)
+            for episode in train
+        }
     assert [episode.task.env for episode in train].count("toy/lights-v0") == 4
     for episode in train:
         for name, prompt in shown.items():
@@ -40,7 +48,9 @@ def test_each_world_is_demonstrated_with_its_own_instructions(tmp_path: Path) ->
 def test_a_run_counts_by_family(tmp_path: Path) -> None:
     made = Recipe.parse(recipe(env=ENV, evaluate={"test_tasks": 6}))
     train(made, run_dir=tmp_path / "run", progress=False)
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     test = [record for record in records if record["kind"] == "test"][-1]
     counts = {name: rate["n"] for name, rate in test["families"].items()}
     assert counts == {"toy/corridor-v0?length=1": 2, "toy/lights-v0?length=2": 4}

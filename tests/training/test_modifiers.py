@@ -15,7 +15,9 @@ from .builders import batch_of
 from .test_credit import close
 
 
-def group(lengths: list[int], success: list[bool], terminated: list[bool] | None = None) -> TokenBatch:
+def group(
+    lengths: list[int], success: list[bool], terminated: list[bool] | None = None
+) -> TokenBatch:
     """One turn per episode, of so many tokens."""
     batch = batch_of([[0] * length for length in lengths], terminated=terminated)
     return replace(batch, success_E=torch.tensor(success))
@@ -54,5 +56,7 @@ def test_overlong_failures_by_hand() -> None:
 
 
 def test_groups_are_judged_by_themselves() -> None:
-    batch = replace(group([9, 1, 1, 9], [True, False, True, False]), group_E=torch.tensor([0, 0, 1, 1]))
+    batch = replace(
+        group([9, 1, 1, 9], [True, False, True, False]), group_E=torch.tensor([0, 0, 1, 1])
+    )
     close(modified(batch, [1, -1, 1, -1], name="adora"), [1, -1, 0.1, -0.1])

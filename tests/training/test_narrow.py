@@ -1,4 +1,6 @@
-"""The shortcuts of the forward pass for training: same values, same gradients, and a way out where they do not suit."""
+"""The shortcuts of the forward pass for training: same values, same gradients, and a way out where
+they do not suit.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 
 
 def batch(rows: int, width: int, actions: int, shared: int = 0) -> tuple[Tensor, Tensor]:
-    """(tokens, mask): up to `actions` action tokens per row, none in the last row; the first `shared` are the same."""
+    """(tokens, mask): up to `actions` action tokens per row, none in the last row; the first
+    `shared` are the same.
+    """
     generator = torch.Generator().manual_seed(rows)
     tokens_BL = torch.randint(0, VOCABULARY, (rows, width), generator=generator)
     tokens_BL[:, :shared] = tokens_BL[0, :shared]
@@ -27,17 +31,23 @@ def batch(rows: int, width: int, actions: int, shared: int = 0) -> tuple[Tensor,
     return tokens_BL, mask_BL
 
 
-def values_and_gradients(model: Any, tokens_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def values_and_gradients(
+    model: Any, tokens_BL: Tensor, mask_BL: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
     scores = score(model, tokens_BL, mask_BL)
     (scores.logprobs_BL.sum() + scores.hidden_BLD.square().sum()).backward()
-    return scores.logprobs_BL.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return scores.logprobs_BL.detach(), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["sdpa", "eager"])
 @pytest.mark.parametrize("shared", [0, 15])
-def test_narrow_equals_full(family: str, kind: str, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_equals_full(
+    family: str, kind: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "BLOCK", 8)
     model = build(family)
     model.set_attn_implementation(kind)
@@ -66,7 +76,9 @@ def test_a_common_beginning_is_encoded_once() -> None:
     model = build()
     tokens_BL, mask_BL = batch(4, 40, 5, shared=12)
     seen: list[tuple[int, ...]] = []
-    model.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
+    model.model.layers[0].mlp.register_forward_pre_hook(
+        lambda _, args: seen.append(tuple(args[0].shape[:2]))
+    )
     narrows(model.get_decoder())
     seen.clear()
     score(model, tokens_BL, mask_BL)
@@ -91,7 +103,9 @@ def test_bfloat16_autocast_stays_close() -> None:
     with autocast(True):
         rough_BL = score(model, tokens_BL, mask_BL).logprobs_BL
     assert narrows(model.get_decoder())
-    torch.testing.assert_close(rough_BL, score(model, tokens_BL, mask_BL).logprobs_BL, rtol=0, atol=0.2)
+    torch.testing.assert_close(
+        rough_BL, score(model, tokens_BL, mask_BL).logprobs_BL, rtol=0, atol=0.2
+    )
 
 
 def test_models_that_it_does_not_suit_are_computed_in_full() -> None:
@@ -129,7 +143,9 @@ def test_gradient_checkpointing_turns_it_off(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("length", "heads", "kv_heads"), [(13, 4, 4), (16, 4, 2), (41, 6, 3)])
-def test_attention_in_blocks(length: int, heads: int, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_blocks(
+    length: int, heads: int, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "BLOCK", 8)
     generator = torch.Generator().manual_seed(length)
     inputs = [

@@ -51,12 +51,16 @@ def lone(credit: Credit, episodes: int) -> bool:
 
 @pytest.mark.parametrize("config", ESTIMATORS, ids=str)
 def test_an_estimator_that_compares_needs_others_to_compare_with(config: dict[str, Any]) -> None:
-    """Each says so itself, and what it says is true: alone it gives zeros if it needs others, else it does not."""
+    """Each says so itself, and what it says is true: alone it gives zeros if it needs others, else
+    it does not.
+    """
     credit = CREDITS.build(config)
     alone = recipe(rl={"credit": config, "group_size": 1, "tasks_per_step": 2})
     if credit.peers() == "group":
         assert f"rl.group_size=1: credit '{credit.name}'" in refused(alone)
-        assert credit.name == "tag_group" or not lone(credit, 2), "tag_group compares tags over the batch too"
+        assert credit.name == "tag_group" or not lone(credit, 2), (
+            "tag_group compares tags over the batch too"
+        )
     else:
         Recipe.parse(alone)
         assert lone(credit, 2)
@@ -74,8 +78,13 @@ def test_a_selection_that_would_drop_every_group_is_refused(name: str) -> None:
     rl = {"selection": [{"name": name}], "group_size": 1, "credit": {"name": "reinforce"}}
     assert f"selection '{name}' would drop every group" in refused(recipe(rl=rl))
     Recipe.parse(recipe(rl=rl | {"group_size": 2}))
-    tight = {"selection": [{"name": "balanced_difficulty", "low": 0.4, "high": 0.45}], "group_size": 6}
-    assert "would drop every group" in refused(recipe(rl=tight)), "2 of 6 are too few, 3 of 6 too many"
+    tight = {
+        "selection": [{"name": "balanced_difficulty", "low": 0.4, "high": 0.45}],
+        "group_size": 6,
+    }
+    assert "would drop every group" in refused(recipe(rl=tight)), (
+        "2 of 6 are too few, 3 of 6 too many"
+    )
 
 
 ALONE = {"group_size": 1, "credit": {"name": "reinforce"}}
@@ -86,11 +95,20 @@ LENGTHS = {"name": "length_penalty"}
     ("changes", "part"),
     [
         ({"rl": {"minibatches": 17}}, "rl.minibatches=17: a step has 16 episodes"),
-        ({"rl": {"credit": {"name": "gae"}, "critic": {"warmup_steps": 4}}}, "rl.critic.warmup_steps=4"),
+        (
+            {"rl": {"credit": {"name": "gae"}, "critic": {"warmup_steps": 4}}},
+            "rl.critic.warmup_steps=4",
+        ),
         ({"rewards": [{"name": "outcome", "weight": 0}]}, "rewards: every weight is 0"),
         ({"rewards": []}, "rewards: every weight is 0"),
-        ({"rewards": [], "rl": {"regularizers": [{"name": "kl", "coefficient": 0}]}}, "rewards: every weight is 0"),
-        ({"rl": {"rows_multiple_of": 65}}, "rl.rows_multiple_of=65: a step has 64 sequences at most"),
+        (
+            {"rewards": [], "rl": {"regularizers": [{"name": "kl", "coefficient": 0}]}},
+            "rewards: every weight is 0",
+        ),
+        (
+            {"rl": {"rows_multiple_of": 65}},
+            "rl.rows_multiple_of=65: a step has 64 sequences at most",
+        ),
         ({"rewards": [LENGTHS], "rl": ALONE}, "rl.group_size=1: 'length_penalty' compares"),
         ({"agent": {"sampling": {"stop": [""]}}}, "at least 1 character"),
         ({"agent": {"sampling": {"stop_token_ids": [-1]}}}, "greater than or equal to 0"),
@@ -115,32 +133,57 @@ def test_a_regularizer_is_something_to_learn_from() -> None:
     Recipe.parse(recipe(rewards=[LENGTHS, {"name": "outcome"}], rl=ALONE))
 
 
-@pytest.mark.parametrize("stages", [slice(None), slice(0, 1), slice(1, 2)], ids=["both", "sft", "rl"])
-def test_a_context_that_the_instructions_fill_is_refused_before_play(tmp_path: Path, stages: slice) -> None:
+@pytest.mark.parametrize(
+    "stages", [slice(None), slice(0, 1), slice(1, 2)], ids=["both", "sft", "rl"]
+)
+def test_a_context_that_the_instructions_fill_is_refused_before_play(
+    tmp_path: Path, stages: slice
+) -> None:
     data = recipe(agent={"system": True, "sampling": {"max_tokens": 3}})
     data |= {"model": data["model"] | {"max_context": 16}, "stages": data["stages"][stages]}
-    with pytest.raises(UserError, match=r"model\.max_context: the prompt takes \d+ tokens .* reads 16"):
+    with pytest.raises(
+        UserError, match=r"model\.max_context: the prompt takes \d+ tokens .* reads 16"
+    ):
         train(Recipe.parse(data), run_dir=tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize(
     ("parser", "most"),
-    [({"name": "tags"}, 2), ({"name": "tool_call"}, 5), ({"name": "tags", "require_think": True}, 5)],
+    [
+        ({"name": "tags"}, 2),
+        ({"name": "tool_call"}, 5),
+        ({"name": "tags", "require_think": True}, 5),
+    ],
 )
 def test_responses_too_short_for_an_action_are_refused_before_play(
     tmp_path: Path, parser: dict[str, Any], most: int
 ) -> None:
     def train_with(tokens: int) -> None:
-        agent = {"parser": parser, "system": False, "max_turns": 2, "sampling": {"max_tokens": tokens}}
+        agent = {
+            "parser": parser,
+            "system": False,
+            "max_turns": 2,
+            "sampling": {"max_tokens": tokens},
+        }
         data = recipe(agent=agent, rl={"steps": 1, "tasks_per_step": 1, "group_size": 2})
-        train(Recipe.parse(data | {"stages": data["stages"][1:]}), run_dir=tmp_path / str(tokens), progress=False)
+        train(
+            Recipe.parse(data | {"stages": data["stages"][1:]}),
+            run_dir=tmp_path / str(tokens),
+            progress=False,
+        )
 
-    with pytest.raises(UserError, match=rf"agent\.sampling\.max_tokens={most}: with parser '{parser['name']}'"):
+    with pytest.raises(
+        UserError, match=rf"agent\.sampling\.max_tokens={most}: with parser '{parser['name']}'"
+    ):
         train_with(most)
     train_with(60)
 
 
 def test_patience_of_the_engine_is_a_setting(tmp_path: Path) -> None:
     data = recipe(engine={"patience_ms": 0.5}, rl={"steps": 1})
-    train(Recipe.parse(data | {"stages": data["stages"][1:]}), run_dir=tmp_path / "run", progress=False)
+    train(
+        Recipe.parse(data | {"stages": data["stages"][1:]}),
+        run_dir=tmp_path / "run",
+        progress=False,
+    )
     assert Recipe.parse(recipe()).engine.patience_ms is None

@@ -1,4 +1,6 @@
-"""The first update after play has importance ratio 1, whatever a recipe says of sampling, model and arithmetic."""
+"""The first update after play has importance ratio 1, whatever a recipe says of sampling, model and
+arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ from .test_trainer import session_of
 
 
 def first_ratios(session: Session, steps: int = 1) -> list[Tensor]:
-    """Importance ratios at the sampled tokens, one tensor for each forward pass of each first update."""
+    """Importance ratios at the sampled tokens, one tensor for each forward pass of each first
+    update.
+    """
     seen: list[Tensor] = []
 
     class Watching(PpoClip):
-        def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        def token_loss(
+            self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+        ) -> LossOutput:
             gap_BL = logprobs_BL.detach() - batch.behaviour_logprobs_BL
             seen.append(gap_BL[batch.mask_BL].exp())
             return super().token_loss(logprobs_BL, batch, advantages_BL)
@@ -65,8 +71,11 @@ def test_every_sampling_setting_that_is_allowed_is_on_policy(
     tmp_path: Path, sampling: dict[str, Any], context: str
 ) -> None:
     agent = {
-        "max_turns": 4, "system": False, "context": {"name": context}, "sampling": {"max_tokens": 6} | sampling
-    }  # fmt: skip
+        "max_turns": 4,
+        "system": False,
+        "context": {"name": context},
+        "sampling": {"max_tokens": 6} | sampling,
+    }
     with session_of(tmp_path / "run", recipe(agent=agent, rl={"tasks_per_step": 8})) as session:
         # Rounding of the logits is divided by the temperature.
         assert farthest(first_ratios(session)) < 2e-5 / min(sampling.get("temperature", 1.0), 1.0)
@@ -75,10 +84,16 @@ def test_every_sampling_setting_that_is_allowed_is_on_policy(
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("min_tokens", 1), ("min_tokens", 40), ("top_p", 0.99), ("top_p", 0.2), ("top_k", 1), ("top_k", 5000),
-        ("temperature", 0), ("temperature", 1e-3),
+        ("min_tokens", 1),
+        ("min_tokens", 40),
+        ("top_p", 0.99),
+        ("top_p", 0.2),
+        ("top_k", 1),
+        ("top_k", 5000),
+        ("temperature", 0),
+        ("temperature", 1e-3),
     ],
-)  # fmt: skip
+)
 def test_sampling_that_the_trainer_cannot_compute_is_refused_where_it_is_learnt_from(
     setting: str, value: float
 ) -> None:
@@ -90,12 +105,16 @@ def test_sampling_that_the_trainer_cannot_compute_is_refused_where_it_is_learnt_
 
 
 def test_greedy_evaluation_of_sampled_training_is_no_contradiction() -> None:
-    made = Recipe.parse(recipe(evaluate={"temperature": 0}, agent={"sampling": {"temperature": 0.7}}))
+    made = Recipe.parse(
+        recipe(evaluate={"temperature": 0}, agent={"sampling": {"temperature": 0.7}})
+    )
     assert (made.agent.sampling.temperature, made.evaluation.temperature) == (0.7, 0)
 
 
 def test_evaluation_samples_as_play_does_unless_told_otherwise() -> None:
-    assert Recipe.parse(recipe(agent={"sampling": {"temperature": 0.7}})).evaluation.temperature == 0.7
+    assert (
+        Recipe.parse(recipe(agent={"sampling": {"temperature": 0.7}})).evaluation.temperature == 0.7
+    )
     assert Recipe.parse(recipe()).evaluation.temperature == 1.0
 
 
@@ -103,9 +122,18 @@ def gpt2(folder: Path) -> str:
     """A tiny GPT-2 of random weights, with more dropout than the 0.1 of the pretrained one."""
     tokenizer = train_tokenizer(TEXTS, 320)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2, initializer_range=0.2,
-        resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_positions=128,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.2,
+        resid_pdrop=0.5,
+        embd_pdrop=0.5,
+        attn_pdrop=0.5,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     torch.manual_seed(0)
     save(GPT2LMHeadModel(config), tokenizer, folder)
     return str(folder)
@@ -114,7 +142,10 @@ def gpt2(folder: Path) -> str:
 def test_dropout_of_a_pretrained_config_is_off_in_rl(tmp_path: Path) -> None:
     model = {"name": gpt2(tmp_path / "model"), "max_context": 128}
     for merge in (True, False):
-        data = recipe(model=model, rl={"updates": 2, "minibatches": 2, "merge": merge, "loss": {"name": "ppo_clip"}})
+        data = recipe(
+            model=model,
+            rl={"updates": 2, "minibatches": 2, "merge": merge, "loss": {"name": "ppo_clip"}},
+        )
         with session_of(tmp_path / str(merge), data) as session:
             first, *_ = first_ratios(session)
             assert farthest([first]) < 1e-4
@@ -140,7 +171,9 @@ def test_dropout_is_off_in_the_critic_too(tmp_path: Path, backbone: str) -> None
 def test_dropout_of_adapters_is_off_in_rl(tmp_path: Path) -> None:
     plain = load(ModelConfig(name=gpt2(tmp_path / "model")))
     adapted = load(ModelConfig(name=str(tmp_path / "model"), lora=LoraConfig(rank=2, dropout=0.9)))
-    with session_of(tmp_path / "run", recipe(model={"name": str(tmp_path / "model"), "max_context": 128})) as session:
+    with session_of(
+        tmp_path / "run", recipe(model={"name": str(tmp_path / "model"), "max_context": 128})
+    ) as session:
         session.model, session.tokenizer = adapted.model, plain.tokenizer
         nn.init.normal_(next(p for n, p in adapted.model.named_parameters() if "lora_B" in n))
         session.engine.__init__(adapted.model, plain.tokenizer)  # type: ignore[misc]
@@ -154,7 +187,9 @@ def test_dropout_of_a_warm_start_is_asked_for(tmp_path: Path) -> None:
     model = {"name": gpt2(tmp_path / "model"), "max_context": 128}
     found = {}
     for asked in (False, True):
-        with session_of(tmp_path / str(asked), recipe(model=model, sft={"dropout": asked})) as session:
+        with session_of(
+            tmp_path / str(asked), recipe(model=model, sft={"dropout": asked})
+        ) as session:
             made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
             train, _ = asyncio.run(made.demonstrate())
             losses = []
@@ -165,7 +200,9 @@ def test_dropout_of_a_warm_start_is_asked_for(tmp_path: Path) -> None:
             assert made.loss_of(train) == made.loss_of(train)
             assert not session.model.training
     assert found[False][0] == found[False][1] == found[False][2]
-    assert found[True][0] == found[True][2] != found[True][1], "drawn anew for each update, by its number"
+    assert found[True][0] == found[True][2] != found[True][1], (
+        "drawn anew for each update, by its number"
+    )
 
 
 def test_adapters_with_dropout_that_never_acts_are_refused() -> None:
@@ -175,9 +212,13 @@ def test_adapters_with_dropout_that_never_acts_are_refused() -> None:
     Recipe.parse(recipe(**lora, sft={"dropout": True}))
 
 
-@pytest.mark.parametrize(("weights", "bf16"), [("float32", True), ("bfloat16", False), ("float16", False)])
 @pytest.mark.parametrize(
-    "cut", [{}, {"token_budget": 200}, {"token_budget": 200, "minibatches": 4, "updates": 2}], ids=str
+    ("weights", "bf16"), [("float32", True), ("bfloat16", False), ("float16", False)]
+)
+@pytest.mark.parametrize(
+    "cut",
+    [{}, {"token_budget": 200}, {"token_budget": 200, "minibatches": 4, "updates": 2}],
+    ids=str,
 )
 def test_arithmetic_that_differs_from_the_engines_is_on_policy(
     tmp_path: Path, weights: str, bf16: bool, cut: dict[str, Any]

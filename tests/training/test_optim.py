@@ -12,13 +12,17 @@ from turnrl.training.optim import OptimConfig, apply_step, make_optimizer
 
 def test_schedules() -> None:
     config = OptimConfig(lr=1.0, warmup_steps=4)
-    assert [config.lr_at(step, 10) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert [config.lr_at(step, 10) for step in range(6)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    )
     linear = OptimConfig(lr=2.0, warmup_steps=2, schedule="linear", final=0.1)
     cosine = linear.model_copy(update={"schedule": "cosine"})
     for step in range(2, 13):
         done = (step - 2) / 10
         assert linear.lr_at(step, 12) == pytest.approx(2 * (1 - 0.9 * done))
-        assert cosine.lr_at(step, 12) == pytest.approx(2 * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2))
+        assert cosine.lr_at(step, 12) == pytest.approx(
+            2 * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
+        )
     assert linear.lr_at(12, 12) == pytest.approx(0.2)
     assert linear.lr_at(1, 12) == cosine.lr_at(1, 12) == pytest.approx(4 / 3)
     assert OptimConfig(lr=3.0).lr_at(10**6, 1) == 3.0
@@ -33,7 +37,9 @@ def test_each_module_is_clipped_by_itself() -> None:
     optimizer = make_optimizer([([policy], 1.0), ([critic], 10.0)], OptimConfig(lr=1.0))
     policy.grad, critic.grad = torch.tensor([0.3, 0.4]), torch.tensor([500.0])
     seen = []
-    optimizer.register_step_pre_hook(lambda *_: seen.append((policy.grad.clone(), critic.grad.clone())))  # type: ignore
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.append((policy.grad.clone(), critic.grad.clone()))
+    )  # type: ignore
     assert apply_step(optimizer, 0.01, 1.0) == pytest.approx([0.5, 500.0])
     torch.testing.assert_close(seen[0][0], torch.tensor([0.3, 0.4]))
     torch.testing.assert_close(seen[0][1], torch.tensor([1.0]), rtol=1e-4, atol=0)

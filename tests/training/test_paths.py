@@ -39,7 +39,14 @@ def recipe_in(folder: Path, module: str) -> Path:
     data = {
         "name": "own",
         "env": {"id": "guess/number-v0"},
-        "model": {"name": "tiny", "layers": 1, "width": 32, "heads": 2, "vocabulary": 300, "max_context": 256},
+        "model": {
+            "name": "tiny",
+            "layers": 1,
+            "width": 32,
+            "heads": 2,
+            "vocabulary": 300,
+            "max_context": 256,
+        },
         "agent": {
             "max_turns": 2,
             "system": False,
@@ -49,7 +56,13 @@ def recipe_in(folder: Path, module: str) -> Path:
         "pool": {"imports": [module.replace("mine_here", "own_world")]},
         "rewards": [{"name": f"{module}:MyReward", "weight": 2.0}],
         "stages": [
-            {"name": "rl", "steps": 1, "tasks_per_step": 2, "group_size": 2, "credit": {"name": f"{module}:MyCredit"}}
+            {
+                "name": "rl",
+                "steps": 1,
+                "tasks_per_step": 2,
+                "group_size": 2,
+                "credit": {"name": f"{module}:MyCredit"},
+            }
         ],
         "evaluate": {"test_tasks": 2},
     }
@@ -59,12 +72,17 @@ def recipe_in(folder: Path, module: str) -> Path:
 
 def turnrl(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "turnrl", *map(str, arguments)], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-P", "-m", "turnrl", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
 
 
 @pytest.mark.parametrize("module", ["mine_here.py", "./mine_here.py", "mine_here"])
-def test_a_run_of_own_plugins_goes_on_and_is_measured_from_another_folder(tmp_path: Path, module: str) -> None:
+def test_a_run_of_own_plugins_goes_on_and_is_measured_from_another_folder(
+    tmp_path: Path, module: str
+) -> None:
     recipe_in(tmp_path / "project", module)
     there, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -86,10 +104,16 @@ def test_what_stands_on_the_command_line_is_relative_to_the_working_directory(
     path = recipe_in(tmp_path / "project", "mine_here.py")
     shutil.copy(path.with_name("mine_here.py"), tmp_path / "other.py")
     monkeypatch.chdir(tmp_path)
-    loaded = Recipe.load("project/own.yaml", ["rl.credit={name: other.py:MyCredit}", "pool.imports=[worlds.py]"])
+    loaded = Recipe.load(
+        "project/own.yaml", ["rl.credit={name: other.py:MyCredit}", "pool.imports=[worlds.py]"]
+    )
     assert loaded.model_dump()["stages"][0]["credit"]["name"] == f"{tmp_path / 'other.py'}:MyCredit"
     assert loaded.rewards[0]["name"] == f"{tmp_path / 'project' / 'mine_here.py'}:MyReward"
-    assert loaded.importing("more.py", "json").pool.imports == (f"{tmp_path}/worlds.py", f"{tmp_path}/more.py", "json")
+    assert loaded.importing("more.py", "json").pool.imports == (
+        f"{tmp_path}/worlds.py",
+        f"{tmp_path}/more.py",
+        "json",
+    )
     assert loaded.importing("more.py").importing("more.py") == loaded.importing("more.py")
 
 
@@ -97,7 +121,12 @@ def test_paths_are_resolved_once_and_nothing_else_is_touched(tmp_path: Path) -> 
     data: dict[str, Any] = {
         "name": "a:b",
         "model": {"name": "x.py:y"},
-        "rewards": [{"name": "gate", "gates": [{"name": "mine.py:A"}]}, {"name": "json:B"}, 3, {"name": 4}],
+        "rewards": [
+            {"name": "gate", "gates": [{"name": "mine.py:A"}]},
+            {"name": "json:B"},
+            3,
+            {"name": 4},
+        ],
         "pool": {"imports": ["w.py", "json", 3, "/abs/w.py"]},
         "stages": "nonsense",
     }
@@ -105,7 +134,11 @@ def test_paths_are_resolved_once_and_nothing_else_is_touched(tmp_path: Path) -> 
     assert once["rewards"][0]["gates"][0]["name"] == f"{tmp_path}/mine.py:A"
     assert once["rewards"][1:] == data["rewards"][1:]
     assert once["pool"]["imports"] == [f"{tmp_path}/w.py", "json", 3, "/abs/w.py"]
-    assert (once["model"], once["name"], once["stages"]) == (data["model"], data["name"], data["stages"])
+    assert (once["model"], once["name"], once["stages"]) == (
+        data["model"],
+        data["name"],
+        data["stages"],
+    )
     assert anchored(once, Path("/")) == once
 
 
@@ -120,7 +153,9 @@ def test_paths_are_resolved_once_and_nothing_else_is_touched(tmp_path: Path) -> 
         ("MyParser = 3\n", "is not a subclass of Parser"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_one_sentence(tmp_path: Path, content: str, part: str) -> None:
+def test_a_file_that_cannot_be_imported_is_one_sentence(
+    tmp_path: Path, content: str, part: str
+) -> None:
     path = recipe_in(tmp_path, "mine_here.py")
     (tmp_path / "mine_here.py").write_text(content, "utf-8")
     with pytest.raises(UserError) as error:

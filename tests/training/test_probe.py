@@ -30,7 +30,8 @@ LINE = {"name": "line"}
 
 
 class CorridorEnv(TextEnv):
-    """Four rooms in a row, a start in room 1 and a coin in room 3: three actions win. Progress is 1/4 at the start.
+    """Four rooms in a row, a start in room 1 and a coin in room 3: three actions win. Progress is
+    1/4 at the start.
 
     A `silent` one lists no actions, a `mute` one has no expert.
     """
@@ -54,11 +55,17 @@ class CorridorEnv(TextEnv):
         return self._look()
 
     def _possible(self) -> list[str]:
-        return ["look", *["go west"] * (self.room > 0), *["go east" if self.room < 3 else "take coin"]]
+        return [
+            "look",
+            *["go west"] * (self.room > 0),
+            *["go east" if self.room < 3 else "take coin"],
+        ]
 
     def _look(self, *, valid: bool = True, text: str = "") -> Outcome:
         listed = None if self.silent else self._possible()
-        return Outcome(text or f"Room {self.room}.", valid=valid, admissible=listed, progress=self.room / 4)
+        return Outcome(
+            text or f"Room {self.room}.", valid=valid, admissible=listed, progress=self.room / 4
+        )
 
     def expert_action(self) -> str | None:
         return None if self.mute else "go east" if self.room < 3 else "take coin"
@@ -74,7 +81,9 @@ class Busy(TurnReward):
 
     name: Literal["busy"] = "busy"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [[float(turn.valid_action) for turn in episode.turns] for episode in group]
 
 
@@ -83,10 +92,15 @@ class Change(TurnReward):
 
     name: Literal["change"] = "change"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [
             [float(after != before) for before, after in pairwise(said)]
-            for said in ([episode.opening, *(turn.observation for turn in episode.turns)] for episode in group)
+            for said in (
+                [episode.opening, *(turn.observation for turn in episode.turns)]
+                for episode in group
+            )
         ]
 
 
@@ -95,7 +109,9 @@ class Wordy(TurnReward):
 
     name: Literal["wordy"] = "wordy"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         return [[float(len(turn.response_ids)) for turn in episode.turns] for episode in group]
 
 
@@ -104,9 +120,14 @@ class Unsure(TurnReward):
 
     name: Literal["unsure"] = "unsure"
 
-    async def __call__(self, group: Group, scorer: LanguageAgent | None = None) -> list[list[float]]:
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
         sure = group.task.seed > 0
-        return [[1.0 if sure and episode.success else math.nan for _ in episode.turns] for episode in group]
+        return [
+            [1.0 if sure and episode.success else math.nan for _ in episode.turns]
+            for episode in group
+        ]
 
 
 QUICKSTART = [{"name": "outcome"}, {"name": "progress", "weight": 3}]
@@ -126,11 +147,19 @@ def recipe(
 ) -> Recipe:
     agent = {"max_turns": max_turns, "parser": parser, "sampling": {"max_tokens": max_tokens}}
     return Recipe.parse(
-        {"name": "made", "env": {"id": env}, "agent": agent, "rewards": list(rewards), "stages": [{"name": "rl"}]}
+        {
+            "name": "made",
+            "env": {"id": env},
+            "agent": agent,
+            "rewards": list(rewards),
+            "stages": [{"name": "rl"}],
+        }
     )
 
 
-def report(rewards: Sequence[dict[str, Any]], env: str = "probe/corridor-v0", **changes: Any) -> ProbeReport:
+def report(
+    rewards: Sequence[dict[str, Any]], env: str = "probe/corridor-v0", **changes: Any
+) -> ProbeReport:
     return probe(recipe(rewards, env, **changes), tasks=3, progress=False)
 
 
@@ -139,14 +168,21 @@ def rows(found: ProbeReport) -> dict[str, Paid]:
 
 
 def played(
-    name: str, env: str = "probe/corridor-v0", *, parser: dict[str, Any] = LINE, max_turns: int = 8, words: int = 64
+    name: str,
+    env: str = "probe/corridor-v0",
+    *,
+    parser: dict[str, Any] = LINE,
+    max_turns: int = 8,
+    words: int = 64,
 ) -> Episode:
     """One episode of a probe."""
 
     async def play() -> Episode:
         agent = ProbeAgent(name, PARSERS.build(parser), max_turns=max_turns, max_words=words)
         async with EnvPool(slots=1, options={"extras": tuple(agent.extras)}) as pool:
-            [episode], _ = await play_many(agent, [Job(Task(env=env, seed=0), "s", 0)], pool, max_turns=max_turns)
+            [episode], _ = await play_many(
+                agent, [Job(Task(env=env, seed=0), "s", 0)], pool, max_turns=max_turns
+            )
             return episode
 
     return asyncio.run(play())
@@ -156,7 +192,7 @@ def actions(episode: Episode) -> list[str | None]:
     return [turn.action for turn in episode.turns]
 
 
-# -- what the probes do ----------------------------------------------------------------------------------------------
+# -- what the probes do ----------------------------------------------------------------------------
 
 
 def test_repetition_gives_the_experts_first_action() -> None:
@@ -166,7 +202,13 @@ def test_repetition_gives_the_experts_first_action() -> None:
 def test_bonus_farming_goes_forth_and_back() -> None:
     episode = played("bonus_farming", max_turns=5)
     assert actions(episode) == ["go east", "go west", "go east", "go west", "go east"]
-    assert [turn.observation for turn in episode.turns] == ["Room 2.", "Room 1.", "Room 2.", "Room 1.", "Room 2."]
+    assert [turn.observation for turn in episode.turns] == [
+        "Room 2.",
+        "Room 1.",
+        "Room 2.",
+        "Room 1.",
+        "Room 2.",
+    ]
 
 
 def test_bonus_farming_without_a_way_back_alternates_the_first_two_actions() -> None:
@@ -174,7 +216,9 @@ def test_bonus_farming_without_a_way_back_alternates_the_first_two_actions() -> 
     assert actions(episode) == ["blue", "green"][: len(episode.turns)]
 
 
-@pytest.mark.parametrize(("max_turns", "useful"), [(8, [2, 5, 8]), (3, [1, 2, 3]), (4, [1, 2, 4]), (2, [1, 2])])
+@pytest.mark.parametrize(
+    ("max_turns", "useful"), [(8, [2, 5, 8]), (3, [1, 2, 3]), (4, [1, 2, 4]), (2, [1, 2])]
+)
 def test_length_padding_wins_on_the_last_turn(max_turns: int, useful: list[int]) -> None:
     episode = played("length_padding", max_turns=max_turns)
     assert [t for t, action in enumerate(actions(episode), 1) if action != "look"] == useful
@@ -227,13 +271,19 @@ def test_every_turn_is_written_in_the_format(name: str, parser: dict[str, Any]) 
         assert (turn.tag is not None) == (parser is TAGS)
 
 
-# -- what they are paid ----------------------------------------------------------------------------------------------
+# -- what they are paid ----------------------------------------------------------------------------
 
 
 def test_returns_are_the_ones_worked_out_by_hand() -> None:
     found = report([*QUICKSTART, {"name": "step_cost", "weight": 0.125}])
     paid = rows(found)
-    assert (found.tasks, found.not_won, found.not_judged, found.not_played, found.lost) == (3, 0, [], {}, {})
+    assert (found.tasks, found.not_won, found.not_judged, found.not_played, found.lost) == (
+        3,
+        0,
+        [],
+        {},
+        {},
+    )
     by_hand = {
         # success, turns, outcome, 3 x progress, step cost
         "expert": (1.0, 3.0, 1.0, 2.25, -0.375),
@@ -244,7 +294,12 @@ def test_returns_are_the_ones_worked_out_by_hand() -> None:
     }
     for name, (success, turns, *parts) in by_hand.items():
         row = paid[name]
-        assert (row.n, row.success, row.turns, list(row.rewards.values())) == (3, success, turns, parts), name
+        assert (row.n, row.success, row.turns, list(row.rewards.values())) == (
+            3,
+            success,
+            turns,
+            parts,
+        ), name
         assert row.shaped_return == sum(parts)
     assert list(paid["expert"].rewards) == ["outcome", "progress", "step_cost"]
     assert set(paid) == {"expert", *PROBES}
@@ -258,7 +313,9 @@ def test_the_rewards_of_the_quickstart_have_no_exploit(env: str) -> None:
 
 @pytest.mark.parametrize("max_turns", [3, 4, 7, 20])
 def test_progress_cannot_be_farmed_by_going_forth_and_back(max_turns: int) -> None:
-    """The differences telescope: Phi at the end minus Phi at the start, however many turns there were."""
+    """The differences telescope: Phi at the end minus Phi at the start, however many turns there
+    were.
+    """
     row = rows(report([{"name": "progress"}], max_turns=max_turns))["bonus_farming"]
     assert row.turns == max_turns
     assert row.rewards["progress"] == (0.25 if max_turns % 2 else 0.0)
@@ -275,9 +332,13 @@ def test_a_bonus_for_every_accepted_action_is_farmed() -> None:
         "length_padding": (1 + 2.25 + 8, "stretched"),
     }
     assert {name: (paid[name].shaped_return, paid[name].exploit) for name in by_hand} == by_hand
-    # In a format with thoughts the eloquent one looks around, which is accepted; a speech as a command is not.
+    # In a format with thoughts the eloquent one looks around, which is accepted; a speech as a
+    # command is not.
     assert paid["empty_eloquence"].exploit is None
-    assert rows(report([*QUICKSTART, mine(Busy)], parser=TAGS))["empty_eloquence"].exploit == "unearned"
+    assert (
+        rows(report([*QUICKSTART, mine(Busy)], parser=TAGS))["empty_eloquence"].exploit
+        == "unearned"
+    )
 
 
 def test_a_bonus_for_every_change_is_farmed_by_going_forth_and_back() -> None:
@@ -320,14 +381,17 @@ def test_meta_reasoning_beside_a_larger_outcome_and_a_price_on_turns_has_no_expl
     found = report(rewards, parser=TAGS)
     paid = rows(found)
     assert found.exploits == []
-    # A plan that led to success and a coin that was new; tags alone are worth at most a target or two.
+    # A plan that led to success and a coin that was new; tags alone are worth at most a target or
+    # two.
     assert paid["expert"].rewards["meta_reasoning"] == pytest.approx(0.2)
     assert paid["bonus_farming"].rewards["meta_reasoning"] <= 0
     assert paid["empty_eloquence"].rewards["meta_reasoning"] == 0
 
 
 def test_meta_reasoning_alone_pays_failures_that_are_made_in_order_to_reflect() -> None:
-    """Three useless turns followed by three corrections; however large the outcome, the padded winner has it too."""
+    """Three useless turns followed by three corrections; however large the outcome, the padded
+    winner has it too.
+    """
     rewards = [{"name": "outcome", "weight": 100}, {"name": "meta_reasoning"}]
     found = report(rewards, parser=TAGS)
     assert found.exploits == ["length_padding"]
@@ -344,7 +408,7 @@ def test_giving_up_early_is_found_where_only_turns_cost() -> None:
     assert paid["length_padding"].exploit is None
 
 
-# -- what cannot be judged -------------------------------------------------------------------------------------------
+# -- what cannot be judged -------------------------------------------------------------------------
 
 
 def test_rewards_that_need_the_policy_are_left_out_by_name() -> None:
@@ -371,7 +435,11 @@ def test_probes_that_need_listed_actions_are_reported_as_not_played() -> None:
     found = report(QUICKSTART, "probe/silent-v0", parser=TAGS)
     assert set(found.not_played) == {"tag_spam", "bonus_farming"}
     assert all("lists" in reason for reason in found.not_played.values())
-    assert {row.player for row in found.probes} == {"repetition", "empty_eloquence", "length_padding"}
+    assert {row.player for row in found.probes} == {
+        "repetition",
+        "empty_eloquence",
+        "length_padding",
+    }
     assert found.exploits == []
 
 

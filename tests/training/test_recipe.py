@@ -15,7 +15,10 @@ DATA: dict[str, Any] = {
     "name": "toy",
     "env": {"id": "toy/lights-v0", "length": 2},
     "rewards": [{"name": "outcome"}, {"name": "progress", "weight": 0.1}],
-    "stages": [{"name": "sft"}, {"name": "rl", "optim": {"lr": 0.1}, "regularizers": [{"name": "kl"}]}],
+    "stages": [
+        {"name": "sft"},
+        {"name": "rl", "optim": {"lr": 0.1}, "regularizers": [{"name": "kl"}]},
+    ],
 }
 
 
@@ -76,7 +79,11 @@ def test_an_unknown_key_names_the_nearest_known_one(path: str, hint: str) -> Non
     [
         ("stages/0/tagger", {"name": "rule"}, "did you mean 'rules'?"),
         ("stages/0/tagger", {"name": "rules", "stepz": 1}, "did you mean 'steps'?"),
-        ("stages/0/tagger", {"name": "endpoint"}, "agents.tagger 'endpoint': endpoint: Field required"),
+        (
+            "stages/0/tagger",
+            {"name": "endpoint"},
+            "agents.tagger 'endpoint': endpoint: Field required",
+        ),
         ("stages/0/tagger", "rules", "stages.0.sft.tagger"),
         ("stages/1/credit", {"name": "grpoo"}, "did you mean 'grpo'?"),
         ("stages/1/credit", {"name": "grpo", "epz": 1}, "did you mean 'eps'?"),
@@ -84,7 +91,11 @@ def test_an_unknown_key_names_the_nearest_known_one(path: str, hint: str) -> Non
         ("stages/1/curriculum", {"name": "random"}, "uniform"),
         ("rewards", [{"name": "outcome"}, {"name": "outcome"}], "listed twice"),
         ("rewards", {"name": "outcome"}, "rewards"),
-        ("stages/1/regularizers", [{"name": "kl"}, {"name": "kl", "place": "reward"}], "listed twice"),
+        (
+            "stages/1/regularizers",
+            [{"name": "kl"}, {"name": "kl", "place": "reward"}],
+            "listed twice",
+        ),
         ("stages", [], "stages"),
         ("stages", 3, "stages"),
         ("stages", [3], "stages.0"),
@@ -101,13 +112,20 @@ def test_bad_values(path: str, value: Any, part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "tagger", [{"name": "rules"}, {"name": "endpoint", "endpoint": {"url": "http://a", "model": "m"}}]
+    "tagger",
+    [{"name": "rules"}, {"name": "endpoint", "endpoint": {"url": "http://a", "model": "m"}}],
 )
 def test_a_tagger_needs_a_parser_that_knows_the_tags(tagger: dict[str, Any]) -> None:
     data = changed("stages/0/tagger", tagger)
-    parsers: list[dict[str, Any]] = [{"name": "line"}, {"name": "tags"}, {"name": "tags", "thoughts": ["planning"]}]
+    parsers: list[dict[str, Any]] = [
+        {"name": "line"},
+        {"name": "tags"},
+        {"name": "tags", "thoughts": ["planning"]},
+    ]
     for parser in parsers:
-        message = complaint(lambda parser=parser: Recipe.parse(data | {"agent": {"parser": parser}}, "toy.yaml"))
+        message = complaint(
+            lambda parser=parser: Recipe.parse(data | {"agent": {"parser": parser}}, "toy.yaml")
+        )
         assert message.startswith(
             f"toy.yaml: sft: tagger '{tagger['name']}' needs a parser that knows the tags planning,"
         )
@@ -119,10 +137,17 @@ def test_overrides(file: Path) -> None:
     recipe = Recipe.load(
         file,
         [
-            "rl.steps=20", "env.length=7", "rewards.progress.weight=0.5", "rl.optim.lr=1e-3", "model.width=48",
-            "stages.0.epochs=2", "rl.credit={name: gae, lam: 0.5}", "rl.regularizers.kl.place=reward", "name=other",
+            "rl.steps=20",
+            "env.length=7",
+            "rewards.progress.weight=0.5",
+            "rl.optim.lr=1e-3",
+            "model.width=48",
+            "stages.0.epochs=2",
+            "rl.credit={name: gae, lam: 0.5}",
+            "rl.regularizers.kl.place=reward",
+            "name=other",
         ],
-    )  # fmt: skip
+    )
     sft, rl = recipe.stages
     assert recipe.name == "other"
     assert (rl.steps, rl.optim.lr, sft.epochs, recipe.model.width) == (20, 1e-3, 2, 48)  # type: ignore[union-attr]
@@ -191,7 +216,9 @@ def test_a_pool_has_fewer_worlds_than_episodes_if_asked_to(slots: int | None, al
     assert Recipe.parse(changed("pool", {"slots": slots})).pool.build(16, ()).slots == alive
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_of_ours_is_one(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.name == path.stem

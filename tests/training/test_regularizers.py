@@ -26,7 +26,9 @@ def build(name: str, **fields: Any) -> Any:
 def coin() -> tuple[TokenBatch, Tensor, Tensor]:
     """Both sides of a coin as two tokens: batch, logits and log-probabilities with gradient."""
     logits = torch.tensor(P, dtype=torch.float64).log().requires_grad_()
-    batch = replace(batch_of([[0, 0]]), ref_logprobs_BL=torch.tensor([REF], dtype=torch.float64).log())
+    batch = replace(
+        batch_of([[0, 0]]), ref_logprobs_BL=torch.tensor([REF], dtype=torch.float64).log()
+    )
     return batch, logits, logits.log_softmax(0)[None]
 
 
@@ -37,7 +39,9 @@ def test_reference(estimator: str) -> None:
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN)
     out = build("kl", estimator=estimator).token_loss(new_BL, batch, None)
     expected, atol = entry(f"kl_{estimator}")
-    value = (out.loss_BL * LOSSES.build({"name": "reinforce"}).weights_BL(batch, torch.float64)).sum()
+    value = (
+        out.loss_BL * LOSSES.build({"name": "reinforce"}).weights_BL(batch, torch.float64)
+    ).sum()
     torch.testing.assert_close(value, expected, atol=atol, rtol=0)
     assert torch.equal(out.metrics["kl"], out.loss_BL)
 
@@ -50,7 +54,8 @@ def test_one_token(estimator: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("estimator", "expected", "gradient"), [("k1", EXACT, 0.0), ("k2", 0.078766, 0.177933), ("k3", EXACT, 0.2)]
+    ("estimator", "expected", "gradient"),
+    [("k1", EXACT, 0.0), ("k2", 0.078766, 0.177933), ("k3", EXACT, 0.2)],
 )
 def test_expectations_over_a_coin(estimator: str, expected: float, gradient: float) -> None:
     """The mean over the policy's own samples; only k2 has the gradient of KL(P || REF), 0.177933."""
@@ -70,7 +75,9 @@ def test_the_exact_gradient_of_the_coin() -> None:
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_identical_models_and_extremes(estimator: str) -> None:
-    batch = replace(batch_of([[0, 0, 0, -1]]), ref_logprobs_BL=torch.tensor([[-0.7, -900.0, -0.1, NAN]]))
+    batch = replace(
+        batch_of([[0, 0, 0, -1]]), ref_logprobs_BL=torch.tensor([[-0.7, -900.0, -0.1, NAN]])
+    )
     kl = build("kl", estimator=estimator)
     loss_BL = kl.token_loss(torch.tensor([[-0.7, -0.1, -900.0, NAN]]), batch, None).loss_BL
     assert loss_BL[0, 0] == 0
@@ -82,7 +89,9 @@ def test_identical_models_and_extremes(estimator: str) -> None:
 def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
     """k3 ends where p_ref / p passes 13.6 or p / p_ref e^11, the log-ratio at 20 nats."""
     d = [0.0, 2.5, -2.5, -2.61, -2.62, -5.0, -19.0, -21.0, 10.9, 11.1, 19.0, 21.0]
-    batch = replace(batch_of([[0] * len(d) + [-1]]), ref_logprobs_BL=torch.zeros(1, len(d) + 1).double())
+    batch = replace(
+        batch_of([[0] * len(d) + [-1]]), ref_logprobs_BL=torch.zeros(1, len(d) + 1).double()
+    )
     for estimator, low, high in (("k1", -20.0, 20.0), ("k2", -20.0, 20.0), ("k3", -2.611, 11.0)):
         new_BL = torch.tensor([[*d, NAN]], dtype=torch.float64, requires_grad=True)
         out = build("kl", estimator=estimator, place=place).token_loss(new_BL, batch, None)
@@ -92,7 +101,10 @@ def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
             out.loss_BL.sum().backward()
             assert new_BL.grad is not None
             moved = (new_BL.grad[0, : len(d)] != 0).tolist()
-            assert moved == [not cut and not (x == 0 and estimator != "k1") for x, cut in zip(d, clamped, strict=True)]
+            assert moved == [
+                not cut and not (x == 0 and estimator != "k1")
+                for x, cut in zip(d, clamped, strict=True)
+            ]
 
 
 def test_as_a_reward_it_has_no_gradient() -> None:
@@ -107,7 +119,9 @@ def test_as_a_reward_it_has_no_gradient() -> None:
     assert out.loss_BL.eq(0).all()
     assert not out.loss_BL.requires_grad
     old_BL = torch.tensor([[-1.0, -1.0]]).double()
-    torch.testing.assert_close(kl.reward_BL(replace(batch, old_logprobs_BL=old_BL)), batch.ref_logprobs_BL - old_BL)
+    torch.testing.assert_close(
+        kl.reward_BL(replace(batch, old_logprobs_BL=old_BL)), batch.ref_logprobs_BL - old_BL
+    )
     assert build("kl").reward_BL(batch) is None
 
 
@@ -116,7 +130,9 @@ def test_entropy_is_a_bonus() -> None:
     logp = logits.log_softmax(0)
     entropy = -(logp.exp() * logp).sum()
     batch = batch_of([[0, -1]])
-    out = build("entropy").token_loss(torch.zeros(1, 2), batch, torch.stack([entropy, torch.tensor(NAN)])[None])
+    out = build("entropy").token_loss(
+        torch.zeros(1, 2), batch, torch.stack([entropy, torch.tensor(NAN)])[None]
+    )
     assert out.loss_BL.tolist() == [[pytest.approx(-0.610864, abs=1e-6), 0.0]]
     assert out.metrics["entropy"].tolist() == [[pytest.approx(0.610864, abs=1e-6), 0.0]]
     out.loss_BL[0, 0].backward()

@@ -21,7 +21,9 @@ from turnrl.training.report.chart import MOST_POINTS, Series, draw, thin, ticks
 from turnrl.training.report.run import RunFiles
 from turnrl.training.report.samples import MOST_CHARACTERS, split_tokens
 
-TEXT = "You are in the kitchen. go east take coin <script>alert('x')</script> naïve café 🍎 You win!"
+TEXT = (
+    "You are in the kitchen. go east take coin <script>alert('x')</script> naïve café 🍎 You win!"
+)
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x> & \"quoted\" {{ 7 * 7 }}"
 
 
@@ -31,7 +33,9 @@ def tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet
+    )
     tokenizer.train_from_iterator([TEXT], trainer)
     return tokenizer
 
@@ -73,20 +77,34 @@ def make_run(folder: Path, tokenizer: Tokenizer, *, steps: int = 30) -> Path:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
     lines = [
-        {"stage": "sft", "step": s, "kind": "train", "loss": 2 / (s + 1), "valid_loss": 3 / (s + 1)} for s in range(9)
+        {"stage": "sft", "step": s, "kind": "train", "loss": 2 / (s + 1), "valid_loss": 3 / (s + 1)}
+        for s in range(9)
     ]
     for step in range(steps):
         share = step / steps
         lines.append(
             {
-                "stage": "rl", "step": step, "kind": "train", "success": share, "return": share - 0.1,
-                "reward/outcome": share, "reward/step_cost": -5 + share, "kl": 0.01 * step,
-                "approx_kl": 0.0, "clip_fraction_low": 0.02,
-                "entropy": 1 - share, "grad_norm": math.nan if step == 4 else 0.7, "zero_variance_groups": 0.25,
-                "engine_gap": 1e-6, "lost/env_error": 0, "seconds/play": 1.2, "seconds/update": 2.5,
-                "seconds/tokens_per_second": 900.0, "tokens": 1e6,
+                "stage": "rl",
+                "step": step,
+                "kind": "train",
+                "success": share,
+                "return": share - 0.1,
+                "reward/outcome": share,
+                "reward/step_cost": -5 + share,
+                "kl": 0.01 * step,
+                "approx_kl": 0.0,
+                "clip_fraction_low": 0.02,
+                "entropy": 1 - share,
+                "grad_norm": math.nan if step == 4 else 0.7,
+                "zero_variance_groups": 0.25,
+                "engine_gap": 1e-6,
+                "lost/env_error": 0,
+                "seconds/play": 1.2,
+                "seconds/update": 2.5,
+                "seconds/tokens_per_second": 900.0,
+                "tokens": 1e6,
             }
-        )  # fmt: skip
+        )
         if step % 10 == 0:
             row: dict[str, object] = {
                 "split": "valid",
@@ -96,9 +114,13 @@ def make_run(folder: Path, tokenizer: Tokenizer, *, steps: int = 30) -> Path:
                 "n": 60,
             }
             lines.append({"stage": "rl", "step": step, "kind": "eval", **row})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), "utf-8"
+    )
     for step in (0, 10, 20):
-        with gzip.open(folder / "episodes" / f"rl-{step:06d}.jsonl.gz", "wt", encoding="utf-8") as file:
+        with gzip.open(
+            folder / "episodes" / f"rl-{step:06d}.jsonl.gz", "wt", encoding="utf-8"
+        ) as file:
             for won in (False, True, False):
                 file.write(json.dumps(episode(tokenizer, won, seed=step).to_json()) + "\n")
     result = {
@@ -159,9 +181,24 @@ def test_a_finished_run(run: Path) -> None:
     path = write_report(run)
     assert path == run / "report.html"
     page = Page(path.read_text("utf-8"))
-    for words in ("quick<b>start", "25.0 %", "95.0 %", "86.0 to 98.0 %", "Stage sft", "Stage rl", "clip_fraction"):
+    for words in (
+        "quick<b>start",
+        "25.0 %",
+        "95.0 %",
+        "86.0 to 98.0 %",
+        "Stage sft",
+        "Stage rl",
+        "clip_fraction",
+    ):
         assert words in page.text
-    for words in ("outcome", "step_cost", "95 % Wilson", "seconds per step", "advantage -0.500", "refused: rejected"):
+    for words in (
+        "outcome",
+        "step_cost",
+        "95 % Wilson",
+        "seconds per step",
+        "advantage -0.500",
+        "refused: rejected",
+    ):
         assert words in page.text
     assert page.tags.count("svg") == page.tags.count("figure") > 10
     assert "band" in page.classes
@@ -247,7 +284,9 @@ def test_damaged_files_are_named(run: Path) -> None:
     assert "episodes/rl-000010.jsonl.gz is damaged" in text
 
 
-def test_a_damaged_tokenizer_is_named_and_the_next_one_read(run: Path, tokenizer: Tokenizer) -> None:
+def test_a_damaged_tokenizer_is_named_and_the_next_one_read(
+    run: Path, tokenizer: Tokenizer
+) -> None:
     (run / "checkpoints" / "best" / "tokenizer.json").write_text('{"version": "1.0", "mod')
     page = page_of(run)
     assert "checkpoints/best/tokenizer.json is damaged" in page.text
@@ -268,7 +307,9 @@ def test_it_says_when_where_and_by_what_it_was_made(run: Path) -> None:
 
 def test_every_line_answers_the_pointer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for steps in (30, 400):
-        html = write_report(make_run(tmp_path / f"{steps}", tokenizer, steps=steps)).read_text("utf-8")
+        html = write_report(make_run(tmp_path / f"{steps}", tokenizer, steps=steps)).read_text(
+            "utf-8"
+        )
         values = re.findall(r"<title>entropy at step (\d+): [\d.e-]+</title>", html)
         assert 20 <= len(values) <= 60
         assert int(values[0]) < steps / 10 < steps * 0.9 < int(values[-1])
@@ -283,7 +324,9 @@ def test_repeated_steps_of_a_resumed_run_count_once(run: Path) -> None:
     line = {"stage": "rl", "step": 5, "kind": "train", "success": 0.123}
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    (kept,) = [r for r in RunFiles.read(run).of_stage("rl") if r["step"] == 5 and r["kind"] == "train"]
+    (kept,) = [
+        r for r in RunFiles.read(run).of_stage("rl") if r["step"] == 5 and r["kind"] == "train"
+    ]
     assert kept["success"] == 0.123
 
 
@@ -325,7 +368,9 @@ def test_output_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
         write_report(run, tmp_path)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-5.0, -4.9), (0, 1e-6), (3, 30_000), (-1e9, 1e9)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-5.0, -4.9), (0, 1e-6), (3, 30_000), (-1e9, 1e9)]
+)
 def test_ticks_are_few_and_span_the_data(low: float, high: float) -> None:
     values = ticks(low, high)
     assert 2 <= len(values) <= 7
@@ -338,7 +383,9 @@ def test_charts_of_strange_data() -> None:
     for points in ([(0.0, 0.0)], [(5.0, 3.0), (6.0, 3.0)], [(0.0, -1e-9), (1000.0, 1e-9)]):
         chart = draw("x", [Series("a", points)])
         assert chart is not None
-        assert all(0 <= x <= chart.width and 0 <= y <= chart.height for x, y, _ in chart.lines[0].dots)
+        assert all(
+            0 <= x <= chart.width and 0 <= y <= chart.height for x, y, _ in chart.lines[0].dots
+        )
     thinned, size = thin([(float(i), 1.0) for i in range(10_000)])
     assert len(thinned) <= MOST_POINTS
     assert size > 1

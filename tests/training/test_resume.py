@@ -18,9 +18,17 @@ from ..toy_world import recipe, records
 WORLD = Path(__file__).parents[1] / "toy_world.py"
 DRIVER = Path(__file__).with_name("train_and_die.py")
 MODEL = {
-    "layers": 2, "width": 32, "heads": 2, "intermediate": 1000, "vocabulary": 320, "max_context": 128, "init_std": 0.15
-}  # fmt: skip
-"""Its weights lie in a file at 40 modulo 64 bytes, where the matrix library rounds a single row otherwise."""
+    "layers": 2,
+    "width": 32,
+    "heads": 2,
+    "intermediate": 1000,
+    "vocabulary": 320,
+    "max_context": 128,
+    "init_std": 0.15,
+}
+"""Its weights lie in a file at 40 modulo 64 bytes, where the matrix library rounds a single row
+otherwise.
+"""
 DATA = recipe(
     model=MODEL,
     pool={"imports": [str(WORLD)]},
@@ -34,7 +42,9 @@ def run(folder: Path, data: dict[str, Any], *options: str) -> tuple[int, str]:
     """Exit code and standard error of a process of its own."""
     file = folder.with_suffix(".json")
     file.write_text(json.dumps(data), "utf-8")
-    done = subprocess.run([sys.executable, DRIVER, file, folder, *options], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, DRIVER, file, folder, *options], capture_output=True, text=True
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr
 
@@ -53,10 +63,16 @@ def same_run(left: Path, right: Path) -> None:
     assert records(left) == records(right)
     assert plays(left) == plays(right)
     for name in ("sft", "best", "last", "rl"):
-        a, b = (load_file(folder / "checkpoints" / name / "model.safetensors") for folder in (left, right))
+        a, b = (
+            load_file(folder / "checkpoints" / name / "model.safetensors")
+            for folder in (left, right)
+        )
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a), name
-    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (left, right)]
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        for folder in (left, right)
+    ]
     assert names[0] == names[1]
 
 
@@ -77,7 +93,9 @@ def test_a_killed_run_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path, whole
 
 
 def test_an_interrupted_run_says_where_and_loses_nothing(tmp_path: Path, whole: Path) -> None:
-    """In the warm start, before an evaluation that is due, and in the last test; each resume is interrupted again."""
+    """In the warm start, before an evaluation that is due, and in the last test; each resume is
+    interrupted again.
+    """
     stops = [
         ("sft:3:train", "INT", 130, "at sft update 3"),
         ("rl:3:train", "TERM", 143, "at rl step 3"),
@@ -95,6 +113,8 @@ def test_an_interrupted_run_says_where_and_loses_nothing(tmp_path: Path, whole: 
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
-    done, said = run(tmp_path / "run", DATA, "--at", "sft:1:train", "--signal", "INT", "--times", "2")
+    done, said = run(
+        tmp_path / "run", DATA, "--at", "sft:1:train", "--signal", "INT", "--times", "2"
+    )
     assert done == 130
     assert "interrupted at once" in said

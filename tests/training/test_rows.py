@@ -15,7 +15,9 @@ from turnrl.training.rows import downsample
 from .builders import batch_of, env_rewards, random_groups
 
 
-@pytest.mark.parametrize(("n", "multiple", "kept"), [(37, 8, 32), (1003, 8, 1000), (16, 8, 16), (8, 8, 8), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("n", "multiple", "kept"), [(37, 8, 32), (1003, 8, 1000), (16, 8, 16), (8, 8, 8), (5, 1, 5)]
+)
 def test_the_largest_multiple_is_kept(n: int, multiple: int, kept: int) -> None:
     rows = downsample(batch_of([[0]] * n), multiple, 0)
     assert len(rows) == kept
@@ -44,7 +46,9 @@ def test_the_seed_alone_chooses_and_every_row_has_the_same_chance() -> None:
 
 def test_rows_without_a_sampled_token_are_left_out_first() -> None:
     silent = [[-1], [-1, -1]]
-    batch = batch_of([[0], *silent, [0, -1], [-1, 1], [0]], episodes=[0, 0, 1, 1, 2, 3], turns=[1, 1, 2, 1])
+    batch = batch_of(
+        [[0], *silent, [0, -1], [-1, 1], [0]], episodes=[0, 0, 1, 1, 2, 3], turns=[1, 1, 2, 1]
+    )
     assert downsample(batch, 4, 0).tolist() == [0, 3, 4, 5]
     assert downsample(batch, 1, 0).tolist() == [0, 3, 4, 5]
     with pytest.raises(UserError, match="gave 4 sequences"):
@@ -59,7 +63,9 @@ def test_kept_rows_keep_their_tokens_and_their_advantages(seed: int, multiple: i
     advantages_BL = batch.spread(CREDITS.build({"name": "turn_return"})(rewards_KET, batch))
     rows = downsample(batch, multiple, seed)
     part = batch.select(rows)
-    assert len(part.lengths_B) == len(rows) == int(batch.mask_BL.any(1).sum()) // multiple * multiple
+    assert (
+        len(part.lengths_B) == len(rows) == int(batch.mask_BL.any(1).sum()) // multiple * multiple
+    )
     assert part.group_E.equal(batch.group_E)
     assert part.turns_E.equal(batch.turns_E)
     width = part.tokens_BL.shape[1]

@@ -47,7 +47,14 @@ def same_weights(left: Path, right: Path) -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"evaluate": {"every": 2, "tasks": 4, "test_tasks": 4}},
-    "critic": {"rl": {"credit": {"name": "gae"}, "regularizers": [{"name": "kl"}], "minibatches": 2, "updates": 2}},
+    "critic": {
+        "rl": {
+            "credit": {"name": "gae"},
+            "regularizers": [{"name": "kl"}],
+            "minibatches": 2,
+            "updates": 2,
+        }
+    },
     "chosen": {
         "rl": {
             "curriculum": {"name": "horizon", "first": 2, "tasks": {"name": "prioritized"}},
@@ -130,13 +137,21 @@ def test_the_folder_is_a_product(tmp_path: Path) -> None:
     data = recipe(evaluate={"every": 2, "tasks": 4, "test_tasks": 6})
     result = run(folder, data, on_record=lines.append)
     assert Recipe.load(folder / "recipe.yaml") == Recipe.parse(data)
-    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == lines
+    assert [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ] == lines
     assert json.loads((folder / "result.json").read_text()) == result
     assert result.keys() >= {"before", "after", "seconds", "seed"}
     assert result["after"].keys() == {"success", "low", "high", "n"}
     assert result["after"]["n"] == 6
     kinds = [(line["stage"], line["kind"]) for line in lines]
-    assert {("sft", "train"), ("sft", "test"), ("rl", "train"), ("rl", "eval"), ("rl", "test")} == set(kinds)
+    assert {
+        ("sft", "train"),
+        ("sft", "test"),
+        ("rl", "train"),
+        ("rl", "eval"),
+        ("rl", "test"),
+    } == set(kinds)
     files = sorted(path.name for path in (folder / "episodes").iterdir())
     plays = ["rl-000001", "rl-000002", "rl-000004", "test-rl-000004", "test-sft-000012"]
     assert files == [f"{name}.jsonl.gz" for name in plays]
@@ -169,15 +184,24 @@ def test_lora_learns_adapters_and_saves_a_checkpoint_that_plays(tmp_path: Path) 
     assert all(line["engine_gap"] < 1e-4 for line in rl_lines(folder))
     assert any(line["grad_norm"] > 0 for line in rl_lines(folder))
     # The test was played by the best adapters: the merged checkpoint plays the same.
-    best = evaluate("toy/lights-v0", str(folder), params={"length": 3}, tasks=12, temperature=0, progress=False)
+    best = evaluate(
+        "toy/lights-v0", str(folder), params={"length": 3}, tasks=12, temperature=0, progress=False
+    )
     assert best.success == result["after"]["success"]
     assert not any("lora" in name for name in weights(folder))
     # Only the adapters moved: the embeddings are those that the model began with.
-    start = load(Recipe.parse(recipe()).model.model_copy(update={"name": str(folder / "checkpoints" / "sft")})).model
+    start = load(
+        Recipe.parse(recipe()).model.model_copy(
+            update={"name": str(folder / "checkpoints" / "sft")}
+        )
+    ).model
     end = weights(folder, "rl")
-    assert torch.equal(start.state_dict()["model.embed_tokens.weight"], end["model.embed_tokens.weight"])
+    assert torch.equal(
+        start.state_dict()["model.embed_tokens.weight"], end["model.embed_tokens.weight"]
+    )
     assert not torch.equal(
-        start.state_dict()["model.layers.0.mlp.up_proj.weight"], end["model.layers.0.mlp.up_proj.weight"]
+        start.state_dict()["model.layers.0.mlp.up_proj.weight"],
+        end["model.layers.0.mlp.up_proj.weight"],
     )
 
 
@@ -189,7 +213,9 @@ def test_a_crashing_episode_is_counted_and_the_run_goes_on(tmp_path: Path) -> No
     assert sum(line.get("lost/env_error", 0) for line in lines) > 0
     for line in lines:
         assert line["episodes"] + line.get("lost/env_error", 0) == 16
-        assert sum(value for key, value in line.items() if key.startswith("stop/")) == line["episodes"]
+        assert (
+            sum(value for key, value in line.items() if key.startswith("stop/")) == line["episodes"]
+        )
         assert line["useful_share"] <= 1
 
 
@@ -207,10 +233,13 @@ def test_worlds_in_worker_processes_and_bf16(tmp_path: Path) -> None:
 
 
 def test_the_model_keeps_to_the_context_of_the_recipe(tmp_path: Path) -> None:
-    made = load(Recipe.parse(recipe()).model.model_copy(update={"max_context": 1024}), corpus=lambda: TEXTS)
+    made = load(
+        Recipe.parse(recipe()).model.model_copy(update={"max_context": 1024}), corpus=lambda: TEXTS
+    )
     save(made.model, made.tokenizer, tmp_path / "model")
     data = recipe(
-        rl={"steps": 1, "credit": {"name": "gae"}}, model={"name": str(tmp_path / "model"), "max_context": 24}
+        rl={"steps": 1, "credit": {"name": "gae"}},
+        model={"name": str(tmp_path / "model"), "max_context": 24},
     )
     run(tmp_path / "run", data | {"stages": data["stages"][1:]})
     [line] = rl_lines(tmp_path / "run")
@@ -223,7 +252,9 @@ def test_plan_says_what_train_would_do() -> None:
     assert made["tasks"] == {"train": 40, "valid": 12, "test": 12}
     assert [stage["stage"] for stage in made["stages"]] == ["sft", "rl"]
     assert made["stages"][1]["episodes_per_step"] == 16
-    words = [f"{a}{b}" for a in "abcdefghijkl" for b in "mnopqrstuvwx"] * 2  # more pairs than a vocabulary of 320 holds
+    words = [
+        f"{a}{b}" for a in "abcdefghijkl" for b in "mnopqrstuvwx"
+    ] * 2  # more pairs than a vocabulary of 320 holds
     model = load(Recipe.parse(recipe()).model, corpus=lambda: words).model
     assert made["parameters"] == sum(weight.numel() for weight in model.parameters())
 
@@ -231,10 +262,19 @@ def test_plan_says_what_train_would_do() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"evaluate": {"test_tasks": 13}}, r"the test split of toy/lights-v0 has 12 tasks, so tasks=13"),
-        ({"evaluate": {"every": 1, "tasks": 14}}, r"the valid split of toy/lights-v0 has 12 tasks, so tasks=14"),
+        (
+            {"evaluate": {"test_tasks": 13}},
+            r"the test split of toy/lights-v0 has 12 tasks, so tasks=13",
+        ),
+        (
+            {"evaluate": {"every": 1, "tasks": 14}},
+            r"the valid split of toy/lights-v0 has 12 tasks, so tasks=14",
+        ),
         ({"rl": {"tasks": 41}}, r"the train split of toy/lights-v0 has 40 tasks, so tasks=41"),
-        ({"sft": {"validation": 15}}, r"the valid split of toy/lights-v0 has 12 tasks, so tasks=15"),
+        (
+            {"sft": {"validation": 15}},
+            r"the valid split of toy/lights-v0 has 12 tasks, so tasks=15",
+        ),
         ({"rl": {"symmetries": 3}}, "symmetries=3, but toy/lights-v0 knows 2"),
     ],
 )
@@ -243,7 +283,12 @@ def test_what_the_world_does_not_have_is_said_before_anything_is_trained(
 ) -> None:
     seen: list[Record] = []
     with pytest.raises(UserError, match=sentence):
-        train(Recipe.parse(recipe(**change)), run_dir=tmp_path / "run", progress=False, on_record=seen.append)
+        train(
+            Recipe.parse(recipe(**change)),
+            run_dir=tmp_path / "run",
+            progress=False,
+            on_record=seen.append,
+        )
     assert seen == []
     with pytest.raises(UserError, match=sentence):
         plan(Recipe.parse(recipe(**change)))
@@ -264,14 +309,19 @@ def test_codes_of_the_world_are_single_tokens_if_the_model_asks_for_them(
     with pytest.raises(UserError, match=r"model\.codes: toy/lights-v0 lists no identifiers"):
         run(tmp_path / "none", asks)
     monkeypatch.setattr(LightsEnv, "codes", ("B0Q7", "B0Q8"))
-    for name, data, pieces in (("whole", asks, 1), ("spelled", asks | {"model": recipe()["model"]}, 4)):
+    for name, data, pieces in (
+        ("whole", asks, 1),
+        ("spelled", asks | {"model": recipe()["model"]}, 4),
+    ):
         run(tmp_path / name, data)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name / "checkpoints" / "rl")
         assert len(tokenizer.encode("B0Q7")) == pieces
         assert tokenizer.decode(tokenizer.encode("click B0Q7, B0Q8!")) == "click B0Q7, B0Q8!"
 
 
-def test_the_spelling_of_codes_is_no_text_for_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spelling_of_codes_is_no_text_for_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(LightsEnv, "codes", ("red",))
 
     def read(**model: Any) -> list[str]:
@@ -282,5 +332,7 @@ def test_the_spelling_of_codes_is_no_text_for_the_tokenizer(monkeypatch: pytest.
     assert any("Now red" in text for text in spelled)
     assert not any(re.search(r"\bred\b", text) for text in whole)
     assert any("Now blue" in text for text in whole)
-    assert len(whole) == len(set(whole)) <= len(spelled), "what differed by a code is the same text now"
+    assert len(whole) == len(set(whole)) <= len(spelled), (
+        "what differed by a code is the same text now"
+    )
     assert len(read(corpus=2)) < len(spelled)

@@ -1,4 +1,6 @@
-"""The folder of a run: one process at a time, never begun anew where there is something to lose, damage by name."""
+"""The folder of a run: one process at a time, never begun anew where there is something to lose,
+damage by name.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from turnrl.training.run import train
 from ..toy_world import recipe, records
 
 DATA = recipe(
-    sft={"epochs": 4}, rl={"steps": 2, "checkpoint_every": 1}, evaluate={"every": 1, "tasks": 4, "test_tasks": 4}
+    sft={"epochs": 4},
+    rl={"steps": 2, "checkpoint_every": 1},
+    evaluate={"every": 1, "tasks": 4, "test_tasks": 4},
 )
 
 
@@ -50,7 +54,11 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def with_changes(**changes: Any) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def with_changes(**changes: Any) -> dict[str, Any]:
     return data
 
 
-# -- one process at a time -----------------------------------------------------------------------------------------
+# -- one process at a time -------------------------------------------------------------------------
 
 
 def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path: Pat
     assert not (folder / ".lock").exists()
 
 
-# -- begun anew or not ---------------------------------------------------------------------------------------------
+# -- begun anew or not -----------------------------------------------------------------------------
 
 
 def test_a_run_whose_last_checkpoint_is_lost_is_not_begun_anew(copy: Path) -> None:
@@ -116,15 +124,21 @@ def test_a_run_that_was_killed_before_anything_was_saved_begins_anew(
     assert records(folder) == records(finished)
 
 
-# -- another recipe ------------------------------------------------------------------------------------------------
+# -- another recipe --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"seed": 1}, [r"seed 0 -> 1"]),
-        ({"rewards": [{"name": "outcome"}, {"name": "progress"}]}, [r"rewards \[\"outcome\"\] -> "]),
-        ({"rewards": [{"name": "outcome", "weight": 2.0}]}, [r"rewards\.outcome\.weight \(nothing\) -> 2\.0"]),
+        (
+            {"rewards": [{"name": "outcome"}, {"name": "progress"}]},
+            [r"rewards \[\"outcome\"\] -> "],
+        ),
+        (
+            {"rewards": [{"name": "outcome", "weight": 2.0}]},
+            [r"rewards\.outcome\.weight \(nothing\) -> 2\.0"],
+        ),
         ({"credit": {"name": "gae"}}, [r"rl\.credit\.name \"grpo\" -> \"gae\""]),
         ({"model": {"width": 64}, "seed": 3}, [r"model\.width 32 -> 64", r"seed 0 -> 3"]),
         ({"env": {"length": 2}}, [r"env\.length 3 -> 2"]),
@@ -142,33 +156,45 @@ def test_a_run_does_not_go_on_with_a_recipe_that_would_make_it_another(
     assert contents(copy) == before
 
 
-def test_what_may_change_is_taken_over_and_written_down(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_may_change_is_taken_over_and_written_down(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = with_changes(steps=4, optim={"lr": 0.001, "weight_decay": 0.25}, pool={"workers": 3})
     train(Recipe.parse(changed), run_dir=copy, resume=True)
     said = capsys.readouterr().err
     text = (copy / "recipe.yaml").read_text("utf-8")
-    for line in ("rl.steps 2 -> 4", "rl.optim.lr 0.005 -> 0.001", "rl.optim.weight_decay 0.0 -> 0.25"):
+    for line in (
+        "rl.steps 2 -> 4",
+        "rl.optim.lr 0.005 -> 0.001",
+        "rl.optim.weight_decay 0.0 -> 0.25",
+    ):
         assert line in said
         assert f"# after rl 2: {line}" in text
     assert Recipe.load(copy / "recipe.yaml") == Recipe.parse(changed)
-    groups = torch.load(copy / "checkpoints/last/trainer.pt", weights_only=True)["parts"]["optimizer"]["param_groups"]
+    groups = torch.load(copy / "checkpoints/last/trainer.pt", weights_only=True)["parts"][
+        "optimizer"
+    ]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.25, 0.0}
     train(Recipe.parse(changed), run_dir=copy, resume=True)
     assert (copy / "recipe.yaml").read_text("utf-8") == text
 
 
-# -- damage --------------------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda data: data[: len(data) // 2],
     "emptied": lambda data: b"",
-    "flipped": lambda data: data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 1]) + data[len(data) // 3 + 1 :],
+    "flipped": lambda data: (
+        data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 1]) + data[len(data) // 3 + 1 :]
+    ),
 }
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "tokenizer.json", "agent.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["trainer.pt", "model.safetensors", "tokenizer.json", "agent.json", "manifest.json"]
+)
 def test_a_damaged_checkpoint_is_named_and_not_used(copy: Path, name: str, how: str) -> None:
     file = copy / "checkpoints" / "last" / name
     file.write_bytes(DAMAGE[how](file.read_bytes()))
@@ -182,7 +208,9 @@ def test_a_damaged_checkpoint_is_named_and_not_used(copy: Path, name: str, how: 
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_metrics_are_named_and_damage_after_the_last_checkpoint_is_mended(copy: Path, how: str) -> None:
+def test_damaged_metrics_are_named_and_damage_after_the_last_checkpoint_is_mended(
+    copy: Path, how: str
+) -> None:
     file = copy / "metrics.jsonl"
     whole = file.read_bytes()
     file.write_bytes(DAMAGE[how](whole))
@@ -236,7 +264,9 @@ def test_weights_that_are_not_finite_are_never_saved_over_good_ones(copy: Path) 
     before, loaded = contents(copy), load(ModelConfig(name=str(last)))
     state = TrainerState(1, 3, {"average": [torch.tensor([1.0, float("inf")])]})
     agent = SavedAgent.read(last)
-    with pytest.raises(UserError, match=r"state\.average\.0 is not finite, so no checkpoint is written"):
+    with pytest.raises(
+        UserError, match=r"state\.average\.0 is not finite, so no checkpoint is written"
+    ):
         write(last, loaded.model, loaded.tokenizer, agent, state)
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight[3, 3] = float("nan")
@@ -248,10 +278,12 @@ def test_weights_that_are_not_finite_are_never_saved_over_good_ones(copy: Path) 
         load(ModelConfig(name=str(copy / "spoilt")))
 
 
-# -- what the machine refuses --------------------------------------------------------------------------------------
+# -- what the machine refuses ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["a file", "inside a file", "a name too long", "no folder can be made there"])
+@pytest.mark.parametrize(
+    "place", ["a file", "inside a file", "a name too long", "no folder can be made there"]
+)
 def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     folder = {
@@ -267,7 +299,9 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path: Path, pl
 
 
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(copy: Path) -> None:
-    """A limit on the size of files stands for the disk: the system refuses to write in the same way."""
+    """A limit on the size of files stands for the disk: the system refuses to write in the same
+    way.
+    """
     before, points = contents(copy), {path.name for path in (copy / "checkpoints").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -281,14 +315,18 @@ def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(copy: Pat
     assert {path.name for path in (copy / "checkpoints").iterdir()} == points
     assert not list(copy.rglob(".*"))
     after = contents(copy)
-    assert {name for name in before if "checkpoints" in name and before[name] != after[name]} == set()
+    assert {
+        name for name in before if "checkpoints" in name and before[name] != after[name]
+    } == set()
     run(copy, with_changes(steps=3), resume=True)
 
 
-# -- files and folders that are whole or not there -----------------------------------------------------------------
+# -- files and folders that are whole or not there -------------------------------------------------
 
 
-def test_what_a_killed_process_left_is_removed_and_what_it_was_replacing_comes_back(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_and_what_it_was_replacing_comes_back(
+    tmp_path: Path,
+) -> None:
     pid = os.getpid()
     for name in (f".last.{pid}.new", f".last.{pid}.old", f".best.{pid}.old", "best"):
         (tmp_path / name).mkdir()
@@ -311,7 +349,10 @@ def test_a_file_or_folder_that_fails_on_the_way_is_what_it_was(tmp_path: Path) -
     write_text(tmp_path / "file", "old")
     with new_folder(tmp_path / "folder") as beside:
         (beside / "a").write_text("old")
-    for failure, told in ((OSError(28, "No space left on device"), UserError), (ValueError("a bug"), ValueError)):
+    for failure, told in (
+        (OSError(28, "No space left on device"), UserError),
+        (ValueError("a bug"), ValueError),
+    ):
         with pytest.raises(told):
             fill_and_fail(tmp_path / "folder", failure)
     with pytest.raises(UnicodeEncodeError):
@@ -320,7 +361,9 @@ def test_a_file_or_folder_that_fails_on_the_way_is_what_it_was(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("at", range(40))
-def test_a_signal_in_the_middle_of_a_replacement_leaves_one_whole_folder(tmp_path: Path, at: int) -> None:
+def test_a_signal_in_the_middle_of_a_replacement_leaves_one_whole_folder(
+    tmp_path: Path, at: int
+) -> None:
     """The interpreter may raise KeyboardInterrupt between any two operations on files."""
     path, count = tmp_path / "folder", 0
     with new_folder(path) as beside:
@@ -328,7 +371,9 @@ def test_a_signal_in_the_middle_of_a_replacement_leaves_one_whole_folder(tmp_pat
 
     def interrupt(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and str(tmp_path) in str(arguments[0]):
+        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and str(
+            tmp_path
+        ) in str(arguments[0]):
             count += 1
             if count == at + 1:
                 raise KeyboardInterrupt

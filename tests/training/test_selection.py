@@ -1,4 +1,6 @@
-"""Selection and gather: the filters' own examples, and batches that are refilled or honestly smaller."""
+"""Selection and gather: the filters' own examples, and batches that are refilled or honestly
+smaller.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,23 @@ def group_of(returns: list[float], lengths: list[int] | None = None, seed: int =
     task = Task(env="toy/made-v0", seed=seed)
     episodes = []
     for value, length in zip(returns, lengths or [1] * len(returns), strict=True):
-        turn = Turn([1], False, [2] * length, [-1.0] * length, rewards={"r": value / 2, "free": 100.0})
+        turn = Turn(
+            [1], False, [2] * length, [-1.0] * length, rewards={"r": value / 2, "free": 100.0}
+        )
         stop = StopReason.WON if value > 0.5 else StopReason.LOST
         episodes.append(Episode(task, turns=[turn], stop=stop, success=value > 0.5))
     return Group(task, episodes)
 
 
-def kept(config: dict[str, Any], returns: list[float], lengths: list[int] | None = None) -> list[int] | None:
+def kept(
+    config: dict[str, Any], returns: list[float], lengths: list[int] | None = None
+) -> list[int] | None:
     group = group_of(returns, lengths)
     chosen = SELECTIONS.build(config)(group, returns)
     return (
-        None if chosen is None else [i for i, episode in enumerate(group) if any(episode is other for other in chosen)]
+        None
+        if chosen is None
+        else [i for i, episode in enumerate(group) if any(episode is other for other in chosen)]
     )
 
 
@@ -40,10 +48,14 @@ def test_zero_variance_by_hand() -> None:
     assert kept(config, [1]) is None
 
 
-@pytest.mark.parametrize(("wins", "stays"), [(1, False), (2, True), (4, True), (6, True), (7, False), (8, False)])
+@pytest.mark.parametrize(
+    ("wins", "stays"), [(1, False), (2, True), (4, True), (6, True), (7, False), (8, False)]
+)
 def test_balanced_difficulty_by_hand(wins: int, stays: bool) -> None:
     returns = [1.0] * wins + [0.0] * (8 - wins)
-    assert kept({"name": "balanced_difficulty", "high": 0.75}, returns) == (list(range(8)) if stays else None)
+    assert kept({"name": "balanced_difficulty", "high": 0.75}, returns) == (
+        list(range(8)) if stays else None
+    )
 
 
 def test_balanced_difficulty_has_inclusive_bounds_and_refuses_swapped_ones() -> None:
@@ -70,12 +82,18 @@ def play_from(groups: list[Group]) -> tuple[Any, list[int]]:
         asked.append(count)
         out = [next(source) for _ in range(count)]
         wins = [episode.success for group in out for episode in group]
-        return out, {"episodes": float(len(wins)), "success": sum(wins) / len(wins), "stop/won": float(sum(wins))}
+        return out, {
+            "episodes": float(len(wins)),
+            "success": sum(wins) / len(wins),
+            "stop/won": float(sum(wins)),
+        }
 
     return play, asked
 
 
-def run(groups: list[Group], selection: list[dict[str, Any]], wanted: int) -> tuple[list[int], dict[str, float], Any]:
+def run(
+    groups: list[Group], selection: list[dict[str, Any]], wanted: int
+) -> tuple[list[int], dict[str, float], Any]:
     play, asked = play_from(groups)
     built: list[Selection] = [SELECTIONS.build(config) for config in selection]
     chosen, metrics = asyncio.run(gather(play, built, wanted, {"r": 2.0, "free": 0.0}))
@@ -91,8 +109,12 @@ def test_dropped_groups_are_replaced_until_the_batch_has_its_size() -> None:
     assert seeds == [1, 4, 5]
     assert asked == [3, 2, 1]
     assert metrics == {
-        "episodes": 12.0, "success": 7 / 12, "stop/won": 7.0, "selection/kept": 3.0, "selection/played": 6.0,
-    }  # fmt: skip
+        "episodes": 12.0,
+        "success": 7 / 12,
+        "stop/won": 7.0,
+        "selection/kept": 3.0,
+        "selection/played": 6.0,
+    }
 
 
 def test_a_batch_that_stays_short_is_smaller_and_says_so() -> None:
@@ -120,7 +142,13 @@ def test_without_filters_nothing_is_added() -> None:
 
 
 def test_merged_metrics_weigh_rates_by_episodes() -> None:
-    first = {"episodes": 8.0, "success": 0.5, "tokens": 10.0, "tokens/generated": 80.0, "lost/env_error": 1.0}
+    first = {
+        "episodes": 8.0,
+        "success": 0.5,
+        "tokens": 10.0,
+        "tokens/generated": 80.0,
+        "lost/env_error": 1.0,
+    }
     second = {"episodes": 2.0, "success": 1.0, "tokens": 5.0, "tokens/generated": 10.0}
     assert merged([first, second]) == pytest.approx(
         {"episodes": 10, "success": 0.6, "tokens": 9, "tokens/generated": 90, "lost/env_error": 1}

@@ -1,4 +1,6 @@
-"""The warm start: loss on the expert's own words, stopped by the validation split, the best weights kept."""
+"""The warm start: loss on the expert's own words, stopped by the validation split, the best weights
+kept.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def trainer_in(session: Any) -> SupervisedTrainer:
 
 
 def test_only_the_experts_turns_carry_loss(tmp_path: Path) -> None:
-    data = recipe(sft={"noise": 0.5, "observation_weight": 0.0, "demonstrations": 12}, agent={"max_turns": 10})
+    data = recipe(
+        sft={"noise": 0.5, "observation_weight": 0.0, "demonstrations": 12}, agent={"max_turns": 10}
+    )
     data["env"] = {"id": "toy/lights-v0", "length": 3, "forgiving": True}
     with session_of(tmp_path / "run", data) as session:
         made = trainer_in(session)
@@ -47,17 +51,25 @@ CONTEXTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("agent", CONTEXTS, ids=lambda agent: "/".join(map(str, agent["context"].values())))
-def test_random_actions_carry_no_loss_wherever_they_stand(tmp_path: Path, agent: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "agent", CONTEXTS, ids=lambda agent: "/".join(map(str, agent["context"].values()))
+)
+def test_random_actions_carry_no_loss_wherever_they_stand(
+    tmp_path: Path, agent: dict[str, Any]
+) -> None:
     """Not as actions, not as observations, and not where a later prompt repeats them."""
-    data = recipe(sft={"noise": 0.5, "observation_weight": 0.7, "demonstrations": 12}, agent=agent | {"max_turns": 10})
+    data = recipe(
+        sft={"noise": 0.5, "observation_weight": 0.7, "demonstrations": 12},
+        agent=agent | {"max_turns": 10},
+    )
     data["env"] = {"id": "toy/lights-v0", "length": 3, "forgiving": True}
     data["model"] |= {"max_context": 1024}
     with session_of(tmp_path / "run", data) as session:
         made = trainer_in(session)
         train, _ = asyncio.run(made.demonstrate())
         _, weights_BL = made.pack(train)
-        # The model's own words are told from the world's by ids that no text has: each random action gets one.
+        # The model's own words are told from the world's by ids that no text has: each random
+        # action gets one.
         noise = 10**6
         for episode in train:
             for t, turn in enumerate(episode.turns):
@@ -135,7 +147,9 @@ def test_symmetries_retell_each_demonstration(tmp_path: Path) -> None:
     swap = {"red": "blue", "blue": "red"}
     for plain, told in zip(train[::2], train[1::2], strict=True):
         assert plain.task == told.task
-        assert [turn.text for turn in told.turns] == [swap.get(turn.text, turn.text) for turn in plain.turns]
+        assert [turn.text for turn in told.turns] == [
+            swap.get(turn.text, turn.text) for turn in plain.turns
+        ]
         assert all(turn.text in COLOURS for turn in told.turns)
     with (
         session_of(tmp_path / "more", recipe(sft={"symmetries": 3})) as session,
@@ -147,17 +161,26 @@ def test_symmetries_retell_each_demonstration(tmp_path: Path) -> None:
 def test_demonstrations_take_turns_with_the_symmetries(tmp_path: Path) -> None:
     shown = {}
     for views in (1, None):
-        with session_of(tmp_path / str(views), recipe(sft={"symmetries": 2, "views": views})) as session:
+        with session_of(
+            tmp_path / str(views), recipe(sft={"symmetries": 2, "views": views})
+        ) as session:
             shown[views], _ = asyncio.run(trainer_in(session).demonstrate())
-    texts = {views: [[turn.text for turn in told.turns] for told in episodes] for views, episodes in shown.items()}
+    texts = {
+        views: [[turn.text for turn in told.turns] for told in episodes]
+        for views, episodes in shown.items()
+    }
     plain, swapped = texts[None][::2], texts[None][1::2]
     assert texts[1] == [plain[0], swapped[1], plain[2], swapped[3]]
 
 
-def test_early_stop_restores_the_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stop_restores_the_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[Record] = []
     script = iter([3.0, 1.0, 2.0, 2.5, 0.1])
-    with session_of(tmp_path / "run", recipe(sft={"epochs": 50, "validate_every": 1, "patience": 2})) as session:
+    with session_of(
+        tmp_path / "run", recipe(sft={"epochs": 50, "validate_every": 1, "patience": 2})
+    ) as session:
         made = trainer_in(session)
         snapshots: list[torch.Tensor] = []
 
@@ -175,7 +198,13 @@ def test_early_stop_restores_the_best_weights(tmp_path: Path, monkeypatch: pytes
 
 def test_it_stops_at_the_validation_loss_it_was_asked_for(tmp_path: Path) -> None:
     lines: list[Record] = []
-    sft = {"epochs": 200, "validate_every": 5, "until_loss": 0.5, "patience": 99, "demonstrations": 12}
+    sft = {
+        "epochs": 200,
+        "validate_every": 5,
+        "until_loss": 0.5,
+        "patience": 99,
+        "demonstrations": 12,
+    }
     with session_of(tmp_path / "run", recipe(sft=sft)) as session:
         asyncio.run(trainer_in(session).run(lines.append))
     losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
@@ -185,7 +214,10 @@ def test_it_stops_at_the_validation_loss_it_was_asked_for(tmp_path: Path) -> Non
 
 def test_an_expert_that_does_not_win_is_no_teacher(tmp_path: Path) -> None:
     data = recipe(env={"id": "toy/lying_lights-v0"})
-    with session_of(tmp_path / "run", data) as session, pytest.raises(UserError, match="does not win 4 of 4 tasks"):
+    with (
+        session_of(tmp_path / "run", data) as session,
+        pytest.raises(UserError, match="does not win 4 of 4 tasks"),
+    ):
         asyncio.run(trainer_in(session).demonstrate())
 
 
@@ -193,7 +225,10 @@ def test_what_the_expert_does_not_win_is_not_shown(tmp_path: Path) -> None:
     data = recipe(env={"id": "toy/faulty_lights-v0", "broken": [1, 2]})
     with (
         session_of(tmp_path / "run", data) as session,
-        pytest.warns(UserWarning, match=r"does not win 2 of 4 tasks, such as .*#1 \(ValueError: the lamp burst\)"),
+        pytest.warns(
+            UserWarning,
+            match=r"does not win 2 of 4 tasks, such as .*#1 \(ValueError: the lamp burst\)",
+        ),
     ):
         train, valid = asyncio.run(trainer_in(session).demonstrate())
     assert [episode.task.seed for episode in train] == [0, 3]
@@ -201,7 +236,11 @@ def test_what_the_expert_does_not_win_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_the_tagger_adds_thoughts_to_what_is_trained(tmp_path: Path) -> None:
-    parser = {"name": "tags", "thoughts": ["planning", "explore", "reflection", "monitor"], "require_think": True}
+    parser = {
+        "name": "tags",
+        "thoughts": ["planning", "explore", "reflection", "monitor"],
+        "require_think": True,
+    }
     data = recipe(sft={"tagger": {"name": "rules"}, "symmetries": 2, "observation_weight": 0.0})
     data["model"] |= {"max_context": 512}
     data["agent"] |= {"parser": parser}
@@ -209,7 +248,10 @@ def test_the_tagger_adds_thoughts_to_what_is_trained(tmp_path: Path) -> None:
         made = trainer_in(session)
         train, _ = asyncio.run(made.demonstrate())
         batch, weights_BL = made.pack(train)
-        learnt = [session.tokenizer.decode(row[w > 0]) for row, w in zip(batch.tokens_BL, weights_BL, strict=True)]
+        learnt = [
+            session.tokenizer.decode(row[w > 0])
+            for row, w in zip(batch.tokens_BL, weights_BL, strict=True)
+        ]
         for e, episode in enumerate(train):
             said = [rename(turn.action or "", SWAP if e % 2 else {}) for turn in episode.turns]
             kinds = ["planning", *["monitor"] * (len(said) - 1)]
@@ -218,5 +260,7 @@ def test_the_tagger_adds_thoughts_to_what_is_trained(tmp_path: Path) -> None:
                 assert (turn.tag, parsed.tag, parsed.action) == (kind, kind, colour)
                 assert turn.text.startswith(f"<{kind}>")
                 assert turn.text in learnt[e]
-            assert learnt[e].startswith(f"<planning>Plan: {said[0]}.</planning><action>{said[0]}</action>")
+            assert learnt[e].startswith(
+                f"<planning>Plan: {said[0]}.</planning><action>{said[0]}</action>"
+            )
         assert made.learn(train) > 0

@@ -1,4 +1,6 @@
-"""The warm start with a teacher model: what it says is learnt, and what it cannot say is never shown without it."""
+"""The warm start with a teacher model: what it says is learnt, and what it cannot say is never
+shown without it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def teacher(body: dict[str, Any]) -> Reply:
 
 def taught(server: Server, **endpoint: Any) -> dict[str, Any]:
     where = {"url": server.url, "model": "m", "retries": 0} | endpoint
-    data = recipe(sft={"tagger": {"name": "endpoint", "endpoint": where}, "symmetries": 2, "epochs": 2})
+    data = recipe(
+        sft={"tagger": {"name": "endpoint", "endpoint": where}, "symmetries": 2, "epochs": 2}
+    )
     data["model"] |= {"max_context": 512}
     parser = {"name": "tags", "thoughts": list(KINDS), "require_think": True}
     data["agent"] |= {"parser": parser, "sampling": {"max_tokens": 40}}
@@ -50,8 +54,15 @@ def test_a_stage_learns_what_the_teacher_says_and_asks_nothing_twice(tmp_path: P
         data = taught(server, cache=str(tmp_path / "answers.sqlite"))
         for name in ("first", "second"):
             lines: list[Record] = []
-            train(Recipe.parse(data), run_dir=tmp_path / name, progress=False, on_record=lines.append)
-            runs.append([{key: value for key, value in line.items() if "second" not in key} for line in lines])
+            train(
+                Recipe.parse(data), run_dir=tmp_path / name, progress=False, on_record=lines.append
+            )
+            runs.append(
+                [
+                    {key: value for key, value in line.items() if "second" not in key}
+                    for line in lines
+                ]
+            )
             assert len(server.requests) == 7
         with session_of(tmp_path / "third", data) as session:
             made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
@@ -88,8 +99,13 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
     assert all(turn.tag == "monitor" for episode in (*told, *valid) for turn in episode.turns)
     assert [line.get("lost/tagger") for line in lines] == [1.0, *[None] * (len(lines) - 1)]
     assert len(said) == 2
-    assert re.search(r"the tagger 'm' at .* gave no usable answer \(unparsable: 'I forgot\.'\)", said[0])
-    assert said[1] == "sft: tagger 'endpoint' failed at 1 of 7 demonstrations (unparsable): they are left out"
+    assert re.search(
+        r"the tagger 'm' at .* gave no usable answer \(unparsable: 'I forgot\.'\)", said[0]
+    )
+    assert (
+        said[1]
+        == "sft: tagger 'endpoint' failed at 1 of 7 demonstrations (unparsable): they are left out"
+    )
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
@@ -101,11 +117,17 @@ def test_nothing_is_learnt_without_a_teacher(tmp_path: Path, split: str) -> None
         session_of(tmp_path / "run", taught(server)) as session,
     ):
         other = session.choose("valid", 3) if split == "training" else session.choose("train", 4)
-        good += [[turn.action or "" for turn in e.turns] for e in asyncio.run(expert_episodes(session, other, 0.0))]
+        good += [
+            [turn.action or "" for turn in e.turns]
+            for e in asyncio.run(expert_episodes(session, other, 0.0))
+        ]
         made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
         with pytest.raises(UserError) as error:
             asyncio.run(made.demonstrate())
-    expected = f"sft: tagger 'endpoint' failed at every {split} episode (unavailable): there is nothing to show"
+    expected = (
+        f"sft: tagger 'endpoint' failed at every {split} episode (unavailable): there is nothing to"
+        " show"
+    )
     assert str(error.value) == expected
 
 
@@ -113,7 +135,10 @@ def test_a_wrong_model_is_said_before_anything_is_learnt(tmp_path: Path) -> None
     with serving(lambda body: Reply(404, '{"message": "no such model"}')) as server:
         made = Recipe.parse(taught(server, cache=str(tmp_path / "answers.sqlite")))
         with (
-            pytest.raises(UserError, match=r"the tagger at .* refused the first request: status 404: no such model"),
+            pytest.raises(
+                UserError,
+                match=r"the tagger at .* refused the first request: status 404: no such model",
+            ),
             pytest.warns(UserWarning, match="refused"),
         ):
             train(made, run_dir=tmp_path / "run", progress=False)

@@ -1,4 +1,6 @@
-"""Stalling: waiting for the turn limit is never worth more than the episode was, whatever a critic believes."""
+"""Stalling: waiting for the turn limit is never worth more than the episode was, whatever a critic
+believes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ TURNS, DOORS = 3, 3
 
 
 def problem(logits: tuple[tuple[float, ...], ...] = ((0.3, -0.2, 0.1, 0.0),) * TURNS) -> Any:
-    """Wait, or try a door: it wins 1 or loses in one task out of `DOORS` each. Waiting all along meets the limit."""
+    """Wait, or try a door: it wins 1 or loses in one task out of `DOORS` each. Waiting all along
+    meets the limit.
+    """
 
     def play(task: int, waits: int, door: int) -> Any:
         waited = tuple(tabular.Move(str(t), 0) for t in range(waits))
@@ -26,7 +30,8 @@ def problem(logits: tuple[tuple[float, ...], ...] = ((0.3, -0.2, 0.1, 0.0),) * T
 
     stall = tuple(tabular.Move(str(t), 0) for t in range(TURNS))
     tasks = tuple(
-        (*(play(task, waits, door) for waits in range(TURNS) for door in range(DOORS)), stall) for task in range(DOORS)
+        (*(play(task, waits, door) for waits in range(TURNS) for door in range(DOORS)), stall)
+        for task in range(DOORS)
     )
     return tabular.Problem("stall", "", {str(t): row for t, row in enumerate(logits)}, tasks)
 
@@ -44,7 +49,9 @@ def everything(world: Any, values_T: Tensor, stop: StopReason) -> Any:
     every = torch.arange(len(world.plays))
     case = world.batch(every, every, values_T[:TURNS].expand(len(every), TURNS))
     stops = tuple(stop if stalled else StopReason.LOST for stalled in stalled_N(world).tolist())
-    return replace(case, batch=replace(case.batch, stops=stops, bootstrap_E=values_T[TURNS].expand(len(every))))
+    return replace(
+        case, batch=replace(case.batch, stops=stops, bootstrap_E=values_T[TURNS].expand(len(every)))
+    )
 
 
 def learnt(credit: Credit, world: Any, values_T: Tensor, stop: StopReason) -> tuple[Tensor, Tensor]:
@@ -59,7 +66,10 @@ def gae(**fields: Any) -> Credit:
     return CREDITS.build({"name": "gae", "whiten": False, **fields})
 
 
-BELIEFS = [torch.tensor(values).double() for values in ([0.0, 0, 0, 0], [0.2, 0.9, -0.4, 5.0], [1.0, 1, 1, -3.0])]
+BELIEFS = [
+    torch.tensor(values).double()
+    for values in ([0.0, 0, 0, 0], [0.2, 0.9, -0.4, 5.0], [1.0, 1, 1, -3.0])
+]
 
 
 @pytest.mark.parametrize("over", ["token", "turn"])
@@ -82,7 +92,9 @@ def test_a_limit_of_the_task_ends_it_whatever_the_critic_believes(
 
 @pytest.mark.parametrize("values_T", BELIEFS, ids=str)
 def test_a_value_beyond_the_limit_pays_for_stalling(values_T: Tensor) -> None:
-    """With `limit` bootstrap the mean gains that value times the gradient of the chance to stall: its closed form."""
+    """With `limit` bootstrap the mean gains that value times the gradient of the chance to stall:
+    its closed form.
+    """
     world = problem()
     stall_P = torch.einsum("n,ntp->p", world.chance_N * stalled_N(world) / DOORS, world.score_NTP)
     for stop, limit in ((StopReason.TURN_LIMIT, "bootstrap"), (StopReason.CURRICULUM_LIMIT, "end")):
@@ -92,7 +104,9 @@ def test_a_value_beyond_the_limit_pays_for_stalling(values_T: Tensor) -> None:
 
 @pytest.mark.parametrize(("limit", "stalls"), [("end", False), ("bootstrap", True)])
 def test_a_policy_learns_to_stall_only_if_the_limit_has_a_future(limit: str, stalls: bool) -> None:
-    """Exact updates of policy and critic; nothing ever corrects what a critic believes of a state without a turn."""
+    """Exact updates of policy and critic; nothing ever corrects what a critic believes of a state
+    without a turn.
+    """
     logits = torch.zeros(TURNS, DOORS + 1, dtype=torch.float64)
     values_T = torch.full((TURNS + 1,), 0.5, dtype=torch.float64)
     for _ in range(300):

@@ -1,4 +1,6 @@
-"""What a run says: lines where nobody looks on, JSON that is JSON, seconds of the whole run, and how to go on."""
+"""What a run says: lines where nobody looks on, JSON that is JSON, seconds of the whole run, and
+how to go on.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,14 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, signum:
     [("sft", signal.SIGINT, 130, "sft update 1"), ("rl", signal.SIGTERM, 143, "rl step 1")],
 )
 def test_an_interrupted_command_says_how_to_go_on_and_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    stage: str, signum: int, code: int, where: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    signum: int,
+    code: int,
+    where: str,
+) -> None:
     arguments = ["train", str(written(tmp_path)), "rl.steps=2", "--run", str(tmp_path / "my run")]
     with monkeypatch.context() as patched:
         interrupting(patched, stage, 1, signum)
@@ -61,12 +68,20 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert main.run([*arguments, "--resume"]) == 0
-    assert f"going on after {where.replace('update ', '').replace('step ', '')}" in capsys.readouterr().err
+    assert (
+        f"going on after {where.replace('update ', '').replace('step ', '')}"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("error", "said"), [(EOFError("a file ended"), ""), (KeyboardInterrupt(), "interrupted")])
+@pytest.mark.parametrize(
+    ("error", "said"), [(EOFError("a file ended"), ""), (KeyboardInterrupt(), "interrupted")]
+)
 def test_an_end_of_a_file_is_no_interrupt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, said: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    said: str,
 ) -> None:
     def ended(wanted: str | None) -> None:
         raise error
@@ -80,18 +95,30 @@ def test_an_end_of_a_file_is_no_interrupt(
             main.run(["methods"])
 
 
-def test_a_log_that_is_no_terminal_gets_one_line_per_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["train", str(written(tmp_path)), "--run", str(tmp_path / "run"), "--json"]) == 0
+def test_a_log_that_is_no_terminal_gets_one_line_per_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main.run(["train", str(written(tmp_path)), "--run", str(tmp_path / "run"), "--json"]) == 0
+    )
     out, err = capsys.readouterr()
     assert json.loads(out)["after"]
     lines = [line for line in err.splitlines() if " s  " in line]
-    assert [line.split(" s  ")[1].partition(":")[0] for line in lines] == ["sft 3", "sft 3", "rl 1/2", "rl 2/2", "rl 2"]
+    assert [line.split(" s  ")[1].partition(":")[0] for line in lines] == [
+        "sft 3",
+        "sft 3",
+        "rl 1/2",
+        "rl 2/2",
+        "rl 2",
+    ]
     assert not any("\x1b" in line for line in err.splitlines())
 
 
 def test_metrics_are_json_whatever_a_number_is(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "run")
-    line = log.record("rl", 1, "train", {"loss": float("nan"), "grad_norm": float("inf"), "success": 0.5})
+    line = log.record(
+        "rl", 1, "train", {"loss": float("nan"), "grad_norm": float("inf"), "success": 0.5}
+    )
     log.close()
     text = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
 
@@ -99,10 +126,19 @@ def test_metrics_are_json_whatever_a_number_is(tmp_path: Path) -> None:
         raise AssertionError(word)
 
     assert json.loads(text, parse_constant=refuse) == line
-    assert line == {"stage": "rl", "step": 1, "kind": "train", "loss": None, "grad_norm": None, "success": 0.5}
+    assert line == {
+        "stage": "rl",
+        "step": 1,
+        "kind": "train",
+        "loss": None,
+        "grad_norm": None,
+        "success": 0.5,
+    }
 
 
-def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_that_was_reached(tmp_path: Path) -> None:
+def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_that_was_reached(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "run"
     first = train(Recipe.parse(DATA), run_dir=folder, progress=False)["seconds"]
     assert first.keys() == {"prepare", "sft", "test-sft", "rl", "test-rl"}
@@ -113,13 +149,22 @@ def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_t
     tests = [(line["stage"], line["step"]) for line in records(folder) if line["kind"] == "test"]
     assert tests == [("sft", 3), ("rl", 2)]
     # Updates, not epochs: eight demonstrations in batches of four are two updates an epoch.
-    data = recipe(sft={"epochs": 3, "demonstrations": 8}, rl={"steps": 1}, evaluate={"test_tasks": 2})
+    data = recipe(
+        sft={"epochs": 3, "demonstrations": 8}, rl={"steps": 1}, evaluate={"test_tasks": 2}
+    )
     train(Recipe.parse(data), run_dir=tmp_path / "other", progress=False)
-    assert [line["step"] for line in records(tmp_path / "other") if line["kind"] == "test"] == [6, 1]
+    assert [line["step"] for line in records(tmp_path / "other") if line["kind"] == "test"] == [
+        6,
+        1,
+    ]
 
 
-def test_what_a_second_signal_cut_in_two_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first signal comes in an update, the second before its end: half an update must not be kept as none."""
+def test_what_a_second_signal_cut_in_two_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first signal comes in an update, the second before its end: half an update must not be
+    kept as none.
+    """
     folder, update = tmp_path / "run", Learner.update
 
     def cut(self: Learner, *arguments: Any) -> dict[str, float]:

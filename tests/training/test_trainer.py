@@ -45,7 +45,17 @@ def session_of(folder: Path, data: dict[str, Any]) -> Iterator[Session]:
     prototype = make(made.env_id, **made.env_params)
     try:
         log = RunLog(folder)
-        yield Session(made, loaded.model, loaded.tokenizer, engine, agent, prototype, pool, log, progress=False)
+        yield Session(
+            made,
+            loaded.model,
+            loaded.tokenizer,
+            engine,
+            agent,
+            prototype,
+            pool,
+            log,
+            progress=False,
+        )
     finally:
         pool.close()
 
@@ -54,7 +64,10 @@ LEARN: dict[str, dict[str, Any]] = {
     "grpo": {"credit": {"name": "grpo"}},
     "rloo": {"credit": {"name": "rloo"}, "loss": {"name": "reinforce"}},
     "turn_return": {"credit": {"name": "turn_return"}},
-    "gae": {"credit": {"name": "gae", "gamma": 1.0, "lam": 0.95}, "critic": {"lr": 0.005, "warmup_steps": 1}},
+    "gae": {
+        "credit": {"name": "gae", "gamma": 1.0, "lam": 0.95},
+        "critic": {"lr": 0.005, "warmup_steps": 1},
+    },
 }
 
 
@@ -62,9 +75,17 @@ LEARN: dict[str, dict[str, Any]] = {
 def test_it_learns(tmp_path: Path, name: str) -> None:
     rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}]
     sft = {"demonstrations": 8, "epochs": 10, "batch": 8}
-    rl = {"steps": 32, "tasks_per_step": 8, "checkpoint_every": 100, "optim": {"lr": 0.003}, **LEARN[name]}
+    rl = {
+        "steps": 32,
+        "tasks_per_step": 8,
+        "checkpoint_every": 100,
+        "optim": {"lr": 0.003},
+        **LEARN[name],
+    }
     lines = run(tmp_path / "run", recipe(sft=sft, rl=rl, rewards=rewards, seed=1))
-    first = [line["success"] for line in lines if line["kind"] == "train" and line["stage"] == "rl"][:3]
+    first = [
+        line["success"] for line in lines if line["kind"] == "train" and line["stage"] == "rl"
+    ][:3]
     assert sum(first) / 3 < 0.45
     assert episodes_won(lines, 4) > 0.75
 
@@ -73,10 +94,16 @@ def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], set[str]]] = [
         ({}, set()),
         ({"regularizers": [{"name": "kl"}]}, {"ref_logprobs_BL"}),
-        ({"loss": {"name": "ppo_clip", "importance": {"mode": "token_truncate"}}}, {"old_logprobs_BL"}),
+        (
+            {"loss": {"name": "ppo_clip", "importance": {"mode": "token_truncate"}}},
+            {"old_logprobs_BL"},
+        ),
         ({"credit": {"name": "gae"}}, {"values_BL"}),
         ({"credit": {"name": "gae", "limit": "bootstrap"}}, {"values_BL", "bootstrap_E"}),
-        ({"credit": {"name": "gae"}, "curriculum": {"name": "horizon", "first": 1}}, {"values_BL", "bootstrap_E"}),
+        (
+            {"credit": {"name": "gae"}, "curriculum": {"name": "horizon", "first": 1}},
+            {"values_BL", "bootstrap_E"},
+        ),
     ]
     costly = {"ref_logprobs_BL", "old_logprobs_BL", "values_BL", "bootstrap_E"}
     for i, (rl, expected) in enumerate(cases):
@@ -85,7 +112,9 @@ def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
             trainer = Trainer(session, stage, 1)
             batches: list[TokenBatch] = []
             packed = trainer.batch
-            trainer.batch = lambda groups, packed=packed, b=batches: b.append(packed(groups)) or b[-1]  # type: ignore
+            trainer.batch = lambda groups, packed=packed, b=batches: (
+                b.append(packed(groups)) or b[-1]
+            )  # type: ignore
             metrics = asyncio.run(trainer.step(0))
         [batch] = batches
         assert {name for name in costly if getattr(batch, name) is not None} == expected
@@ -114,10 +143,14 @@ def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:
     for place in ("loss", "reward"):
         terms = [{"name": "kl", "place": place, "coefficient": 0.3, "estimator": "k1"}]
         rl = {"steps": 3, "regularizers": terms, "optim": {"lr": 0.02}}
-        found[place] = [line for line in run(tmp_path / place, recipe(rl=rl)) if line["stage"] == "rl"]
+        found[place] = [
+            line for line in run(tmp_path / place, recipe(rl=rl)) if line["stage"] == "rl"
+        ]
     for line in found["reward"]:
         assert line["loss/kl"] == 0
-        assert line["return"] == pytest.approx(line["reward/outcome"] + 0.3 * line["reward/kl"], abs=1e-5)
+        assert line["return"] == pytest.approx(
+            line["reward/outcome"] + 0.3 * line["reward/kl"], abs=1e-5
+        )
     assert found["reward"][0]["reward/kl"] == pytest.approx(0, abs=1e-5)
     assert abs(found["reward"][-1]["reward/kl"]) > 1e-3
     assert not any("reward/kl" in line for line in found["loss"])
@@ -126,7 +159,9 @@ def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:
 
 
 def test_members_of_a_group_play_under_different_symmetries(tmp_path: Path) -> None:
-    """The world's words stay its own in actions and observations; what the model reads and writes is renamed."""
+    """The world's words stay its own in actions and observations; what the model reads and writes
+    is renamed.
+    """
     with session_of(tmp_path / "run", recipe(rl={"symmetries": 2, "group_size": 4})) as session:
         stage: Any = session.recipe.stages[1]
         trainer = Trainer(session, stage, 1)
@@ -147,7 +182,11 @@ def test_members_of_a_group_play_under_different_symmetries(tmp_path: Path) -> N
 
 
 def test_named_rewards_and_advantages_are_written_into_the_turns(tmp_path: Path) -> None:
-    rewards = [{"name": "outcome"}, {"name": "progress", "weight": 0.5}, {"name": "step_cost", "weight": 0.1}]
+    rewards = [
+        {"name": "outcome"},
+        {"name": "progress", "weight": 0.5},
+        {"name": "step_cost", "weight": 0.1},
+    ]
     with session_of(tmp_path / "run", recipe(rewards=rewards)) as session:
         stage: Any = session.recipe.stages[1]
         trainer = Trainer(session, stage, 1)
@@ -169,7 +208,13 @@ def test_the_share_of_useful_tokens_is_a_share(tmp_path: Path) -> None:
     env = {"id": "toy/faulty_lights-v0", "length": 2, "broken": [1]}
     with session_of(tmp_path / "run", recipe(env=env)) as session:
         tasks = list(session.prototype.tasks("train")[:3])
-        options: dict[str, Any] = {"group_size": 2, "step": 0, "seed": 0, "max_turns": 3, "concurrency": 64}
+        options: dict[str, Any] = {
+            "group_size": 2,
+            "step": 0,
+            "seed": 0,
+            "max_turns": 3,
+            "concurrency": 64,
+        }
         groups, metrics = asyncio.run(rollout(tasks, session.agent, session.pool, **options))
     kept = sum(e.response_tokens for e in episodes_of(groups))
     lost = [stop.value for group in groups for stop in group.lost]
@@ -182,7 +227,8 @@ def test_the_share_of_useful_tokens_is_a_share(tmp_path: Path) -> None:
 
 def test_the_reference_of_an_adapted_model_is_the_model_as_it_was(tmp_path: Path) -> None:
     loaded = load(
-        ModelConfig(layers=1, width=16, heads=2, vocabulary=320, lora=LoraConfig(rank=2)), corpus=lambda: TEXTS
+        ModelConfig(layers=1, width=16, heads=2, vocabulary=320, lora=LoraConfig(rank=2)),
+        corpus=lambda: TEXTS,
     )
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():

@@ -50,7 +50,13 @@ def played(context: str, temperature: float = 1.0) -> list[Group]:
 
     async def work() -> list[Group]:
         async with EnvPool() as pool:
-            options: Any = {"group_size": 3, "step": 0, "seed": 3, "max_turns": 4, "concurrency": 64}
+            options: Any = {
+                "group_size": 3,
+                "step": 0,
+                "seed": 3,
+                "max_turns": 4,
+                "concurrency": 64,
+            }
             return (await rollout(tasks, agent, pool, **options))[0]
 
     return asyncio.run(work())
@@ -83,14 +89,23 @@ class Step:
             groups.append((self.critic.parameters(), 1.0))
         optimizer = make_optimizer(groups, self.stage.optim)
         self.learner = learner = Learner(
-            self.model, optimizer, self.stage, self.stage.build_loss(), self.stage.build_regularizers(), self.critic
+            self.model,
+            optimizer,
+            self.stage,
+            self.stage.build_loss(),
+            self.stage.build_regularizers(),
+            self.critic,
         )
         self.gradients: list[dict[str, Tensor]] = []
         optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
-        self.metrics = learner.update(batch, advantages(batch) if advantages_BL is None else advantages_BL, 0, 0)
+        self.metrics = learner.update(
+            batch, advantages(batch) if advantages_BL is None else advantages_BL, 0, 0
+        )
 
     def _now(self) -> dict[str, Tensor]:
-        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        return {
+            name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None
+        }
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -127,7 +142,12 @@ def test_sequences_without_advantage_are_left_out_and_change_nothing(
     batch, silent = batch_of("full_history"), 4
     advantages_BL = advantages(batch)
     advantages_BL[:silent] = 0
-    options: dict[str, Any] = {"loss": {"name": loss}, "minibatches": 2, "updates": 2, "advantages_BL": advantages_BL}
+    options: dict[str, Any] = {
+        "loss": {"name": loss},
+        "minibatches": 2,
+        "updates": 2,
+        "advantages_BL": advantages_BL,
+    }
     part = Step(batch, **options)
     monkeypatch.setattr(PolicyLoss, "skips_zero", False)
     whole = Step(batch, **options)
@@ -158,15 +178,23 @@ def test_a_minibatch_without_advantage_takes_no_step() -> None:
 
 
 @pytest.mark.parametrize("regularizers", [[], [{"name": "entropy"}]])
-def test_a_minibatch_that_importance_sampling_masks_takes_no_step(regularizers: list[dict[str, Any]]) -> None:
+def test_a_minibatch_that_importance_sampling_masks_takes_no_step(
+    regularizers: list[dict[str, Any]],
+) -> None:
     batch = batch_of("full_history")
     loss = {"name": "ppo_clip", "importance": {"mode": "token_mask"}}
-    step = Step(replace(batch, old_logprobs_BL=batch.logprobs_BL), loss=loss, regularizers=regularizers)
+    step = Step(
+        replace(batch, old_logprobs_BL=batch.logprobs_BL), loss=loss, regularizers=regularizers
+    )
     assert (len(step.gradients), step.metrics["importance_ess"]) == (1, pytest.approx(1.0))
     before = copy.deepcopy(step.model.state_dict())
     far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0, signals={})
     metrics = step.learner.update(far, advantages(batch), 1, 0)
-    assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (1, 0, 1)
+    assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (
+        1,
+        0,
+        1,
+    )
     for name, weight in step.model.state_dict().items():
         assert torch.equal(weight, before[name])
 
@@ -187,7 +215,9 @@ def test_a_critic_learns_where_the_policy_has_no_advantage(backbone: str) -> Non
     assert metrics["grad_norm/critic"] > 0
     assert metrics["value/error"] > 0
     assert 0 <= metrics["value/clip_fraction"] <= 1
-    moved = any(not torch.equal(weight, before[name]) for name, weight in step.model.state_dict().items())
+    moved = any(
+        not torch.equal(weight, before[name]) for name, weight in step.model.state_dict().items()
+    )
     assert moved == (backbone == "shared")
 
 
@@ -239,7 +269,9 @@ def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.Monke
     step = Step(batch, minibatches=4, updates=2)
     with_tokens = sorted(set(batch.episode_B.tolist()))
     half = len(seen) // 2
-    assert [sorted(e for minibatch in part for e in minibatch) for part in (seen[:half], seen[half:])] == [
+    assert [
+        sorted(e for minibatch in part for e in minibatch) for part in (seen[:half], seen[half:])
+    ] == [
         with_tokens,
         with_tokens,
     ]
@@ -251,7 +283,10 @@ def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.Monke
 def test_metrics_of_trouble() -> None:
     batch = batch_of("full_history")
     metrics = Step(
-        batch, updates=4, optim={"lr": 0.2}, loss={"name": "ppo_clip", "clip_low": 0.05, "clip_high": 0.05}
+        batch,
+        updates=4,
+        optim={"lr": 0.2},
+        loss={"name": "ppo_clip", "clip_low": 0.05, "clip_high": 0.05},
     ).metrics
     assert metrics["clip_fraction_high"] + metrics["clip_fraction_low"] > 0
     assert metrics["approx_kl"] > 0
@@ -264,7 +299,10 @@ def test_entropy_is_reported_once() -> None:
     batch = batch_of("full_history")
     plain, bonus = Step(batch), Step(batch, regularizers=[{"name": "entropy", "coefficient": 0.1}])
     assert bonus.metrics["entropy"] == pytest.approx(plain.metrics["entropy"], rel=1e-5)
-    assert any(not torch.allclose(bonus.gradients[0][name], plain.gradients[0][name]) for name in plain.gradients[0])
+    assert any(
+        not torch.allclose(bonus.gradients[0][name], plain.gradients[0][name])
+        for name in plain.gradients[0]
+    )
 
 
 def test_schedule_and_clipping_are_applied() -> None:
@@ -277,7 +315,9 @@ def test_schedule_and_clipping_are_applied() -> None:
 
 
 def test_a_poisoned_batch_leaves_the_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "advantages", lambda batch: batch.mask_BL * torch.tensor(float("nan")))
+    monkeypatch.setitem(
+        globals(), "advantages", lambda batch: batch.mask_BL * torch.tensor(float("nan"))
+    )
     step = Step(batch_of("full_history"))
     assert not step.gradients
     assert math.isnan(step.metrics["grad_norm"])

@@ -1,6 +1,8 @@
-"""Train in a process of its own, which a signal reaches where the test says: a resume must need nothing but the folder.
+"""Train in a process of its own, which a signal reaches where the test says: a resume must need
+nothing but the folder.
 
-python train_and_die.py RECIPE.json FOLDER [--resume] [--at rl:3:train] [--signal TERM] [--after 0.05] [--times 2]
+python train_and_die.py RECIPE.json FOLDER [--resume] [--at rl:3:train] [--signal TERM] [--after
+0.05] [--times 2]
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--at", default="", help="the record after which the signal comes")
     parser.add_argument("--signal", default="KILL")
-    parser.add_argument("--after", type=float, default=0.0, help="so many seconds after it, out of another thread")
+    parser.add_argument(
+        "--after", type=float, default=0.0, help="so many seconds after it, out of another thread"
+    )
     parser.add_argument("--times", type=int, default=1)
     options = parser.parse_args()
 
@@ -41,7 +45,13 @@ def main() -> None:
 
     recipe = Recipe.parse(json.loads(options.recipe.read_text("utf-8")))
     try:
-        train(recipe, run_dir=options.folder, resume=options.resume, progress=False, on_record=on_record)
+        train(
+            recipe,
+            run_dir=options.folder,
+            resume=options.resume,
+            progress=False,
+            on_record=on_record,
+        )
     except (UserError, Interrupted) as error:
         print(error, file=sys.stderr)
         sys.exit(128 + error.signum if isinstance(error, Interrupted) else 2)

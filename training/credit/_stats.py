@@ -1,7 +1,8 @@
-"""What estimators share: statistics over episodes, and the sampled tokens of every episode as one dense grid.
+"""What estimators share: statistics over episodes, and the sampled tokens of every episode as one
+dense grid.
 
-Two axes beside the glossary of `turnrl.training.batch`: S sampled tokens of the whole batch (or the first one of each
-turn), N sampled tokens of one episode.
+Two axes beside the glossary of `turnrl.training.batch`: S sampled tokens of the whole batch (or the
+first one of each turn), N sampled tokens of one episode.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def returns_E(rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def group_stats(values_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, unbiased standard deviation (0 for groups of one) and size of each episode's group, each [E]."""
+    """Mean, unbiased standard deviation (0 for groups of one) and size of each episode's group,
+    each [E].
+    """
     index_E, count_G = group_E.unique(return_inverse=True, return_counts=True)[1:]
     mean_G = group_sum(values_E, index_E, len(count_G)) / count_G
     squares_G = group_sum((values_E - mean_G[index_E]) ** 2, index_E, len(count_G))
@@ -43,7 +46,9 @@ def centre_E(values_E: Tensor, group_E: Tensor) -> Tensor:
 
 
 def zscore_E(values_E: Tensor, group_E: Tensor, eps: float) -> Tensor:
-    """``(x - mean) / (std + eps)`` within each group; exactly 0 in groups without variance and groups of one."""
+    """``(x - mean) / (std + eps)`` within each group; exactly 0 in groups without variance and
+    groups of one.
+    """
     std_E = group_stats(values_E, group_E)[1]
     centred_E = centre_E(values_E, group_E)
     return centred_E / (std_E + eps).where(centred_E != 0, 1.0)
@@ -72,7 +77,9 @@ def per_turn(values_E: Tensor, batch: TokenBatch) -> Tensor:
 
 @dataclass(slots=True)
 class Steps:
-    """Sampled tokens in the order they were sampled, episode by episode, across the sequences of an episode."""
+    """Sampled tokens in the order they were sampled, episode by episode, across the sequences of an
+    episode.
+    """
 
     batch: TokenBatch
     row_S: Tensor
@@ -112,8 +119,8 @@ class Steps:
     def rewards_S(self, rewards_ET: Tensor) -> Tensor:
         """Each turn's reward on its last step, 0 on the others.
 
-        The reward of a turn without tokens goes to the last turn before it that has some: nothing else can have caused
-        it.
+        The reward of a turn without tokens goes to the last turn before it that has some: nothing
+        else can have caused it.
         """
         has_ET = torch.zeros(rewards_ET.shape, dtype=torch.bool)
         has_ET[self.episode_S, self.turn_S] = True

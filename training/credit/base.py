@@ -7,9 +7,10 @@
             return_E = batch.total_ET(rewards_KET).sum(1)
             return (return_E - return_E.mean())[:, None].expand(-1, batch.max_turns)
 
-What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and a group of one,
-gives exactly zero; observation tokens have advantage zero; the limits of the task end an episode like the world does,
-so that stalling until then is never better than it was; the current policy is never seen.
+What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and
+a group of one, gives exactly zero; observation tokens have advantage zero; the limits of the task
+end an episode like the world does, so that stalling until then is never better than it was; the
+current policy is never seen.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Peers = Literal["nothing", "batch", "group"]
 
 
 class Credit(Plugin):
-    """Base of the slot ``training.credit``. ``requires`` may name 'values' (a critic is trained beside the policy)."""
+    """Base of the slot ``training.credit``. ``requires`` may name 'values' (a critic is trained
+    beside the policy).
+    """
 
     level: ClassVar[Literal["turn", "token"]] = "turn"
     """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""
@@ -39,15 +42,19 @@ class Credit(Plugin):
         return self.compares
 
     def bootstraps(self) -> frozenset[StopReason]:
-        """Reasons to stop after which a critic's value stands for the turns that never came ('values'); none."""
+        """Reasons to stop after which a critic's value stands for the turns that never came
+        ('values'); none.
+        """
         return frozenset()
 
     @abstractmethod
     def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages, float64, without gradient: [E, T], or [B, L] if `level` is 'token'; 0 where nothing was sampled.
+        """Advantages, float64, without gradient: [E, T], or [B, L] if `level` is 'token'; 0 where
+        nothing was sampled.
 
         Args:
-            rewards_KET: float64, unweighted; ``batch.reward_names`` and ``batch.reward_weights_K`` describe K.
+            rewards_KET: float64, unweighted; ``batch.reward_names`` and ``batch.reward_weights_K``
+                describe K.
         """
 
 

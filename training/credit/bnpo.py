@@ -1,4 +1,6 @@
-"""Credit ``bnpo``: REINFORCE with a group baseline, weighted by how common the group's success rate is."""
+"""Credit ``bnpo``: REINFORCE with a group baseline, weighted by how common the group's success rate
+is.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,17 @@ from .base import Credit, Peers
 
 
 class Bnpo(Credit):
-    """Centred rewards over the density of a Beta distribution fitted to the batch's group means [E, T].
+    """Centred rewards over the density of a Beta distribution fitted to the batch's group means [E,
+    T].
 
-    ``A_i = (R_i - p) * min(1 / BetaPDF(p; alpha, beta), cap)`` with rewards mapped affinely to [0, 1] and p the mean of
-    the group. With m and v the mean and unbiased variance of p over the groups of the batch, ``s = m (1 - m) / v - 1``,
-    ``alpha = max(1, 1 + s m / 3)`` and ``beta = max(1, 1 + s (1 - m) / 3)``. alpha = beta = 1 is REINFORCE with a
-    baseline, 3/2 is proportional to ``grpo``. Each named reward is treated by itself; the results are added with their
-    weights.
+    ``A_i = (R_i - p) * min(1 / BetaPDF(p; alpha, beta), cap)`` with rewards mapped affinely to [0,
+    1] and p the mean of the group. With m and v the mean and unbiased variance of p over the groups
+    of the batch, ``s = m (1 - m) / v - 1``, ``alpha = max(1, 1 + s m / 3)`` and ``beta = max(1, 1 +
+    s (1 - m) / 3)``. alpha = beta = 1 is REINFORCE with a baseline, 3/2 is proportional to
+    ``grpo``. Each named reward is treated by itself; the results are added with their weights.
 
-    Edge cases: a single group, and groups of equal mean, have alpha = beta = 1; groups without variance give exactly 0.
+    Edge cases: a single group, and groups of equal mean, have alpha = beta = 1; groups without
+    variance give exactly 0.
 
     Raises:
         UserError: an episode's sum of a reward lies outside `low` .. `high`.
@@ -42,13 +46,18 @@ class Bnpo(Credit):
         """Advantages [E, T], float64."""
         sums_KE = torch.where(batch.mask_ET, rewards_KET.double(), 0.0).sum(2)
         advantage_E = torch.zeros(batch.episodes, dtype=torch.float64)
-        for name, weight, sum_E in zip(batch.reward_names, batch.reward_weights_K.tolist(), sums_KE, strict=True):
+        for name, weight, sum_E in zip(
+            batch.reward_names, batch.reward_weights_K.tolist(), sums_KE, strict=True
+        ):
             if bool(((sum_E < self.low - ZERO) | (sum_E > self.high + ZERO)).any()):
                 raise UserError(
-                    f"credit 'bnpo': '{name}' leaves {self.low} .. {self.high}: set low and high to its range"
+                    f"credit 'bnpo': '{name}' leaves {self.low} .. {self.high}: set low and high to"
+                    " its range"
                 )
             unit_E = ((sum_E - self.low) / (self.high - self.low)).clamp(0, 1)
-            advantage_E = advantage_E + weight * centre_E(unit_E, batch.group_E) * self._weight_E(unit_E, batch.group_E)
+            advantage_E = advantage_E + weight * centre_E(unit_E, batch.group_E) * self._weight_E(
+                unit_E, batch.group_E
+            )
         return per_turn(advantage_E, batch)
 
     def _weight_E(self, unit_E: Tensor, group_E: Tensor) -> Tensor:

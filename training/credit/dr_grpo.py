@@ -12,12 +12,15 @@ from .base import Credit, Peers
 
 
 class DrGrpo(Credit):
-    """Group-centred return without division by the deviation, the same on every turn of the episode [E, T].
+    """Group-centred return without division by the deviation, the same on every turn of the episode
+    [E, T].
 
-    ``A_i = R_i - mean_g``, with R_i the weighted sum of all rewards of episode i. Meant for losses aggregated with
-    ``seq_mean_token_sum_norm``, whose constant length is the other half of the method.
+    ``A_i = R_i - mean_g``, with R_i the weighted sum of all rewards of episode i. Meant for losses
+    aggregated with ``seq_mean_token_sum_norm``, whose constant length is the other half of the
+    method.
 
-    Edge cases: equal returns and groups of one give exactly 0. In a group of G it is ``(G - 1) / G`` of ``rloo``.
+    Edge cases: equal returns and groups of one give exactly 0. In a group of G it is ``(G - 1) /
+    G`` of ``rloo``.
 
     Paper: "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783).
     Source: the code of volcengine/verl and huggingface/trl.

@@ -14,14 +14,16 @@ from .base import Credit, Peers
 
 
 class Gdpo(Credit):
-    """Group z-score of each named reward by itself, weighted, added and normalised over the batch [E, T].
+    """Group z-score of each named reward by itself, weighted, added and normalised over the batch
+    [E, T].
 
-    ``A_k = (r_k - mean_g r_k) / (std_g r_k + eps)`` with r_k the episode's sum of reward k;
-    ``A = (S - mean S) / (std S + eps)`` with ``S = sum_k w_k A_k`` over the episodes of the batch. Rewards of different
-    size then count as much as their weights say, and combinations that have the same sum stay apart.
+    ``A_k = (r_k - mean_g r_k) / (std_g r_k + eps)`` with r_k the episode's sum of reward k; ``A =
+    (S - mean S) / (std S + eps)`` with ``S = sum_k w_k A_k`` over the episodes of the batch.
+    Rewards of different size then count as much as their weights say, and combinations that have
+    the same sum stay apart.
 
-    Edge cases: a reward that is constant in a group contributes 0 there; a batch without variance is 0; with a single
-    reward the last normalisation is left out, which is ``grpo``.
+    Edge cases: a reward that is constant in a group contributes 0 there; a batch without variance
+    is 0; with a single reward the last normalisation is left out, which is ``grpo``.
 
     Paper: GDPO (arXiv 2601.05242). Source: the code of NVlabs/GDPO and huggingface/trl.
     """

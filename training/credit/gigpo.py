@@ -1,4 +1,6 @@
-"""Credit ``gigpo``: episodes against their group, and turns against other turns from the very same state."""
+"""Credit ``gigpo``: episodes against their group, and turns against other turns from the very same
+state.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,15 @@ from .base import Credit, Peers
 class Gigpo(Credit):
     """Group-in-group advantages [E, T].
 
-    ``A_{i,t} = A^E_i + omega * A^S_{i,t}``. ``A^E`` is the episode's undiscounted return against its group. ``A^S`` is
-    the discounted return-to-go of the turn against those of all turns of the group, repeats within an episode included,
-    before which the world had said exactly the same (the anchor state; our own sentences about a bad response are not
-    the world's). Both subtract the mean (`norm` ``mean``) or give z-scores (``mean_std``).
+    ``A_{i,t} = A^E_i + omega * A^S_{i,t}``. ``A^E`` is the episode's undiscounted return against
+    its group. ``A^S`` is the discounted return-to-go of the turn against those of all turns of the
+    group, repeats within an episode included, before which the world had said exactly the same (the
+    anchor state; our own sentences about a bad response are not the world's). Both subtract the
+    mean (`norm` ``mean``) or give z-scores (``mean_std``).
 
-    Edge cases: a state that was met once, equal returns, and groups of one give 0 at their level; worlds that print a
-    step counter never meet a state twice. `step_weighted` counts an episode once per turn in the mean of ``A^E``, as
-    the released default does: long failures then dominate.
+    Edge cases: a state that was met once, equal returns, and groups of one give 0 at their level;
+    worlds that print a step counter never meet a state twice. `step_weighted` counts an episode
+    once per turn in the mean of ``A^E``, as the released default does: long failures then dominate.
 
     Paper: GiGPO (arXiv 2505.10978). Source: the code of langfengQ/verl-agent.
     """
@@ -32,7 +35,9 @@ class Gigpo(Credit):
     name: Literal["gigpo"] = "gigpo"
     gamma: float = Field(0.95, ge=0, le=1, description="discount per turn of the return-to-go")
     omega: float = Field(1.0, ge=0, description="weight of the level of turns")
-    norm: Literal["mean", "mean_std"] = Field("mean", description="subtract the mean, or give z-scores")
+    norm: Literal["mean", "mean_std"] = Field(
+        "mean", description="subtract the mean, or give z-scores"
+    )
     step_weighted: bool = Field(False, description="weigh episodes by their turns, for parity")
     eps: float = Field(1e-6, ge=0, description="added to standard deviations")
 
@@ -47,13 +52,22 @@ class Gigpo(Credit):
         if self.step_weighted:
             episode_ET[mask_ET] = self._normal(return_ET[mask_ET], group_ET[mask_ET])
         else:
-            episode_ET = self._normal(returns_E(rewards_KET, batch), batch.group_E)[:, None].expand_as(group_ET)
+            episode_ET = self._normal(returns_E(rewards_KET, batch), batch.group_E)[
+                :, None
+            ].expand_as(group_ET)
         future_ET = returns_to_go(batch.total_ET(rewards_KET.double()), self.gamma)
-        anchor_ET = group_ET * (int(batch.state_ET.max()) + 2 if batch.state_ET.numel() else 1) + batch.state_ET
+        anchor_ET = (
+            group_ET * (int(batch.state_ET.max()) + 2 if batch.state_ET.numel() else 1)
+            + batch.state_ET
+        )
         turn_ET = torch.zeros(mask_ET.shape, dtype=torch.float64)
         turn_ET[mask_ET] = self._normal(future_ET[mask_ET], anchor_ET[mask_ET])
         advantage_ET = episode_ET + self.omega * turn_ET
         return torch.where(mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
 
     def _normal(self, values_N: Tensor, key_N: Tensor) -> Tensor:
-        return centre_E(values_N, key_N) if self.norm == "mean" else zscore_E(values_N, key_N, self.eps)
+        return (
+            centre_E(values_N, key_N)
+            if self.norm == "mean"
+            else zscore_E(values_N, key_N, self.eps)
+        )

@@ -15,8 +15,9 @@ from .base import Credit, Peers
 class Grpo(Credit):
     """Group z-score of the return, the same on every turn of the episode [E, T].
 
-    ``A_i = (R_i - mean_g) / (std_g + eps)``, with R_i the weighted sum of all rewards of episode i, and mean and
-    unbiased standard deviation over the episodes of its group, one value per episode however long it was.
+    ``A_i = (R_i - mean_g) / (std_g + eps)``, with R_i the weighted sum of all rewards of episode i,
+    and mean and unbiased standard deviation over the episodes of its group, one value per episode
+    however long it was.
 
     Edge cases: a group whose deviation is at most 1e-8, and a group of one, give exactly 0.
 

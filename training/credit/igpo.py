@@ -1,4 +1,6 @@
-"""Credit ``igpo``: process rewards and outcomes normalised apart, then discounted from turn to turn."""
+"""Credit ``igpo``: process rewards and outcomes normalised apart, then discounted from turn to
+turn.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ from .base import Credit, Peers
 class Igpo(Credit):
     """Discounted sums of normalised turn rewards [E, T].
 
-    ``A_{i,t} = sum_{k >= t} gamma^(k-t) z_{i,k}`` with ``z = (r - mean) / (std + eps)``; r is the process reward on
-    every turn but the last, and the weighted sum of all other rewards on the last. With `norm` ``separate`` the
-    statistics of process rewards are over all such turns of the group, as the paper defines them, and those of outcomes
-    over its episodes; with ``joint`` both kinds share one mean and one deviation over turns.
+    ``A_{i,t} = sum_{k >= t} gamma^(k-t) z_{i,k}`` with ``z = (r - mean) / (std + eps)``; r is the
+    process reward on every turn but the last, and the weighted sum of all other rewards on the
+    last. With `norm` ``separate`` the statistics of process rewards are over all such turns of the
+    group, as the paper defines them, and those of outcomes over its episodes; with ``joint`` both
+    kinds share one mean and one deviation over turns.
 
-    Edge cases: an episode of one turn has an outcome only; equal rewards of a kind contribute exactly 0; groups of one
-    have outcome 0.
+    Edge cases: an episode of one turn has an outcome only; equal rewards of a kind contribute
+    exactly 0; groups of one have outcome 0.
 
     Raises:
         UserError: the recipe has no reward of the name `process`.
@@ -46,16 +49,22 @@ class Igpo(Credit):
         """Advantages [E, T], float64."""
         if self.process not in batch.reward_names:
             names = ", ".join(batch.reward_names)
-            raise UserError(f"credit 'igpo': no reward is called '{self.process}'; the recipe has {names}")
+            raise UserError(
+                f"credit 'igpo': no reward is called '{self.process}'; the recipe has {names}"
+            )
         k = batch.reward_names.index(self.process)
         weights_K = batch.reward_weights_K.double()
-        others_KET = torch.where(torch.arange(len(weights_K))[:, None, None] == k, 0.0, rewards_KET.double())
+        others_KET = torch.where(
+            torch.arange(len(weights_K))[:, None, None] == k, 0.0, rewards_KET.double()
+        )
         outcome_E = batch.total_ET(others_KET).sum(1)
         last_ET = torch.arange(batch.max_turns)[None, :] == batch.turns_E[:, None] - 1
         early_ET = batch.mask_ET & ~last_ET
         process_ET = weights_K[k] * self._normal(rewards_KET[k].double(), early_ET, batch.group_E)
         if self.norm == "joint":
-            raw_ET = torch.where(early_ET, weights_K[k] * rewards_KET[k].double(), outcome_E[:, None])
+            raw_ET = torch.where(
+                early_ET, weights_K[k] * rewards_KET[k].double(), outcome_E[:, None]
+            )
             reward_ET = self._normal(raw_ET, batch.mask_ET, batch.group_E)
         else:
             outcome_ET = zscore_E(outcome_E, batch.group_E, self.eps)[:, None]

@@ -16,8 +16,9 @@ from .base import Credit, Peers
 class LitePpo(Credit):
     """Group mean, batch deviation, the same on every turn of the episode [E, T].
 
-    ``A_i = (R_i - mean_g) / (std_batch + eps)``, the unbiased standard deviation being that of the raw returns of all
-    episodes of the batch: groups that hardly differ are not blown up. Meant for a token-mean loss with a plain clip.
+    ``A_i = (R_i - mean_g) / (std_batch + eps)``, the unbiased standard deviation being that of the
+    raw returns of all episodes of the batch: groups that hardly differ are not blown up. Meant for
+    a token-mean loss with a plain clip.
 
     Edge cases: groups without variance, groups of one, and a batch without variance give exactly 0.
 

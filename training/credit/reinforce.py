@@ -13,20 +13,25 @@ from .base import Credit, Peers
 
 
 class Reinforce(Credit):
-    """The episode's return, optionally minus the mean return of the batch, on each of its turns [E, T].
+    """The episode's return, optionally minus the mean return of the batch, on each of its turns [E,
+    T].
 
-    ``A_i = R_i`` or ``A_i = R_i - mean_j R_j``, with R_i the weighted sum of all rewards of episode i.
+    ``A_i = R_i`` or ``A_i = R_i - mean_j R_j``, with R_i the weighted sum of all rewards of episode
+    i.
 
-    Edge cases: without a baseline nothing is compared, so groups without variance and groups of one keep their return;
-    with ``batch_mean`` a batch of equal returns gives exactly 0. The batch mean contains the episode's own return,
-    which scales the expected gradient by ``1 - 1/E``; ``rloo`` leaves it out.
+    Edge cases: without a baseline nothing is compared, so groups without variance and groups of one
+    keep their return; with ``batch_mean`` a batch of equal returns gives exactly 0. The batch mean
+    contains the episode's own return, which scales the expected gradient by ``1 - 1/E``; ``rloo``
+    leaves it out.
 
-    Paper: "Simple statistical gradient-following algorithms for connectionist reinforcement learning" (Williams, 1992).
-    Source: standard in the field.
+    Paper: "Simple statistical gradient-following algorithms for connectionist reinforcement
+    learning" (Williams, 1992). Source: standard in the field.
     """
 
     name: Literal["reinforce"] = "reinforce"
-    baseline: Literal["none", "batch_mean"] = Field("none", description="what is subtracted from the return")
+    baseline: Literal["none", "batch_mean"] = Field(
+        "none", description="what is subtracted from the return"
+    )
 
     def peers(self) -> Peers:
         """Name the other episodes that it compares with."""

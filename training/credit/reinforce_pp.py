@@ -16,14 +16,16 @@ from .base import Credit, Peers
 class ReinforcePp(Credit):
     """REINFORCE++: returns-to-go per token, normalised over all sampled tokens of the batch [B, L].
 
-    ``G_n = r_n + gamma * G_{n+1}`` over the sampled tokens of an episode, across its turns and sequences, with a turn's
-    reward on its last sampled token; observation tokens are skipped and cost no discount. Then
-    ``A_n = (G_n - mean) / sqrt(var + 1e-8)``, mean and unbiased variance over sampled tokens: long episodes weigh more,
-    by definition of the method. With ``baseline: group`` every token of episode i starts from ``R_i - mean_g`` instead
-    of G_n, and `gamma` is unused.
+    ``G_n = r_n + gamma * G_{n+1}`` over the sampled tokens of an episode, across its turns and
+    sequences, with a turn's reward on its last sampled token; observation tokens are skipped and
+    cost no discount. Then ``A_n = (G_n - mean) / sqrt(var + 1e-8)``, mean and unbiased variance
+    over sampled tokens: long episodes weigh more, by definition of the method. With ``baseline:
+    group`` every token of episode i starts from ``R_i - mean_g`` instead of G_n, and `gamma` is
+    unused.
 
-    Edge cases: equal returns-to-go give exactly 0. With ``baseline: group``, groups without variance and groups of one
-    give exactly 0 and leave the statistics. The reward of a turn without tokens goes to the turn before it.
+    Edge cases: equal returns-to-go give exactly 0. With ``baseline: group``, groups without
+    variance and groups of one give exactly 0 and leave the statistics. The reward of a turn without
+    tokens goes to the turn before it.
 
     Paper: "REINFORCE++" (arXiv 2501.03262). Source: the code of volcengine/verl.
     """
@@ -31,7 +33,9 @@ class ReinforcePp(Credit):
     level: ClassVar[Literal["turn", "token"]] = "token"
     name: Literal["reinforce_pp"] = "reinforce_pp"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per sampled token")
-    baseline: Literal["none", "group"] = Field("none", description="'group': centred returns, the same on all tokens")
+    baseline: Literal["none", "group"] = Field(
+        "none", description="'group': centred returns, the same on all tokens"
+    )
     whiten: bool = Field(True, description="normalise over the sampled tokens of the batch")
 
     def peers(self) -> Peers:

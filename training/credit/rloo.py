@@ -14,16 +14,16 @@ from .base import Credit, Peers
 class Rloo(Credit):
     """REINFORCE with a leave-one-out baseline, the same on every turn of the episode [E, T].
 
-    ``A_i = R_i - mean_{j != i} R_j = G / (G - 1) * (R_i - mean_g)``, with R_i the weighted sum of all rewards of
-    episode i and G the size of its group. The baseline does not depend on the episode's own actions, so the gradient
-    is unbiased, if the loss adds tokens up without dividing by how many were sampled (``seq_mean_token_sum``,
-    ``seq_mean_token_sum_norm``; docs/estimators.md).
+    ``A_i = R_i - mean_{j != i} R_j = G / (G - 1) * (R_i - mean_g)``, with R_i the weighted sum of
+    all rewards of episode i and G the size of its group. The baseline does not depend on the
+    episode's own actions, so the gradient is unbiased, if the loss adds tokens up without dividing
+    by how many were sampled (``seq_mean_token_sum``, ``seq_mean_token_sum_norm``;
+    docs/estimators.md).
 
     Edge cases: equal returns and groups of one give exactly 0; groups may differ in size.
 
-    Paper: "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback" (arXiv
-    2402.14740).
-    Source: the code of volcengine/verl.
+    Paper: "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human
+    Feedback" (arXiv 2402.14740). Source: the code of volcengine/verl.
     """
 
     compares: ClassVar[Peers] = "group"
@@ -33,4 +33,6 @@ class Rloo(Credit):
         """Advantages [E, T], float64."""
         return_E = returns_E(rewards_KET, batch)
         count_E = group_stats(return_E, batch.group_E)[2]
-        return per_turn(centre_E(return_E, batch.group_E) * count_E / (count_E - 1).clamp(min=1), batch)
+        return per_turn(
+            centre_E(return_E, batch.group_E) * count_E / (count_E - 1).clamp(min=1), batch
+        )

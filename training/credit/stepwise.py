@@ -14,14 +14,17 @@ from .base import Credit, Peers
 
 
 class Stepwise(Credit):
-    """The return-to-go of a turn against the mean of all turns of the group, each episode counting once [E, T].
+    """The return-to-go of a turn against the mean of all turns of the group, each episode counting
+    once [E, T].
 
-    ``G_{i,t} = r_{i,t} + gamma * G_{i,t+1}``; the baseline is the mean over the episodes of the group of the mean over
-    their turns, so that long failures do not weigh more than short successes. With `scale` the result is divided by the
-    standard deviation of G around the baseline, with the same weights (unbiased in the number of episodes).
+    ``G_{i,t} = r_{i,t} + gamma * G_{i,t+1}``; the baseline is the mean over the episodes of the
+    group of the mean over their turns, so that long failures do not weigh more than short
+    successes. With `scale` the result is divided by the standard deviation of G around the
+    baseline, with the same weights (unbiased in the number of episodes).
 
-    The baseline contains the episode's own return and does not depend on the turn: the gradient is biased towards what
-    keeps an episode going where the return-to-go shrinks with time; ``turn_return`` is the unbiased relative.
+    The baseline contains the episode's own return and does not depend on the turn: the gradient is
+    biased towards what keeps an episode going where the return-to-go shrinks with time;
+    ``turn_return`` is the unbiased relative.
 
     Edge cases: groups of one, and groups whose returns-to-go are all equal, give exactly 0.
 

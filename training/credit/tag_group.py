@@ -1,4 +1,6 @@
-"""Credit ``tag_group``: the episode's return, mixed with how well a turn did among turns of the same kind."""
+"""Credit ``tag_group``: the episode's return, mixed with how well a turn did among turns of the
+same kind.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ from .base import Credit, Peers
 class TagGroup(Credit):
     """Group z-score of the return, and z-score of the reward of each kind of reasoning [E, T].
 
-    ``A_{i,t} = alpha * A^traj_i + (1 - alpha) * A^tag_{i,t}``, with A^traj the z-score of the weighted sum of all
-    rewards but `reward` within the group, and A^tag the z-score of `reward` over all turns of the batch with the same
-    tag. What `reward` says of turns without a tag (a penalty on the format) is added as it is, times its weight: inside
-    a group of its own, where all are equal, it would vanish.
+    ``A_{i,t} = alpha * A^traj_i + (1 - alpha) * A^tag_{i,t}``, with A^traj the z-score of the
+    weighted sum of all rewards but `reward` within the group, and A^tag the z-score of `reward`
+    over all turns of the batch with the same tag. What `reward` says of turns without a tag (a
+    penalty on the format) is added as it is, times its weight: inside a group of its own, where all
+    are equal, it would vanish.
 
     Edge cases: a tag that was used once, or whose rewards are all equal, gives 0 at its level.
 
@@ -43,17 +46,23 @@ class TagGroup(Credit):
         """Advantages [E, T], float64."""
         if self.reward not in batch.reward_names:
             names = ", ".join(batch.reward_names)
-            raise UserError(f"credit 'tag_group': no reward is called '{self.reward}'; the recipe has {names}")
+            raise UserError(
+                f"credit 'tag_group': no reward is called '{self.reward}'; the recipe has {names}"
+            )
         if batch.tag_ET is None:
             raise ValueError("tag_group needs tag_ET")
         k = batch.reward_names.index(self.reward)
         rewards_KET = rewards_KET.double()
-        others_KET = torch.where(torch.arange(len(rewards_KET))[:, None, None] == k, 0.0, rewards_KET)
+        others_KET = torch.where(
+            torch.arange(len(rewards_KET))[:, None, None] == k, 0.0, rewards_KET
+        )
         episode_E = zscore_E(returns_E(others_KET, batch), batch.group_E, self.eps)
         tagged_ET = batch.mask_ET & (batch.tag_ET >= 0)
         tag_ET = torch.zeros(batch.mask_ET.shape, dtype=torch.float64)
         tag_ET[tagged_ET] = zscore_E(rewards_KET[k][tagged_ET], batch.tag_ET[tagged_ET], self.eps)
         advantage_ET = self.alpha * episode_E[:, None] + (1 - self.alpha) * tag_ET
         untagged_ET = batch.mask_ET & (batch.tag_ET < 0)
-        advantage_ET = advantage_ET + torch.where(untagged_ET, batch.reward_weights_K[k] * rewards_KET[k], 0.0)
+        advantage_ET = advantage_ET + torch.where(
+            untagged_ET, batch.reward_weights_K[k] * rewards_KET[k], 0.0
+        )
         return torch.where(batch.mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)

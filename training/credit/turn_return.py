@@ -1,4 +1,6 @@
-"""Credit ``turn_return``: what came after this turn, against what came after the same turn in the rest of the group."""
+"""Credit ``turn_return``: what came after this turn, against what came after the same turn in the
+rest of the group.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,26 @@ from .base import Credit, Peers
 class TurnReturn(Credit):
     """Discounted return-to-go per turn with a leave-one-out group baseline [E, T].
 
-    ``G_{i,t} = r_{i,t} + gamma * G_{i,t+1}`` and ``A_{i,t} = G_{i,t} - b_{i,t}``, where ``b`` is the mean over the
-    other episodes j of the group of
+    ``G_{i,t} = r_{i,t} + gamma * G_{i,t+1}`` and ``A_{i,t} = G_{i,t} - b_{i,t}``, where ``b`` is
+    the mean over the other episodes j of the group of
 
-    - ``turn``: G_{j,t} of those that were still playing at turn t; once none is, of those that played longest, at their
-      last turn. The carried value keeps a group whose episodes all won at exactly 0, whatever their lengths.
+    - ``turn``: G_{j,t} of those that were still playing at turn t; once none is, of those that
+      played longest, at their last turn. The carried value keeps a group whose episodes all won at
+      exactly 0, whatever their lengths.
     - ``episode``: G_{j,0}, their whole return.
     - ``none``: 0.
 
-    The return is formed before anything is subtracted, and b depends on other episodes only, so the gradient is
-    unbiased even where the policy decides how many turns there are, if the loss adds tokens up without dividing by how
-    many were sampled (``seq_mean_token_sum``, ``seq_mean_token_sum_norm``; docs/estimators.md). Centring the reward of
-    each turn index instead hides a bonus of minus its mean for every additional turn. `scale` divides by an unbiased
-    standard deviation of G_{.,0}, one value per episode: within the group, or within groups and pooled over the batch.
+    The return is formed before anything is subtracted, and b depends on other episodes only, so the
+    gradient is unbiased even where the policy decides how many turns there are, if the loss adds
+    tokens up without dividing by how many were sampled (``seq_mean_token_sum``,
+    ``seq_mean_token_sum_norm``; docs/estimators.md). Centring the reward of each turn index instead
+    hides a bonus of minus its mean for every additional turn. `scale` divides by an unbiased
+    standard deviation of G_{.,0}, one value per episode: within the group, or within groups and
+    pooled over the batch.
 
-    Edge cases: groups of one give 0, unless there is no baseline and no scale; with a scale, no variance gives exactly
-    0; deviations up to 1e-8 are 0; a truncated episode counts with the return it had.
+    Edge cases: groups of one give 0, unless there is no baseline and no scale; with a scale, no
+    variance gives exactly 0; deviations up to 1e-8 are 0; a truncated episode counts with the
+    return it had.
 
     Papers: "Policy Gradient Methods for Reinforcement Learning with Function Approximation" (Sutton
     et al., 1999); leave-one-out, arXiv 2402.14740. Source: standard in the field; the per-turn
@@ -40,8 +46,12 @@ class TurnReturn(Credit):
 
     name: Literal["turn_return"] = "turn_return"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per turn")
-    baseline: Literal["turn", "episode", "none"] = Field("turn", description="what is subtracted from the return")
-    scale: Literal["none", "group", "batch"] = Field("none", description="whose standard deviation divides the result")
+    baseline: Literal["turn", "episode", "none"] = Field(
+        "turn", description="what is subtracted from the return"
+    )
+    scale: Literal["none", "group", "batch"] = Field(
+        "none", description="whose standard deviation divides the result"
+    )
     eps: float = Field(1e-6, ge=0, description="added to the standard deviation")
 
     def peers(self) -> Peers:
@@ -54,7 +64,9 @@ class TurnReturn(Credit):
         advantage_ET = return_ET - self._baseline_ET(return_ET, batch)
         if self.scale != "none" and batch.max_turns:
             std_E = self._std_E(return_ET[:, 0], batch.group_E)[:, None]
-            advantage_ET = torch.where(std_E > ZERO, advantage_ET / (std_E + self.eps).clamp(min=ZERO), 0.0)
+            advantage_ET = torch.where(
+                std_E > ZERO, advantage_ET / (std_E + self.eps).clamp(min=ZERO), 0.0
+            )
         return torch.where(batch.mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
 
     def _baseline_ET(self, return_ET: Tensor, batch: TokenBatch) -> Tensor:

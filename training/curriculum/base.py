@@ -25,7 +25,8 @@ class Curriculum(Plugin):
 
     @abstractmethod
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """The next `count` tasks; depends only on the arguments and on what `load_state_dict` restores.
+        """The next `count` tasks; depends only on the arguments and on what `load_state_dict`
+        restores.
 
         Args:
             tasks: of the stage.
@@ -36,7 +37,9 @@ class Curriculum(Plugin):
         """What was played, before any of it is dropped."""
 
     def max_turns(self, limit: int, progress: float) -> int:
-        """The turn limit now: `limit`, or fewer. `progress` is the share of the stage's steps that are done."""
+        """The turn limit now: `limit`, or fewer. `progress` is the share of the stage's steps that
+        are done.
+        """
         return limit
 
 

@@ -14,13 +14,16 @@ from .base import CURRICULA, Curriculum
 
 
 class Horizon(Curriculum):
-    """The turn limit grows linearly from `first` to the recipe's during the first `share` of the stage.
+    """The turn limit grows linearly from `first` to the recipe's during the first `share` of the
+    stage.
 
-    Which tasks are played is left to another curriculum. An episode that a limit below the recipe's cut stops for the
-    reason ``curriculum_limit``: ``gae`` puts a critic's value in place of the turns that never came; for all other
-    estimators it counts with the return it had, so they need a reward that does not wait for the end.
+    Which tasks are played is left to another curriculum. An episode that a limit below the recipe's
+    cut stops for the reason ``curriculum_limit``: ``gae`` puts a critic's value in place of the
+    turns that never came; for all other estimators it counts with the return it had, so they need a
+    reward that does not wait for the end.
 
-    Edge cases: a `first` above the recipe's limit is that limit. Evaluation always has the recipe's limit.
+    Edge cases: a `first` above the recipe's limit is that limit. Evaluation always has the recipe's
+    limit.
 
     Source: standard in the field.
     """
@@ -28,9 +31,14 @@ class Horizon(Curriculum):
     name: Literal["horizon"] = "horizon"
     first: int = Field(3, ge=1, description="turn limit of the first step")
     share: float = Field(
-        0.5, gt=0, le=1, description="share of the stage's steps after which the limit is the full one"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the stage's steps after which the limit is the full one",
     )
-    tasks: dict[str, Any] = Field({"name": "uniform"}, description="the curriculum that chooses tasks")
+    tasks: dict[str, Any] = Field(
+        {"name": "uniform"}, description="the curriculum that chooses tasks"
+    )
 
     _inner: Curriculum = PrivateAttr()
 

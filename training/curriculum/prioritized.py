@@ -13,10 +13,12 @@ from .base import Measured
 
 
 class Prioritized(Measured):
-    """Draws tasks with probability proportional to ``max(1 - success, floor)``, success over the whole stage so far.
+    """Draws tasks with probability proportional to ``max(1 - success, floor)``, success over the
+    whole stage so far.
 
-    Tasks of one draw differ if they can; a task that was never played counts as never solved. One of which every
-    episode failed (an error of the world or the engine) has the smallest weight: it is broken, not hard.
+    Tasks of one draw differ if they can; a task that was never played counts as never solved. One
+    of which every episode failed (an error of the world or the engine) has the smallest weight: it
+    is broken, not hard.
 
     Edge cases: if all are solved, or none, every task is equally likely.
 
@@ -25,18 +27,25 @@ class Prioritized(Measured):
     """
 
     name: Literal["prioritized"] = "prioritized"
-    floor: float = Field(0.05, gt=0, le=1, description="smallest weight, that of tasks which are always solved")
+    floor: float = Field(
+        0.05, gt=0, le=1, description="smallest weight, that of tasks which are always solved"
+    )
 
     def weights(self, tasks: Sequence[Task]) -> list[float]:
         """Unnormalised probabilities."""
-        return [self.floor if self.broken(task) else max(1.0 - self.success(task), self.floor) for task in tasks]
+        return [
+            self.floor if self.broken(task) else max(1.0 - self.success(task), self.floor)
+            for task in tasks
+        ]
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
         """Weighted draws, without repeats until every task is in."""
         return draw(tasks, self.weights(tasks), count, random.Random(f"{seed}/{drawn}"))
 
 
-def draw(tasks: Sequence[Task], weights: Sequence[float], count: int, rng: random.Random) -> list[Task]:
+def draw(
+    tasks: Sequence[Task], weights: Sequence[float], count: int, rng: random.Random
+) -> list[Task]:
     """`count` weighted draws; tasks come again only after all that have a weight were drawn."""
     chosen: list[Task] = []
     left: dict[int, float] = {}

@@ -16,13 +16,15 @@ from .prioritized import draw
 
 
 class Staged(Measured):
-    """A pass over all tasks, then stages of equal size from those that were solved most often to those solved least.
+    """A pass over all tasks, then stages of equal size from those that were solved most often to
+    those solved least.
 
-    A stage is left when the mean success of its last `window` groups reaches `threshold`, or after `patience` groups.
-    A share `replay` of the tasks comes from earlier stages.
+    A stage is left when the mean success of its last `window` groups reaches `threshold`, or after
+    `patience` groups. A share `replay` of the tasks comes from earlier stages.
 
-    Edge cases: tasks of which every episode failed (an error of the world or the engine) come last; ties in difficulty
-    keep the order of the tasks; the last stage is never left; fewer tasks than stages make fewer stages.
+    Edge cases: tasks of which every episode failed (an error of the world or the engine) come last;
+    ties in difficulty keep the order of the tasks; the last stage is never left; fewer tasks than
+    stages make fewer stages.
 
     Paper: CRAFT-GUI (arXiv 2508.11360). Source: inspired by it: the paper orders by length and
     type, this by measurement.
@@ -31,7 +33,9 @@ class Staged(Measured):
     name: Literal["staged"] = "staged"
     stages: int = Field(3, ge=1, description="number of stages")
     threshold: float = Field(0.7, ge=0, le=1, description="mean success that ends a stage")
-    window: int = Field(20, ge=1, description="number of groups over which the mean success is taken")
+    window: int = Field(
+        20, ge=1, description="number of groups over which the mean success is taken"
+    )
     patience: int = Field(200, ge=1, description="groups after which a stage ends in any case")
     replay: float = Field(0.2, ge=0, lt=1, description="share of tasks from earlier stages")
 
@@ -53,7 +57,9 @@ class Staged(Measured):
         before = [by_id[name] for name in self._order[: bounds[self._stage]]]
         rng = random.Random(f"{seed}/{drawn}")
         again = sum(rng.random() < self.replay for _ in range(count)) if before else 0
-        return draw(now, [1.0] * len(now), count - again, rng) + draw(before, [1.0] * len(before), again, rng)
+        return draw(now, [1.0] * len(now), count - again, rng) + draw(
+            before, [1.0] * len(before), again, rng
+        )
 
     def _hardness(self, task: Task) -> tuple[bool, float]:
         return self.broken(task), -self.success(task)
@@ -66,19 +72,29 @@ class Staged(Measured):
         stages = min(self.stages, len(self._order))
         bounds = [len(self._order) * s // stages for s in range(stages + 1)]
         for group in groups:
-            if group.task.id in self._order[bounds[self._stage] : bounds[self._stage + 1]] and len(group):
+            if group.task.id in self._order[bounds[self._stage] : bounds[self._stage + 1]] and len(
+                group
+            ):
                 self._seen += 1
                 self._recent.append(sum(episode.success for episode in group) / len(group))
         while len(self._recent) > self.window:
             self._recent.popleft()
-        done = len(self._recent) == self.window and sum(self._recent) / self.window >= self.threshold - 1e-9
+        done = (
+            len(self._recent) == self.window
+            and sum(self._recent) / self.window >= self.threshold - 1e-9
+        )
         if (done or self._seen >= self.patience) and self._stage + 1 < stages:
             self._stage, self._seen = self._stage + 1, 0
             self._recent.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """The measurement, the order and the place in it."""
-        mine = {"stage": self._stage, "seen": self._seen, "recent": list(self._recent), "order": list(self._order)}
+        mine = {
+            "stage": self._stage,
+            "seen": self._seen,
+            "recent": list(self._recent),
+            "order": list(self._order),
+        }
         return super().state_dict() | mine
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -11,7 +11,9 @@ from .base import Curriculum
 
 
 class Uniform(Curriculum):
-    """Passes over all tasks in an order that is shuffled anew for each pass; tasks of one step differ if they can."""
+    """Passes over all tasks in an order that is shuffled anew for each pass; tasks of one step
+    differ if they can.
+    """
 
     name: Literal["uniform"] = "uniform"
 

@@ -1,1 +1,3 @@
-"""Policy losses: log-probabilities and advantages in, a loss per token out. The hook is `base.PolicyLoss`."""
+"""Policy losses: log-probabilities and advantages in, a loss per token out. The hook is
+`base.PolicyLoss`.
+"""

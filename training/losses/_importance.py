@@ -1,8 +1,8 @@
 """Truncated importance sampling: the engine that sampled is not exactly the model that is trained.
 
-An engine with other kernels or lower precision samples from a slightly different policy. ``w = exp(log p_trainer -
-log p_engine)``, both before the first update, corrects for it; it multiplies the policy loss, carries no gradient and
-is cut so that its variance stays bounded.
+An engine with other kernels or lower precision samples from a slightly different policy. ``w =
+exp(log p_trainer - log p_engine)``, both before the first update, corrects for it; it multiplies
+the policy loss, carries no gradient and is cut so that its variance stays bounded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ MAX_LOG_RATIO = 20.0
 class Importance(BaseModel):
     """How the weights are formed and cut.
 
-    ``truncate``: ``min(w, cap)``. ``mask``: w, but 0 outside ``[low, cap]``; what is masked was not sampled as far as
-    the loss is concerned: it counts in no mean, and no regularizer sees it. ``token``: one w per token; ``sequence``:
-    one per episode, from the sum over all of its sampled tokens.
+    ``truncate``: ``min(w, cap)``. ``mask``: w, but 0 outside ``[low, cap]``; what is masked was not
+    sampled as far as the loss is concerned: it counts in no mean, and no regularizer sees it.
+    ``token``: one w per token; ``sequence``: one per episode, from the sum over all of its sampled
+    tokens.
 
-    Metrics over the batch: ``importance_max``, the largest weight before it is cut, and ``importance_ess``, the
-    effective sample size ``(sum w)^2 / sum w^2`` of the weights that act, as a share of the tokens or episodes (1: all
-    count alike; 0: all are masked).
+    Metrics over the batch: ``importance_max``, the largest weight before it is cut, and
+    ``importance_ess``, the effective sample size ``(sum w)^2 / sum w^2`` of the weights that act,
+    as a share of the tokens or episodes (1: all count alike; 0: all are masked).
 
     Edge cases: log-ratios are clamped at +-20; equal log-probabilities give exactly 1.
 
@@ -35,9 +36,15 @@ class Importance(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "token_truncate"
-    cap: float | None = Field(None, ge=1, description="largest weight (default: 2 for a token, 3 for a sequence)")
-    low: float | None = Field(None, ge=0, le=1, description="smallest weight a mask keeps (default: 1 / cap)")
+    mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "token_truncate"
+    )
+    cap: float | None = Field(
+        None, ge=1, description="largest weight (default: 2 for a token, 3 for a sequence)"
+    )
+    low: float | None = Field(
+        None, ge=0, le=1, description="smallest weight a mask keeps (default: 1 / cap)"
+    )
 
     @model_validator(mode="after")
     def _low_needs_mask(self) -> Importance:
@@ -48,11 +55,14 @@ class Importance(BaseModel):
     @property
     def largest(self) -> float:
         """`cap`, or its default for the mode."""
-        return self.cap if self.cap is not None else 3.0 if self.mode.startswith("sequence") else 2.0
+        return (
+            self.cap if self.cap is not None else 3.0 if self.mode.startswith("sequence") else 2.0
+        )
 
     @torch.no_grad()
     def weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Weights and whether each was cut, both [B, L] like the log-probabilities, 0 outside the mask; and metrics.
+        """Weights and whether each was cut, both [B, L] like the log-probabilities, 0 outside the
+        mask; and metrics.
 
         Args:
             batch: whole, because an episode may have several rows.
@@ -60,10 +70,14 @@ class Importance(BaseModel):
         if batch.old_logprobs_BL is None:
             raise ValueError("importance weights need old_logprobs_BL")
         mask_BL = batch.mask_BL
-        ratio_BL = torch.where(mask_BL, batch.old_logprobs_BL.double() - batch.logprobs_BL.double(), 0.0)
+        ratio_BL = torch.where(
+            mask_BL, batch.old_logprobs_BL.double() - batch.logprobs_BL.double(), 0.0
+        )
         one_S = mask_BL.nonzero(as_tuple=True)  # where every weight is found once
         if self.mode.startswith("sequence"):
-            ratio_E = ratio_BL.new_zeros(batch.episodes).index_add_(0, batch.episode_B, ratio_BL.sum(1))
+            ratio_E = ratio_BL.new_zeros(batch.episodes).index_add_(
+                0, batch.episode_B, ratio_BL.sum(1)
+            )
             ratio_BL = ratio_E[batch.episode_B][:, None].expand_as(ratio_BL)
             one_S = _first_of_episodes(batch, one_S)
         raw_BL = ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
@@ -75,11 +89,17 @@ class Importance(BaseModel):
         metrics = {"importance_max": float(raw_BL[one_S].max()) if len(one_S[0]) else 0.0}
         metrics["importance_ess"] = effective_share(weight_BL[one_S])
         weight_BL, cut_BL = torch.where(mask_BL, weight_BL, 0.0), cut_BL & mask_BL
-        return weight_BL.to(batch.old_logprobs_BL.dtype), cut_BL.to(batch.old_logprobs_BL.dtype), metrics
+        return (
+            weight_BL.to(batch.old_logprobs_BL.dtype),
+            cut_BL.to(batch.old_logprobs_BL.dtype),
+            metrics,
+        )
 
 
 def effective_share(weight_S: Tensor) -> float:
-    """Effective sample size ``(sum w)^2 / sum w^2`` over the number of weights; 0 if all of them are 0."""
+    """Effective sample size ``(sum w)^2 / sum w^2`` over the number of weights; 0 if all of them
+    are 0.
+    """
     squares = float((weight_S**2).sum())
     return float(weight_S.sum()) ** 2 / squares / len(weight_S) if squares > 0 else 0.0
 

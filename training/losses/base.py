@@ -6,9 +6,10 @@
         def token_loss(self, logprobs_BL, batch, advantages_BL):
             return LossOutput(-advantages_BL * logprobs_BL)
 
-A loss never sees rewards. How tokens add up is a separate choice, `aggregation`, expressed as one weight per token that
-is computed on the whole optimiser batch: a micro-batch is then a plain partial sum, and cutting an episode into several
-sequences changes nothing. What needs whole episodes is computed once, in `prepare`.
+A loss never sees rewards. How tokens add up is a separate choice, `aggregation`, expressed as one
+weight per token that is computed on the whole optimiser batch: a micro-batch is then a plain
+partial sum, and cutting an episode into several sequences changes nothing. What needs whole
+episodes is computed once, in `prepare`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from ...plugins import Plugin, Slot
 from ..batch import TokenBatch
 from ._importance import Importance
 
-Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
+Aggregation = Literal[
+    "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"
+]
 
 
 @dataclass(slots=True)
 class LossOutput:
-    """A loss per token [B, L] (anything outside the mask) and metrics per token [B, L] to be averaged over the mask."""
+    """A loss per token [B, L] (anything outside the mask) and metrics per token [B, L] to be
+    averaged over the mask.
+    """
 
     loss_BL: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -40,17 +45,24 @@ class PolicyLoss(Plugin):
     """Base of the slot ``training.losses``. ``requires`` may name 'old_logprobs', 'ref_logprobs'."""
 
     skips_zero: ClassVar[bool] = True
-    """A token with advantage 0 has no gradient, so the trainer may leave out sequences that have no other."""
+    """A token with advantage 0 has no gradient, so the trainer may leave out sequences that have no
+    other.
+    """
 
     aggregation: Aggregation = Field(
         "token_mean",
-        description="how token losses add up; a sequence is an episode. The first two divide by lengths that were "
-        "sampled, which biases every credit (docs/estimators.md)",
+        description=(
+            "how token losses add up; a sequence is an episode. The first two divide by lengths"
+            " that were sampled, which biases every credit (docs/estimators.md)"
+        ),
     )
     norm_length: int | None = Field(
         None,
         ge=1,
-        description="the constant of seq_mean_token_sum_norm, in tokens (default: the recipe's max_turns x max_tokens)",
+        description=(
+            "the constant of seq_mean_token_sum_norm, in tokens (default: the recipe's max_turns x"
+            " max_tokens)"
+        ),
     )
 
     importance: Importance | None = Field(
@@ -58,7 +70,9 @@ class PolicyLoss(Plugin):
     )
 
     @abstractmethod
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+    ) -> LossOutput:
         """Loss per token, with gradient through `logprobs_BL` only."""
 
     def needs(self) -> frozenset[str]:
@@ -66,11 +80,18 @@ class PolicyLoss(Plugin):
         return self.requires | ({"old_logprobs"} if self.importance else frozenset())
 
     def of_length(self, tokens: int) -> Self:
-        """This loss, with a `norm_length` of as many tokens as an episode can have if it has none of its own."""
-        return self if self.norm_length is not None else self.model_copy(update={"norm_length": tokens})
+        """This loss, with a `norm_length` of as many tokens as an episode can have if it has none
+        of its own.
+        """
+        return (
+            self
+            if self.norm_length is not None
+            else self.model_copy(update={"norm_length": tokens})
+        )
 
     def prepare(self, batch: TokenBatch) -> dict[str, float]:
-        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know into its signals.
+        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know
+        into its signals.
 
         Returns metrics that only a whole batch has.
         """
@@ -88,31 +109,48 @@ class PolicyLoss(Plugin):
                 raise ValueError("importance weights: call prepare(batch) on the whole batch first")
             weight_BL = batch.signals["importance"].to(out.loss_BL.dtype)
             out.loss_BL = out.loss_BL * weight_BL
-            out.metrics |= {"importance_weight": weight_BL, "importance_cut": batch.signals["importance_cut"]}
+            out.metrics |= {
+                "importance_weight": weight_BL,
+                "importance_cut": batch.signals["importance_cut"],
+            }
         return out
 
     def weights_BL(self, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> Tensor:
         """[B, L], 0 outside the mask: the loss of a batch is ``(loss_BL * weights_BL).sum()``.
 
-        Episodes without a sampled token count in no mean, and (after `prepare`) tokens that importance sampling masks
-        do not either. Raises ValueError if the aggregation needs a `norm_length` and there is none.
+        Episodes without a sampled token count in no mean, and (after `prepare`) tokens that
+        importance sampling masks do not either. Raises ValueError if the aggregation needs a
+        `norm_length` and there is none.
         """
         mask_BL = batch.mask_BL
-        if self.importance and self.importance.mode.endswith("mask") and "importance_cut" in batch.signals:
+        if (
+            self.importance
+            and self.importance.mode.endswith("mask")
+            and "importance_cut" in batch.signals
+        ):
             mask_BL = mask_BL & (batch.signals["importance_cut"] == 0)
         tokens_B = mask_BL.sum(1)
-        tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(0, batch.episode_B, tokens_B)
+        tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(
+            0, batch.episode_B, tokens_B
+        )
         episodes = max(int((tokens_E > 0).sum()), 1)
         if self.aggregation == "token_mean":
-            weight_E = torch.full((batch.episodes,), 1.0 / max(int(tokens_E.sum()), 1), dtype=torch.float64)
+            weight_E = torch.full(
+                (batch.episodes,), 1.0 / max(int(tokens_E.sum()), 1), dtype=torch.float64
+            )
         elif self.aggregation == "seq_mean_token_mean":
             weight_E = 1.0 / (episodes * tokens_E.clamp(min=1).double())
         elif self.aggregation == "seq_mean_token_sum":
             weight_E = torch.full((batch.episodes,), 1.0 / episodes, dtype=torch.float64)
         else:
             if self.norm_length is None:
-                raise ValueError("seq_mean_token_sum_norm needs norm_length: the most tokens that an episode can have")
-            weight_E = torch.full((batch.episodes,), 1.0 / (episodes * self.norm_length), dtype=torch.float64)
+                raise ValueError(
+                    "seq_mean_token_sum_norm needs norm_length: the most tokens that an episode can"
+                    " have"
+                )
+            weight_E = torch.full(
+                (batch.episodes,), 1.0 / (episodes * self.norm_length), dtype=torch.float64
+            )
         return (weight_E[batch.episode_B][:, None] * mask_BL).to(dtype)
 
 

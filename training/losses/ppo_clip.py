@@ -17,26 +17,35 @@ MAX_LOG_RATIO = 20.0
 class PpoClip(PolicyLoss):
     """Clipped importance-weighted policy gradient per token [B, L].
 
-    ``loss = max(-A * rho, -A * clip(rho, 1 - clip_low, 1 + clip_high))`` with ``rho = exp(log p - log p_old)``; with
-    `dual_clip` c, where A < 0, ``loss = min(loss, -A * c)``. ``clip_high`` 0.28 is "clip higher". The ratio is taken
-    against the trainer's log-probabilities before the first update if some plug-in asked for them, else the engine's.
+    ``loss = max(-A * rho, -A * clip(rho, 1 - clip_low, 1 + clip_high))`` with ``rho = exp(log p -
+    log p_old)``; with `dual_clip` c, where A < 0, ``loss = min(loss, -A * c)``. ``clip_high`` 0.28
+    is "clip higher". The ratio is taken against the trainer's log-probabilities before the first
+    update if some plug-in asked for them, else the engine's.
 
-    Metrics per token: ``clip_fraction_high``, ``clip_fraction_low``, ``clip_fraction_dual`` (the gradient is cut there)
-    and ``approx_kl`` (k3 estimate of KL(old || new), nats).
+    Metrics per token: ``clip_fraction_high``, ``clip_fraction_low``, ``clip_fraction_dual`` (the
+    gradient is cut there) and ``approx_kl`` (k3 estimate of KL(old || new), nats).
 
-    Edge cases: log-ratios are clamped at +-20, where the gradient ends; on the first update rho is 1 and nothing is
-    clipped; A = 0 gives gradient 0.
+    Edge cases: log-ratios are clamped at +-20, where the gradient ends; on the first update rho is
+    1 and nothing is clipped; A = 0 gives gradient 0.
 
     Papers: PPO, arXiv 1707.06347; dual clip, arXiv 1912.09729; clip higher, arXiv 2503.14476.
     Source: the code of volcengine/verl.
     """
 
     name: Literal["ppo_clip"] = "ppo_clip"
-    clip_low: float = Field(0.2, ge=0, le=1, description="the ratio is clipped from below at 1 - clip_low")
-    clip_high: float = Field(0.2, ge=0, description="the ratio is clipped from above at 1 + clip_high")
-    dual_clip: float | None = Field(None, gt=1, description="bound of the loss in units of -A where A < 0")
+    clip_low: float = Field(
+        0.2, ge=0, le=1, description="the ratio is clipped from below at 1 - clip_low"
+    )
+    clip_high: float = Field(
+        0.2, ge=0, description="the ratio is clipped from above at 1 + clip_high"
+    )
+    dual_clip: float | None = Field(
+        None, gt=1, description="bound of the loss in units of -A where A < 0"
+    )
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+    ) -> LossOutput:
         """Loss and metrics per token [B, L], in the dtype of `logprobs_BL`; 0 outside the mask."""
         advantages_BL = advantages_BL.to(logprobs_BL.dtype)
         log_ratio_BL = torch.where(batch.mask_BL, logprobs_BL - batch.behaviour_logprobs_BL, 0.0)

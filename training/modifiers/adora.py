@@ -1,4 +1,6 @@
-"""Modifier ``adora``: full weight only for groups in which right answers take longer than wrong ones."""
+"""Modifier ``adora``: full weight only for groups in which right answers take longer than wrong
+ones.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from .base import Modifier, by_episode, lengths_E
 class Adora(Modifier):
     """Multiplies the advantages of a group by `factor` unless it is temporarily advantageous.
 
-    A group is advantageous if some episode succeeded and the longest success is longer than the mean failure; failures
-    that a limit cut do not count in that mean.
+    A group is advantageous if some episode succeeded and the longest success is longer than the
+    mean failure; failures that a limit cut do not count in that mean.
 
     Edge cases: a group without such failures is advantageous, one without a success is not.
 
@@ -25,7 +27,9 @@ class Adora(Modifier):
 
     name: Literal["adora"] = "adora"
     factor: float = Field(0.1, ge=0, description="weight of groups that are not advantageous")
-    length: Literal["tokens", "turns"] = Field("tokens", description="unit of the length of an episode")
+    length: Literal["tokens", "turns"] = Field(
+        "tokens", description="unit of the length of an episode"
+    )
 
     def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L]."""

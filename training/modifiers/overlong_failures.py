@@ -1,4 +1,6 @@
-"""Modifier ``overlong_failures``: a failure that took longer than the successes of its group weighs more."""
+"""Modifier ``overlong_failures``: a failure that took longer than the successes of its group weighs
+more.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from .base import Modifier, by_episode, lengths_E
 
 
 class OverlongFailures(Modifier):
-    """Multiplies the advantages of a failed episode by ``2 - base^-(c - m)`` if its length c exceeds m.
+    """Multiplies the advantages of a failed episode by ``2 - base^-(c - m)`` if its length c
+    exceeds m.
 
     m is the mean length of the successes of its group; the factor lies between 1 and 2.
 
@@ -23,8 +26,12 @@ class OverlongFailures(Modifier):
     """
 
     name: Literal["overlong_failures"] = "overlong_failures"
-    base: float = Field(1.00001, gt=1, description="the factor approaches 2 faster for a larger base")
-    length: Literal["tokens", "turns"] = Field("tokens", description="unit of the length of an episode")
+    base: float = Field(
+        1.00001, gt=1, description="the factor approaches 2 faster for a larger base"
+    )
+    length: Literal["tokens", "turns"] = Field(
+        "tokens", description="unit of the length of an episode"
+    )
 
     def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
         """Advantages [B, L]."""

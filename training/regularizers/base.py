@@ -22,17 +22,24 @@ from ..losses.base import LossOutput
 class Regularizer(Plugin):
     """Base of the slot ``training.regularizers``.
 
-    ``requires`` may name 'ref_logprobs' (of the policy at the start of the rl stage) and 'entropy' (with gradient).
+    ``requires`` may name 'ref_logprobs' (of the policy at the start of the rl stage) and 'entropy'
+    (with gradient).
     """
 
     coefficient: float = Field(1e-3, ge=0, description="weight of the term")
 
     @abstractmethod
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
-        """The unweighted term per token; the trainer multiplies by `coefficient` and aggregates like the loss."""
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
+    ) -> LossOutput:
+        """The unweighted term per token; the trainer multiplies by `coefficient` and aggregates
+        like the loss.
+        """
 
     def reward_BL(self, batch: TokenBatch) -> Tensor | None:
-        """Unweighted reward per action token, [B, L] without gradient, if the term acts on rewards; else None."""
+        """Unweighted reward per action token, [B, L] without gradient, if the term acts on rewards;
+        else None.
+        """
         return None
 
 

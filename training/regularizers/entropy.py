@@ -15,7 +15,8 @@ from .base import Regularizer
 class Entropy(Regularizer):
     """Minus the entropy of the next-token distribution at every sampled token [B, L], in nats.
 
-    ``loss = -H``, ``H = -sum_v p(v) log p(v)`` over the whole vocabulary, from the logits and with gradient.
+    ``loss = -H``, ``H = -sum_v p(v) log p(v)`` over the whole vocabulary, from the logits and with
+    gradient.
 
     Edge cases: positions outside the mask are ignored; a coefficient of 0 only reports the entropy.
 
@@ -26,7 +27,9 @@ class Entropy(Regularizer):
     requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
     name: Literal["entropy"] = "entropy"
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
+    ) -> LossOutput:
         """Minus the entropy with gradient, 0 outside the mask. Metric per token: ``entropy``."""
         if entropy_BL is None:
             raise ValueError("entropy needs entropy_BL")

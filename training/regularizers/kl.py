@@ -17,18 +17,21 @@ MAX_K3 = 10.0
 
 
 class Kl(Regularizer):
-    """Estimate of KL(policy || reference) in nats per sampled token [B, L], as a loss term or as a reward.
+    """Estimate of KL(policy || reference) in nats per sampled token [B, L], as a loss term or as a
+    reward.
 
-    The reference is the policy as it was at the start of the rl stage: after the warm start if there is one, else as it
-    was loaded. It never changes, and a resumed run keeps it.
+    The reference is the policy as it was at the start of the rl stage: after the warm start if
+    there is one, else as it was loaded. It never changes, and a resumed run keeps it.
 
-    With ``d = log p - log p_ref``, clamped at +-20: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) - 1 + d`` (cut to
-    [-10, 10]). k1 and k3 have the right expectation. As a loss on the policy's own samples only k2 has the gradient of
-    KL(policy || reference); that of k3 is the gradient of KL(reference || policy), and that of k1 is 0 on average.
-    As a reward the estimate is taken from the log-probabilities of the rollout, negated and never differentiated.
+    With ``d = log p - log p_ref``, clamped at +-20: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) -
+    1 + d`` (cut to [-10, 10]). k1 and k3 have the right expectation. As a loss on the policy's own
+    samples only k2 has the gradient of KL(policy || reference); that of k3 is the gradient of
+    KL(reference || policy), and that of k1 is 0 on average. As a reward the estimate is taken from
+    the log-probabilities of the rollout, negated and never differentiated.
 
-    Metrics per token: ``kl`` and ``kl_clamped``, the share of tokens where a bound holds: the estimate has no gradient
-    there, k3's from ``p_ref / p = 13.6`` and ``p / p_ref = e^11`` on: what has gone that far is not drawn back.
+    Metrics per token: ``kl`` and ``kl_clamped``, the share of tokens where a bound holds: the
+    estimate has no gradient there, k3's from ``p_ref / p = 13.6`` and ``p / p_ref = e^11`` on: what
+    has gone that far is not drawn back.
 
     Edge cases: identical models give exactly 0; only sampled tokens count.
 
@@ -38,18 +41,30 @@ class Kl(Regularizer):
 
     requires: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
     name: Literal["kl"] = "kl"
-    estimator: Literal["k1", "k2", "k3"] = Field("k3", description="how the divergence is estimated from one sample")
+    estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="how the divergence is estimated from one sample"
+    )
     place: Literal["loss", "reward"] = Field("loss", description="where the term acts")
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> LossOutput:
+    def token_loss(
+        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
+    ) -> LossOutput:
         """The estimate with gradient, 0 outside the mask; all 0 if it acts on rewards."""
         estimate_BL, clamped_BL = self._estimate_BL(logprobs_BL, batch)
         loss_BL = estimate_BL if self.place == "loss" else torch.zeros_like(logprobs_BL)
-        return LossOutput(loss_BL, {"kl": estimate_BL.detach(), "kl_clamped": clamped_BL.to(loss_BL.dtype)})
+        return LossOutput(
+            loss_BL, {"kl": estimate_BL.detach(), "kl_clamped": clamped_BL.to(loss_BL.dtype)}
+        )
 
     def reward_BL(self, batch: TokenBatch) -> Tensor | None:
-        """Minus the estimate of the rollout [B, L], 0 outside the mask; None if the term acts on the loss."""
-        return None if self.place == "loss" else -self._estimate_BL(batch.behaviour_logprobs_BL, batch)[0].detach()
+        """Minus the estimate of the rollout [B, L], 0 outside the mask; None if the term acts on
+        the loss.
+        """
+        return (
+            None
+            if self.place == "loss"
+            else -self._estimate_BL(batch.behaviour_logprobs_BL, batch)[0].detach()
+        )
 
     def _estimate_BL(self, logprobs_BL: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """The estimate, and bool: where a bound holds."""

@@ -79,7 +79,9 @@ def thin(points: Sequence[Point]) -> tuple[list[Point], int]:
     return [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks], size
 
 
-def draw(title: str, series: Sequence[Series], *, note: str = "", bounds: Point | None = None) -> Chart | None:
+def draw(
+    title: str, series: Sequence[Series], *, note: str = "", bounds: Point | None = None
+) -> Chart | None:
     """Geometry of a chart, or None if there is nothing to draw.
 
     Args:
@@ -89,7 +91,9 @@ def draw(title: str, series: Sequence[Series], *, note: str = "", bounds: Point 
     if not series:
         return None
     xs = [x for one in series for x, _ in one.points]
-    ys = [y for one in series for _, y in one.points] + [y for one in series for b in one.band for y in b[1:]]
+    ys = [y for one in series for _, y in one.points] + [
+        y for one in series for b in one.band for y in b[1:]
+    ]
     low, high = bounds or (min(ys), max(ys))
     if high - low < 1e-12:
         low, high = low - max(abs(low) * 0.1, 0.1), high + max(abs(high) * 0.1, 0.1)
@@ -126,4 +130,10 @@ def draw(title: str, series: Sequence[Series], *, note: str = "", bounds: Point 
                 thin=len(points) > MOST_DOTS,
             )
         )
-    return Chart(title, note, lines, [(px(x), f"{x:g}") for x in x_values], [(py(y), show(y)) for y in y_values])
+    return Chart(
+        title,
+        note,
+        lines,
+        [(px(x), f"{x:g}") for x in x_values],
+        [(py(y), show(y)) for y in y_values],
+    )

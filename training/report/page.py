@@ -47,7 +47,11 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     target, files = output or run / "report.html", RunFiles.read(run)
     html = render(files)
     if os.path.isdir(target) or not os.path.isdir(target.absolute().parent):
-        what = "it is a folder" if os.path.isdir(target) else f"the folder {target.absolute().parent} does not exist"
+        what = (
+            "it is a folder"
+            if os.path.isdir(target)
+            else f"the folder {target.absolute().parent} does not exist"
+        )
         raise UserError(f"cannot write '{target}': {what}")
     write_text(target, html)
     for note in files.notes:
@@ -82,11 +86,17 @@ def render(run: RunFiles) -> str:
 def facts(run: RunFiles) -> list[tuple[str, str]]:
     """What was trained, on what, how far."""
     found: list[tuple[str, str]] = []
-    found += [(key, _short(run.recipe[key])) for key in ("env", "model", "engine", "seed") if key in run.recipe]
+    found += [
+        (key, _short(run.recipe[key]))
+        for key in ("env", "model", "engine", "seed")
+        if key in run.recipe
+    ]
     found += [(f"{stage} steps", str(run.of_stage(stage)[-1]["step"])) for stage in run.stages]
     metrics = run.folder / "metrics.jsonl"
     if metrics.is_file():
-        found.append(("last written", f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}"))
+        found.append(
+            ("last written", f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}")
+        )
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     python = f"turnrl {__version__}, Python {platform.python_version()}"
     return [*found, ("reported", f"{datetime.now():%Y-%m-%d %H:%M} by {python} on {machine}")]
@@ -112,7 +122,9 @@ def measured(run: RunFiles) -> list[Row]:
             for row in rates({key: record.get(key) for key in ("success", "low", "high", "n")}):
                 when = "last" if f"{name}, first" in rows else "first"
                 label = f"{name}, {when}"
-                rows[label] = Row(f"{label} (step {record['step']})", row.success, row.low, row.high, row.n)
+                rows[label] = Row(
+                    f"{label} (step {record['step']})", row.success, row.low, row.high, row.n
+                )
     return list(rows.values())
 
 
@@ -120,14 +132,20 @@ def _short(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     head = [str(value[key]) for key in ("id", "name") if key in value]
-    rest = [f"{k}={v}" for k, v in value.items() if k not in ("id", "name") and v is not None and v != {}]
+    rest = [
+        f"{k}={v}"
+        for k, v in value.items()
+        if k not in ("id", "name") and v is not None and v != {}
+    ]
     return " ".join(head + rest)
 
 
 def _numbers(value: Any) -> list[tuple[str, float]]:
     if not isinstance(value, Mapping):
         return []
-    return [(str(key), seconds) for key, item in value.items() if (seconds := number(item)) is not None]
+    return [
+        (str(key), seconds) for key, item in value.items() if (seconds := number(item)) is not None
+    ]
 
 
 __all__ = ["Row", "Section", "render", "write_report"]

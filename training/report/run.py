@@ -1,4 +1,6 @@
-"""RunFiles: what a run directory holds, read so that a run in progress or a damaged file still gives a report."""
+"""RunFiles: what a run directory holds, read so that a run in progress or a damaged file still
+gives a report.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class RunFiles:
     recipe: dict[str, Any]
     recipe_text: str
     records: list[Record]
-    """Lines of metrics.jsonl, the last one of each (stage, kind, split, step) only: a resumed run repeats some."""
+    """Lines of metrics.jsonl, the last one of each (stage, kind, split, step) only: a resumed run
+    repeats some.
+    """
     result: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
@@ -59,7 +63,9 @@ class RunFiles:
 
     def of_stage(self, stage: str) -> list[Record]:
         """Its records, by step."""
-        return sorted((r for r in self.records if r["stage"] == stage), key=lambda record: record["step"])
+        return sorted(
+            (r for r in self.records if r["stage"] == stage), key=lambda record: record["step"]
+        )
 
     def episode_files(self, stage: str) -> list[tuple[int, Path]]:
         """(step, file) of the episodes that were kept, by step."""
@@ -72,7 +78,9 @@ class RunFiles:
 
     def episode_stages(self) -> list[str]:
         """Stages that kept episodes; those with metrics first."""
-        names = {path.name.rpartition("-")[0] for path in (self.folder / "episodes").glob("*-*.jsonl.gz")}
+        names = {
+            path.name.rpartition("-")[0] for path in (self.folder / "episodes").glob("*-*.jsonl.gz")
+        }
         return [s for s in self.stages if s in names] + sorted(names - set(self.stages))
 
     def episodes(self, path: Path) -> Iterator[Episode]:
@@ -83,7 +91,8 @@ class RunFiles:
                     yield Episode.from_json(json.loads(line))
         except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
             self.notes.append(
-                f"episodes/{path.name} is damaged ({type(error).__name__}); what comes after is not shown"
+                f"episodes/{path.name} is damaged ({type(error).__name__}); what comes after is not"
+                " shown"
             )
 
     def _records(self) -> list[Record]:
@@ -96,7 +105,9 @@ class RunFiles:
         for number, line in enumerate(lines, start=1):
             record = _parse(line)
             if record is not None:
-                kept[record["stage"], record.get("kind"), record.get("split"), record["step"]] = record
+                kept[record["stage"], record.get("kind"), record.get("split"), record["step"]] = (
+                    record
+                )
             # A run in progress may be writing its last line right now.
             elif line.strip() and number < len(lines):
                 damaged += 1
@@ -123,7 +134,11 @@ def _parse(line: str) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    good = isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("stage"), str)
+    good = (
+        isinstance(record, dict)
+        and isinstance(record.get("step"), int)
+        and isinstance(record.get("stage"), str)
+    )
     return record if good else None
 
 

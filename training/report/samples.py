@@ -25,7 +25,9 @@ class Piece:
 
     text: str
     kind: str
-    """'trained', 'shown' (sampled or demonstrated, but not learnt from), 'context', or 'break' (a new sequence)."""
+    """'trained', 'shown' (sampled or demonstrated, but not learnt from), 'context', or 'break' (a
+    new sequence).
+    """
     logprob: str = ""
 
 
@@ -69,7 +71,9 @@ def cut(text: str) -> str:
 
 
 def choose(run: RunFiles) -> list[Sample]:
-    """A success and a failure each from the first, the middle and the last kept step of every stage."""
+    """A success and a failure each from the first, the middle and the last kept step of every
+    stage.
+    """
     tokenizer = find_tokenizer(run)
     samples: list[Sample] = []
     for stage in run.episode_stages():
@@ -81,12 +85,16 @@ def choose(run: RunFiles) -> list[Sample]:
                 found.setdefault(episode.success, episode)
                 if len(found) == 2:
                     break
-            samples += [view(found[won], stage, step, tokenizer) for won in (True, False) if won in found]
+            samples += [
+                view(found[won], stage, step, tokenizer) for won in (True, False) if won in found
+            ]
     return samples
 
 
 def find_tokenizer(run: RunFiles) -> Tokenizer | None:
-    """The tokenizer of a checkpoint of the run, if one can be read; the run's notes name a damaged one."""
+    """The tokenizer of a checkpoint of the run, if one can be read; the run's notes name a damaged
+    one.
+    """
     for name in ("best", "last", "rl", "sft"):
         file = run.folder / "checkpoints" / name / "tokenizer.json"
         if file.is_file():
@@ -112,7 +120,9 @@ def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -
                 turn=turn,
                 text=cut(turn.text),
                 observation=cut(turn.observation),
-                rewards=[(name, f"{value:+.3g}", sign(value)) for name, value in turn.rewards.items()],
+                rewards=[
+                    (name, f"{value:+.3g}", sign(value)) for name, value in turn.rewards.items()
+                ],
                 advantage="" if turn.advantage is None else f"{turn.advantage:+.3f}",
                 leaning=sign(turn.advantage or 0.0),
                 pieces=pieces,
@@ -124,7 +134,9 @@ def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -
     if tokenizer and room < 0:
         missing.append(f"tokens beyond the first {MOST_TOKENS}")
     if missing:
-        sample.left_out = f"Not shown here: {' and '.join(missing)}; see episodes/{stage}-{step:06d}.jsonl.gz."
+        sample.left_out = (
+            f"Not shown here: {' and '.join(missing)}; see episodes/{stage}-{step:06d}.jsonl.gz."
+        )
     return sample
 
 

@@ -6,11 +6,12 @@
         def __call__(self, group, returns):
             return group if len({episode.success for episode in group}) == 2 else None
 
-A group that is dropped is replaced by playing another task, in up to `refill` rounds; if that does not suffice the
-batch is smaller, and the metrics say so. Nothing is ever learnt from twice to fill a batch.
+A group that is dropped is replaced by playing another task, in up to `refill` rounds; if that does
+not suffice the batch is smaller, and the metrics say so. Nothing is ever learnt from twice to fill
+a batch.
 
-To choose by what came out changes the mean of the gradient, unless what is dropped had no advantage: each plug-in says
-by how much.
+To choose by what came out changes the mean of the gradient, unless what is dropped had no
+advantage: each plug-in says by how much.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ...plugins import Plugin, Slot
 class Selection(Plugin):
     """Base of the slot ``training.selection``."""
 
-    refill: int = Field(0, ge=0, description="rounds in which other tasks are played in place of dropped groups")
+    refill: int = Field(
+        0, ge=0, description="rounds in which other tasks are played in place of dropped groups"
+    )
 
     def possible(self, size: int) -> bool:
         """Whether a group of so many episodes could be kept, whatever they did."""

@@ -1,4 +1,6 @@
-"""Selection ``dynamic_contrastive``: the best and the worst quarter of a group, short reasoning preferred."""
+"""Selection ``dynamic_contrastive``: the best and the worst quarter of a group, short reasoning
+preferred.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,21 @@ from .base import Selection
 
 
 class DynamicContrastive(Selection):
-    """Keeps K/4 episodes of highest return, shortest first among equals, and K/4 of lowest, longest first.
+    """Keeps K/4 episodes of highest return, shortest first among equals, and K/4 of lowest, longest
+    first.
 
-    The advantages are computed on what is kept: brevity is preferred among winners and verbosity punished among losers
-    without a reward on length. The length is the number of tokens that the player wrote.
+    The advantages are computed on what is kept: brevity is preferred among winners and verbosity
+    punished among losers without a reward on length. The length is the number of tokens that the
+    player wrote.
 
-    What it does to the gradient: it turns it, because what is left was chosen by its return and length and is no
-    longer what the policy does. In front of ``rloo`` it has a bias of up to 30.2 % of the gradient (groups of four;
-    27.1 % with eight); none was found only for two returns and one length. Exact figures: docs/estimators.md.
+    What it does to the gradient: it turns it, because what is left was chosen by its return and
+    length and is no longer what the policy does. In front of ``rloo`` it has a bias of up to 30.2 %
+    of the gradient (groups of four; 27.1 % with eight); none was found only for two returns and one
+    length. Exact figures: docs/estimators.md.
 
-    Edge cases: quarters are rounded down, but hold one episode at least; ties go to the earlier episode; the two sides
-    never overlap; a group whose kept returns are all equal is dropped, as is a group of one.
+    Edge cases: quarters are rounded down, but hold one episode at least; ties go to the earlier
+    episode; the two sides never overlap; a group whose kept returns are all equal is dropped, as is
+    a group of one.
 
     Paper: ChatShopBuddy, DCPO (arXiv 2603.06065). Source: inspired by it, written without its code.
     """
