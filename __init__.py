@@ -23,7 +23,7 @@ _LAZY = {
     "make_for": "envs.registry",
     "register": "envs.registry",
     "env_ids": "envs.registry",
-    "check_env": "envs.check",
+    "check_env": "envs.check.check",
     "Episode": "agents.episode",
     "StopReason": "agents.episode",
     "Turn": "agents.episode",
@@ -31,8 +31,8 @@ _LAZY = {
     "Recipe": "training.recipe",
     "probe": "training.probe",
     "train": "training.run",
-    "wrap": "envs.wrap",
-    "UserError": "plugins",
+    "wrap": "envs.bridges.wrap",
+    "UserError": "foundation.errors",
 }
 __all__ = sorted(_LAZY)
 
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from .agents.episode import StopReason as StopReason
     from .agents.episode import Turn as Turn
     from .agents.evaluate import evaluate as evaluate
-    from .envs.check import check_env as check_env
+    from .envs.bridges.wrap import wrap as wrap
+    from .envs.check.check import check_env as check_env
     from .envs.core import Outcome as Outcome
     from .envs.core import TextEnv as TextEnv
     from .envs.core import TurnInfo as TurnInfo
@@ -50,8 +51,7 @@ if TYPE_CHECKING:
     from .envs.registry import make_for as make_for
     from .envs.registry import register as register
     from .envs.task import Task as Task
-    from .envs.wrap import wrap as wrap
-    from .plugins import UserError as UserError
+    from .foundation.errors import UserError as UserError
     from .training.probe import probe as probe
     from .training.recipe import Recipe as Recipe
     from .training.run import train as train

@@ -21,16 +21,16 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from ..envs import TurnInfo
-from ..plugins import UserError
-from .chat import Chat, Prompt
-from .chat_template import TODAY
+from ..foundation.errors import UserError
+from .chat.chat import Chat, Prompt
+from .chat.template import TODAY
 from .context.base import Context
 from .engines.base import Engine, Sampling
 from .episode import Turn
 from .parsers.base import Parser, read_action, write_action
 
 if TYPE_CHECKING:
-    from ..envs.pool import EnvSession
+    from ..envs.pool.pool import EnvSession
 
 
 class Unplayable(UserError):

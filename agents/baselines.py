@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from ..envs import TurnInfo
-from ..envs.pool import EnvSession
+from ..envs.pool.pool import EnvSession
 from .agent import Agent, Player, Unplayable, stream_seed
 from .engines.base import EngineError
 from .episode import Turn

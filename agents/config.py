@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .agent import LanguageAgent
-from .chat_template import TODAY, template_of
+from .chat.rendering import RESERVED
+from .chat.template import TODAY, template_of
 from .context.base import CONTEXTS, Context
 from .engines.base import Engine, Sampling
 from .parsers.base import PARSERS, Parser
-from .rendering import RESERVED
 
 
 class AgentConfig(BaseModel):

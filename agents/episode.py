@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..envs import Task
-from .files import new_file
+from ..foundation.files import new_file
 
 FinishReason = Literal["stop", "length"]
 

@@ -18,17 +18,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..envs import Task, TextEnv, make
-from ..envs.bar import bar
 from ..envs.closing import close_worlds
-from ..envs.pool import EnvPool, pool_for
+from ..envs.pool.pool import EnvPool, pool_for
 from ..envs.registry import import_worlds
-from ..plugins import UserError, checked, nearest
+from ..foundation.config import checked
+from ..foundation.errors import UserError, nearest
+from ..foundation.progress import bar
 from .agent import Agent
 from .baselines import BASELINES
-from .checkpoint import LoadedAgent, fingerprint, load_named
 from .episode import Episode
 from .evaluation import Evaluation, summarise
 from .play import Job, PlayStats, play_many
+from .saved_agent import LoadedAgent, fingerprint, load_named
 
 
 def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:

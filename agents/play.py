@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
-from ..envs.pool import EnvFailure, EnvPool, EnvSession
-from ..envs.printable import visible
-from ..plugins import kind_of, told
+from ..envs.pool.pool import EnvFailure, EnvPool, EnvSession
+from ..foundation.errors import kind_of, told
+from ..foundation.printable import visible
 from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason, Turn

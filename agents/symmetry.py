@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from ..envs import TurnInfo
 from .agent import Player
-from .chat import Prompt
+from .chat.chat import Prompt
 from .episode import Turn
 
 if TYPE_CHECKING:
-    from ..envs.pool import EnvSession
+    from ..envs.pool.pool import EnvSession
 
 
 def rename(text: str, renaming: Mapping[str, str]) -> str:

@@ -243,8 +243,8 @@ def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
 def ask(url: str) -> str:
     """What a judge's question to this address ends in."""
     from pydantic import ValidationError
-    from turnrl.agents.endpoint import Endpoint, EndpointConfig, EndpointError
-    from turnrl.plugins import UserError
+    from turnrl.agents.teachers.endpoint import Endpoint, EndpointConfig, EndpointError
+    from turnrl.foundation.errors import UserError
 
     async def question() -> str:
         asked = Endpoint(EndpointConfig(url=url, model="m", timeout=TIMEOUT, retries=1), "judge")

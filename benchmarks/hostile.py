@@ -18,7 +18,7 @@ from typing import Any
 
 import turnrl
 from turnrl.agents.parsers.base import PARSERS
-from turnrl.envs.check_play import WORDS, hostile
+from turnrl.envs.check.play import WORDS, hostile
 
 WORLDS: dict[str, dict[str, Any]] = {
     "textworld/coin-v0": {},

@@ -222,7 +222,7 @@ register("bad/behaviour-v0", Bad)
 
 async def play(pool: Any, task: Task) -> str:
     """How an episode ends."""
-    from turnrl.envs.pool import EnvFailure
+    from turnrl.envs.pool.pool import EnvFailure
 
     try:
         async with pool.episode(task) as world:
@@ -238,7 +238,7 @@ async def play(pool: Any, task: Task) -> str:
 
 async def case(name: str, backend: Any) -> dict[str, Any]:
     """One row of the table for one backend."""
-    from turnrl.envs.pool import EnvPool
+    from turnrl.envs.pool.pool import EnvPool
 
     options: dict[str, Any] = {
         "step_timeout": 1.0,

@@ -37,15 +37,15 @@ import turnrl
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from turnrl import Outcome, Task, TextEnv
-from turnrl.agents import tiny
 from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.models import tiny
 from turnrl.agents.parsers.line import Line
 from turnrl.envs import Split
-from turnrl.envs.pool import EnvPool
-from turnrl.training.log import RunLog
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.training.recipe import Recipe
+from turnrl.training.run_folder.log import RunLog
 from turnrl.training.session import Session
-from turnrl.training.trainer import Trainer
+from turnrl.training.stages.rl import Trainer
 
 PARAMETERS = 4_198_656
 VOCABULARY = 4096

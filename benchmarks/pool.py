@@ -29,7 +29,7 @@ from typing import Any
 
 import turnrl
 from turnrl.envs import Outcome, Split, Task, TextEnv, make_for
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 
 class BusyEnv(TextEnv):

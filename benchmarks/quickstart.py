@@ -24,8 +24,8 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Train, evaluate, write the report; returns what ``result.json`` holds."""
     from turnrl.training.recipe import Recipe
-    from turnrl.training.report import write_report
     from turnrl.training.run import train
+    from turnrl.training.run_folder.report import write_report
 
     if folder.exists():
         print(f"replacing the earlier run in {folder}", file=sys.stderr)

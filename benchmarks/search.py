@@ -26,7 +26,7 @@ from typing import Any
 
 import turnrl
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import check
 from turnrl.envs.search.retrieve import open_retriever

@@ -26,7 +26,7 @@ from typing import Any
 
 import turnrl
 from turnrl.envs import Task, TextEnv
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 WORLDS = ("shopping/webshop-v0", "shopping/assistant-v0")
 Play = tuple[Task, list[str]]

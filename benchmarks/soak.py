@@ -34,7 +34,7 @@ from families import add_choice, prepared
 from turnrl import Episode, StopReason, Task
 from turnrl.agents.baselines import RandomAgent
 from turnrl.agents.play import Job, play_many
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 GROWTH = 1.3
 """Memory in the last quarter of the episodes, against that in the first: more is no longer flat."""

@@ -32,12 +32,12 @@ import transformers
 from tokenizers import AddedToken
 from transformers.utils import chat_template_utils
 from turnrl import UserError
-from turnrl.agents.chat import Chat
-from turnrl.agents.chat_template import PLAIN_TEMPLATE, TODAY
+from turnrl.agents.chat.chat import Chat
+from turnrl.agents.chat.control import special_tokens
+from turnrl.agents.chat.marks import folded, merged, same
+from turnrl.agents.chat.reasoning import PAIRS
+from turnrl.agents.chat.template import PLAIN_TEMPLATE, TODAY
 from turnrl.agents.context.full_history import FullHistory
-from turnrl.agents.control import special_tokens
-from turnrl.agents.marks import folded, merged, same
-from turnrl.agents.reasoning import PAIRS
 
 SYSTEM = "You play a text game.\nAnswer with one command."
 SEEN = [

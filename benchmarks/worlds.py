@@ -22,7 +22,7 @@ from families import add_choice, prepared
 from turnrl import Task
 from turnrl.agents.baselines import RandomAgent
 from turnrl.agents.play import Job, play_many
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 
 @dataclass

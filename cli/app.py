@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ..agents.files import finite
-from ..envs.printable import escaped
-from ..plugins import UserError
+from ..foundation.errors import UserError
+from ..foundation.files import finite
+from ..foundation.printable import escaped
 
 app = typer.Typer(
     name="turnrl",

@@ -18,7 +18,8 @@ import gymnasium
 
 from ..envs import SPLITS, TextEnv, env_ids, make
 from ..envs.registry import extra_of
-from ..plugins import Plugin, Slot, UserError, nearest
+from ..foundation.errors import UserError, nearest
+from ..foundation.plugins import Plugin, Slot
 
 SLOTS = (
     "rewards",

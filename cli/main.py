@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from ..envs.printable import visible
-from ..plugins import RunFailed, UserError
+from ..foundation.errors import RunFailed, UserError
+from ..foundation.printable import visible
 from . import measure, runs, worlds
 from .app import Command, Ended, app
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..plugins import RunFailed, UserError
+from ..foundation.errors import RunFailed, UserError
 from .app import (
     AsJson,
     Imports,
@@ -27,7 +27,7 @@ from .app import (
 )
 
 if TYPE_CHECKING:
-    from ..training.protocol import Protocol
+    from ..training.run_folder.protocol import Protocol
 
 Target = Annotated[
     str, typer.Argument(metavar="ID|RUN", help="An environment, or the folder of a run.")
@@ -102,7 +102,7 @@ def evaluate(
     """
     from ..agents.episode import Episode, save_episodes
     from ..agents.evaluate import evaluate as measure
-    from ..envs.terminal import Terminal
+    from ..foundation.terminal import Terminal
 
     import_modules(imports)
     for file in (output, episodes):
@@ -152,7 +152,7 @@ def _protocol(target: str) -> Protocol | None:
     environment.
     """
     from ..envs import env_ids
-    from ..training.protocol import Protocol
+    from ..training.run_folder.protocol import Protocol
 
     folder = Path(target)
     if target in env_ids() or not folder.exists():

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .app import AsJson, Imports, Overrides, RecipeFile, answer, aside, import_modules
 
 
@@ -96,7 +96,7 @@ def probe(
 
     Example: turnrl probe recipes/quickstart.yaml --tasks 4
     """
-    from ..envs.terminal import Terminal
+    from ..foundation.terminal import Terminal
     from ..training.probe import probe as measure
     from ..training.recipe import Recipe
 
@@ -121,7 +121,7 @@ def methods(
     """
     from rich.text import Text
 
-    from ..envs.terminal import Terminal
+    from ..foundation.terminal import Terminal
     from .catalogue import methods as describe
 
     found = describe(wanted)
@@ -156,6 +156,6 @@ def report(
 
     Example: turnrl report runs/quickstart --output quickstart.html
     """
-    from ..training.report import write_report
+    from ..training.run_folder.report import write_report
 
     print(write_report(run_folder, output))

@@ -11,14 +11,14 @@ from rich.text import Text
 
 from ..agents.agent import Agent, Player
 from ..agents.baselines import BASELINES
-from ..agents.chat import Prompt
+from ..agents.chat.chat import Prompt
 from ..agents.episode import Episode, Turn
 from ..agents.play import play
 from ..envs import Task, TextEnv, TurnInfo, make
-from ..envs.pool import EnvSession, pool_for
-from ..envs.printable import visible
-from ..envs.terminal import Terminal
-from ..plugins import UserError
+from ..envs.pool.pool import EnvSession, pool_for
+from ..foundation.errors import UserError
+from ..foundation.printable import visible
+from ..foundation.terminal import Terminal
 
 
 class Quit(Exception):
@@ -139,7 +139,7 @@ def choose_agent(
     if name == "human" or name in BASELINES:
         player = HumanAgent(console) if name == "human" else BASELINES[name]()
         return player, 50 if max_turns is None else max_turns
-    from ..agents.checkpoint import load_named
+    from ..agents.saved_agent import load_named
 
     loaded = load_named(
         name, ["human", *BASELINES], temperature=temperature, max_turns=max_turns, trust=trust

@@ -38,8 +38,8 @@ def envs(
     from rich.table import Table
     from rich.text import Text
 
-    from ..envs.printable import visible
-    from ..envs.terminal import Terminal
+    from ..foundation.printable import visible
+    from ..foundation.terminal import Terminal
     from .catalogue import environment, environments
 
     import_modules(imports)
@@ -81,8 +81,8 @@ def check(
 
     from rich.text import Text
 
-    from ..envs.check import CheckResult, check_env
-    from ..envs.terminal import Terminal
+    from ..envs.check.check import CheckResult, check_env
+    from ..foundation.terminal import Terminal
 
     console = Terminal(file=sys.stdout, highlight=False)
 
@@ -128,7 +128,7 @@ def play(
 
     Example: turnrl play textworld/coin-v0 level=5 --agent expert
     """
-    from ..envs.terminal import Terminal
+    from ..foundation.terminal import Terminal
     from .terminal import play_in_terminal
 
     import_modules(imports)

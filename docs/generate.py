@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import Sampling
-from turnrl.agents.models import LoraConfig, ModelConfig
+from turnrl.agents.models.load import LoraConfig, ModelConfig
 from turnrl.cli.catalogue import describe_method, plain, slots, type_name
-from turnrl.training.critic import CriticConfig
-from turnrl.training.optim import OptimConfig
+from turnrl.training.learner.critic import CriticConfig
+from turnrl.training.learner.optim import OptimConfig
 from turnrl.training.recipe import (
     EngineConfig,
     EvaluateConfig,

@@ -6,9 +6,9 @@ import threading
 import warnings
 from collections.abc import Sequence
 
-from ..plugins import told
+from ..foundation.errors import told
+from ..foundation.printable import visible
 from .core import TextEnv
-from .printable import visible
 
 LIMIT = 5.0
 """Seconds after which a world that is being closed is left behind."""

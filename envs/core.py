@@ -30,7 +30,8 @@ from typing import Any, ClassVar, TypedDict
 import gymnasium
 from pydantic import ValidationError
 
-from ..plugins import UserError, explain, keys_of
+from ..foundation.config import explain, keys_of
+from ..foundation.errors import UserError
 from . import answers
 from .sanitise import REASONS, Grammar, clean
 from .spaces import UnicodeText

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
-from .printable import visible
+from ..foundation.printable import visible
 
 
 class Faults:

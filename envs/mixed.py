@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..plugins import UserError, explain
+from ..foundation.config import explain
+from ..foundation.errors import UserError
 from .core import Outcome, TextEnv
 from .registry import make
 from .task import LazyTasks, Split, Task

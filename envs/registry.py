@@ -13,7 +13,8 @@ from typing import Any
 
 import gymnasium
 
-from ..plugins import UserError, broken, import_named, nearest, package_of
+from ..foundation.errors import UserError, nearest
+from ..foundation.importing import broken, import_named, package_of
 from .core import TextEnv
 from .task import Task
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 
-from ..plugins import UserError
+from ..foundation.errors import UserError
 
 
 class BadRows:

@@ -11,7 +11,7 @@ class UnicodeText(gymnasium.Space[str]):
     """Any string of at most `max_length` characters.
 
     `AsyncVectorEnv` with its default shared memory refuses this space (with `spaces.Text` it would
-    silently return other text); pass ``shared_memory=False`` there, or use `turnrl.envs.pool`.
+    silently return other text); pass ``shared_memory=False`` there, or use `turnrl.envs.pool.pool`.
     """
 
     def __init__(self, max_length: int = 65536, seed: int | None = None) -> None:

@@ -31,7 +31,8 @@ from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
 from ..envs.answers import real
 from ..envs.faults import Faults
-from ..plugins import Plugin, PluginError, RunFailed, Slot, UserError, kind_of, told
+from ..foundation.errors import PluginError, RunFailed, UserError, kind_of, told
+from ..foundation.plugins import Plugin, Slot
 
 
 class TurnReward(Plugin):

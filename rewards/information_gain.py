@@ -13,7 +13,7 @@ from ..agents.agent import LanguageAgent
 from ..agents.engines.base import ContextOverflow, EngineError
 from ..agents.episode import Episode, Group
 from ..agents.symmetry import rename
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .base import TurnReward
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
-from ..agents.endpoint import Endpoint, EndpointConfig, Message, settle
 from ..agents.episode import Episode, Group
-from ..agents.transcript import json_value, transcript
+from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message, settle
+from ..agents.teachers.transcript import json_value, transcript
 from ..envs.sanitise import well_formed
 from .base import TurnReward, on_last_turn
 

@@ -10,7 +10,7 @@ from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
 from ..agents.facts import facts_of
 from ..agents.tagger.base import PARSER
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .base import TurnReward
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .base import TurnReward
 
 

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
-from ..agents.endpoint import Endpoint, EndpointConfig, Message, settle
 from ..agents.episode import Episode, Group
-from ..agents.transcript import json_value, transcript
+from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message, settle
+from ..agents.teachers.transcript import json_value, transcript
 from ._wrapper import TIE, Wrapper
 from .base import inner_sums, on_last_turn
 from .judge import rubric_text

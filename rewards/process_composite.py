@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..agents.agent import LanguageAgent
-from ..agents.endpoint import settle
 from ..agents.episode import Group
-from ..plugins import UserError
+from ..agents.teachers.endpoint import settle
+from ..foundation.errors import UserError
 from ._wrapper import Wrapper
 from .base import REWARDS, ask
 from .judge import Judge

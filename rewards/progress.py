@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group, StopReason
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .base import TurnReward
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("containers", "envs", "agents", "rewards", "training", "cli")
+FLOORS = ("foundation", "containers", "envs", "agents", "rewards", "training", "cli")
 """From the cellar up. A room imports itself and what is below it."""
 FILES = sorted(path for room in FLOORS for path in (ROOT / room).rglob("*.py"))
-BESIDE = ("__init__.py", "__main__.py", "plugins.py")
+BESIDE = ("__init__.py", "__main__.py")
 
 
 def imports(source: str, package: list[str]) -> Iterator[str]:
@@ -79,10 +79,6 @@ def test_no_room_imports_upwards(path: Path) -> None:
     package = ["turnrl", *path.relative_to(ROOT).parts[:-1]]
     allowed = set(FLOORS[: FLOORS.index(package[1]) + 1])
     assert rooms(path.read_text("utf-8"), package) <= allowed
-
-
-def test_plugins_import_no_room() -> None:
-    assert rooms((ROOT / "plugins.py").read_text("utf-8"), ["turnrl"]) == set()
 
 
 def module_of(path: Path) -> str:
@@ -190,7 +186,7 @@ def test_all_printing_to_terminals_is_by_the_console_that_obeys_no_text() -> Non
         for path in FILES
         if "rich.console import Console" in path.read_text("utf-8")
     ]
-    assert users == [Path("envs/terminal.py")]
+    assert users == [Path("foundation/terminal.py")]
 
 
 def fresh(code: str) -> list[str]:

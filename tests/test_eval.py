@@ -12,11 +12,11 @@ import pytest
 import turnrl
 import yaml
 from turnrl import Episode, UserError
-from turnrl.agents import tiny
-from turnrl.agents.checkpoint import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
-from turnrl.agents.manifest import MANIFEST_FILE
-from turnrl.agents.models import ModelConfig, load, save
+from turnrl.agents.models import tiny
+from turnrl.agents.models.load import ModelConfig, load, save
+from turnrl.agents.saved_agent import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
 from turnrl.cli import main
+from turnrl.foundation.manifest import MANIFEST_FILE
 
 WORLD = '''
 """Repeat the animal that is shown, three times."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("containers", "envs", "agents", "rewards", "training", "cli")
+ROOMS = ("foundation", "containers", "envs", "agents", "rewards", "training", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
-from turnrl import plugins
-from turnrl.plugins import UserError
+from turnrl.foundation import plugins
+from turnrl.foundation.errors import UserError
 from turnrl.training.credit.base import CREDITS, Credit
 from turnrl.training.losses.base import LOSSES
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..agents.episode import Episode, Group
 from ..envs import Task
-from ..plugins import Plugin, PluginError, boundary
+from ..foundation.errors import PluginError, boundary
+from ..foundation.plugins import Plugin
 from .batch import TokenBatch
 from .credit.base import Credit
 from .curriculum.base import Curriculum

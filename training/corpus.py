@@ -15,7 +15,7 @@ from ..agents.evaluate import play_tasks
 from ..agents.parsers.base import write_action
 from ..agents.symmetry import rename
 from ..envs import Task, TextEnv
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .recipe import Recipe
 
 

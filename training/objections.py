@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..agents.agent import LanguageAgent
 from ..agents.parsers.base import write_action
 from ..envs import TextEnv
-from ..plugins import UserError
+from ..foundation.errors import UserError
 
 if TYPE_CHECKING:
     from .recipe import Recipe, RlStage

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..plugins import UserError, nearest
+from ..foundation.errors import UserError, nearest
 
 
 def stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..plugins import PluginError, RunFailed
+from ..foundation.errors import PluginError, RunFailed
 
 
 class Patience:

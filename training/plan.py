@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.evaluate import choose_tasks
-from ..agents.models import load
+from ..agents.models.load import load
 from ..envs import Task, TextEnv, make
 from ..envs.registry import import_worlds
-from ..plugins import UserError
+from ..foundation.errors import UserError
 from .corpus import marks
 from .recipe import Recipe, RlStage, SftStage
 from .session import known_renamings
-from .sft import parameter_count
+from .stages.sft import parameter_count
 
 ENV_EXTRAS = frozenset({"progress", "admissible_actions"})
 

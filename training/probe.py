@@ -3,7 +3,7 @@
     report = probe(Recipe.load("recipes/quickstart.yaml"))
     report.exploits      # names of the probes that are
 
-The world's expert is the honest winner; the scripts of `agents/probes.py` play the same training
+The world's expert is the honest winner; the scripts of `agents/cheats.py` play the same training
 tasks through the same pool, turn limit and format. No model is needed, so rewards that need one are
 left out.
 """
@@ -21,15 +21,15 @@ from pydantic import BaseModel, Field
 
 from ..agents.agent import Agent, Unplayable
 from ..agents.baselines import ExpertAgent
+from ..agents.cheats import PROBES, ProbeAgent, reword
 from ..agents.episode import Episode, Group
 from ..agents.play import Job, play_many
-from ..agents.probes import PROBES, ProbeAgent, reword
 from ..envs import Task, make
-from ..envs.bar import bars
 from ..envs.closing import close_worlds
-from ..envs.pool import EnvPool
+from ..envs.pool.pool import EnvPool
 from ..envs.registry import import_worlds
-from ..plugins import UserError
+from ..foundation.errors import UserError
+from ..foundation.progress import bars
 from ..rewards.base import TurnReward, pay
 from .plan import ENV_EXTRAS
 from .recipe import Recipe

@@ -18,18 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..agents.config import AgentConfig
 from ..agents.engines.base import Sampling
-from ..agents.models import ModelConfig
+from ..agents.models.load import ModelConfig
 from ..agents.tagger.base import KINDS, PARSER, TAGGERS, Tagger, speaks
-from ..envs.pool import EnvPool
-from ..plugins import UserError, explain, keys_of
+from ..envs.pool.pool import EnvPool
+from ..foundation.config import explain, keys_of
+from ..foundation.errors import UserError
 from ..rewards.base import REWARDS, TurnReward
 from .credit.base import CREDITS, Credit
-from .critic import CriticConfig
 from .curriculum.base import CURRICULA, Curriculum
+from .learner.critic import CriticConfig
+from .learner.optim import OptimConfig
 from .losses.base import LOSSES, PolicyLoss
 from .modifiers.base import MODIFIERS, Modifier
 from .objections import objections
-from .optim import OptimConfig
 from .overrides import override, stages_of
 from .paths import anchored, module_file
 from .regularizers.base import REGULARIZERS, Regularizer

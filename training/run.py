@@ -10,28 +10,28 @@ from typing import Any
 import torch
 
 from ..agents.engines.torch import TorchEngine
-from ..agents.manifest import check_manifest
-from ..agents.models import Loaded, load
+from ..agents.models.load import Loaded, load
 from ..envs import TextEnv, make
 from ..envs.closing import close_worlds
-from ..envs.pool import EnvPool
+from ..envs.pool.pool import EnvPool
 from ..envs.registry import import_worlds
-from ..plugins import RunFailed, UserError
-from . import checkpoint
-from .checkpoint import Saved, TrainerState
+from ..foundation.errors import RunFailed, UserError
+from ..foundation.manifest import check_manifest
 from .clock import Clock
-from .console import Narrator
 from .corpus import marks, world_text
 from .interrupt import Asked, Interrupted, Interrupts
-from .log import LAST, Record, RunLog
 from .objections import fits
 from .patience import Patience, enough_memory
 from .plan import env_extras, wanted_tasks
 from .recipe import Recipe, RlStage, SftStage
-from .resume import MEASURE, changes
+from .run_folder import checkpoint
+from .run_folder.checkpoint import Saved, TrainerState
+from .run_folder.console import Narrator
+from .run_folder.log import LAST, Record, RunLog
+from .run_folder.resume import MEASURE, changes
 from .session import Session
-from .sft import SupervisedTrainer
-from .trainer import Trainer
+from .stages.rl import Trainer
+from .stages.sft import SupervisedTrainer
 
 OnRecord = Callable[[Record], None]
 

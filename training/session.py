@@ -11,20 +11,20 @@ from typing import Any
 from torch import nn
 
 from ..agents.agent import LanguageAgent
-from ..agents.checkpoint import SavedAgent
 from ..agents.engines.base import Engine
 from ..agents.episode import Episode
 from ..agents.evaluate import choose_tasks, play_tasks
 from ..agents.evaluation import Evaluation, summarise
+from ..agents.saved_agent import SavedAgent
 from ..envs import Task, TextEnv
-from ..envs.pool import EnvPool
-from ..plugins import UserError
-from . import checkpoint
+from ..envs.pool.pool import EnvPool
+from ..foundation.errors import UserError
 from .clock import Clock
 from .interrupt import Interrupts
-from .log import RunLog
 from .patience import check_finite
 from .recipe import Recipe
+from .run_folder import checkpoint
+from .run_folder.log import RunLog
 
 
 @dataclass(slots=True)

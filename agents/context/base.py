@@ -6,7 +6,7 @@
         def messages(self, history):
             return [history.system_message(), user(history.observations[-1])]
 
-A Context is a pure function of the history; `agents/chat.py` finds out by itself whether the new
+A Context is a pure function of the history; `agents/chat/chat.py` finds out by itself whether the new
 messages extend the old prompt verbatim (then the KV cache and the training sequence go on) or not
 (then a new sequence begins).
 """
@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from ...plugins import Plugin, PluginError, Slot, boundary
+from ...foundation.errors import PluginError, boundary
+from ...foundation.plugins import Plugin, Slot
 
 
 class Message(TypedDict):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.kv_cache import Slot
 from .base import Sampling
-from .kv_cache import Slot
 
 
 @dataclass(slots=True, eq=False)

@@ -34,10 +34,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
+from ..models.kv_cache import Slot, SlotCache
+from ..models.model_check import check_model, context_of
 from .base import Completion, ContextOverflow, EngineError, EngineStats, Sampling
-from .kv_cache import Slot, SlotCache
-from .model_check import check_model, context_of
 from .pending import Pending, groups_of, slot_of
 from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 

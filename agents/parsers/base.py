@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...plugins import Plugin, PluginError, Slot, boundary
+from ...foundation.errors import PluginError, boundary
+from ...foundation.plugins import Plugin, Slot
 
 
 @dataclass(frozen=True, slots=True)

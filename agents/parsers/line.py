@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..reasoning import split
+from ..chat.reasoning import split
 from .base import Parsed, Parser
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..reasoning import split
+from ..chat.reasoning import split
 from .base import Parsed, Parser
 
 _INSIDE = r"(?:(?!</?(?:think|report|action)>).)*"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ..reasoning import split
+from ..chat.reasoning import split
 from .base import Parsed, Parser
 
 

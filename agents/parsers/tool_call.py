@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...envs.tools import tool
-from ..calls import Call, find_calls
-from ..reasoning import split
+from ..chat.calls import Call, find_calls
+from ..chat.reasoning import split
 from .base import Parsed, Parser
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"

@@ -17,7 +17,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ...plugins import Plugin, PluginError, Slot, boundary
+from ...foundation.errors import PluginError, boundary
+from ...foundation.plugins import Plugin, Slot
 from ..episode import Episode
 from ..parsers.base import Parser
 

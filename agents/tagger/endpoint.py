@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr
 
 from ...envs.sanitise import well_formed
-from ..endpoint import Endpoint, EndpointConfig, Message
 from ..episode import Episode
-from ..transcript import json_value, transcript
+from ..teachers.endpoint import Endpoint, EndpointConfig, Message
+from ..teachers.transcript import json_value, transcript
 from .base import KINDS, Tagged, Tagger
 
 SYSTEM = """\

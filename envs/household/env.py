@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
 from ..task import SPLITS, SeededTasks, Split, Task

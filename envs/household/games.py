@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..cache import cache_dir
-from ..makers import Job, Makers
+from ..making.cache import cache_dir
+from ..making.makers import Job, Makers
 from .compiled_format import FORMAT, Compiled
 from .problem import GENERATOR
 from .source import versions

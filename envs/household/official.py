@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..task import LazyTasks, Split, Task
 from .compiled_format import Compiled
 from .env import HouseEnv, explained, grammar_commands

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from ...plugins import UserError, explain, nearest
+from ...foundation.config import explain
+from ...foundation.errors import UserError, nearest
 from .source import TYPES
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
 from ..task import Split, Task

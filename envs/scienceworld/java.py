@@ -29,7 +29,7 @@ from typing import IO, Any, NewType
 from py4j.protocol import get_command_part, unescape_new_line
 from scienceworld.constants import BASEPATH, JAR_PATH
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 
 OLDEST_JAVA = 8
 """What the classes of the jar were compiled for."""

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from scienceworld.constants import ID2TASK
 
-from ...plugins import UserError, explain, nearest
+from ...foundation.config import explain
+from ...foundation.errors import UserError, nearest
 
 TASKS: tuple[str, ...] = tuple(ID2TASK.values())
 """The 30 task names, in the order of the benchmark's numbers."""

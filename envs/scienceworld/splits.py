@@ -13,7 +13,7 @@ from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
-from ..cache import cache_dir, kept
+from ..making.cache import cache_dir, kept
 from ..task import LazyTasks, Split, Task
 from .params import ScienceParams
 

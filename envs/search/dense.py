@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ...plugins import UserError
-from ..cache import cache_dir, kept_folder
+from ...foundation.errors import UserError
+from ..making.cache import cache_dir, kept_folder
 from .params import Dense
 from .retriever import RetrieverError, best
 from .store import Corpus, Passage

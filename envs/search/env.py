@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, clean
 from ..task import SPLITS, Split, Task
@@ -114,7 +114,7 @@ class SearchEnv(TextEnv):
         """Make or read the questions, and build the index. Takes one process, whatever `workers`
         says.
         """
-        from ..terminal import Terminal
+        from ...foundation.terminal import Terminal
 
         console = Terminal(stderr=True)
         with (

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from .params import Http
 from .readers import Malformed, passage_of
 from .retriever import RetrieverError

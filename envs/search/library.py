@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from .. import rows, sanitise
-from ..cache import cache_dir, kept_folder
+from ..making.cache import cache_dir, kept_folder
 from ..task import SPLITS, Split
 from . import names, prose, readers, score, store, world
 from .params import Params

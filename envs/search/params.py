@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ...plugins import UserError, explain, keys_of
+from ...foundation.config import explain, keys_of
+from ...foundation.errors import UserError
 
 
 class _Block(BaseModel):

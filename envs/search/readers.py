@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..rows import BadRows
 from ..sanitise import composed
 from .store import Passage, Question, Support

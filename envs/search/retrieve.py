@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import cache_dir, kept_folder
+from ..making.cache import cache_dir, kept_folder
 from .params import Bm25, Params
 from .retriever import Retriever, best
 from .store import Corpus, Passage

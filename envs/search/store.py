@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

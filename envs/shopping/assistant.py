@@ -17,7 +17,7 @@ import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, composed
 from ..task import SPLITS, Split, Task

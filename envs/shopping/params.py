@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ...plugins import UserError, explain
+from ...foundation.config import explain
+from ...foundation.errors import UserError
 
 PRODUCTS = 10_000
 _LEAST, _MOST = 100, 50_000

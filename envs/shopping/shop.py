@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from ..bar import bar
-from ..cache import cache_dir, kept, kept_folder
+from ...foundation.progress import bar
+from ..making.cache import cache_dir, kept, kept_folder
 from ..renaming import exchanged
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate

@@ -36,7 +36,8 @@ from pydantic import (
     ValidationError,
 )
 
-from ...plugins import UserError, explain
+from ...foundation.config import explain
+from ...foundation.errors import UserError
 from ..rows import BadRows
 from ..sanitise import composed
 from .catalogue import Catalogue

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..task import Split, Task
 from ..tools import tool

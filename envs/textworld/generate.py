@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..cache import cache_dir
-from ..makers import Job, Makers
+from ..making.cache import cache_dir
+from ..making.makers import Job, Makers
 from .params import job_for
 
 TEXTWORLD = version("textworld")

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...plugins import UserError, explain
+from ...foundation.config import explain
+from ...foundation.errors import UserError
 from ..task import SPLITS, Split
 
 SEEDS_PER_SPLIT = 1_000_000

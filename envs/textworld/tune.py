@@ -22,7 +22,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from .generate import GameKey, generate
 from .params import check
 

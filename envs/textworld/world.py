@@ -19,7 +19,7 @@ from typing import Any
 
 import jericho  # type: ignore[import-untyped]
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from .limit import limited
 from .logic import LOCK, View, logic_of
 

@@ -10,7 +10,7 @@ from typing import Any
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import Completion, EngineStats, Sampling
-from turnrl.agents.tiny import END, train_tokenizer
+from turnrl.agents.models.tiny import END, train_tokenizer
 
 from ..toy_world import TEXTS
 

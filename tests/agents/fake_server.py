@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from turnrl.agents import endpoint
-from turnrl.agents.endpoint import Endpoint, EndpointConfig, EndpointError
+from turnrl.agents.teachers import endpoint
+from turnrl.agents.teachers.endpoint import Endpoint, EndpointConfig, EndpointError
 
 
 @dataclass

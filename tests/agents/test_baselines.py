@@ -14,9 +14,9 @@ from turnrl.agents.baselines import ExpertAgent, RandomAgent
 from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import Outcome, Task, make
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 import_worlds(str(Path(__file__).parents[1] / "envs" / "toy_envs.py"))
 CorridorEnv: Any = type(make("toy/corridor-v0"))

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnrl.agents import breaker
-from turnrl.agents.breaker import PAUSE, ROW, Breaker
-from turnrl.agents.endpoint import Endpoint, settle
+from turnrl.agents.teachers import breaker
+from turnrl.agents.teachers.breaker import PAUSE, ROW, Breaker
+from turnrl.agents.teachers.endpoint import Endpoint, settle
 
 from .fake_server import Reply, at, direct, says, serving  # noqa: F401
 

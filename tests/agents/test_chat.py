@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import AutoTokenizer
 from turnrl import UserError
-from turnrl.agents.chat import Chat, Prompt
-from turnrl.agents.chat_template import PLAIN_TEMPLATE
+from turnrl.agents.chat.chat import Chat, Prompt
+from turnrl.agents.chat.template import PLAIN_TEMPLATE
 from turnrl.agents.context.base import Context
 from turnrl.agents.context.full_history import FullHistory
 from turnrl.agents.context.sliding_window import SlidingWindow
-from turnrl.agents.tiny import TEMPLATE, train_tokenizer
+from turnrl.agents.models.tiny import TEMPLATE, train_tokenizer
 
 TEXTS = [
     "You are in the kitchen. You see 3 apples on the wooden table. An exit leads east.",

@@ -14,7 +14,7 @@ from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.play import Job, play_many
 from turnrl.agents.symmetry import rename
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 from ..toy_world import LightsEnv
 from .fake_engine import FakeEngine, agent, perfect, tokenizer

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from turnrl.agents import endpoint
-from turnrl.agents.breaker import RateLimit
-from turnrl.agents.endpoint import EndpointConfig, settle
-from turnrl.plugins import UserError
+from turnrl.agents.teachers import endpoint
+from turnrl.agents.teachers.breaker import RateLimit
+from turnrl.agents.teachers.endpoint import EndpointConfig, settle
+from turnrl.foundation.errors import UserError
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
 

@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from turnrl.agents import answer_cache
-from turnrl.agents.answer_cache import AnswerCache
-from turnrl.agents.endpoint import Endpoint, settle
+from turnrl.agents.teachers import answer_cache
+from turnrl.agents.teachers.answer_cache import AnswerCache
+from turnrl.agents.teachers.endpoint import Endpoint, settle
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
 

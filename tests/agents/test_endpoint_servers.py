@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from turnrl.agents import endpoint
-from turnrl.agents.endpoint import EndpointConfig
+from turnrl.agents.teachers import endpoint
+from turnrl.agents.teachers.endpoint import EndpointConfig
 
 BENCHMARK: dict[str, Any] = runpy.run_path(
     str(Path(__file__).parents[2] / "benchmarks" / "endpoints.py")

@@ -13,14 +13,14 @@ import pytest
 import turnrl
 from rich.console import Console
 from turnrl import UserError, evaluate
-from turnrl.agents import tiny
-from turnrl.agents.checkpoint import AGENT_FILE, load_agent
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.episode import Episode, StopReason, Turn
 from turnrl.agents.evaluate import choose_tasks
 from turnrl.agents.evaluation import Evaluation, summarise, wilson
-from turnrl.agents.models import save
+from turnrl.agents.models import tiny
+from turnrl.agents.models.load import save
 from turnrl.agents.play import PlayStats
+from turnrl.agents.saved_agent import AGENT_FILE, load_agent
 from turnrl.envs import Task
 from turnrl.envs.registry import import_worlds
 

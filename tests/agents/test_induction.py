@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from turnrl import UserError
-from turnrl.agents import models, tiny
+from turnrl.agents.models import load as models
+from turnrl.agents.models import tiny
 
 LETTERS = "bcdfghjklmnpqrstvwxz"
 TEXTS = [f" {a}{b}{c}" * 2 for a in LETTERS for b in "aeiou" for c in LETTERS]

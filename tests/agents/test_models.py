@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from turnrl import UserError
-from turnrl.agents import smollm2, tiny
-from turnrl.agents.chat import Chat
+from turnrl.agents.chat.chat import Chat
 from turnrl.agents.context.full_history import FullHistory
-from turnrl.agents.models import Loaded, LoraConfig, ModelConfig, load, save
+from turnrl.agents.models import smollm2, tiny
+from turnrl.agents.models.load import Loaded, LoraConfig, ModelConfig, load, save
 from turnrl.agents.parsers.tags import Tags
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turnrl.agents.chat.reasoning import PAIRS
 from turnrl.agents.parsers.base import PARSERS, Parsed, Parser
 from turnrl.agents.parsers.line import Line
 from turnrl.agents.parsers.tags import Tags
 from turnrl.agents.parsers.tool_call import ToolCall
 from turnrl.agents.parsers.verbs import Verbs
-from turnrl.agents.reasoning import PAIRS
 
 KINDS = Tags(thoughts=("planning", "explore", "reflection", "monitor"), require_think=True)
 VERBS = Verbs(verbs=("search", "click"))

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from turnrl.agents import tiny
 from turnrl.agents.agent import Agent, Player
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import ContextOverflow, EngineError
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import Episode, StopReason
+from turnrl.agents.models import tiny
 from turnrl.agents.play import Job, PlayStats, play_many
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 
 from ..toy_world import COLOURS
 from .fake_engine import FakeEngine, light, perfect, tokenizer

@@ -21,9 +21,9 @@ from transformers import (
 )
 from turnrl import UserError
 from turnrl.agents.engines.base import Completion, Sampling
-from turnrl.agents.engines.positions import exact_positions, rope_depends_on_length
 from turnrl.agents.engines.torch import TorchEngine
-from turnrl.training.forward import score
+from turnrl.agents.models.forward import score
+from turnrl.agents.models.positions import exact_positions, rope_depends_on_length
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

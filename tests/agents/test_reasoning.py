@@ -7,13 +7,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turnrl.agents.chat.reasoning import PAIRS, continued, left_open, split
 from turnrl.agents.parsers.base import Parser
 from turnrl.agents.parsers.line import Line
 from turnrl.agents.parsers.report import Report
 from turnrl.agents.parsers.tags import Tags
 from turnrl.agents.parsers.tool_call import ToolCall
 from turnrl.agents.parsers.verbs import Verbs
-from turnrl.agents.reasoning import PAIRS, continued, left_open, split
 
 KINDS = Tags(thoughts=("planning", "explore", "reflection", "monitor"))
 PARSERS: list[Parser] = [Line(), Verbs(verbs=("search",)), Tags(), KINDS, Report(), ToolCall()]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from turnrl import UserError
-from turnrl.agents.chat import Chat
+from turnrl.agents.chat.chat import Chat
+from turnrl.agents.chat.rendering import Rendering
 from turnrl.agents.context.full_history import FullHistory
-from turnrl.agents.rendering import Rendering
-from turnrl.agents.tiny import train_tokenizer
+from turnrl.agents.models.tiny import train_tokenizer
 
 TOKENIZER = train_tokenizer(["go north"] * 4, 400)
 MESSAGES = [{"role": "user", "content": "hi <b>\n"}, {"role": "assistant", "content": "go"}]

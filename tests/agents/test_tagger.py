@@ -22,7 +22,7 @@ from turnrl.agents.symmetry import rename
 from turnrl.agents.tagger.base import KINDS, PARSER, TAGGERS, Tagged, speaks
 from turnrl.agents.tagger.rules import RuleTagger
 from turnrl.envs import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
 
 from ..toy_world import LightsEnv

@@ -16,8 +16,8 @@ from turnrl.agents.episode import Episode
 from turnrl.agents.parsers.tags import Tags
 from turnrl.agents.tagger.base import KINDS, TAGGERS, Tagged
 from turnrl.agents.tagger.endpoint import EndpointTagger
-from turnrl.agents.transcript import json_value
-from turnrl.plugins import UserError
+from turnrl.agents.teachers.transcript import json_value
+from turnrl.foundation.errors import UserError
 
 from .fake_engine import FakeEngine, agent, perfect
 from .fake_server import Reply, Server, direct, says, script, serving  # noqa: F401

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from turnrl import UserError
-from turnrl.agents.chat import Chat
-from turnrl.agents.chat_template import TODAY, template_of
+from turnrl.agents.chat.chat import Chat
+from turnrl.agents.chat.template import TODAY, template_of
 from turnrl.agents.context.full_history import FullHistory
-from turnrl.agents.tiny import train_tokenizer
+from turnrl.agents.models.tiny import train_tokenizer
 
 TEXTS = [
     "you are in a kitchen\nthere is a door to the north\n\nyou see a key. It's 3 o'clock.",

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnrl.agents.calls import find_calls
+from turnrl.agents.chat.calls import find_calls
 from turnrl.agents.parsers.tool_call import ToolCall
 from turnrl.envs.tools import tool
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from turnrl.agents.engines.base import Completion, ContextOverflow, EngineError, Sampling
 from turnrl.agents.engines.torch import TorchEngine
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 VOCABULARY = 97

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Turn
-from turnrl.agents.transcript import json_value, transcript
+from turnrl.agents.teachers.transcript import json_value, transcript
 from turnrl.envs import Task
 
 

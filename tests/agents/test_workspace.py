@@ -11,24 +11,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnrl import UserError
-from turnrl.agents import tiny
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.baselines import ExpertAgent
-from turnrl.agents.chat import Chat
+from turnrl.agents.chat.chat import Chat
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.context.base import CONTEXTS, History, user
 from turnrl.agents.context.workspace import Workspace
 from turnrl.agents.demonstrations import retell
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.agents.models import tiny
+from turnrl.agents.models.forward import score_batch
 from turnrl.agents.parsers.base import PARSERS, Parsed
 from turnrl.agents.parsers.report import Blocks, Report, read
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.rewards.format import Format
 from turnrl.training.batch import TokenBatch
-from turnrl.training.forward import score_batch
 
 from .fake_engine import FakeEngine, light, tokenizer
 from .fake_engine import agent as agent_of

@@ -22,7 +22,7 @@ from turnrl.agents.baselines import ExpertAgent
 from turnrl.agents.episode import Episode, StopReason, Turn
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import Task, answers, make
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
 
 ODD = str(Path(__file__).with_name("odd_worlds.py"))

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from turnrl import UserError
-from turnrl.envs import checksums
-from turnrl.envs.cache import cache_dir, kept, kept_folder, sweep
-from turnrl.envs.checksums import intact, write_sums
+from turnrl.envs.making import checksums
+from turnrl.envs.making.cache import cache_dir, kept, kept_folder, sweep
+from turnrl.envs.making.checksums import intact, write_sums
 
 
 def test_the_cache_is_where_the_system_wants_it(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import turnrl
 from turnrl import TextEnv, UserError
-from turnrl.envs.check import CheckReport, CheckResult, check_env
-from turnrl.envs.check_rules import RULES
+from turnrl.envs.check.check import CheckReport, CheckResult, check_env
+from turnrl.envs.check.rules import RULES
 from turnrl.envs.registry import env_ids, import_worlds
 
 TOYS = str(Path(__file__).with_name("toy_envs.py"))

@@ -24,16 +24,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from turnrl.envs import SPLITS, Task, TextEnv, make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("household_games.py"))))
 games.require()
 
-from turnrl.envs.check import check_env
+from turnrl.envs.check.check import check_env
 from turnrl.envs.household.engine import Engine
 from turnrl.envs.household.games import generated, opened
 from turnrl.envs.household.problem import sample
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 
 EVERYTHING = ("admissible_actions", "progress")
 KINDS = games.KINDS

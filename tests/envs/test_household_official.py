@@ -17,12 +17,12 @@ from types import SimpleNamespace
 
 import pytest
 from turnrl.envs import TextEnv, make, make_for
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("household_games.py"))))
 games.require()
 
-from turnrl.envs.check import check_env
+from turnrl.envs.check.check import check_env
 from turnrl.envs.household.games import generated
 from turnrl.envs.household.official import _by_seed, _playable
 

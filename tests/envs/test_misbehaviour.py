@@ -17,7 +17,7 @@ from turnrl import evaluate
 from turnrl.agents.agent import Agent, Player
 from turnrl.agents.episode import Turn
 from turnrl.envs import Task, closing
-from turnrl.envs.pool import EnvFailure, EnvPool
+from turnrl.envs.pool.pool import EnvFailure, EnvPool
 from turnrl.envs.registry import import_worlds
 
 BENCHMARK = str(Path(__file__).parents[2] / "benchmarks" / "misbehaviour.py")

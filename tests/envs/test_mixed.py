@@ -10,10 +10,10 @@ import turnrl
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.envs import Task, TextEnv
-from turnrl.envs.check import check_env
+from turnrl.envs.check.check import check_env
 from turnrl.envs.mixed import Interleaved
 from turnrl.envs.registry import import_worlds
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 TESTS = Path(__file__).parent.parent
 WORLDS = (str(TESTS / "toy_world.py"), str(TESTS / "envs" / "toy_envs.py"))

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from turnrl import UserError
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvFailure, EnvPool, EnvSession, WorkerStartError
+from turnrl.envs.pool.pool import EnvFailure, EnvPool, EnvSession, WorkerStartError
+from turnrl.envs.pool.worker import Stage
 from turnrl.envs.registry import import_worlds
-from turnrl.envs.worker import Stage
 
 TOYS = str(Path(__file__).with_name("toy_envs.py"))
 import_worlds(TOYS)

@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
-from turnrl.envs.printable import escaped, visible
-from turnrl.envs.terminal import Terminal
+from turnrl.foundation.printable import escaped, visible
+from turnrl.foundation.terminal import Terminal
 
 COMMANDS = {
     "title": "\x1b]0;owned\x07",

@@ -22,7 +22,7 @@ from turnrl.envs.scienceworld.env import ScienceWorldEnv
 from turnrl.envs.scienceworld.goals import reached
 from turnrl.envs.scienceworld.params import HELD_OUT, SIMPLIFICATIONS, TASKS, check, electrical
 from turnrl.envs.scienceworld.splits import pairs, table
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("science_games.py"))))
 ID, new, task, start = games.ID, games.new, games.task, games.start

@@ -20,9 +20,9 @@ import pytest
 pytest.importorskip("scienceworld", reason="needs the extra: pip install 'turnrl[scienceworld]'")
 
 from scienceworld.constants import BASEPATH
-from turnrl.envs.pool import EnvFailure, EnvPool
+from turnrl.envs.pool.pool import EnvFailure, EnvPool
 from turnrl.envs.scienceworld import java as java_module
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("science_games.py"))))
 ID, new, task, start, pid, gone = (

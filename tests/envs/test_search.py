@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import turnrl
 from turnrl.envs import SPLITS, Task, TextEnv
-from turnrl.envs.check import check_env
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.check.check import check_env
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 

@@ -16,7 +16,7 @@ from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import check
 from turnrl.envs.search.readers import Malformed, passage_of, read_passages, read_questions
 from turnrl.envs.search.store import Passage
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 

@@ -22,12 +22,12 @@ import turnrl
 from turnrl.agents.baselines import ExpertAgent
 from turnrl.agents.episode import StopReason
 from turnrl.agents.play import Job, play_many
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
-from turnrl.envs.cache import kept_folder
+from turnrl.envs.making.cache import kept_folder
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import Bm25, Http, check
 from turnrl.envs.search.retrieve import Bm25Index, Tokens

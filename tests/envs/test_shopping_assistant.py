@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, Turn
 from turnrl.agents.symmetry import rename
 from turnrl.envs import SPLITS, Task, TextEnv, make
-from turnrl.envs.check import check_env
+from turnrl.envs.check.check import check_env
 from turnrl.envs.shopping.product import Product
 from turnrl.envs.shopping.requests import Item, Pick, Request, facts, request, tells
 from turnrl.envs.shopping.shop import _shops, shop_for
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
 
 ID = "shopping/assistant-v0"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from turnrl.envs import make
 from turnrl.envs.shopping.product import NO_LIMIT
 from turnrl.envs.shopping.upstream import load
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 shop_files = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("shop_files.py"))))
 

@@ -20,10 +20,10 @@ pytest.importorskip("tantivy", reason="needs the extra: pip install 'turnrl[shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from turnrl.envs import SPLITS, Task, TextEnv, make
-from turnrl.envs.check import check_env
+from turnrl.envs.check.check import check_env
 from turnrl.envs.shopping import shop
 from turnrl.envs.shopping.pages import can_click, parse
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 shop_files = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("shop_files.py"))))
 ID = "shopping/webshop-v0"

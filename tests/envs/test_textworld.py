@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from turnrl.envs import Task, TextEnv, make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 
-from turnrl.envs.makers import ENVIRONMENT
+from turnrl.envs.making.makers import ENVIRONMENT
 from turnrl.envs.textworld.env import route
 from turnrl.envs.textworld.generate import GameKey, generate, home
 from turnrl.envs.textworld.world import World, tidy

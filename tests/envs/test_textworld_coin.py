@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from turnrl.envs import make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 

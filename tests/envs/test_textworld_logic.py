@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from turnrl.envs import make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[textworld]'")
 

@@ -13,8 +13,8 @@ import pytest
 from turnrl.agents.baselines import RandomAgent
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import make
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("jericho", reason="needs the extra: pip install 'turnrl[textworld]'")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 
 pytest.importorskip("jericho", reason="pip install 'turnrl[textworld]'")
 

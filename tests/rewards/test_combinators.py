@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.clip import Clip
 from turnrl.rewards.delta import Delta

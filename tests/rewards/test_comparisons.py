@@ -12,7 +12,7 @@ import pytest
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Episode, Group
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.pairwise import reference_of, verdict_of
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.winrate import win_rates
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from turnrl.agents import tiny
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import EngineError
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
+from turnrl.agents.models import tiny
 from turnrl.agents.symmetry import rename
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
-from turnrl.training.rollout import rollout
+from turnrl.training.source.rollout import rollout
 
 from ..agents.fake_engine import tokenizer
 from ..toy_world import COLOURS, LightsEnv

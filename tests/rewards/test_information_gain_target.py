@@ -14,8 +14,8 @@ import pytest
 from turnrl.agents.episode import Episode, Group, StopReason
 from turnrl.agents.play import Job, play_many
 from turnrl.envs import Outcome, Split, Task, TextEnv, register
-from turnrl.envs.pool import EnvPool
-from turnrl.plugins import UserError
+from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
 from turnrl.training.plan import plan
 from turnrl.training.recipe import Recipe

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from turnrl.agents.episode import Episode, Group, Turn
-from turnrl.agents.transcript import json_value
+from turnrl.agents.teachers.transcript import json_value
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.judge import Judge
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.agents.tagger.base import KINDS
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
 
 TASK = Task(env="toy/made-v0", seed=3)

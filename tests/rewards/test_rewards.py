@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 
 TASK = Task(env="toy/made-v0", seed=3)

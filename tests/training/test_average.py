@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from turnrl.training.average import WeightAverage
+from turnrl.training.learner.average import WeightAverage
 
 
 def test_it_is_the_exponential_mean_and_training_goes_on_from_the_weights() -> None:

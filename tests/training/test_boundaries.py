@@ -19,7 +19,7 @@ from turnrl.agents.context.base import Context, History
 from turnrl.agents.episode import Episode, Group
 from turnrl.agents.parsers.base import Parsed, Parser
 from turnrl.agents.tagger.base import Tagged, Tagger
-from turnrl.plugins import PluginError, RunFailed
+from turnrl.foundation.errors import PluginError, RunFailed
 from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import Credit

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.episode import StopReason
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS, Credit
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from turnrl.agents.episode import Episode, Group, Turn
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 

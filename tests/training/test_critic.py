@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.episode import Group, StopReason
-from turnrl.agents.models import LoraConfig, ModelConfig, load
+from turnrl.agents.models.forward import hidden_states
+from turnrl.agents.models.load import LoraConfig, ModelConfig, load
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
-from turnrl.training.critic import Critic, CriticConfig
-from turnrl.training.forward import hidden_states
+from turnrl.training.learner.critic import Critic, CriticConfig
 from turnrl.training.recipe import RlStage
 
 from .test_update import Step, model, played

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from turnrl.training import forward
-from turnrl.training.forward import score, score_batch
+from turnrl.agents.models import forward
+from turnrl.agents.models.forward import score, score_batch
 
 from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
+from turnrl.training.learner.value_loss import explained_variance, value_loss, value_weights
 from turnrl.training.losses.base import LOSSES, LossOutput, PolicyLoss
 from turnrl.training.regularizers.base import REGULARIZERS
-from turnrl.training.value_loss import explained_variance, value_loss, value_weights
 
 from .builders import (
     NAN,

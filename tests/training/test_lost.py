@@ -20,16 +20,16 @@ from turnrl.agents.engines.base import EngineError
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import Group
 from turnrl.cli import main
-from turnrl.plugins import RunFailed
+from turnrl.foundation.errors import RunFailed
 from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
-from turnrl.training.console import Narrator
 from turnrl.training.credit.base import Credit
-from turnrl.training.gather import merged
 from turnrl.training.losses.base import LossOutput, PolicyLoss
 from turnrl.training.patience import Patience, check_finite, enough_memory
-from turnrl.training.report import write_report
 from turnrl.training.run import train
+from turnrl.training.run_folder.console import Narrator
+from turnrl.training.run_folder.report import write_report
+from turnrl.training.source.gather import merged
 
 from ..toy_world import recipe
 

@@ -12,7 +12,7 @@ from turnrl.envs import make_for
 from turnrl.envs.registry import import_worlds
 from turnrl.training.recipe import Recipe
 from turnrl.training.run import train
-from turnrl.training.sft import SupervisedTrainer
+from turnrl.training.stages.sft import SupervisedTrainer
 
 from ..toy_world import recipe
 from .test_trainer import session_of

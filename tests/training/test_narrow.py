@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from turnrl.training import attention, narrow
-from turnrl.training.forward import autocast, score
-from turnrl.training.narrow import hidden_before, narrows
+from turnrl.agents.models import attention, narrow
+from turnrl.agents.models.forward import autocast, score
+from turnrl.agents.models.narrow import hidden_before, narrows
 
 from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 

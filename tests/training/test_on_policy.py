@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from turnrl import Recipe, UserError
-from turnrl.agents.models import LoraConfig, ModelConfig, load, save
-from turnrl.agents.tiny import train_tokenizer
+from turnrl.agents.models.load import LoraConfig, ModelConfig, load, save
+from turnrl.agents.models.tiny import train_tokenizer
 from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.base import LossOutput
 from turnrl.training.losses.ppo_clip import PpoClip
 from turnrl.training.session import Session
-from turnrl.training.trainer import Trainer
+from turnrl.training.stages.rl import Trainer
 
 from ..toy_world import TEXTS, recipe
 from .test_trainer import session_of
@@ -182,7 +182,7 @@ def test_dropout_of_adapters_is_off_in_rl(tmp_path: Path) -> None:
 
 def test_dropout_of_a_warm_start_is_asked_for(tmp_path: Path) -> None:
     """With dropout a second look at the same episodes has another loss; without it has not."""
-    from turnrl.training.sft import SupervisedTrainer
+    from turnrl.training.stages.sft import SupervisedTrainer
 
     model = {"name": gpt2(tmp_path / "model"), "max_context": 128}
     found = {}

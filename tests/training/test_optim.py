@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from turnrl.training.optim import OptimConfig, apply_step, make_optimizer
+from turnrl.training.learner.optim import OptimConfig, apply_step, make_optimizer
 
 
 def test_schedules() -> None:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import pytest
 from turnrl import Outcome, Recipe, Task, TextEnv, UserError, register
 from turnrl.agents.agent import LanguageAgent
+from turnrl.agents.cheats import NONSENSE, PROBES, ProbeAgent, reword
 from turnrl.agents.episode import Episode, Group
 from turnrl.agents.parsers.base import PARSERS
 from turnrl.agents.play import Job, play_many
-from turnrl.agents.probes import NONSENSE, PROBES, ProbeAgent, reword
 from turnrl.agents.tagger.base import KINDS
 from turnrl.envs import Split
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.rewards.base import TurnReward
 from turnrl.training.probe import Paid, ProbeReport, probe
 

@@ -15,11 +15,11 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from turnrl.agents.episode import Episode, StopReason, Turn, save_episodes
 from turnrl.envs import Task
-from turnrl.plugins import UserError
-from turnrl.training.report import write_report
-from turnrl.training.report.chart import MOST_POINTS, Series, draw, thin, ticks
-from turnrl.training.report.run import RunFiles
-from turnrl.training.report.samples import MOST_CHARACTERS, split_tokens
+from turnrl.foundation.errors import UserError
+from turnrl.training.run_folder.report import write_report
+from turnrl.training.run_folder.report.chart import MOST_POINTS, Series, draw, thin, ticks
+from turnrl.training.run_folder.report.run_files import RunFiles
+from turnrl.training.run_folder.report.samples import MOST_CHARACTERS, split_tokens
 
 TEXT = (
     "You are in the kitchen. go east take coin <script>alert('x')</script> naïve café 🍎 You win!"

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.agents.episode import StopReason
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
-from turnrl.training.rows import downsample
+from turnrl.training.learner.rows import downsample
 
 from .builders import batch_of, env_rewards, random_groups
 

@@ -14,12 +14,12 @@ import torch
 import turnrl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from turnrl import Episode, Recipe, UserError, evaluate
-from turnrl.agents.checkpoint import load_agent
-from turnrl.agents.models import load, save
+from turnrl.agents.models.load import load, save
+from turnrl.agents.saved_agent import load_agent
 from turnrl.training.corpus import world_text
-from turnrl.training.log import Record
 from turnrl.training.plan import plan
 from turnrl.training.run import train
+from turnrl.training.run_folder.log import Record
 
 from ..toy_world import TEXTS, LightsEnv, recipe, records
 

@@ -19,14 +19,14 @@ import pytest
 import torch
 import yaml
 from turnrl import Recipe, UserError, evaluate
-from turnrl.agents.checkpoint import SavedAgent
-from turnrl.agents.files import new_folder, tidy, write_text
-from turnrl.agents.models import ModelConfig, load, save
-from turnrl.training.checkpoint import TrainerState, write
-from turnrl.training.log import RunLog
-from turnrl.training.protocol import Protocol
-from turnrl.training.report import write_report
+from turnrl.agents.models.load import ModelConfig, load, save
+from turnrl.agents.saved_agent import SavedAgent
+from turnrl.foundation.files import new_folder, tidy, write_text
 from turnrl.training.run import train
+from turnrl.training.run_folder.checkpoint import TrainerState, write
+from turnrl.training.run_folder.log import RunLog
+from turnrl.training.run_folder.protocol import Protocol
+from turnrl.training.run_folder.report import write_report
 
 from ..toy_world import recipe, records
 
@@ -77,7 +77,7 @@ def with_changes(**changes: Any) -> dict[str, Any]:
 
 def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    hold = "import sys, time; from pathlib import Path; from turnrl.training.log import RunLog; "
+    hold = "import sys, time; from pathlib import Path; from turnrl.training.run_folder.log import RunLog; "
     hold += "log = RunLog(Path(sys.argv[1])); print(1, flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE)
     try:

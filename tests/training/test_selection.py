@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
-from turnrl.plugins import UserError
-from turnrl.training.gather import gather, merged
+from turnrl.foundation.errors import UserError
 from turnrl.training.selection.base import SELECTIONS, Selection
+from turnrl.training.source.gather import gather, merged
 
 
 def group_of(returns: list[float], lengths: list[int] | None = None, seed: int = 0) -> Group:

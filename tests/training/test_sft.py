@@ -13,8 +13,8 @@ import pytest
 import torch
 from turnrl import UserError
 from turnrl.agents.symmetry import rename
-from turnrl.training.log import Record
-from turnrl.training.sft import SupervisedTrainer
+from turnrl.training.run_folder.log import Record
+from turnrl.training.stages.sft import SupervisedTrainer
 
 from ..toy_world import COLOURS, LightsEnv, recipe
 from .test_trainer import session_of

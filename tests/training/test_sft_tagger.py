@@ -15,8 +15,8 @@ import pytest
 from turnrl import Recipe, UserError, train
 from turnrl.agents.symmetry import rename
 from turnrl.agents.tagger.base import KINDS
-from turnrl.training.log import Record
-from turnrl.training.sft import SupervisedTrainer, expert_episodes
+from turnrl.training.run_folder.log import Record
+from turnrl.training.stages.sft import SupervisedTrainer, expert_episodes
 
 from ..agents.fake_server import Reply, Server, direct, says, serving  # noqa: F401
 from ..toy_world import LightsEnv, recipe

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from turnrl import Recipe
-from turnrl.agents.files import told
 from turnrl.cli import catalogue, main
+from turnrl.foundation.files import told
 from turnrl.training.clock import Clock
-from turnrl.training.log import Record, RunLog
+from turnrl.training.learner.update import Learner
 from turnrl.training.run import train
-from turnrl.training.update import Learner
+from turnrl.training.run_folder.log import Record, RunLog
 
 from ..toy_world import recipe, records
 

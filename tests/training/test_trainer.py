@@ -14,15 +14,15 @@ import torch
 from turnrl import Recipe
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import episodes_of
-from turnrl.agents.models import LoraConfig, ModelConfig, load
+from turnrl.agents.models.load import LoraConfig, ModelConfig, load
 from turnrl.agents.symmetry import rename
 from turnrl.envs import make
 from turnrl.training.batch import TokenBatch
-from turnrl.training.log import Record, RunLog
-from turnrl.training.rollout import rollout
 from turnrl.training.run import train
+from turnrl.training.run_folder.log import Record, RunLog
 from turnrl.training.session import Session
-from turnrl.training.trainer import Trainer, frozen_copy, turn_sums
+from turnrl.training.source.rollout import rollout
+from turnrl.training.stages.rl import Trainer, frozen_copy, turn_sums
 
 from ..toy_world import TEXTS, episodes_won, recipe
 

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from turnrl.agents import tiny
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.torch import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
+from turnrl.agents.models import tiny
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 from turnrl.training.batch import TokenBatch
-from turnrl.training.critic import Critic
+from turnrl.training.learner.critic import Critic
+from turnrl.training.learner.optim import make_optimizer
+from turnrl.training.learner.update import Learner
 from turnrl.training.losses.base import PolicyLoss
-from turnrl.training.optim import make_optimizer
 from turnrl.training.recipe import RlStage
-from turnrl.training.rollout import rollout
-from turnrl.training.update import Learner
+from turnrl.training.source.rollout import rollout
 
 from ..agents.fake_engine import tokenizer
 

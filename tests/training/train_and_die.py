@@ -18,7 +18,7 @@ from pathlib import Path
 
 from turnrl import Recipe, UserError, train
 from turnrl.training.interrupt import Interrupted
-from turnrl.training.log import Record
+from turnrl.training.run_folder.log import Record
 
 
 def main() -> None:

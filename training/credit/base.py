@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ...agents.episode import StopReason
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 from ..batch import TokenBatch
 
 Peers = Literal["nothing", "batch", "group"]

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...plugins import UserError
+from ...foundation.errors import UserError
 from ..batch import TokenBatch
 from ._stats import ZERO, returns_to_go, zscore_E
 from .base import Credit, Peers

@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 
 from ...agents.episode import Group
 from ...envs import Task
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 
 
 class Curriculum(Plugin):

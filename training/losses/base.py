@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 from ..batch import TokenBatch
 from ._importance import Importance
 

@@ -14,7 +14,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 from ..batch import TokenBatch
 
 

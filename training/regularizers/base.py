@@ -14,7 +14,7 @@ from abc import abstractmethod
 from pydantic import Field
 from torch import Tensor
 
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 from ..batch import TokenBatch
 from ..losses.base import LossOutput
 

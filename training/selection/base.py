@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from ...agents.episode import Group
-from ...plugins import Plugin, Slot
+from ...foundation.plugins import Plugin, Slot
 
 
 class Selection(Plugin):

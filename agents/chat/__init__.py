@@ -1,0 +1,1 @@
+"""Chat: from messages to the exact tokens that a model reads, and back."""

@@ -1,0 +1,1 @@
+"""Models: all that knows what a decoder layer is."""

@@ -1,0 +1,1 @@
+"""Teachers: clients of other language models that judge, tag and answer."""

@@ -1,0 +1,477 @@
+"""Endpoint: a language model behind an OpenAI-compatible server, as judges and taggers ask it::
+
+    endpoint = Endpoint(EndpointConfig(url="http://localhost:8000/v1", model="m", cache="answers.sqlite"), "judge")
+    text = await endpoint.ask([{"role": "user", "content": "Hello"}], max_tokens=16)          # raises EndpointError
+    score = await endpoint.read([{"role": "user", "content": "Grade it."}], parse, max_tokens=16)      # or None
+
+Answers that could be read are kept in a file, so that a run that is repeated or resumed asks
+nothing twice; where the file cannot be used, the run goes on without it. A server that does not
+answer is not asked for a while (`Breaker`). No connection outlives the questions that are under
+way, so any event loop may ask. Neither the key nor a password in the address is ever part of a
+message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ...envs.sanitise import well_formed
+from ...foundation.errors import UserError
+from ...foundation.printable import visible
+from .answer_cache import AnswerCache, CacheError
+from .breaker import Breaker, RateLimit
+from .reply import completions_url, read_reply, secrets_of, shown_url
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+T = TypeVar("T")
+Message = dict[str, str]
+FailureKind = Literal["timeout", "refused", "unavailable", "unreadable", "cut", "paused"]
+
+BACKOFF = 0.5
+"""Seconds before the second attempt; they double from attempt to attempt, up to a minute."""
+LARGEST = 1_000_000
+"""Bytes of a reply, unpacked; what is longer is no answer."""
+LONGEST_WAIT = 600.0
+"""A server that asks for a longer break than this, in seconds, is unavailable."""
+AGAIN = "I could not read that. Answer with the JSON object alone, exactly in the form I asked for."
+
+
+class EndpointConfig(BaseModel):
+    """Where a model listens, and how hard it may be asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: str = Field(
+        description="base address of an OpenAI-compatible server, e.g. http://localhost:8000/v1"
+    )
+    model: str = Field(min_length=1, description="name of the model, as the server knows it")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        description="environment variable that holds the API key; none is sent where it is not set",
+    )
+    timeout: float = Field(60.0, gt=0, description="seconds that one attempt may take")
+    retries: int = Field(
+        4,
+        ge=0,
+        description="further attempts after a timeout, a broken connection or a status 429 or 5xx",
+    )
+    concurrency: int = Field(8, ge=1, description="requests in flight at once, at most")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="attempts in any 60 seconds, at most"
+    )
+    cache: str | None = Field(
+        None,
+        description=(
+            "file on a local disk that keeps answers; several runs of one machine may share it"
+        ),
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        example = "needs an address such as http://localhost:8000/v1"
+        parts = urlsplit(value)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or re.search(r"[\s\x00-\x1f]", value)
+        ):
+            raise ValueError(example)
+        try:
+            parts.hostname.encode("idna")
+            port = parts.port
+        except ValueError:  # UnicodeError is one: a name that no server can have
+            raise ValueError(
+                f"{example}, with the name of a server and a port below 65536"
+            ) from None
+        if port == 0:
+            raise ValueError(f"{example}, with a port from 1 to 65535")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or _KEY.match(value):
+            raise ValueError(
+                "needs the name of an environment variable, such as OPENAI_API_KEY, and never the"
+                " key itself"
+            )
+        return value
+
+
+_KEY = re.compile(
+    r"(sk|pk|rk|hf|gsk|ghp|gho|xai|nvapi|pplx|r8|csk|fw|tgp|sess|AIza|AKIA|ya29|Bearer)[_-]?(?=\w*[0-9])\w{12,}$"
+    r"|(?=\w*[0-9])(?=\w*[a-z])\w{20,}$",
+)
+"""What looks like an API key and could still be the name of a variable."""
+
+
+class EndpointError(Exception):
+    """The endpoint gave no answer, and why.
+
+    Args:
+        kind: 'timeout'; 'refused', a status that asking again does not change; 'unavailable', the
+            connection failed or the server was too busy or broken (429, 5xx); 'unreadable', not the
+            JSON of a chat completion, or more than `LARGEST`; 'cut', nothing was written before
+            `max_tokens`; 'paused', the server was not asked, because it did not answer for a while.
+        passing: it may work later.
+        silent: the server did not answer at all, or only that it is broken.
+        after: seconds that the server asks to wait.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        passing: bool = False,
+        silent: bool = False,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message, self.passing, self.silent, self.after = (
+            kind,
+            message,
+            passing,
+            silent,
+            after,
+        )
+        self.first = False
+        """It was the first question that this endpoint was ever asked."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """What the questions under way in one event loop share."""
+
+    client: httpx.AsyncClient
+    slots: asyncio.Semaphore
+    users: int = 0
+
+
+class Endpoint:
+    """Asks the model of an `EndpointConfig`. Making one costs nothing and opens nothing.
+
+    Args:
+        who: what the model is to the user, in messages: 'judge', 'tagger'.
+    """
+
+    def __init__(self, config: EndpointConfig, who: str = "model") -> None:
+        self.config, self.who = config, who
+        self.failures: Counter[str] = Counter()
+        """Questions of `read` without a usable answer, by the kind of `EndpointError`, or
+        'unparsable'.
+        """
+        self._url = completions_url(config.url)
+        self._cache = AnswerCache(config.cache) if config.cache is not None else None
+        self._rate = (
+            RateLimit(config.requests_per_minute)
+            if config.requests_per_minute is not None
+            else None
+        )
+        self._breaker = Breaker(config.timeout)
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+        self._begun = False
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        temperature: float = 0.0,
+        max_tokens: int,
+        seed: int = 0,
+    ) -> str:
+        """The model's answer, from the cache if this was asked before. Raises EndpointError,
+        UserError.
+        """
+        body = self._question(messages, max_tokens, temperature, seed)
+        answer = await self._answer(body)
+        await self._keep(body, answer)
+        return answer
+
+    async def read(
+        self, messages: Sequence[Message], parse: Callable[[str], T | None], *, max_tokens: int
+    ) -> T | None:
+        """What `parse` reads from the answer, at temperature 0; asked once more if that is None.
+
+        None where it still cannot be read or the endpoint fails: that is counted in `failures` and
+        warned about once per kind; only what could be read is kept. Raises UserError if the first
+        question of all is refused: the key or the model is wrong.
+        """
+        asked: list[tuple[bytes, str]] = []
+        found: T | None = None
+        try:
+            for _ in range(2):
+                again = (
+                    [
+                        {"role": "assistant", "content": asked[0][1]},
+                        {"role": "user", "content": AGAIN},
+                    ]
+                    if asked
+                    else []
+                )
+                body = self._question([*messages, *again], max_tokens)
+                asked.append((body, await self._answer(body)))
+                # A server would repeat itself if it were asked the same.
+                if (found := parse(asked[-1][1])) is not None:
+                    break
+        except EndpointError as error:
+            if error.kind == "refused" and error.first:
+                where = f"the {self.who} at {shown_url(self.config.url)}"
+                raise UserError(f"{where} refused the first request: {error.message}") from None
+            self._count(error.kind, error.message)
+            return None
+        if found is None:
+            self._count("unparsable", f"{asked[-1][1][:200]!r}")
+            return None
+        for body, answer in asked:
+            await self._keep(body, answer)
+        return found
+
+    def _count(self, kind: str, message: str) -> None:
+        self.failures[kind] += 1
+        if self.failures[kind] == 1:
+            self._say(f"gave no usable answer ({kind}: {message}); this is said once and counted")
+
+    def _say(self, what: str) -> None:
+        where = f"the {self.who} '{self.config.model}' at {shown_url(self.config.url)}"
+        warnings.warn(visible(f"{where} {self._redacted(what)}"), stacklevel=4)
+
+    # -- one question ------------------------------------------------------------------------------
+
+    def _question(
+        self, messages: Sequence[Message], max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> bytes:
+        request = {
+            "model": self.config.model,
+            "messages": list(messages),
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        return json.dumps(request, sort_keys=True).encode()
+
+    def _key(self, body: bytes) -> str:
+        return hashlib.sha256(self._url.encode() + b"\n" + body).hexdigest()
+
+    async def _answer(self, body: bytes) -> str:
+        """From the cache, or from the server."""
+        if self._cache is not None:
+            try:
+                known = await asyncio.to_thread(self._cache.get, self._key(body))
+            except CacheError as error:
+                self._forget_cache(error)
+            else:
+                if known is not None:
+                    return known
+        return await self._request(body)
+
+    async def _keep(self, body: bytes, answer: str) -> None:
+        if self._cache is not None:
+            try:
+                await asyncio.to_thread(self._cache.put, self._key(body), answer)
+            except CacheError as error:
+                self._forget_cache(error)
+
+    def _forget_cache(self, error: CacheError) -> None:
+        """A cache saves time and money; a run is worth more than both."""
+        if self._cache is not None:
+            self._cache = None
+            self._say(
+                f"goes on without its cache '{self.config.cache}', which cannot be used: {error}"
+            )
+
+    async def _request(self, body: bytes) -> str:
+        first, self._begun = not self._begun, True
+        headers = self._headers()
+        async with self._link() as link:
+            for attempt in count():
+                probe = False
+                try:
+                    async with link.slots:
+                        probe = self._admitted()
+                        if self._rate is not None:
+                            await asyncio.sleep(self._rate.reserve(time.monotonic()))
+                        return await self._attempt(link.client, body, headers)
+                except EndpointError as error:
+                    error.first = first
+                    wait = (
+                        min(BACKOFF * 2.0 ** min(attempt, 20), 60.0)
+                        if error.after is None
+                        else error.after
+                    )
+                    last = (
+                        not error.passing or attempt >= self.config.retries or wait > LONGEST_WAIT
+                    )
+                    if last or probe or self._breaker.open:
+                        raise
+                finally:
+                    if probe:
+                        self._breaker.probed()
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _admitted(self) -> bool:
+        """Whether this attempt is the probe of a silent server. Raises EndpointError if that is not
+        asked now.
+        """
+        may = self._breaker.admit(time.monotonic())
+        if may is False:
+            row = self._breaker.row
+            raise EndpointError(
+                "paused",
+                f"not asked for a while, because {row} attempts in a row were not answered",
+            )
+        return may is None
+
+    async def _attempt(
+        self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]
+    ) -> str:
+        """One request. Every failure is an EndpointError, and the breaker hears of it."""
+        began = time.monotonic()
+        try:
+            text = await self._exchange(client, body, headers)
+        except EndpointError as error:
+            if error.silent:
+                self._breaker.failed(began, time.monotonic())
+            elif not error.passing:
+                self._breaker.answered()
+            raise
+        self._breaker.answered()
+        return text
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]
+    ) -> str:
+        import httpx
+
+        try:
+            async with (
+                asyncio.timeout(self.config.timeout),
+                client.stream("POST", self._url, content=body, headers=headers) as response,
+            ):
+                reply = await read_reply(response, LARGEST)
+        except (TimeoutError, httpx.TimeoutException):
+            message = f"no answer within {self.config.timeout:g} seconds"
+            raise EndpointError("timeout", message, passing=True, silent=True) from None
+        except (
+            Exception
+        ) as error:  # what a network can raise has no end; groups of exceptions are among it
+            # A connection that fails or breaks may hold the next time; an address or a protocol
+            # that is wrong stays so.
+            passing = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
+            message = self._redacted(f"{type(error).__name__}: {error}")
+            raise EndpointError("unavailable", message, passing=passing, silent=True) from None
+        status, said = reply.status, self._redacted(reply.complaint())
+        if status == 429 or status >= 500:
+            raise EndpointError(
+                "unavailable",
+                f"status {status}: {said}",
+                passing=True,
+                silent=status != 429,
+                after=reply.retry_after,
+            )
+        if not 200 <= status < 300:
+            raise EndpointError("refused", f"status {status}: {said}")
+        if reply.trouble:
+            raise EndpointError("unreadable", reply.trouble)
+        content, reason = reply.completion()
+        if reason == "length" and not (content or "").strip():
+            raise EndpointError("cut", "nothing was written before max_tokens: raise it")
+        if content is None:
+            raise EndpointError(
+                "unreadable", f"not a chat completion: {self._redacted(reply.text)[:200]!r}"
+            )
+        return self._redacted(well_formed(content))
+
+    def _redacted(self, text: str) -> str:
+        """The text without the key, or what else is secret in the address: a server may quote what
+        it was sent.
+        """
+        secrets = [
+            os.environ.get(self.config.api_key_env, "").strip(),
+            *secrets_of(self.config.url),
+        ]
+        for secret in sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True):
+            text = text.replace(secret, "[secret]")
+        return text
+
+    def _headers(self) -> dict[str, str]:
+        # Packed replies are unpacked up to a limit, but none are asked for.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        key = os.environ.get(self.config.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"the environment variable {self.config.api_key_env} does not hold an API key"
+            )
+        return headers | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncIterator[_Link]:
+        """Connections and slots of the running loop, closed when its last question is answered."""
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            link = self._links[loop] = _Link(_client(), asyncio.Semaphore(self.config.concurrency))
+        link.users += 1
+        try:
+            yield link
+        finally:
+            link.users -= 1
+            if not link.users:
+                del self._links[loop]
+                await link.client.aclose()
+
+
+async def settle(questions: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order. What one of them raises is raised when all have ended, so that none is
+    left behind.
+    """
+    results = await asyncio.gather(*questions, return_exceptions=True)
+    found: list[T] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        found.append(result)
+    return found
+
+
+def _client() -> httpx.AsyncClient:
+    try:
+        import httpx
+    except ImportError:
+        raise UserError(
+            "an endpoint needs the package httpx: pip install 'turnrl[endpoint]'"
+        ) from None
+    # Slots and timeouts are kept here, over whole attempts; httpx would limit each read and write.
+    return httpx.AsyncClient(
+        timeout=None, limits=httpx.Limits(max_connections=None), verify=_certificates()
+    )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: they take far longer to load than a client takes to make."""
+    import httpx
+
+    return httpx.create_ssl_context()

@@ -1,0 +1,1 @@
+"""Bridges: doors to and from other ecosystems of environments."""

@@ -1,0 +1,1 @@
+"""The checker: does a world keep the promises that training relies on?"""

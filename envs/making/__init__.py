@@ -1,0 +1,1 @@
+"""Making: files that worlds make once and keep."""

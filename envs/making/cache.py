@@ -1,0 +1,210 @@
+"""What worlds make once and keep: games, indexes, catalogues, in files under one folder::
+
+    path = kept(cache_dir("shopping") / "shop-1000.json", write_shop)   # write_shop(path) if it is not there yet
+
+Whatever is made is made beside its place, in a folder that `private` lends, and renamed with its
+checksums: what is there is complete, and what was damaged since is made anew (`checksums.py`).
+Processes that make the same thing at once all succeed, because they make the same bytes; whoever
+comes second throws its own away. What a killed process left behind is removed by the next one that
+makes something there.
+
+The folder belongs to its user alone, and nothing in it is ever executed: no library, no pickle, no
+expression.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...foundation.errors import UserError
+from .checksums import intact, sums_of, write_sums
+
+STALE_SECONDS = 24 * 3600
+"""Nothing takes that long to make."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OTHERS_WRITE = 0o022
+_making = threading.RLock()
+_looked_at: set[Path] = set()
+
+
+def cache_dir(*parts: str) -> Path:
+    """Name a folder of the cache, which is ``turnrl`` under $XDG_CACHE_HOME or ~/.cache. It need
+    not exist.
+
+    Raises UserError where neither is known.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    if not home:
+        try:
+            home = str(Path.home() / ".cache")
+        except RuntimeError:
+            raise UserError(
+                "this user has no home folder: set XDG_CACHE_HOME to a folder where games and"
+                " indexes can be kept"
+            ) from None
+    return Path(home, "turnrl", *parts)
+
+
+def kept(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return `path`, a file or a folder, made by ``make(elsewhere)`` if it is not there or not as
+    it was made.
+
+    What `make` raises propagates and leaves nothing behind. Raises UserError where the cache cannot
+    be used.
+    """
+    if whole(path):
+        return path
+    with _making:  # Threads that start together would make it once each.
+        if not whole(path):
+            tell_damaged([path])
+            with private(path.parent) as folder:
+                made = folder / path.name
+                make(made)
+                settle(made, path)
+    return path
+
+
+def kept_folder(path: Path, fill: Callable[[Path], None]) -> Path:
+    """Return `kept` of a folder, which ``fill(elsewhere)`` finds empty."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        fill(folder)
+
+    return kept(path, make)
+
+
+def whole(path: Path) -> bool:
+    """Tell whether a thing of the cache is there as it was made. Raises UserError where it cannot
+    be read.
+    """
+    try:
+        _look_at_owner()
+        return intact(path)
+    except OSError as error:
+        raise _unusable(error, path) from None
+
+
+def tell_damaged(paths: Sequence[Path]) -> None:
+    """Warn of those that are there though they are not `whole`, in one sentence."""
+    there = [path for path in paths if path.exists()]
+    if there:
+        others = f" and {len(there) - 1} others" if len(there) > 1 else ""
+        warnings.warn(
+            f"{there[0]}{others} in the cache is damaged or of an earlier version, and is made"
+            " anew",
+            stacklevel=3,
+        )
+
+
+def settle(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
+    """Move what was made to its place, unless another process was first: what it made is the same.
+
+    Args:
+        made: a file or folder in a folder of `private`, with the name that it is to have.
+        path: its place. What is damaged there makes room.
+        beside: suffixes of files that were made with it and are moved before it.
+    """
+    sums = write_sums(made, beside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if intact(path):
+        return
+    if path.is_dir() or (made.is_dir() and path.exists()):
+        path.rename(made.with_name(f"{made.name}.damaged"))
+    if not made.is_dir():
+        for suffix in beside:
+            made.with_suffix(suffix).rename(path.with_suffix(suffix))
+        sums.rename(sums_of(path, folder=False))
+    try:
+        made.rename(path)
+    except OSError:
+        if not intact(path):
+            raise
+
+
+@contextmanager
+def private(parent: Path) -> Iterator[Path]:
+    """Lend a folder in `parent` for this process alone, removed at the end; from it files can be
+    renamed into `parent`.
+
+    Raises UserError where nothing can be written there.
+    """
+    try:
+        if parent.is_relative_to(cache_dir()):
+            cache_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
+        sweep(parent)
+        lent = tempfile.TemporaryDirectory(
+            dir=parent, prefix=f"tmp-{platform.node()}-{os.getpid()}-"
+        )
+    except OSError as error:
+        raise _unusable(error, parent) from None
+    with lent as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno in _NO_ROOM or str(error.filename).startswith(str(parent)):
+                raise _unusable(error, parent) from None
+            raise
+
+
+def _unusable(error: OSError, path: Path) -> UserError:
+    named = error.filename or path
+    return UserError(
+        f"the cache cannot be used: {named}: {error.strerror or error}; make room or mend that"
+        " folder, or set XDG_CACHE_HOME to another one"
+    )
+
+
+def _look_at_owner() -> None:
+    """Keep others from changing what is in the cache, and warn where that cannot be done."""
+    root = cache_dir()
+    if root in _looked_at or not root.is_dir():
+        return
+    _looked_at.add(root)
+    seen = root.stat()
+    if seen.st_uid not in (os.getuid(), 0):
+        what = f"belongs to another user (number {seen.st_uid})"
+    elif seen.st_mode & _OTHERS_WRITE:
+        what = "could be written to by other users"
+    else:
+        return
+    advice = "who may have changed the games in it: set XDG_CACHE_HOME to a folder of your own"
+    if seen.st_uid == os.getuid():
+        root.chmod(seen.st_mode & ~_OTHERS_WRITE & 0o7777)
+        advice = "which is ended now; remove it if you do not trust them"
+    warnings.warn(f"the cache {root} {what}, {advice}", stacklevel=4)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the private folders of processes that are no more."""
+    for folder in parent.glob("tmp-*"):
+        node, _, pid = folder.name.removeprefix("tmp-").rpartition("-")[0].rpartition("-")
+        try:
+            stale = time.time() - folder.stat().st_mtime > STALE_SECONDS
+        except FileNotFoundError:
+            continue
+        # Another machine may share the cache, and its processes cannot be asked after.
+        if stale or (node == platform.node() and pid.isdecimal() and not alive(int(pid))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is a process with that number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,190 @@
+"""Makers: worker processes that make files, one JSON job per line in, one JSON answer per line out::
+
+    makers = Makers("making games", [sys.executable, "worker.py"]) makers.ensure([Job(path, "game
+    7", lambda made: {"seed": 7, "path": str(made)})], cache_dir("games"))
+
+What must not happen in a process that plays (compilers, planners, libraries that change global
+state) happens in one of them. An answer has ``ok``; where that is false, ``error`` says why, and
+``impossible`` whether it was asked for something that cannot be. A process that died is replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...foundation.errors import UserError
+from ...foundation.progress import bar
+from .cache import private, settle, tell_damaged, whole
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+"""What iterates over sets of strings while it makes a file depends on the hash seed."""
+
+
+class GameError(RuntimeError):
+    """A game could not be made for a reason that is not the user's: a compiler or a worker failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file or folder to be made."""
+
+    path: Path
+    name: str
+    """Of the game, for errors."""
+    order: Callable[[Path], dict[str, Any]]
+    """What to ask for, given where it is to be written."""
+    beside: tuple[str, ...] = ()
+    """Suffixes of files that are made with it and moved before it."""
+    users: bool = False
+    """What goes wrong is the user's mistake, if the answer does not say whose."""
+
+
+class Makers:
+    """The processes of one kind.
+
+    Args:
+        what: they do, for the progress bar.
+        command: starts one.
+        keep: idle ones that wait for the next call; they should end by themselves after a while.
+    """
+
+    def __init__(self, what: str, command: Sequence[str], *, keep: int = 0) -> None:
+        self._what, self._command, self._keep = what, command, keep
+        self._idle: list[_Maker] = []
+        self._making = threading.Lock()
+        atexit.register(self._rest)
+
+    def ensure(
+        self, jobs: Sequence[Job], home: Path, *, workers: int | None, progress: bool
+    ) -> list[Path]:
+        """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and
+        return all paths.
+
+        Whatever is made is made in `home`, a folder on the file system of the paths, and moved.
+
+        Raises:
+            UserError: what a job asks for cannot be made, or the cache cannot be used.
+            GameError: a process failed. In both cases all other jobs are done nevertheless.
+        """
+        paths = [job.path for job in jobs]
+        if all(whole(path) for path in paths):
+            return paths
+        with (
+            self._making
+        ):  # Threads of one process that want the same file would make it once each.
+            missing = list({job.path: job for job in jobs if not whole(job.path)}.values())
+            tell_damaged([job.path for job in missing])
+            todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+            for job in missing:
+                todo.put(job)
+            failures: list[Exception] = []
+            with bar(self._what, len(missing), progress and len(missing) > 1) as advance:
+                threads = [
+                    threading.Thread(
+                        target=self._work, args=(todo, home, failures, advance), daemon=True
+                    )
+                    for _ in range(min(workers or os.cpu_count() or 1, len(missing)))
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+        if failures:
+            raise failures[0]
+        return paths
+
+    def _work(
+        self,
+        todo: queue.SimpleQueue[Job],
+        home: Path,
+        failures: list[Exception],
+        advance: Callable[[int], None],
+    ) -> None:
+        """Feed one process until no job is left."""
+        try:
+            maker = self._idle.pop()
+        except IndexError:
+            maker = _Maker(self._command)
+        while True:
+            try:
+                job = todo.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                _do(job, maker, home)
+            except Exception as error:
+                failures.append(error)
+            advance(1)
+        if len(self._idle) < self._keep:
+            self._idle.append(maker)
+        else:
+            maker.stop()
+
+    def _rest(self) -> None:
+        while self._idle:
+            self._idle.pop().stop()
+
+
+def _do(job: Job, maker: _Maker, home: Path) -> None:
+    with private(home) as folder:
+        made = folder / job.path.name
+        answer = maker.ask(job.order(made))
+        if not answer["ok"]:
+            kind = UserError if answer.get("impossible", job.users) else GameError
+            raise kind(f"cannot make the game {job.name}: {answer['error']}")
+        settle(made, job.path, job.beside)
+
+
+class _Maker:
+    """A process, started when it is first asked and again when it is gone."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Its answer. One that ended while it was idle is replaced once."""
+        for fresh in (False, True):
+            if fresh or self._process is None or self._process.poll() is not None:
+                self.stop()
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    encoding="utf-8",
+                    env={**os.environ, **ENVIRONMENT},
+                )
+            line = _say(self._process, json.dumps(job))
+            if line:
+                return dict(json.loads(line))
+        code = self._process.wait() if self._process is not None else None
+        return {"ok": False, "error": f"its worker process ended with code {code}"}
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def _say(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(text + "\n")
+        process.stdin.flush()
+        return process.stdout.readline()
+    except BrokenPipeError:
+        return ""

@@ -1,0 +1,1 @@
+"""The pool: many worlds at once, in threads or in processes."""

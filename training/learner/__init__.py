@@ -1,0 +1,1 @@
+"""The learner: parameters, optimiser, update. It knows no recipe."""

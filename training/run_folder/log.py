@@ -1,0 +1,187 @@
+"""RunLog: a run directory, written by one process at a time so that it can be read at any moment.
+
+run/recipe.yaml             the recipe of the run as it is now; comments before it say what was changed on the way
+run/metrics.jsonl           one flat JSON object per training step or evaluation
+run/episodes/rl-000010.jsonl.gz    one Episode per line; test-rl-000080.jsonl.gz has those of the test
+run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
+run/result.json             the last table
+run/manifest.json           SHA-256 of the files beside the checkpoints, once the run has ended
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ...agents.episode import Episode, save_episodes
+from ...foundation.errors import UserError
+from ...foundation.files import finite, tidy, told, write_text
+from ...foundation.manifest import MANIFEST_FILE, digest, sealed, write_manifest
+from ..recipe import Recipe
+
+Record = dict[str, Any]
+LAST = "checkpoints/last"
+DAMAGED = (
+    "is damaged, it is not what it was at the last checkpoint: restore it, or delete it to go on"
+    " without it"
+)
+
+
+class RunLog:
+    """Writes one run directory and holds its lock until `close`.
+
+    Args:
+        folder: of the run; it is made.
+        resume: go on in a folder that holds a run.
+
+    Raises:
+        UserError: the folder holds a run and `resume` is False, or none and `resume` is True;
+            another process trains in it; it cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+        with told(folder, "use the folder"):
+            if resume and not (
+                (folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()
+            ):
+                raise UserError(f"nothing to resume in '{folder}': it has no recipe.yaml")
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        try:
+            with told(folder):
+                for part in ("episodes", "checkpoints"):
+                    (folder / part).mkdir(exist_ok=True)
+                    tidy(folder / part)
+                tidy(folder)
+                if not resume and not self.empty:
+                    raise UserError(
+                        f"'{folder}' already holds a run: choose another --run, or --resume it"
+                    )
+        except BaseException:
+            self.close()
+            raise
+        self._written = hashlib.sha256()
+        self._size = 0
+        self._episodes: dict[str, str] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of a run was saved here yet."""
+        parts = (self.folder / "episodes", self.folder / "checkpoints")
+        return not self.metrics.exists() and not any(any(part.iterdir()) for part in parts)
+
+    def _locked(self) -> FileLock:
+        lock = FileLock(self.folder / ".lock")
+        with told(self.folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"another process trains in '{self.folder}': choose another --run"
+                ) from None
+        return lock
+
+    def close(self) -> None:
+        """Let other processes write here."""
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    # -- what is written once ----------------------------------------------------------------------
+
+    def recipe(self, recipe: Recipe, changes: Sequence[str] = ()) -> None:
+        """Write the recipe as it is now, after the changes that it went through."""
+        history = "".join(f"# {change}\n" for change in changes)
+        write_text(self.folder / "recipe.yaml", sealed(history + recipe.dump()))
+
+    def result(self, result: Record) -> None:
+        """Write the last table, and the digests of all files beside the checkpoints, which have
+        their own.
+        """
+        write_text(
+            self.folder / "result.json",
+            json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
+        )
+        names = ("recipe.yaml", "metrics.jsonl", "result.json")
+        write_manifest(
+            self.folder,
+            [
+                *(self.folder / name for name in names),
+                *(self.folder / "episodes").glob("*.jsonl.gz"),
+            ],
+        )
+
+    def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
+        """Write the episodes of a step."""
+        target = self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz"
+        save_episodes(target, episodes)
+        self._episodes[target.name] = digest(target)
+
+    # -- the metrics -------------------------------------------------------------------------------
+
+    def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
+        """Append one line to the metrics and return it; what is not finite is None."""
+        line: Record = finite({"stage": stage, "step": step, "kind": kind, **values})
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        with told(self.metrics), self.metrics.open("ab") as file:
+            file.write(data)
+        self._written.update(data)
+        self._size += len(data)
+        return line
+
+    def records(self) -> list[Record]:
+        """Every line of the metrics. Raises UserError if somebody else wrote there meanwhile."""
+        if not self.metrics.exists():
+            return []
+        try:
+            with told(self.metrics, "read"):
+                return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
+        except ValueError:
+            raise UserError(f"'{self.metrics}' {DAMAGED}") from None
+
+    def mark(self) -> dict[str, Any]:
+        """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256,
+        those of episodes.
+        """
+        if self._size:
+            with told(self.metrics), self.metrics.open("ab") as file:
+                os.fsync(file.fileno())
+        return {
+            "size": self._size,
+            "sha256": self._written.hexdigest(),
+            "episodes": dict(self._episodes),
+        }
+
+    def go_on(self, mark: Record, stage: str, step: int) -> None:
+        """Drop what was written after `mark` was returned, and episodes of steps of `stage` after
+        `step`.
+
+        Files that somebody removed stay away. Raises UserError if one is not what it was then.
+        """
+        with told(self.metrics):
+            data = self.metrics.read_bytes()[: mark["size"]] if self.metrics.exists() else None
+            if data is not None and hashlib.sha256(data).hexdigest() != mark["sha256"]:
+                raise UserError(f"'{self.metrics}' {DAMAGED}")
+            for name, wanted in mark["episodes"].items():
+                path = self.folder / "episodes" / name
+                if path.exists() and digest(path) != wanted:
+                    raise UserError(f"'{path}' {DAMAGED}")
+            self._episodes = dict(mark["episodes"])
+            (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+            if data is not None:
+                os.truncate(self.metrics, mark["size"])
+                self._size = mark["size"]
+                self._written.update(data)
+            kept = (self.folder / "episodes").glob(f"*{stage}-*.jsonl.gz")
+            for path in [
+                path for path in kept if path.name.startswith((f"{stage}-", f"test-{stage}-"))
+            ]:
+                number = path.name.removesuffix(".jsonl.gz").rpartition("-")[2]
+                if number.isdecimal() and int(number) > step:
+                    path.unlink()

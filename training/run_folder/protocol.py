@@ -1,0 +1,85 @@
+"""Protocol: how a run measures itself, read from its folder, so that `turnrl eval RUN` measures the
+same.
+
+Only plain data is read: neither the classes that the recipe names nor its worlds are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ...agents.baselines import BASELINES
+from ...agents.config import AgentConfig
+from ...foundation.config import explain, keys_of
+from ...foundation.errors import UserError
+from ...foundation.manifest import unsealed
+from ..recipe import EvaluateConfig, PoolConfig
+
+B = TypeVar("B", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What an evaluation of a run takes from its recipe."""
+
+    env: str
+    params: dict[str, Any]
+    seed: int
+    threads: int
+    max_turns: int
+    pool: PoolConfig
+    evaluate: EvaluateConfig
+
+    @classmethod
+    def read(cls, folder: Path) -> Protocol:
+        """Read ``recipe.yaml`` of a run. Raises UserError if there is none or it is damaged."""
+        file = folder / "recipe.yaml"
+        if not file.is_file():
+            raise UserError(f"'{folder}' is not the folder of a run: it holds no recipe.yaml")
+        try:
+            data = yaml.safe_load(unsealed(file.read_text("utf-8"), file))
+        except (OSError, yaml.YAMLError, ValueError) as error:
+            raise UserError(f"'{file}' is damaged: {' '.join(str(error).split())}") from None
+        env = data.get("env") if isinstance(data, dict) else None
+        if not isinstance(env, dict) or not isinstance(env.get("id"), str):
+            raise UserError(f"'{file}' is damaged: it names no environment")
+        agent = data["agent"] if isinstance(data.get("agent"), dict) else {}
+        numbers = {"seed": data.get("seed", 0), "threads": data.get("threads", 1)}
+        numbers["max_turns"] = agent.get("max_turns", AgentConfig().max_turns)
+        for name, value in numbers.items():
+            if not isinstance(value, int) or value < (name != "seed"):
+                raise UserError(f"'{file}' is damaged: {name} is {value!r}")
+        return cls(
+            env=env["id"],
+            params={key: value for key, value in env.items() if key != "id"},
+            **numbers,
+            pool=_block(PoolConfig, data, "pool", file),
+            evaluate=_block(EvaluateConfig, data, "evaluate", file),
+        )
+
+    def limit_of(self, agent: str) -> int | None:
+        """The run's turn limit for those who have none of their own: a random or an expert player."""
+        return self.max_turns if agent in BASELINES else None
+
+    def pool_arguments(self) -> dict[str, Any]:
+        """Arguments of the `EnvPool` that the run plays in."""
+        return self.pool.model_dump(exclude={"imports"})
+
+    def tasks(self, split: str) -> int | None:
+        """Tasks of a split that the run plays; None for all, at most 100."""
+        if split == "test" and self.evaluate.test_tasks:
+            return self.evaluate.test_tasks
+        return self.evaluate.tasks if split == self.evaluate.split else None
+
+
+def _block(model: type[B], data: Mapping[str, Any], name: str, file: Path) -> B:
+    try:
+        return model.model_validate(data.get(name) or {})
+    except ValidationError as error:
+        raise UserError(explain(error, f"'{file}' is damaged: {name}", keys_of(model))) from None

@@ -1,0 +1,104 @@
+"""Which keys of a recipe may change when a run goes on, and which may not.
+
+May change, because what was done stays true: how far a stage goes (`steps`, `epochs`) and how fast
+(`optim`, `critic.lr`), what is evaluated, how often is evaluated and saved, where the worlds and
+servers run and how much they do at once, and everything in a stage that has not begun. All else,
+such as the world, the model, the seed, rewards, credit and loss, belongs to a run for good.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...foundation.errors import UserError
+from ..recipe import Recipe
+from .checkpoint import TrainerState
+
+MEASURE = ("evaluate.split", "evaluate.tasks", "evaluate.temperature")
+"""What makes two evaluations comparable."""
+FREE = re.compile(
+    r"(name|threads|engine\.max_batch|engine\.patience_ms|pool\..+|evaluate\..+"
+    r"|.+\.url|.+\.endpoint\.(api_key_env|timeout|retries|concurrency|requests_per_minute|cache))"
+)
+FREE_IN_STAGE = re.compile(
+    r"(steps|epochs|concurrency|token_budget|checkpoint_every|save_episodes|episodes_every|optim\..+|critic\.lr)"
+)
+UNSET = object()
+
+
+def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict[str, str]:
+    """What is new in the recipe of a run that goes on: "rl.steps 10 -> 20" by key.
+
+    Args:
+        old: the recipe as `state` has it.
+
+    Raises:
+        UserError: a key is new that may not be, or a stage ends before the step that was reached.
+            It names them all.
+    """
+    new = recipe.model_dump(mode="json")
+    names = [stage["name"] for stage in old["stages"]]
+    begun = names[: state.stage + 1]
+    if [stage.name for stage in recipe.stages][: len(begun)] != begun:
+        raise UserError(f"this run began with the stages {', '.join(begun)}: these cannot change")
+    before, after = flat(old), flat(new)
+    found = {
+        key: f"{key} {_show(before.get(key, UNSET))} -> {_show(after.get(key, UNSET))}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, UNSET) != after.get(key, UNSET)
+    }
+    going_on = "" if state.parts.get("over") else begun[-1]
+    if fixed := [text for key, text in found.items() if not _may_change(key, begun, going_on)]:
+        more = f" and {len(fixed) - 8} more" if len(fixed) > 8 else ""
+        raise UserError(
+            f"this run has another recipe: {'; '.join(fixed[:8])}{more} cannot change on the way;"
+            " go on with the recipe.yaml of its folder, or choose another --run"
+        )
+    at = new["stages"][state.stage]
+    if at.get("steps", state.step) < state.step:
+        raise UserError(
+            f"this run has done {state.step} steps of {at['name']}, more than steps={at['steps']}"
+        )
+    return found
+
+
+def flat(data: Any, where: str = "") -> dict[str, Any]:
+    """Nested data by dotted key; entries of a list go by their name, as in overrides, and the list
+    holds the names.
+    """
+    leaves: dict[str, Any] = {}
+    if (
+        isinstance(data, list)
+        and data
+        and all(isinstance(item, Mapping) and "name" in item for item in data)
+    ):
+        names = [str(item["name"]) for item in data]
+        if len(set(names)) == len(names):
+            leaves[where] = names
+            where = "" if where == "stages" else where
+            data = {
+                str(item["name"]): {key: item[key] for key in item if key != "name"}
+                for item in data
+            }
+    if not isinstance(data, Mapping):
+        return {where: data}
+    for key, value in data.items():
+        leaves |= flat(value, f"{where}.{key}" if where else str(key))
+    return leaves
+
+
+def _may_change(key: str, begun: Sequence[str], going_on: str) -> bool:
+    """Whether a key may, where these stages have begun and that one of them has not ended."""
+    stage, _, rest = key.partition(".")
+    if key == "stages" or FREE.fullmatch(key):
+        return True  # the names of the stages that have begun were compared
+    if stage in begun:
+        return stage == going_on and FREE_IN_STAGE.fullmatch(rest) is not None
+    return stage not in Recipe.model_fields
+
+
+def _show(value: Any) -> str:
+    return "(nothing)" if value is UNSET else json.dumps(value)

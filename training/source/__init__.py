@@ -1,0 +1,1 @@
+"""The source: where the groups of a step come from."""

@@ -1,0 +1,1 @@
+"""Stages: the parts of a run."""
