@@ -45,7 +45,7 @@ from turnrl.envs.pool.pool import EnvPool
 from turnrl.training.recipe import Recipe
 from turnrl.training.run_folder.log import RunLog
 from turnrl.training.session import Session
-from turnrl.training.stages.rl import Trainer
+from turnrl.training.walk import Trainer
 
 PARAMETERS = 4_198_656
 VOCABULARY = 4096

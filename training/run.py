@@ -30,8 +30,8 @@ from .run_folder.console import Narrator
 from .run_folder.log import LAST, Record, RunLog
 from .run_folder.resume import MEASURE, changes
 from .session import Session
-from .stages.rl import Trainer
 from .stages.sft import SupervisedTrainer
+from .walk import Trainer
 
 OnRecord = Callable[[Record], None]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from turnrl.agents.episode import Episode, Group, StopReason, episodes_of
-from turnrl.training.stages.rl import Trainer
 from turnrl.training.stages.sft import SupervisedTrainer
+from turnrl.training.walk import Trainer
 
 from ..toy_world import recipe
 from .test_on_policy import farthest, first_ratios, gpt2

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Group
 from turnrl.rewards.base import TurnReward
-from turnrl.training.stages.rl import Trainer
+from turnrl.training.walk import Trainer
 
 from ..toy_world import recipe
 from .test_trainer import session_of

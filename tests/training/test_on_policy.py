@@ -19,7 +19,7 @@ from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.base import LossOutput
 from turnrl.training.losses.ppo_clip import PpoClip
 from turnrl.training.session import Session
-from turnrl.training.stages.rl import Trainer
+from turnrl.training.walk import Trainer
 
 from ..toy_world import TEXTS, recipe
 from .test_trainer import session_of

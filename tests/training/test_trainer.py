@@ -22,7 +22,7 @@ from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 from turnrl.training.session import Session
 from turnrl.training.source.rollout import rollout
-from turnrl.training.stages.rl import Trainer, frozen_copy, turn_sums
+from turnrl.training.walk import Trainer, frozen_copy, turn_sums
 
 from ..toy_world import TEXTS, episodes_won, recipe
 

@@ -17,25 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...agents.episode import Group, episodes_of
-from ...agents.evaluation import MOST_FAILED
-from ...agents.models.forward import score_batch
-from ...agents.teachers.endpoint import settle
-from ...rewards.base import pay
-from .. import boundaries
-from ..batch import TokenBatch, map_groups
-from ..learner.average import WeightAverage
-from ..learner.critic import Critic
-from ..learner.optim import make_optimizer, restore_optimizer
-from ..learner.rows import downsample
-from ..learner.update import Learner
-from ..patience import check_finite, enough_memory
-from ..recipe import RlStage
-from ..run_folder.checkpoint import TrainerState
-from ..run_folder.log import Record
-from ..session import Session
-from ..source.gather import gather
-from ..source.rollout import rollout
+from ..agents.episode import Group, episodes_of
+from ..agents.evaluation import MOST_FAILED
+from ..agents.models.forward import score_batch
+from ..agents.teachers.endpoint import settle
+from ..rewards.base import pay
+from . import boundaries
+from .batch import TokenBatch, map_groups
+from .learner.average import WeightAverage
+from .learner.critic import Critic
+from .learner.optim import make_optimizer, restore_optimizer
+from .learner.rows import downsample
+from .learner.update import Learner
+from .patience import check_finite, enough_memory
+from .recipe import RlStage
+from .run_folder.checkpoint import TrainerState
+from .run_folder.log import Record
+from .session import Session
+from .source.gather import gather
+from .source.rollout import rollout
 
 LOWER = (
     "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the"
