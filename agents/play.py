@@ -8,7 +8,6 @@ never scored.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
 from ..envs.pool.pool import EnvFailure, EnvPool, EnvSession
+from ..foundation.aio import await_all
 from ..foundation.errors import kind_of, told
 from ..foundation.printable import visible
 from .agent import Agent, Player, Unplayable
@@ -231,7 +231,7 @@ async def play_many(
                 waiting()
         busy_since.append(time.perf_counter())
 
-    await _all_or_none([asyncio.ensure_future(lane()) for _ in range(lanes)])
+    await await_all(lane() for _ in range(lanes))
     _clock(stats, started, busy_since)
     return _checked([episode for episode in results if episode is not None]), stats
 
@@ -269,19 +269,6 @@ def _session(job: Job, attempt: int) -> str:
 def _player(agent: Agent, job: Job, attempt: int) -> Player:
     player = agent.player(_session(job, attempt), job.seed)
     return RenamedPlayer(player, job.renaming) if job.renaming else player
-
-
-async def _all_or_none(lanes: list[asyncio.Future[None]]) -> None:
-    """Wait for all lanes; if one raises, the others end first, so that no conversation stays open
-    in the engine.
-    """
-    try:
-        await asyncio.gather(*lanes)
-    except BaseException:
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
-        raise
 
 
 def _attempts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from itertools import pairwise
 from typing import Literal
@@ -13,6 +12,7 @@ from ..agents.agent import LanguageAgent
 from ..agents.engines.base import ContextOverflow, EngineError
 from ..agents.episode import Episode, Group
 from ..agents.symmetry import rename
+from ..foundation.aio import await_all
 from ..foundation.errors import UserError
 from .base import TurnReward
 
@@ -80,7 +80,7 @@ class InformationGain(TurnReward):
         """One number per turn, per episode."""
         if scorer is None:
             raise ValueError("information_gain needs the agent that played")
-        return list(await asyncio.gather(*(self._gains(episode, scorer) for episode in group)))
+        return await await_all(self._gains(episode, scorer) for episode in group)
 
     async def _gains(self, episode: Episode, agent: LanguageAgent) -> list[float]:
         targets = [rename(target, episode.renaming) for target in self._targets(episode)]

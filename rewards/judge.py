@@ -11,9 +11,10 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message, settle
+from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message
 from ..agents.teachers.transcript import json_value, transcript
 from ..envs.sanitise import well_formed
+from ..foundation.aio import await_all
 from .base import TurnReward, on_last_turn
 
 SYSTEM = """\
@@ -96,11 +97,11 @@ class Judge(TurnReward):
         """One number per turn, per episode."""
         if self.per == "turn":
             places = [(episode, t) for episode in group for t in range(len(episode.turns))]
-            values = iter(await settle(self.of_turn(episode, t) for episode, t in places))
+            values = iter(await await_all(self.of_turn(episode, t) for episode, t in places))
             return [[next(values) for _ in episode.turns] for episode in group]
         played = [episode for episode in group if episode.turns]
         scores = iter(
-            await settle(self._ask(transcript(e, self.clip), "this episode") for e in played)
+            await await_all(self._ask(transcript(e, self.clip), "this episode") for e in played)
         )
         return on_last_turn(
             [next(scores) if episode.turns else math.nan for episode in group], group

@@ -14,8 +14,9 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message, settle
+from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message
 from ..agents.teachers.transcript import json_value, transcript
+from ..foundation.aio import await_all
 from ._wrapper import TIE, Wrapper
 from .base import inner_sums, on_last_turn
 from .judge import rubric_text
@@ -122,7 +123,7 @@ class Pairwise(Wrapper):
         episodes, endpoint = group.episodes, self._endpoint
         pairs = [(e, place) for e in others for place in ORDERS]
         wins = iter(
-            await settle(
+            await await_all(
                 self._wins(endpoint, episodes[e], episodes[reference], p) for e, p in pairs
             )
         )

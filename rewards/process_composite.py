@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
-from ..agents.teachers.endpoint import settle
+from ..foundation.aio import await_all
 from ..foundation.errors import UserError
 from ._wrapper import Wrapper
 from .base import REWARDS, ask
@@ -118,7 +118,7 @@ class ProcessComposite(Wrapper):
                 for t, is_open in enumerate(row)
                 if is_open
             ]
-            scores = await settle(self._judge.of_turn(group.episodes[e], t) for e, t in asked)
+            scores = await await_all(self._judge.of_turn(group.episodes[e], t) for e, t in asked)
             for (e, t), score in zip(asked, scores, strict=True):
                 paid[e][t] += self.judge_weight * score
         return paid

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.forward import score_batch
-from ..agents.teachers.endpoint import settle
+from ..foundation.aio import await_all
 from ..rewards.base import pay
 from . import boundaries
 from .batch import TokenBatch, map_groups
@@ -179,7 +179,9 @@ class Trainer:
         faults = self.session.pool.faults
         for reward in self.rewards:
             # All at once, so that an engine can score the episodes of the whole batch together.
-            rows = await settle(pay(reward, group, self.session.agent, faults) for group in groups)
+            rows = await await_all(
+                pay(reward, group, self.session.agent, faults) for group in groups
+            )
             for group, values in zip(groups, rows, strict=True):
                 for episode, row in zip(group, values, strict=True):
                     for turn, value in zip(episode.turns, row, strict=True):

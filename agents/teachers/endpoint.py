@@ -21,12 +21,12 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -441,19 +441,6 @@ class Endpoint:
             if not link.users:
                 del self._links[loop]
                 await link.client.aclose()
-
-
-async def settle(questions: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order. What one of them raises is raised when all have ended, so that none is
-    left behind.
-    """
-    results = await asyncio.gather(*questions, return_exceptions=True)
-    found: list[T] = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        found.append(result)
-    return found
 
 
 def _client() -> httpx.AsyncClient:

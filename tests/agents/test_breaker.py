@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.agents.teachers import breaker
 from turnrl.agents.teachers.breaker import PAUSE, ROW, Breaker
-from turnrl.agents.teachers.endpoint import Endpoint, settle
+from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.foundation.aio import await_all
 
 from .fake_server import Reply, at, direct, says, serving  # noqa: F401
 
@@ -65,7 +66,9 @@ def test_it_is_never_open_after_an_answer(attempts: list[tuple[bool, float]]) ->
 def questions(asked: Endpoint, count: int) -> list[str | None]:
     async def ask() -> list[str | None]:
         texts = [[{"role": "user", "content": str(i)}] for i in range(count)]
-        return await settle(asked.read(text, lambda answer: answer, max_tokens=8) for text in texts)
+        return await await_all(
+            asked.read(text, lambda answer: answer, max_tokens=8) for text in texts
+        )
 
     return asyncio.run(ask())
 

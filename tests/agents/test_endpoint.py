@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from turnrl.agents.teachers import endpoint
 from turnrl.agents.teachers.breaker import RateLimit
-from turnrl.agents.teachers.endpoint import EndpointConfig, settle
+from turnrl.agents.teachers.endpoint import EndpointConfig
+from turnrl.foundation.aio import await_all
 from turnrl.foundation.errors import UserError
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
@@ -195,7 +196,7 @@ def test_no_more_than_so_many_at_once() -> None:
         texts = [str(i) for i in range(12)]
 
         async def all_of_them() -> list[str]:
-            return await settle(
+            return await await_all(
                 asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in texts
             )
 
@@ -211,7 +212,7 @@ def test_any_loop_may_ask_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPat
         asked = at(server, concurrency=1)
 
         async def three() -> list[str]:
-            return await settle(
+            return await await_all(
                 asked.ask([{"role": "user", "content": t}], max_tokens=8) for t in "abc"
             )
 
@@ -234,21 +235,6 @@ def test_a_question_that_is_given_up_leaves_nothing_open() -> None:
         freed.set()
         assert asked._links == {}
         assert ask(asked) == "True"
-
-
-def test_settle_ends_everything_before_it_raises() -> None:
-    ended = []
-
-    async def question(i: int) -> int:
-        await asyncio.sleep(0.01 * i)
-        ended.append(i)
-        if i == 1:
-            raise UserError("one")
-        return i
-
-    with pytest.raises(UserError, match="one"):
-        asyncio.run(settle(question(i) for i in range(4)))
-    assert ended == [0, 1, 2, 3]
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 40), max_size=30))

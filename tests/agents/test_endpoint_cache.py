@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from turnrl.agents.teachers import answer_cache
 from turnrl.agents.teachers.answer_cache import AnswerCache
-from turnrl.agents.teachers.endpoint import Endpoint, settle
+from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.foundation.aio import await_all
 
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
 
@@ -44,7 +45,7 @@ def test_two_clients_share_a_cache(tmp_path: Path) -> None:
         two = [at(server, cache=path), at(server, cache=path)]
 
         async def both(texts: list[str]) -> list[str]:
-            return await settle(
+            return await await_all(
                 asked.ask([{"role": "user", "content": t}], max_tokens=8)
                 for t in texts
                 for asked in two
@@ -60,7 +61,7 @@ def test_two_clients_share_a_cache(tmp_path: Path) -> None:
 
 WRITER = """
 import os, signal, sqlite3, sys
-from turnrl.agents.answer_cache import AnswerCache
+from turnrl.agents.teachers.answer_cache import AnswerCache
 path, name = sys.argv[1:]
 sys.stdin.readline()
 for i in range(40):

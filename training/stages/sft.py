@@ -22,8 +22,8 @@ from ...agents.episode import Episode, Group
 from ...agents.models.forward import autocast, score
 from ...agents.play import Job, play_many
 from ...agents.tagger.base import Tagged, thoughts
-from ...agents.teachers.endpoint import settle
 from ...envs import Task, TextEnv, make_for
+from ...foundation.aio import await_all
 from ...foundation.errors import RunFailed, UserError
 from ..batch import TokenBatch
 from ..interrupt import Asked
@@ -248,7 +248,7 @@ class SupervisedTrainer:
             return [[(episode, None) for episode in episodes] for episodes in played.values()]
         everything = [episode for episodes in played.values() for episode in episodes]
         answers = iter(
-            await settle(
+            await await_all(
                 thoughts(self.tagger, e, worlds[e.task.family].instructions) for e in everything
             )
         )
