@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar
@@ -31,18 +32,62 @@ from .errors import UserError, boundary, nearest
 from .importing import import_named
 
 
+class Need(StrEnum):
+    """What a plug-in can ask for; each has one provider, and is computed only if somebody asks."""
+
+    VALUES = "values"
+    """A value of each turn, by a critic that the stage trains beside the policy."""
+    OLD_LOGPROBS = "old_logprobs"
+    """The trainer's own log-probabilities of the sampled tokens, before the first update of a step."""
+    REF_LOGPROBS = "ref_logprobs"
+    """Log-probabilities of the sampled tokens under a frozen copy of the policy, made when the
+    stage begins.
+    """
+    ENTROPY = "entropy"
+    """The policy's entropy at each sampled token, with its gradient, by the learner."""
+    SCORER = "scorer"
+    """The agent that played, to score given tokens; the engine keeps the episodes' caches until the
+    rewards are known.
+    """
+    EXPERT = "expert"
+    """The plan of the world's expert as it stood at the start, in every episode."""
+    PROGRESS = "progress"
+    """How near the goal is after each turn, told by the world."""
+    ADMISSIBLE_ACTIONS = "admissible_actions"
+    """The commands that would be accepted at each turn, told by the world."""
+
+
+TOLD_BY_WORLDS = frozenset({Need.PROGRESS, Need.ADMISSIBLE_ACTIONS})
+
+
 class Plugin(BaseModel):
     """Base of every plug-in: its fields are its configuration.
 
-    ``requires`` names what the trainer must compute for it (see the slot's base class for the names
-    it knows).
+    ``requires`` names what must be computed for it; a word that is no `Need` is refused when the
+    class is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[Need]] = frozenset()
     name: str
 
-    def needs(self) -> frozenset[str]:
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a ``requires`` with a word that is no need."""
+        super().__pydantic_init_subclass__(**kwargs)
+        words: Any = cls.requires
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise UserError(
+                f"plug-in {cls.__name__}: 'requires' is a set of needs, e.g. {{Need.VALUES}}"
+            )
+        for word in sorted(set(words) - set(Need)):
+            raise UserError(
+                f"plug-in {cls.__name__} requires '{word}', which nobody provides;"
+                f" {nearest(word, list(Need))}"
+            )
+        cls.requires = frozenset(map(Need, words))
+
+    def needs(self) -> frozenset[Need]:
         """What this instance requires: the class's ``requires``, and more where a field asks for
         it.
         """

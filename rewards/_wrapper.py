@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
+from ..foundation.plugins import Need
 from .base import REWARDS, TurnReward
 
 TIE = 1e-9
@@ -28,7 +29,7 @@ class Wrapper(TurnReward):
         """Build the other rewards."""
         self._inner.extend(REWARDS.build(config) for config in self.configs())
 
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What it requires itself, and what the others do."""
         return self.requires.union(*(reward.needs() for reward in self._inner))
 

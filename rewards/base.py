@@ -38,10 +38,7 @@ from ..foundation.plugins import Plugin, Slot
 class TurnReward(Plugin):
     """Base of the slot ``rewards``.
 
-    ``requires`` may name: extras of the environment ('progress', 'admissible_actions'; with
-    'expert' every episode also remembers the expert's plan, as it stood at the start), and 'scorer'
-    (the agent that played, whose engine scores given tokens with the policy that played and still
-    has the caches of these episodes).
+    ``requires`` may name PROGRESS, ADMISSIBLE_ACTIONS, EXPERT and SCORER of `Need`.
     """
 
     compares: ClassVar[bool] = False

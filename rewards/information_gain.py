@@ -14,6 +14,7 @@ from ..agents.episode import Episode, Group
 from ..agents.symmetry import rename
 from ..foundation.aio import await_all
 from ..foundation.errors import UserError
+from ..foundation.plugins import Need
 from .base import TurnReward
 
 
@@ -70,9 +71,9 @@ class InformationGain(TurnReward):
             raise ValueError("the field 'answer' needs a place {} for the answer")
         return self
 
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """The agent that played, and the expert if it is the target."""
-        return frozenset({"scorer"} | ({"expert"} if self.target == "expert" else set()))
+        return frozenset({Need.SCORER, Need.EXPERT} if self.target == "expert" else {Need.SCORER})
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None

@@ -11,6 +11,7 @@ from pydantic import Field
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group, StopReason
 from ..foundation.errors import UserError
+from ..foundation.plugins import Need
 from .base import TurnReward
 
 
@@ -36,7 +37,7 @@ class Progress(TurnReward):
     Source: standard in the field.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"progress"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.PROGRESS})
     name: Literal["progress"] = "progress"
     gamma: float = Field(1.0, ge=0, le=1, description="discount of the potential after the turn")
     invariant: bool = Field(

@@ -14,6 +14,7 @@ import pytest
 from pydantic import Field
 from turnrl.foundation import plugins
 from turnrl.foundation.errors import UserError
+from turnrl.foundation.plugins import Need
 from turnrl.training.credit.base import CREDITS, Credit
 from turnrl.training.losses.base import LOSSES
 
@@ -21,7 +22,7 @@ from turnrl.training.losses.base import LOSSES
 class Mine(Credit):
     """A third party's estimator."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"values"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.VALUES})
     name: Literal["mine"] = "mine"
     gamma: float = Field(1.0, ge=0)
 
@@ -107,6 +108,20 @@ def test_bad_fields() -> None:
     sentence(lambda: CREDITS.build({"name": 3}), "needs a 'name'")
     nested = {"name": "ppo_clip", "importance": {"capp": 3}}
     sentence(lambda: LOSSES.build(nested), "'importance.capp'", "did you mean 'cap'")
+
+
+def test_a_need_that_nobody_provides_is_refused_when_the_class_is_made() -> None:
+    def make(words: Any) -> type[Credit]:
+        return type(
+            "Typo", (Credit,), {"requires": words, "__annotations__": {"requires": ClassVar[Any]}}
+        )
+
+    sentence(lambda: make({"progres"}), "Typo", "'progres'", "did you mean 'progress'?")
+    sentence(lambda: make({"values", "xyz"}), "'xyz'", "known: ", "ref_logprobs")
+    sentence(lambda: make("values"), "set of needs")
+    sentence(lambda: make({3}), "set of needs")
+    assert make({"values"}).requires == {Need.VALUES}
+    assert all(isinstance(need, Need) for need in make({"values"}).requires)
 
 
 def test_a_plugin_without_memory_has_none() -> None:

@@ -14,6 +14,7 @@ from ..agents.agent import LanguageAgent
 from ..agents.parsers.base import write_action
 from ..envs import TextEnv
 from ..foundation.errors import UserError
+from ..foundation.plugins import Need
 
 if TYPE_CHECKING:
     from .recipe import Recipe, RlStage
@@ -97,7 +98,7 @@ def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
             " (one a turn), so all would be dropped"
         )
     warm = stage.critic.warmup_steps
-    if "values" in stage.build_credit().needs() and warm >= stage.steps:
+    if Need.VALUES in stage.build_credit().needs() and warm >= stage.steps:
         yield (
             f"rl.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
             " none the policy"

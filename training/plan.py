@@ -10,12 +10,11 @@ from ..agents.models.load import load
 from ..envs import Task, TextEnv, make
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
+from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from .corpus import marks
 from .recipe import Recipe, RlStage, SftStage
 from .session import known_renamings
 from .stages.sft import parameter_count
-
-ENV_EXTRAS = frozenset({"progress", "admissible_actions"})
 
 
 def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +45,8 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
             needs = (
                 stage.build_credit().needs().union(*(r.needs() for r in stage.build_regularizers()))
             )
-            copies += 4 * ("values" in needs and stage.critic.backbone == "separate") + (
-                "ref_logprobs" in needs
+            copies += 4 * (Need.VALUES in needs and stage.critic.backbone == "separate") + (
+                Need.REF_LOGPROBS in needs
             )
             sizes = {"episodes_per_step": episodes, "response_tokens_per_step_at_most": response}
         else:
@@ -68,7 +67,7 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
     """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an
     expert it needs.
     """
-    asking = [reward.name for reward in recipe.build_rewards() if "expert" in reward.needs()]
+    asking = [reward.name for reward in recipe.build_rewards() if Need.EXPERT in reward.needs()]
     if asking and type(prototype).expert_action is TextEnv.expert_action:
         raise UserError(
             f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has"
@@ -96,7 +95,7 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
     ]
 
 
-def env_extras(recipe: Recipe) -> frozenset[str]:
+def env_extras(recipe: Recipe) -> frozenset[Need]:
     """What the rewards ask the worlds to tell."""
-    needed = frozenset().union(*(reward.needs() for reward in recipe.build_rewards()))
-    return needed & ENV_EXTRAS
+    needed = frozenset[Need]().union(*(reward.needs() for reward in recipe.build_rewards()))
+    return needed & TOLD_BY_WORLDS

@@ -29,9 +29,9 @@ from ..envs.closing import close_worlds
 from ..envs.pool.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
+from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from ..foundation.progress import bars
 from ..rewards.base import TurnReward, pay
-from .plan import ENV_EXTRAS
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def probe(
     recipe = Recipe.of(recipe)
     if tasks < 1:
         raise UserError(f"tasks={tasks} cannot be: ask for 1 or more")
-    rewards = [reward for reward in recipe.build_rewards() if "scorer" not in reward.needs()]
+    rewards = [reward for reward in recipe.build_rewards() if Need.SCORER not in reward.needs()]
     if not rewards:
         raise UserError(
             "every reward of the recipe needs the policy, so nothing can be judged without a model"
@@ -160,10 +160,10 @@ async def _probe(
     prototype.prepare(tasks, progress=progress)
     close_worlds([prototype])
     needs = frozenset().union(*(reward.needs() for reward in rewards))
-    pool = recipe.pool.build(SLOTS, needs & ENV_EXTRAS | ProbeAgent.extras)
+    pool = recipe.pool.build(SLOTS, needs & TOLD_BY_WORLDS | ProbeAgent.extras)
     try:
         with bars(progress) as bar:
-            match = _Match(recipe, tasks, pool, bar, ask_expert="expert" in needs)
+            match = _Match(recipe, tasks, pool, bar, ask_expert=Need.EXPERT in needs)
             await match.play_all()
     finally:
         await pool.aclose()

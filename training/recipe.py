@@ -110,7 +110,7 @@ class PoolConfig(Config):
             slots=min(slots, self.slots or slots),
             step_timeout=self.step_timeout,
             reset_timeout=self.reset_timeout,
-            options={"extras": tuple(extras)},
+            options={"extras": tuple(map(str, extras))},
             imports=self.imports,
         )
 

@@ -21,6 +21,7 @@ from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.forward import score_batch
 from ..foundation.aio import await_all
+from ..foundation.plugins import Need
 from ..rewards.base import pay
 from . import boundaries
 from .batch import TokenBatch, map_groups
@@ -72,8 +73,8 @@ class Trainer:
         self.weights = {reward.name: reward.weight for reward in self.rewards}
         self.drawn = 0
         self.needs = frozenset().union(*(plugin.needs() for plugin in self.plugins))
-        self.critic = Critic(session.model, stage.critic) if "values" in self.needs else None
-        self.reference = frozen_copy(session.model) if "ref_logprobs" in self.needs else None
+        self.critic = Critic(session.model, stage.critic) if Need.VALUES in self.needs else None
+        self.reference = frozen_copy(session.model) if Need.REF_LOGPROBS in self.needs else None
         groups = [(session.model.parameters(), 1.0)]
         if self.critic is not None:
             groups.append((self.critic.parameters(), stage.critic.lr / stage.optim.lr))
@@ -160,13 +161,13 @@ class Trainer:
                 concurrency=stage.concurrency,
                 renamings=session.renamings(stage.symmetries),
                 first=first,
-                ask_expert="expert" in self.needs,
-                park="scorer" in self.needs,
+                ask_expert=Need.EXPERT in self.needs,
+                park=Need.SCORER in self.needs,
             )
             boundaries.observe(self.curriculum, groups)
         with self._clock("reward"):
             await self.reward(groups)
-            for episode in episodes_of(groups) if "scorer" in self.needs else ():
+            for episode in episodes_of(groups) if Need.SCORER in self.needs else ():
                 session.engine.close(episode.session)
             groups, unmeasured = measured(groups)
         metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
@@ -207,7 +208,7 @@ class Trainer:
 
         # Where the engine's arithmetic is not exactly the trainer's, its log-probabilities are of
         # another policy.
-        if "old_logprobs" in self.needs or stage.bf16 or not self.session.engine.full_precision:
+        if Need.OLD_LOGPROBS in self.needs or stage.bf16 or not self.session.engine.full_precision:
             batch = replace(batch, old_logprobs_BL=scored(model))
         if self.reference is not None:
             batch = replace(batch, ref_logprobs_BL=scored(self.reference))

@@ -28,9 +28,7 @@ Peers = Literal["nothing", "batch", "group"]
 
 
 class Credit(Plugin):
-    """Base of the slot ``training.credit``. ``requires`` may name 'values' (a critic is trained
-    beside the policy).
-    """
+    """Base of the slot ``training.credit``. ``requires`` may name VALUES of `Need`."""
 
     level: ClassVar[Literal["turn", "token"]] = "turn"
     """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""

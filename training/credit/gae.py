@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...agents.episode import StopReason
+from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ._stats import Steps, returns_to_go, whiten
 from .base import Credit
@@ -53,7 +54,7 @@ class Gae(Credit):
     """
 
     level: ClassVar[Literal["turn", "token"]] = "token"
-    requires: ClassVar[frozenset[str]] = frozenset({"values"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.VALUES})
     name: Literal["gae"] = "gae"
     over: Literal["token", "turn"] = Field(
         "token", description="what one step is: a token or a turn"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...agents.models.forward import Scores, autocast, score
+from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..boundaries import policy_loss, regularizing
 from ..losses.base import PolicyLoss
@@ -156,7 +157,7 @@ class Learner:
     ) -> tuple[Tensor, Scores]:
         """(loss, what the forward pass knows) of a micro-batch."""
         mask_BL = micro.mask_BL
-        entropy_grad = any("entropy" in term.needs() for term in self.regularizers)
+        entropy_grad = any(Need.ENTROPY in term.needs() for term in self.regularizers)
         with autocast(self.stage.bf16):
             scores = score(
                 self.model,

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...foundation.plugins import Plugin, Slot
+from ...foundation.plugins import Need, Plugin, Slot
 from ..batch import TokenBatch
 from ._importance import Importance
 
@@ -42,7 +42,9 @@ class LossOutput:
 
 
 class PolicyLoss(Plugin):
-    """Base of the slot ``training.losses``. ``requires`` may name 'old_logprobs', 'ref_logprobs'."""
+    """Base of the slot ``training.losses``. ``requires`` may name OLD_LOGPROBS and REF_LOGPROBS of
+    `Need`.
+    """
 
     skips_zero: ClassVar[bool] = True
     """A token with advantage 0 has no gradient, so the trainer may leave out sequences that have no
@@ -75,9 +77,9 @@ class PolicyLoss(Plugin):
     ) -> LossOutput:
         """Loss per token, with gradient through `logprobs_BL` only."""
 
-    def needs(self) -> frozenset[str]:
-        """``requires``, and 'old_logprobs' if `importance` is configured."""
-        return self.requires | ({"old_logprobs"} if self.importance else frozenset())
+    def needs(self) -> frozenset[Need]:
+        """``requires``, and the trainer's own log-probabilities if `importance` is configured."""
+        return self.requires | ({Need.OLD_LOGPROBS} if self.importance else frozenset())
 
     def of_length(self, tokens: int) -> Self:
         """This loss, with a `norm_length` of as many tokens as an episode can have if it has none

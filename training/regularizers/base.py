@@ -20,10 +20,8 @@ from ..losses.base import LossOutput
 
 
 class Regularizer(Plugin):
-    """Base of the slot ``training.regularizers``.
-
-    ``requires`` may name 'ref_logprobs' (of the policy at the start of the rl stage) and 'entropy'
-    (with gradient).
+    """Base of the slot ``training.regularizers``. ``requires`` may name REF_LOGPROBS and ENTROPY of
+    `Need`.
     """
 
     coefficient: float = Field(1e-3, ge=0, description="weight of the term")

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..losses.base import LossOutput
 from .base import Regularizer
@@ -24,7 +25,7 @@ class Entropy(Regularizer):
     standard in the field.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPY})
     name: Literal["entropy"] = "entropy"
 
     def token_loss(

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..losses.base import LossOutput
 from .base import Regularizer
@@ -39,7 +40,7 @@ class Kl(Regularizer):
     of volcengine/verl.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.REF_LOGPROBS})
     name: Literal["kl"] = "kl"
     estimator: Literal["k1", "k2", "k3"] = Field(
         "k3", description="how the divergence is estimated from one sample"
