@@ -225,7 +225,7 @@ async def _reinforce(
     trainer = Trainer(session, stage, index)
     done, evaluated = 0, True
     if state is not None:
-        trainer.restore(state)
+        await trainer.restore(state)
         done, evaluated = state.step, bool(state.parts["evaluated"])
     else:
         session.best, session.best_step = -1.0, 0
@@ -250,11 +250,11 @@ async def _reinforce(
             raise
         if trainer.due(done - 1, stage.checkpoint_every):
             session.save("last", (index, done), trainer.state(evaluated=True))
-    with trainer.averaged(done):
+    async with trainer.averaged(done):
         session.save("rl", (index, done))
     folder = session.log.folder / "checkpoints" / ("best" if session.best_step else "rl")
     checkpoint.restore(folder, session.model)
-    session.engine.load_weights(session.model.state_dict(), done + 1)
+    await session.engine.push(session.model.state_dict(), done + 1)
     return done
 
 
@@ -264,7 +264,7 @@ async def _validate(session: Session, trainer: Trainer, step: int, on_record: On
     An evaluation that lost more than a share of its episodes (`Evaluation.whole`) is logged and
     decides nothing.
     """
-    with trainer.averaged(step):
+    async with trainer.averaged(step):
         evaluation = session.evaluate(
             session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl"
         )

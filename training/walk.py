@@ -8,8 +8,8 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -132,7 +132,7 @@ class Trainer:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
             check_finite(session.model, f"after step {number + 1}")
             self.average.update()
-            session.engine.load_weights(session.model.state_dict(), number + 1)
+            await session.engine.push(session.model.state_dict(), number + 1)
         if self.due(number, stage.episodes_every):
             session.write_episodes("rl", number + 1, episodes_of(groups), stage.save_episodes)
         return metrics | updated | self.describe(batch, rewards_KET, advantages_BL) | self.timing()
@@ -273,16 +273,16 @@ class Trainer:
             number == 0 or (number + 1) % every == 0 or number + 1 == self.stage.steps
         )
 
-    @contextmanager
-    def averaged(self, done: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def averaged(self, done: int) -> AsyncIterator[None]:
         """The model and the engine have the averaged weights inside the block: those to evaluate
         and to save.
         """
         session = self.session
         with self.average.applied():
-            session.engine.load_weights(session.model.state_dict(), done)
+            await session.engine.push(session.model.state_dict(), done)
             yield
-        session.engine.load_weights(session.model.state_dict(), done)
+        await session.engine.push(session.model.state_dict(), done)
 
     def annotate(self, groups: Sequence[Group], batch: TokenBatch, advantages_BL: Tensor) -> None:
         """Write each turn's mean advantage into the turn, for reports."""
@@ -341,7 +341,7 @@ class Trainer:
             "evaluated": evaluated,
         }
 
-    def restore(self, state: TrainerState) -> None:
+    async def restore(self, state: TrainerState) -> None:
         """Continue from what `state` returned."""
         restore_optimizer(self.learner.optimizer, state.parts["optimizer"])
         for module, key in ((self.critic, "critic"), (self.reference, "reference")):
@@ -352,7 +352,7 @@ class Trainer:
         self.drawn = memory["drawn"]
         for plugin, saved in zip(self.plugins, memory["plugins"], strict=True):
             plugin.load_state_dict(saved)
-        self.session.engine.load_weights(self.session.model.state_dict(), state.step)
+        await self.session.engine.push(self.session.model.state_dict(), state.step)
         torch.set_rng_state(memory["rng"])
 
     def timing(self) -> dict[str, float]:

@@ -145,5 +145,7 @@ class Engine(Protocol):
         >= 1``.
         """
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Use these weights from now on; caches of older weights are dropped."""
+    async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Use these weights for every token that is sampled after this was awaited; caches of older
+        weights are dropped.
+        """

@@ -171,7 +171,7 @@ class TorchEngine:
         scores: list[float] = await self._ask(list(tokens), Sampling(), session, start)
         return scores
 
-    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:
+    async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Use these weights from now on.
 
         The module's own tensors are not copied; all caches are dropped, and responses that are

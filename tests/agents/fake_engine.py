@@ -68,7 +68,7 @@ class FakeEngine:
     ) -> list[float]:
         return [0.0] * (len(tokens) - start)
 
-    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
+    async def push(self, weights: Mapping[str, Any], version: int) -> None:
         pass
 
 

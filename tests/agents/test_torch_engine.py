@@ -386,7 +386,7 @@ def test_failure_in_the_forward_pass_is_an_engine_error() -> None:
     assert run(engine.generate(prompt, Sampling(max_tokens=4))) == expected
 
 
-def test_load_weights_changes_results_and_drops_caches() -> None:
+def test_a_push_changes_results_and_drops_caches() -> None:
     model, other = build(seed=0), build(seed=1)
     engine = TorchEngine(model)
 
@@ -396,7 +396,7 @@ def test_load_weights_changes_results_and_drops_caches() -> None:
         with torch.no_grad():
             model.model.layers[0].self_attn.v_proj.weight.mul_(-1.5)
         pointer = model.model.embed_tokens.weight.data_ptr()
-        engine.load_weights(model.state_dict(), 3)
+        await engine.push(model.state_dict(), 3)
         assert model.model.embed_tokens.weight.data_ptr() == pointer
         completion = await engine.generate(history, Sampling(max_tokens=4), session="a")
         assert completion.version == 3
@@ -408,14 +408,14 @@ def test_load_weights_changes_results_and_drops_caches() -> None:
         )
         await asyncio.sleep(0.05)
         assert not long.done()
-        engine.load_weights(other.state_dict(), 4)
+        await engine.push(other.state_dict(), 4)
         whole = history + (await long).token_ids
         assert (await long).version == 3
         assert (await long).logprobs[-50:] == pytest.approx(
             reference(other, whole, len(whole) - 50), abs=2e-5
         )
         with pytest.raises(ValueError, match="nonsense"):
-            engine.load_weights({"nonsense": torch.zeros(1)}, 5)
+            await engine.push({"nonsense": torch.zeros(1)}, 5)
 
     run(work())
 
@@ -434,7 +434,7 @@ def test_training_works_after_generation() -> None:
     model(ids, labels=ids).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
-    engine.load_weights(model.state_dict(), 1)
+    run(engine.push(model.state_dict(), 1))
     after = run(engine.generate(list(range(40)), Sampling(max_tokens=4)))
     model.eval()
     assert after.logprobs == pytest.approx(

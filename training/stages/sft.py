@@ -103,7 +103,7 @@ class SupervisedTrainer:
             session.model.load_state_dict(self.best_weights, strict=False)
             session.save("sft", (self.index, self.done))
             self.save()
-        session.engine.load_weights(session.model.state_dict(), 0)
+        await session.engine.push(session.model.state_dict(), 0)
         return self.done
 
     def learn_once(
