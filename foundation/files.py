@@ -22,9 +22,9 @@ from .errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path`, and give what was written there the name `path` at the end."""
+    """Lend a name beside `path`, and rename the file that was written there to `path` at the end."""
     beside = _beside(path, "new")
-    with told(path):
+    with explaining_os_errors(path):
         try:
             yield beside
             _flush(beside)
@@ -47,7 +47,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises UserError if something cannot be written; the old content of `path` is then still there.
     """
     beside, old = _beside(path, "new"), _beside(path, "old")
-    with told(path):
+    with explaining_os_errors(path):
         for left in (beside, old):
             _remove(left)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _replace(new: Path, path: Path, old: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also if a signal interrupts that."""
+    """Remove a folder, to the end even if a signal interrupts that."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
@@ -99,9 +99,12 @@ def tidy(folder: Path) -> None:
 
 
 @contextmanager
-def told(path: Path, what: str = "write") -> Iterator[None]:
-    """Turn what the operating system refuses into one sentence about `path`, through whatever
-    library it came.
+def explaining_os_errors(path: Path, what: str = "write") -> Iterator[None]:
+    """Turn what the operating system refuses into a UserError, one sentence about `path`.
+
+    Args:
+        path: the file or folder that is used.
+        what: is done with it, as the sentence says it.
     """
     try:
         yield
@@ -137,7 +140,7 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def finite(data: Any) -> Any:
-    """Data for JSON, which knows no NaN and no infinity: they become null."""
+    """Return nested data as JSON can hold it: NaN and infinities become null."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import told, write_text
+from .files import explaining_os_errors, write_text
 
 MANIFEST_FILE = "manifest.json"
 _ADVICE = f"restore the folder from a copy, or delete its {MANIFEST_FILE} if the change was meant"
@@ -63,7 +63,7 @@ def check_manifest(folder: Path, advice: str = "") -> dict[str, Any] | None:
         path = folder / name
         if not path.is_file():
             raise UserError(f"'{path}' is missing: {advice}")
-        with told(path, "read"):
+        with explaining_os_errors(path, "read"):
             if digest(path) != wanted:
                 raise UserError(f"'{path}' is damaged, it is not what was saved: {advice}")
     return content

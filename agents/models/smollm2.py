@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ...envs.making.cache import cache_dir, kept, whole
+from ...foundation.cache import cache_dir, make_once, whole
 from ...foundation.errors import UserError
 from .quiet import quiet
 
@@ -50,7 +50,7 @@ def fetch() -> Path:
                 "model 'smollm2' needs gguf, which is not installed; run: pip install"
                 " 'turnrl[smollm2]'"
             )
-        kept(folder, _make)
+        make_once(folder, _make)
         _say(f"smollm2: ready in {folder}")
     return folder
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..making.cache import cache_dir
+from ...foundation.cache import cache_dir
 from ..making.makers import Job, Makers
 from .compiled_format import FORMAT, Compiled
 from .problem import GENERATOR

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...foundation.cache import move_into_place, private_folder, tell_damaged, whole
 from ...foundation.errors import UserError
 from ...foundation.progress import bar
-from .cache import private, settle, tell_damaged, whole
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """What iterates over sets of strings while it makes a file depends on the hash seed."""
@@ -135,13 +135,13 @@ class Makers:
 
 
 def _do(job: Job, maker: _Maker, home: Path) -> None:
-    with private(home) as folder:
+    with private_folder(home) as folder:
         made = folder / job.path.name
         answer = maker.ask(job.order(made))
         if not answer["ok"]:
             kind = UserError if answer.get("impossible", job.users) else GameError
             raise kind(f"cannot make the game {job.name}: {answer['error']}")
-        settle(made, job.path, job.beside)
+        move_into_place(made, job.path, job.beside)
 
 
 class _Maker:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...foundation.cache import alive
 from ...foundation.errors import RunFailed, UserError
-from ..making.cache import alive
 from ..task import Task
 from .worker import CLOSED, MARK, Fault, Inbox, Reply, Status, end_all_of, pack
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
-from ..making.cache import cache_dir, kept
+from ...foundation.cache import cache_dir, make_once
 from ..task import LazyTasks, Split, Task
 from .params import ScienceParams
 
@@ -33,7 +33,7 @@ def _read(path: Path) -> dict[str, dict[str, list[int]]]:
 
         file.write_text(json.dumps(variations(_HEAP_MB)), "utf-8")
 
-    found: dict[str, dict[str, list[int]]] = json.loads(kept(path, ask).read_text("utf-8"))
+    found: dict[str, dict[str, list[int]]] = json.loads(make_once(path, ask).read_text("utf-8"))
     return found
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ...foundation.cache import cache_dir, fill_once
 from ...foundation.errors import UserError
-from ..making.cache import cache_dir, kept_folder
 from .params import Dense
 from .retriever import RetrieverError, best
 from .store import Corpus, Passage
@@ -52,7 +52,7 @@ class DenseIndex:
         key = hashlib.sha256(
             f"{settings!r} {self._encoder.digest()} {corpus.digest}".encode()
         ).hexdigest()[:24]
-        self.folder = kept_folder(cache_dir("search", "dense", key), self._index)
+        self.folder = fill_once(cache_dir("search", "dense", key), self._index)
         self._vectors: Vectors = np.load(self.folder / "vectors.npy", mmap_mode="r")
 
     def search(self, query: str, k: int) -> list[Passage]:

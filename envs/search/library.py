@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...foundation.cache import cache_dir, fill_once
 from ...foundation.errors import UserError
 from .. import rows, sanitise
-from ..making.cache import cache_dir, kept_folder
 from ..task import SPLITS, Split
 from . import names, prose, readers, score, store, world
 from .params import Params
@@ -83,7 +83,7 @@ def open_library(params: Params) -> Library:
 def _folder(params: Params) -> Path:
     if params.data is None:
         key = f"{params.pages}-{params.world}-{_code()}"
-        return kept_folder(
+        return fill_once(
             cache_dir("search", "generated", key), lambda folder: _generate(folder, params)
         )
     sources = _sources(Path(params.data))
@@ -94,7 +94,7 @@ def _folder(params: Params) -> Path:
         f"{split}={_digest(path)}" for split, path in zip([*sources, "corpus"], files, strict=False)
     ]
     key = hashlib.sha256(" ".join([_code(), str(remote), *parts]).encode()).hexdigest()[:24]
-    return kept_folder(
+    return fill_once(
         cache_dir("search", "read", key), lambda folder: _convert(folder, sources, corpus, remote)
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..making.cache import cache_dir, kept_folder
+from ...foundation.cache import cache_dir, fill_once
 from .params import Bm25, Params
 from .retriever import Retriever, best
 from .store import Corpus, Passage
@@ -99,7 +99,7 @@ class Bm25Index:
 
         self._corpus, self._tokens = corpus, Tokens()
         name = f"{corpus.digest[:24]}-{settings.k1:g}-{settings.b:g}-{bm25s.__version__}"
-        self.folder = kept_folder(
+        self.folder = fill_once(
             cache_dir("search", "bm25", name), lambda folder: self._index(folder, settings)
         )
         self._bm25 = bm25s.BM25.load(self.folder, mmap=True)

@@ -1,6 +1,6 @@
 """Passages on disk: one file, mapped into memory, so that all workers of a machine share one copy::
 
-folder = kept_folder(cache_dir("search", "key"), lambda folder: write_corpus(folder, passages))
+folder = fill_once(cache_dir("search", "key"), lambda folder: write_corpus(folder, passages))
 corpus = Corpus(folder)
 corpus[corpus.find("Velmar")[0]].text
 """

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from ...foundation.cache import cache_dir, fill_once, make_once
 from ...foundation.progress import bar
-from ..making.cache import cache_dir, kept, kept_folder
 from ..renaming import exchanged
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate
@@ -72,7 +72,7 @@ class Shop:
                     with bar("indexing the shop", len(self.products), visible) as advance:
                         build(path, self.products.values(), advance)
 
-                self._index = Index(kept_folder(self._folder, make))
+                self._index = Index(fill_once(self._folder, make))
             return self._index
 
     def by_kind(self, split: Split) -> Mapping[str, Sequence[Product]]:
@@ -157,7 +157,7 @@ def _generated(params: ShopParams, visible: bool) -> Shop:
             generate(count, advance).save(path)
 
     name = f"generated-v{VERSION}-{count}"
-    catalogue = Catalogue.load(kept(cache_dir("shopping") / f"{name}.json", make))
+    catalogue = Catalogue.load(make_once(cache_dir("shopping") / f"{name}.json", make))
     return Shop(catalogue, VALID_GENERATED, cache_dir("shopping") / f"{name}-index-{TANTIVY}")
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..making.cache import cache_dir
+from ...foundation.cache import cache_dir
 from ..making.makers import Job, Makers
 from .params import job_for
 

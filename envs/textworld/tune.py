@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ...foundation.errors import UserError
+from ...foundation.files import new_file
 from .generate import GameKey, generate
 from .params import check
 
@@ -57,9 +58,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tuned = build(Path(folder))
         target = installed() / LIBRARY
-        beside = target.with_suffix(f".{os.getpid()}")
-        shutil.copy2(tuned, beside)
-        os.replace(beside, target)
+        with new_file(target) as beside:
+            shutil.copy2(tuned, beside)
     print(f"{target} was rebuilt for this machine")
 
 

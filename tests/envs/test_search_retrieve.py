@@ -27,12 +27,12 @@ from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
-from turnrl.envs.making.cache import kept_folder
 from turnrl.envs.search.library import open_library
 from turnrl.envs.search.params import Bm25, Http, check
 from turnrl.envs.search.retrieve import Bm25Index, Tokens
 from turnrl.envs.search.retriever import Retriever, RetrieverError, best
 from turnrl.envs.search.store import Corpus, Passage, write_corpus
+from turnrl.foundation.cache import fill_once
 
 ID = "search/qa-v0"
 PASSAGES = [
@@ -52,7 +52,7 @@ def home(cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(home: Path) -> Corpus:
-    return Corpus(kept_folder(home / "corpus", lambda folder: write_corpus(folder, PASSAGES)))
+    return Corpus(fill_once(home / "corpus", lambda folder: write_corpus(folder, PASSAGES)))
 
 
 # -- passages and words ----------------------------------------------------------------------------

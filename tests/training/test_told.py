@@ -15,7 +15,7 @@ import torch
 import yaml
 from turnrl import Recipe
 from turnrl.cli import catalogue, main
-from turnrl.foundation.files import told
+from turnrl.foundation.files import explaining_os_errors
 from turnrl.training.clock import Clock
 from turnrl.training.learner.update import Learner
 from turnrl.training.run import train
@@ -189,7 +189,7 @@ def test_a_signal_inside_a_library_that_writes_is_still_a_signal(tmp_path: Path)
 
         def flush(self) -> None: ...
 
-    with pytest.raises(KeyboardInterrupt), told(tmp_path):
+    with pytest.raises(KeyboardInterrupt), explaining_os_errors(tmp_path):
         torch.save({"weights": torch.zeros(10_000)}, Stream())
 
 

@@ -16,7 +16,7 @@ from ...agents.models.load import ModelConfig, load, not_finite
 from ...agents.models.load import write as write_model
 from ...agents.saved_agent import SavedAgent
 from ...foundation.errors import UserError
-from ...foundation.files import new_folder, told
+from ...foundation.files import explaining_os_errors, new_folder
 from ...foundation.manifest import MANIFEST_FILE, check_manifest, write_manifest
 
 STATE_FILE = "trainer.pt"
@@ -137,7 +137,7 @@ def _write_tensors(file: Path, payload: dict[str, Any]) -> None:
 
 
 def _read_tensors(file: Path) -> Any:
-    with told(file, "read"):
+    with explaining_os_errors(file, "read"):
         return torch.load(file, weights_only=True)
 
 

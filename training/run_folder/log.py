@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ...agents.episode import Episode, save_episodes
 from ...foundation.errors import UserError
-from ...foundation.files import finite, tidy, told, write_text
+from ...foundation.files import explaining_os_errors, finite, tidy, write_text
 from ...foundation.manifest import MANIFEST_FILE, digest, sealed, write_manifest
 from ..recipe import Recipe
 
@@ -47,7 +47,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self.folder, self.metrics = folder, folder / "metrics.jsonl"
-        with told(folder, "use the folder"):
+        with explaining_os_errors(folder, "use the folder"):
             if resume and not (
                 (folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()
             ):
@@ -55,7 +55,7 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         try:
-            with told(folder):
+            with explaining_os_errors(folder):
                 for part in ("episodes", "checkpoints"):
                     (folder / part).mkdir(exist_ok=True)
                     tidy(folder / part)
@@ -79,7 +79,7 @@ class RunLog:
 
     def _locked(self) -> FileLock:
         lock = FileLock(self.folder / ".lock")
-        with told(self.folder):
+        with explaining_os_errors(self.folder):
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -129,7 +129,7 @@ class RunLog:
         """Append one line to the metrics and return it; what is not finite is None."""
         line: Record = finite({"stage": stage, "step": step, "kind": kind, **values})
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
-        with told(self.metrics), self.metrics.open("ab") as file:
+        with explaining_os_errors(self.metrics), self.metrics.open("ab") as file:
             file.write(data)
         self._written.update(data)
         self._size += len(data)
@@ -140,7 +140,7 @@ class RunLog:
         if not self.metrics.exists():
             return []
         try:
-            with told(self.metrics, "read"):
+            with explaining_os_errors(self.metrics, "read"):
                 return [json.loads(line) for line in self.metrics.read_text("utf-8").splitlines()]
         except ValueError:
             raise UserError(f"'{self.metrics}' {DAMAGED}") from None
@@ -150,7 +150,7 @@ class RunLog:
         those of episodes.
         """
         if self._size:
-            with told(self.metrics), self.metrics.open("ab") as file:
+            with explaining_os_errors(self.metrics), self.metrics.open("ab") as file:
                 os.fsync(file.fileno())
         return {
             "size": self._size,
@@ -164,7 +164,7 @@ class RunLog:
 
         Files that somebody removed stay away. Raises UserError if one is not what it was then.
         """
-        with told(self.metrics):
+        with explaining_os_errors(self.metrics):
             data = self.metrics.read_bytes()[: mark["size"]] if self.metrics.exists() else None
             if data is not None and hashlib.sha256(data).hexdigest() != mark["sha256"]:
                 raise UserError(f"'{self.metrics}' {DAMAGED}")

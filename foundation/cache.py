@@ -1,8 +1,10 @@
-"""What worlds make once and keep: games, indexes, catalogues, in files under one folder::
+"""Keep what is made once, such as games, indexes and converted models, under one folder of the user's::
 
-    path = kept(cache_dir("shopping") / "shop-1000.json", write_shop)   # write_shop(path) if it is not there yet
+    path = make_once(cache_dir("shopping") / "shop-1000.json", write_shop)
 
-Whatever is made is made beside its place, in a folder that `private` lends, and renamed with its
+``write_shop(elsewhere)`` is called if it is not there yet.
+
+Whatever is made is made beside its place, in a folder that `private_folder` lends, and renamed with its
 checksums: what is there is complete, and what was damaged since is made anew (`checksums.py`).
 Processes that make the same thing at once all succeed, because they make the same bytes; whoever
 comes second throws its own away. What a killed process left behind is removed by the next one that
@@ -26,8 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...foundation.errors import UserError
 from .checksums import intact, sums_of, write_sums
+from .errors import UserError
 
 STALE_SECONDS = 24 * 3600
 """Nothing takes that long to make."""
@@ -38,10 +40,9 @@ _looked_at: set[Path] = set()
 
 
 def cache_dir(*parts: str) -> Path:
-    """Name a folder of the cache, which is ``turnrl`` under $XDG_CACHE_HOME or ~/.cache. It need
-    not exist.
+    """Return the path of a folder of the cache, ``turnrl`` in $XDG_CACHE_HOME or ~/.cache.
 
-    Raises UserError where neither is known.
+    The folder need not exist. Raises UserError where neither place is known.
     """
     home = os.environ.get("XDG_CACHE_HOME")
     if not home:
@@ -55,9 +56,8 @@ def cache_dir(*parts: str) -> Path:
     return Path(home, "turnrl", *parts)
 
 
-def kept(path: Path, make: Callable[[Path], None]) -> Path:
-    """Return `path`, a file or a folder, made by ``make(elsewhere)`` if it is not there or not as
-    it was made.
+def make_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return `path`, a file or a folder, which ``make(elsewhere)`` makes unless it is there whole.
 
     What `make` raises propagates and leaves nothing behind. Raises UserError where the cache cannot
     be used.
@@ -67,26 +67,27 @@ def kept(path: Path, make: Callable[[Path], None]) -> Path:
     with _making:  # Threads that start together would make it once each.
         if not whole(path):
             tell_damaged([path])
-            with private(path.parent) as folder:
+            with private_folder(path.parent) as folder:
                 made = folder / path.name
                 make(made)
-                settle(made, path)
+                move_into_place(made, path)
     return path
 
 
-def kept_folder(path: Path, fill: Callable[[Path], None]) -> Path:
-    """Return `kept` of a folder, which ``fill(elsewhere)`` finds empty."""
+def fill_once(path: Path, fill: Callable[[Path], None]) -> Path:
+    """Return `path`, a folder, as `make_once` does; ``fill(elsewhere)`` is lent it empty."""
 
     def make(folder: Path) -> None:
         folder.mkdir()
         fill(folder)
 
-    return kept(path, make)
+    return make_once(path, make)
 
 
 def whole(path: Path) -> bool:
-    """Tell whether a thing of the cache is there as it was made. Raises UserError where it cannot
-    be read.
+    """Tell whether a file or folder of the cache is there as it was made.
+
+    Raises UserError where it cannot be read.
     """
     try:
         _look_at_owner()
@@ -96,7 +97,7 @@ def whole(path: Path) -> bool:
 
 
 def tell_damaged(paths: Sequence[Path]) -> None:
-    """Warn of those that are there though they are not `whole`, in one sentence."""
+    """Say of which of these paths there is something, though it is not `whole`, in one sentence."""
     there = [path for path in paths if path.exists()]
     if there:
         others = f" and {len(there) - 1} others" if len(there) > 1 else ""
@@ -107,11 +108,11 @@ def tell_damaged(paths: Sequence[Path]) -> None:
         )
 
 
-def settle(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
-    """Move what was made to its place, unless another process was first: what it made is the same.
+def move_into_place(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
+    """Move what was made to its place, unless another process was first: it made the same bytes.
 
     Args:
-        made: a file or folder in a folder of `private`, with the name that it is to have.
+        made: a file or folder in a folder of `private_folder`, with the name that it is to have.
         path: its place. What is damaged there makes room.
         beside: suffixes of files that were made with it and are moved before it.
     """
@@ -133,10 +134,10 @@ def settle(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def private(parent: Path) -> Iterator[Path]:
-    """Lend a folder in `parent` for this process alone, removed at the end; from it files can be
-    renamed into `parent`.
+def private_folder(parent: Path) -> Iterator[Path]:
+    """Lend a folder inside `parent` to this process alone, and remove it at the end.
 
+    It is on the file system of `parent`, so that a file can be renamed from one to the other.
     Raises UserError where nothing can be written there.
     """
     try:
@@ -187,7 +188,7 @@ def _look_at_owner() -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the private folders of processes that are no more."""
+    """Remove from a folder the private folders of processes that have ended."""
     for folder in parent.glob("tmp-*"):
         node, _, pid = folder.name.removeprefix("tmp-").rpartition("-")[0].rpartition("-")
         try:
@@ -200,7 +201,7 @@ def sweep(parent: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process with that number on this machine."""
+    """Tell whether there is a process of that number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Checksums of what the cache keeps, in the format of ``sha256sum``, so that what is damaged is never played::
+"""Checksums of what the cache keeps, in the format of ``sha256sum``, so that nothing damaged is used::
 
     write_sums(made)          # made/SHA256SUMS in a folder, made.sha256 beside a file
     intact(path)              # its files are those that were made, to the byte
@@ -11,11 +11,12 @@ does not delay every worker.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from .manifest import digest
 
 LARGE = 64 * 2**20
 """Bytes; reading that much takes some hundredths of a second."""
@@ -43,7 +44,7 @@ def write_sums(made: Path, beside: Sequence[str] = ()) -> Path:
     # The file itself comes last, so that a list that was cut short is no list of it.
     files = _files(made) if folder else [*(made.with_suffix(suffix) for suffix in beside), made]
     sums = sums_of(made, folder=folder)
-    sums.write_text("".join(f"{_digest(file)}  {_name(file, sums)}\n" for file in files), "utf-8")
+    sums.write_text("".join(f"{digest(file)}  {_name(file, sums)}\n" for file in files), "utf-8")
     return sums
 
 
@@ -67,7 +68,7 @@ def intact(path: Path) -> bool:
         )
         since = sums.stat().st_mtime_ns
         asked = [name for name, file in files.items() if not _trusted(file, since)]
-        if not complete or any(_digest(files[name]) != digests[name] for name in asked):
+        if not complete or any(digest(files[name]) != digests[name] for name in asked):
             return False
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return False
@@ -108,8 +109,3 @@ def _name(file: Path, sums: Path) -> str:
 def _state(files: Iterable[Path]) -> _State:
     seen = (file.stat() for file in files)
     return tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in seen)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from turnrl import UserError
-from turnrl.envs.making import checksums
-from turnrl.envs.making.cache import cache_dir, kept, kept_folder, sweep
-from turnrl.envs.making.checksums import intact, write_sums
+from turnrl.foundation import checksums
+from turnrl.foundation.cache import cache_dir, fill_once, make_once, sweep
+from turnrl.foundation.checksums import intact, write_sums
 
 
 def test_the_cache_is_where_the_system_wants_it(
@@ -38,7 +38,7 @@ def test_the_second_to_finish_throws_its_own_away(tmp_path: Path) -> None:
         (tmp_path / "place" / "whole").write_text("theirs")
         write_sums(tmp_path / "place")
 
-    assert kept_folder(tmp_path / "place", fill) == tmp_path / "place"
+    assert fill_once(tmp_path / "place", fill) == tmp_path / "place"
     assert (tmp_path / "place" / "whole").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 
@@ -49,7 +49,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         raise ValueError
 
     with pytest.raises(ValueError):
-        kept(tmp_path / "deep" / "place", half)
+        make_once(tmp_path / "deep" / "place", half)
     assert not list((tmp_path / "deep").iterdir())
 
 
@@ -60,7 +60,9 @@ def test_threads_make_a_thing_once(tmp_path: Path) -> None:
         made.append(path)
         path.write_text("x")
 
-    threads = [threading.Thread(target=kept, args=(tmp_path / "place", make)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=make_once, args=(tmp_path / "place", make)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -117,13 +119,13 @@ def test_a_damaged_file_is_made_anew_and_said(
     def make(path: Path) -> None:
         path.write_text("what was made")
 
-    thing = kept(tmp_path / "thing", make)
+    thing = make_once(tmp_path / "thing", make)
     damage(tmp_path / which)
     with told_damaged("thing") if (tmp_path / "thing").exists() else contextlib.nullcontext():
-        kept(thing, make)
+        make_once(thing, make)
     assert thing.read_text() == "what was made"
     with no_warning():
-        kept(thing, fail)
+        make_once(thing, fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thing", "thing.sha256"]
 
 
@@ -137,25 +139,25 @@ def test_a_damaged_folder_is_made_anew_and_said(
         (folder / "a").write_text("first")
         (folder / "deeper" / "b").write_text("second")
 
-    thing = kept_folder(tmp_path / "thing", fill)
+    thing = fill_once(tmp_path / "thing", fill)
     damage(thing / which)
     with told_damaged("thing"):
-        kept_folder(thing, fill)
+        fill_once(thing, fill)
     assert [(thing / "a").read_text(), (thing / "deeper" / "b").read_text()] == ["first", "second"]
     with no_warning():
-        kept_folder(thing, fail)
+        fill_once(thing, fail)
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
 def test_what_has_no_checksums_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "thing").write_text("from an earlier version")
     with told_damaged("thing"):
-        kept(tmp_path / "thing", lambda path: path.write_text("new") and None)
+        make_once(tmp_path / "thing", lambda path: path.write_text("new") and None)
     assert (tmp_path / "thing").read_text() == "new"
 
 
 def test_a_file_that_nobody_made_spoils_a_folder(tmp_path: Path) -> None:
-    thing = kept_folder(tmp_path / "thing", lambda folder: (folder / "a").write_text("x") and None)
+    thing = fill_once(tmp_path / "thing", lambda folder: (folder / "a").write_text("x") and None)
     (thing / "planted").write_text("y")
     assert not intact(thing)
 
@@ -173,10 +175,10 @@ def test_a_large_file_is_read_again_only_when_it_was_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    digest = checksums._digest
-    monkeypatch.setattr(checksums, "_digest", lambda file: read.append(file.name) or digest(file))
+    digest = checksums.digest
+    monkeypatch.setattr(checksums, "digest", lambda file: read.append(file.name) or digest(file))
     monkeypatch.setattr(checksums, "LARGE", 4)
-    thing = kept_folder(tmp_path / "thing", fill_large_and_small)
+    thing = fill_once(tmp_path / "thing", fill_large_and_small)
 
     def opened_by_another_process() -> bool:
         read.clear()
@@ -202,7 +204,7 @@ def fill_large_and_small(folder: Path) -> None:
 
 def test_the_cache_is_its_users_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+    make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
     assert cache_dir().stat().st_mode & 0o777 == 0o700
 
 
@@ -213,7 +215,7 @@ def test_a_cache_that_others_could_write_to_is_closed_and_said(
     cache_dir().mkdir()
     cache_dir().chmod(0o777)
     with pytest.warns(UserWarning, match="could be written to by other users"):
-        kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+        make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
     assert cache_dir().stat().st_mode & 0o777 == 0o755
 
 
@@ -223,7 +225,7 @@ def test_a_cache_of_another_user_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
     cache_dir().mkdir()
     os.chown(cache_dir(), 12345, 12345)
     with pytest.warns(UserWarning, match="another user .number 12345.*XDG_CACHE_HOME"):
-        kept(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+        make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
 
 
 @pytest.mark.parametrize("place", ["a file/turnrl", "a file", "/sys/no-cache-here", "x" * 300])
@@ -233,7 +235,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
     with pytest.raises(UserError, match=r"cache cannot be used: .*XDG_CACHE_HOME"):
-        kept(cache_dir("search") / "b", fail)
+        make_once(cache_dir("search") / "b", fail)
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
@@ -243,13 +245,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: 
         raise OSError(reason, os.strerror(reason))
 
     with pytest.raises(UserError, match=os.strerror(reason)):
-        kept(tmp_path / "place", make)
+        make_once(tmp_path / "place", make)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        kept(
+        make_once(
             tmp_path / "cache" / "place",
             lambda path: (tmp_path / "no such file").read_text() and None,
         )
