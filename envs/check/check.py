@@ -17,59 +17,19 @@ import os
 import random
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ...foundation.checking import CheckReport, CheckResult, OnRule, tell_nobody
 from ...foundation.errors import UserError
 from ..core import TextEnv
 from ..registry import import_worlds, make
 from ..task import SPLITS, Task
-from .play import Play, Skip
+from .play import Play
 from .rules import RULES
 
 __all__ = ["CheckReport", "CheckResult", "check_env"]
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The outcome of one rule."""
-
-    name: str
-    status: Literal["ok", "failed", "skipped"]
-    """'skipped' means that the rule was not tried; `detail` says why."""
-    detail: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """True only if the rule was tried and holds."""
-        return self.status == "ok"
-
-
-@dataclass
-class CheckReport:
-    """What `check_env` found, one result per rule, in order."""
-
-    env: str
-    results: list[CheckResult] = field(default_factory=list)
-
-    @property
-    def failures(self) -> list[CheckResult]:
-        """The rules that do not hold."""
-        return [result for result in self.results if result.status == "failed"]
-
-    @property
-    def ok(self) -> bool:
-        """True if no rule failed; skipped ones do not count."""
-        return not self.failures
-
-    def __str__(self) -> str:
-        lines = [f"{r.status:8}{r.name}{': ' + r.detail if r.detail else ''}" for r in self.results]
-        return "\n".join(
-            [f"{self.env}: {'ok' if self.ok else f'{len(self.failures)} failed'}", *lines]
-        )
 
 
 def check_env(
@@ -82,7 +42,7 @@ def check_env(
     imports: Sequence[str] = (),
     step_timeout: float = 30.0,
     reset_timeout: float = 120.0,
-    on_rule: Callable[[str, CheckResult | None], None] = lambda name, result: None,
+    on_rule: OnRule = tell_nobody,
 ) -> CheckReport:
     """Try every rule on some tasks of an environment.
 
@@ -124,7 +84,7 @@ def check_env(
         )
 
     factory().close()
-    found = CheckReport(id or getattr(id_or_factory, "__name__", "environment"))
+    name = id or getattr(id_or_factory, "__name__", "environment")
     home = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
         # Worlds that write files must not do so in the caller's directory; the rule 'files' looks
@@ -134,64 +94,17 @@ def check_env(
             play = Play(
                 factory, id, fixed, imports, seed, Path(folder), step_timeout, reset_timeout
             )
-            _run(play, found, tasks, on_rule)
+
+            def sample(name: str, result: CheckResult | None) -> None:
+                if name == "tasks" and result is not None and result.ok:
+                    play.tasks = _sample(play, tasks)
+
+            found = RULES.run(play, name, on_rule, sample)
         finally:
             os.chdir(home)
     if found.failures and not report:
         raise AssertionError(str(found))
     return found
-
-
-def _run(
-    play: Play, found: CheckReport, count: int, on_rule: Callable[[str, CheckResult | None], None]
-) -> None:
-    status: dict[str, str] = {}
-    for name, rule in RULES.items():
-        on_rule(name, None)
-        blocked = [need for need in rule.needs if status.get(need) == "failed"]
-        if blocked:
-            result = CheckResult(name, "skipped", f"needs '{blocked[0]}'")
-        else:
-            result = _once(_try(name, rule.check, play), found)
-        status[name] = result.status
-        found.results.append(result)
-        on_rule(name, result)
-        if name == "tasks" and result.ok:
-            play.tasks = _sample(play, count)
-
-
-def _once(result: CheckResult, found: CheckReport) -> CheckResult:
-    """The result, or a skipped one if it fails for what another rule has failed for already."""
-    problem = result.detail.rpartition(" (")[0]
-    first = next(
-        (
-            one
-            for one in found.failures
-            if problem and one.detail.rpartition(" (")[0] in result.detail
-        ),
-        None,
-    )
-    if result.status != "failed" or first is None:
-        return result
-    return CheckResult(result.name, "skipped", f"fails as '{first.name}' does")
-
-
-def _try(name: str, check: Callable[[Play], str | None], play: Play) -> CheckResult:
-    try:
-        return CheckResult(name, "ok", check(play) or "")
-    except Skip as reason:
-        return CheckResult(name, "skipped", str(reason))
-    except AssertionError as error:
-        return CheckResult(name, "failed", str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever a broken world raises is a finding, sys.exit() too
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return CheckResult(
-            name,
-            "failed",
-            f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-        )
 
 
 def _sample(play: Play, count: int) -> list[Task]:

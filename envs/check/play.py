@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...foundation.checking import Skip
 from ..core import TextEnv
 from ..task import Task
 from .limits import limit_calls
@@ -35,10 +36,6 @@ WORDS = (
 EXTRAS = ("admissible_actions", "progress")
 """Everything that a world can be asked for."""
 _LONGEST = 30
-
-
-class Skip(Exception):
-    """The rule cannot be tried here; the message says why."""
 
 
 @dataclass

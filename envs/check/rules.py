@@ -17,14 +17,14 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ...foundation.checking import Rules, Skip
 from ..core import TextEnv, TurnInfo
 from ..registry import make_for
 from ..task import SPLITS, Task
-from .play import EXTRAS, WORDS, Play, Skip, Step, hostile, same
+from .play import EXTRAS, WORDS, Play, Step, hostile, same
 
 _HOSTILE, _EXPERT_STEPS, _TASKS = 10_000, 500, 5_000
 _PLAYS = 30
@@ -34,27 +34,14 @@ _COMPARED = 40
 _COMPARED_SECONDS = 3.0
 
 
-@dataclass
-class Rule:
-    """A check and the rules without which it says nothing."""
-
-    check: Callable[[Play], str | None]
-    needs: tuple[str, ...]
-
-
-RULES: dict[str, Rule] = {}
+RULES: Rules[Play] = Rules()
 
 
 def rule(
     name: str, needs: tuple[str, ...] = ("tasks",)
-) -> Callable[[Callable[[Play], str | None]], Any]:
-    """Register a check under its name."""
-
-    def add(check: Callable[[Play], str | None]) -> Callable[[Play], str | None]:
-        RULES[name] = Rule(check, needs)
-        return check
-
-    return add
+) -> Callable[[Callable[[Play], str | None]], Callable[[Play], str | None]]:
+    """Register a check under its name; nearly all need tasks."""
+    return RULES.rule(name, needs)
 
 
 # -- the rules -------------------------------------------------------------------------------------
