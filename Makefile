@@ -56,7 +56,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p build/mypy && ln -sfn ../.. build/mypy/turnrl
-	cd build/mypy && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p turnrl
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

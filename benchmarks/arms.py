@@ -103,17 +103,18 @@ def compare(
     Each seed has a warm start of its own, unless `start_seed` says whose all of them share.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    starts: dict[tuple[Any, ...], Future[Path]] = {}
+    starts: dict[tuple[int, tuple[str, ...]], Future[Path]] = {}
     jobs: list[Future[Result]] = []
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
         for arm in arms:
             for seed in seeds:
-                key = (seed if start_seed is None else start_seed, *arm.start)
+                key = (seed if start_seed is None else start_seed, tuple(arm.start))
                 if key not in starts:
                     starts[key] = pool.submit(warm_start, recipe, arm, key[0], folder)
         for arm in arms:
             for seed in seeds:
-                start = starts[seed if start_seed is None else start_seed, *arm.start].result()
+                key = (seed if start_seed is None else start_seed, tuple(arm.start))
+                start = starts[key].result()
                 jobs.append(pool.submit(reinforce, recipe, arm, seed, start, folder))
         return [job.result() for job in jobs]
 

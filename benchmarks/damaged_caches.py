@@ -55,21 +55,21 @@ ANEW = "made anew"
 RIGHT = ("the same", ANEW, "one sentence")
 
 
-def halve(held: bytearray) -> bytes:
+def halve(held: bytearray) -> bytearray:
     """The first half."""
     return held[: len(held) // 2]
 
 
-def flip(held: bytearray) -> bytes:
+def flip(held: bytearray) -> bytearray:
     """One bit in the middle is another."""
     if held:
         held[len(held) // 2] ^= 4
     return held
 
 
-DAMAGE: dict[str, Callable[[bytearray], bytes]] = {
+DAMAGE: dict[str, Callable[[bytearray], bytearray]] = {
     "halved": halve,
-    "emptied": lambda held: b"",
+    "emptied": lambda held: bytearray(),
     "one bit": flip,
 }
 

@@ -149,7 +149,7 @@ def _inside(process: psutil.Process, folder: str) -> bool:
     now.
     """
     try:
-        return process.cwd().startswith(folder)
+        return str(process.cwd()).startswith(folder)
     except psutil.Error:
         return False
 

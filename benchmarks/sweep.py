@@ -78,7 +78,8 @@ def validate(
     )
     data = continued(recipe, dataclasses.replace(arm, rl=(*arm.rl, *changes)), seed, start)
     last = records(run_of(data, folder), "eval")[-1]
-    return round(last["success"] * last["n"])
+    won: float = last["success"] * last["n"]
+    return round(won)
 
 
 def chosen(won: Mapping[float, int]) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -50,7 +50,7 @@ class Problem:
 
     name: str
     about: str
-    logits: dict[str, tuple[float, ...]]
+    logits: Mapping[str, tuple[float, ...]]
     tasks: tuple[tuple[Play, ...], ...]
     rewards: tuple[str, ...] = ("outcome",)
     weights: tuple[float, ...] = (1.0,)
@@ -290,7 +290,7 @@ class Batches:
 
     side: Case
     """All groups side by side, in one batch."""
-    cases: list[Case]
+    cases: Sequence[Case]
     chance_C: Tensor
     pair_C2: Tensor
     """Which groups of `side` a case is made of."""
@@ -303,10 +303,9 @@ class Batches:
         """
         if pooled:
             return torch.stack([case.gradient_EP(credit) for case in self.cases])
-        gradient_EP = self.side.gradient_EP(credit)
-        return gradient_EP.unflatten(0, (int(self.side.batch.group_E.max()) + 1, -1))[
-            self.pair_C2
-        ].flatten(1, 2)
+        groups = int(self.side.batch.group_E.max()) + 1
+        gradient_GEP: Tensor = self.side.gradient_EP(credit).unflatten(0, (groups, -1))
+        return gradient_GEP[self.pair_C2].flatten(1, 2)
 
     def moments_by(self, credit: Advantages, *, pooled: bool) -> dict[Aggregation, Moments]:
         """Exact moments of the estimate, by aggregation."""

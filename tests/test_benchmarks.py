@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return scripts
 
 
-def results(scripts: ModuleType, won: dict[str, list[int]]) -> list[object]:
+def results(scripts: ModuleType, won: dict[str, list[int]]) -> list[Any]:
     return [
         scripts.arms.Result(arm, seed, [0.5], count, 60, 12 + seed, 1.0, Path())
         for arm, counts in won.items()
@@ -77,9 +78,10 @@ def test_every_comparison_of_the_scripts_names_an_arm_with_the_same_warm_start(
 def test_a_learning_rate_is_chosen_without_a_test_task(
     scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, seen = scripts.sweep, []
+    sweep = scripts.sweep
+    seen: list[dict[str, Any]] = []
 
-    def run_of(data: dict, folder: Path) -> Path:
+    def run_of(data: dict[str, Any], folder: Path) -> Path:
         seen.append(data)
         return folder
 

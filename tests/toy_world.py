@@ -196,7 +196,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def episodes_won(outcomes: Sequence[dict[str, Any]], last: int) -> float:
     """Mean success as played over the last steps of training."""
-    rates = [
+    rates: list[float] = [
         line["success"] for line in outcomes if line["kind"] == "train" and line["stage"] == "rl"
     ]
     return sum(rates[-last:]) / last

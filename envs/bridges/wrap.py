@@ -41,7 +41,7 @@ class WrappedEnv(TextEnv):
     inner: ClassVar[Callable[[], gymnasium.Env[Any, Any]]]
     seeds: ClassVar[Mapping[Split, Sequence[int]]]
     names: ClassVar[Mapping[str, Any] | None]
-    text: ClassVar[Callable[[gymnasium.Env[Any, Any], Any], str]]
+    text: ClassVar[Callable[[gymnasium.Env[Any, Any], Any], Any]]
     verdict: ClassVar[Callable[[float, Mapping[str, Any]], bool]]
 
     def __init__(
@@ -98,7 +98,7 @@ def wrap(
     *,
     success: Callable[[float, Mapping[str, Any]], bool],
     instructions: str = "",
-    text: Callable[[gymnasium.Env[Any, Any], Any], str] = lambda env, observation: observation,
+    text: Callable[[gymnasium.Env[Any, Any], Any], Any] = lambda env, observation: observation,
     actions: Mapping[str, Any] | None = None,
     seeds: Mapping[Split, Sequence[int]] = SEEDS,
     reward_range: tuple[float, float] = (0.0, 1.0),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jericho  # type: ignore[import-untyped]
+import jericho
 
 from ...foundation.errors import UserError
 from .limit import limited

@@ -8,7 +8,8 @@ import asyncio
 import copy
 import warnings
 from datetime import date
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from turnrl import UserError
@@ -18,6 +19,7 @@ from turnrl.agents.demonstrations import retell
 from turnrl.agents.engines.base import Completion, Sampling
 from turnrl.agents.episode import Episode, Turn
 from turnrl.envs import Task
+from turnrl.envs.core import TurnInfo
 from turnrl.training.recipe import Recipe
 
 from .fake_engine import FakeEngine, perfect, tokenizer
@@ -114,7 +116,8 @@ def played(said: str, tokenizer_: Any, parser: str = "tags") -> tuple[Turn, Samp
     )
     assert isinstance(player, LanguagePlayer)
     player._chat = player.agent.chat("", None)
-    player.begin(type("World", (), {"instructions": "", "tools": None})(), "red", {})  # type: ignore[arg-type]
+    world: Any = SimpleNamespace(instructions="", tools=None)
+    player.begin(world, "red", cast(TurnInfo, {}))
     return asyncio.run(player.move()), engine.sampling
 
 

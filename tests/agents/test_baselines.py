@@ -75,7 +75,7 @@ def test_a_task_that_cannot_be_played_is_left_out_and_said(
         return None if self.current.seed == 2 else expert(self)
 
     def silent(self: CorridorEnv, task: Task) -> Outcome:
-        outcome = begin(self, task)
+        outcome: Outcome = begin(self, task)
         return replace(outcome, admissible=None) if task.seed == 2 else outcome
 
     monkeypatch.setattr(CorridorEnv, "expert_action", mostly)

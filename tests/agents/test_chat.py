@@ -164,7 +164,8 @@ def chat_of(family: str, context: Context | None = None, system: str = "Play wel
 
 def rendered(chat: Chat) -> str:
     """What the template itself makes of the conversation; written independently of Chat."""
-    tokenizer, messages = chat.tokenizer, [dict(m) for m in chat.context.messages(chat.history)]
+    tokenizer = chat.tokenizer
+    messages: list[dict[str, Any]] = [dict(m) for m in chat.context.messages(chat.history)]
     if messages[0]["role"] == "system" and tokenizer.chat_template in (MISTRAL, GEMMA):
         messages[1]["content"] = messages[0]["content"] + "\n\n" + messages[1]["content"]
         messages = messages[1:]
@@ -390,7 +391,8 @@ def test_any_ids_survive(
     family: str, turns: list[tuple[str, list[int], bool]], window: int | None
 ) -> None:
     chat = chat_of(family, None if window is None else SlidingWindow(turns=window))
-    prompts, responses = [], []
+    prompts: list[Prompt] = []
+    responses: list[list[int]] = []
     for observation, ids, stopped in turns:
         ids = [i % len(chat.tokenizer) for i in ids]
         prompts.append(chat.observe(observation))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.baselines import ExpertAgent
+from turnrl.agents.chat.chat import Chat
 from turnrl.agents.demonstrations import retell
 from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.play import Job, play_many
@@ -85,14 +86,16 @@ def test_noise_is_context_that_is_not_trained() -> None:
     assert all(t.response_ids for e in told for t in e.turns)
 
 
-def test_the_prompt_shows_the_worlds_tools() -> None:
+def test_the_prompt_shows_the_worlds_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     tools = [{"type": "function", "function": {"name": "act"}}]
     seen = []
     model = models()
-    model.chat = lambda instructions, tools: (
-        seen.append((instructions, tools)),
-        LanguageAgent.chat(model, "", None),
-    )[1]  # type: ignore
+
+    def chat(instructions: str, tools: Any) -> Chat:
+        seen.append((instructions, tools))
+        return LanguageAgent.chat(model, "", None)
+
+    monkeypatch.setattr(model, "chat", chat)
     retell(played(ExpertAgent(), n=1)[0], model, "rules", {}, tools)
     assert seen == [("rules", tools)]
 

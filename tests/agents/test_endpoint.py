@@ -109,7 +109,7 @@ def test_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         waits.append(seconds)
 
     monkeypatch.setattr(endpoint, "BACKOFF", 0.5)
-    monkeypatch.setattr(endpoint.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     replies = [
         Reply(500),
         Reply(429, headers={"Retry-After": "7"}),
@@ -207,7 +207,12 @@ def test_no_more_than_so_many_at_once() -> None:
 def test_any_loop_may_ask_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     clients: list[httpx.AsyncClient] = []
     make = endpoint._client
-    monkeypatch.setattr(endpoint, "_client", lambda: clients.append(make()) or clients[-1])
+
+    def kept() -> httpx.AsyncClient:
+        clients.append(make())
+        return clients[-1]
+
+    monkeypatch.setattr(endpoint, "_client", kept)
     with serving(lambda body: says(body["messages"][0]["content"])) as server:
         asked = at(server, concurrency=1)
 
@@ -256,8 +261,8 @@ def test_every_attempt_counts_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> N
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds))
 
-    monkeypatch.setattr(endpoint.asyncio, "sleep", sleep)
-    monkeypatch.setattr(endpoint.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     with serving(script(Reply(500), says("a"), says("b"))) as server:
         asked = at(server, requests_per_minute=2)
         assert [ask(asked), ask(asked)] == ["a", "b"]

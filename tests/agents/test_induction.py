@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from turnrl import UserError
@@ -33,8 +35,8 @@ def copied(model: torch.nn.Module, vocabulary: int, gap: int) -> float:
 )
 def test_repeats_what_it_read_hundreds_of_tokens_ago(layers: int, width: int, heads: int) -> None:
     tokenizer = tiny.train_tokenizer(TEXTS, 1000)
-    size = {"layers": layers, "width": width, "heads": heads, "max_context": 1024}
-    model, plain = (tiny.build(tokenizer, copying=copying, **size) for copying in (True, False))  # type: ignore[arg-type]
+    size: dict[str, Any] = {"layers": layers, "width": width, "heads": heads, "max_context": 1024}
+    model, plain = (tiny.build(tokenizer, copying=copying, **size) for copying in (True, False))
     for gap in (0, 100, 400):
         assert copied(model, len(tokenizer), gap) > 0.7
         assert copied(plain, len(tokenizer), gap) < 0.05

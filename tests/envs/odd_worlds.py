@@ -46,10 +46,10 @@ class OddAnswers(TextEnv):
     def _tasks(self, split: Split) -> list[Task]:
         return [self.task({"train": 0, "valid": 1, "test": 2}[split], split)]
 
-    def _begin(self, task: Task) -> Outcome:
+    def _begin(self, task: Task) -> Any:
         return self._answer("reset")
 
-    def _act(self, action: str) -> Outcome:
+    def _act(self, action: str) -> Any:
         return self._answer("step")
 
     def _answer(self, when: str) -> Any:
@@ -76,9 +76,10 @@ class Overrides(OddAnswers):
         if field == "instructions":
             self.instructions = VALUES[kind]
         if field == "tools":
-            self.tools = (
-                "text" if kind == "text" else [{"function": {"name": "\ud800", "parameters": {}}}]
-            )  # type: ignore[assignment]
+            broken: Any = "text"
+            if kind != "text":
+                broken = [{"function": {"name": "\ud800", "parameters": {}}}]
+            self.tools = broken
 
     def expert_action(self) -> Any:
         return 7 if self.params.get("what") == "expert number" else "wait"

@@ -82,9 +82,10 @@ def test_flags_and_lists() -> None:
         with pytest.raises(TypeError, match="not True or False"):
             answers.flag(value, "it")
     assert answers.names(("a", np.str_("b"), "\ud800"), "it") == ["a", "b", "?"]
-    for value in ("go east", None, 7, {"a": 1}, b"a", ["a", None], [b"a"]):
+    texts: list[Any] = ["go east", None, 7, {"a": 1}, b"a", ["a", None], [b"a"]]
+    for text in texts:
         with pytest.raises(TypeError, match=r"not a list of str|an entry of it is"):
-            answers.names(value, "it")
+            answers.names(text, "it")
 
 
 def test_a_text_that_no_model_could_read_is_refused() -> None:

@@ -76,9 +76,9 @@ def win(env: TextEnv, limit: int = 40) -> list[tuple[str, dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def transcripts(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     folders = generated([(kind, games.small(kind)) for kind in KINDS])
-    return games.stock(
-        [folder / "game.tw-pddl" for folder in folders], tmp_path_factory.mktemp("stock")
-    )
+    files = [folder / "game.tw-pddl" for folder in folders]
+    played: dict[str, list[Any]] = games.stock(files, tmp_path_factory.mktemp("stock"))
+    return played
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,6 +143,7 @@ def test_many_at_once_play_as_one_does(backend: Any) -> None:
     plays = []
     for kind in ("place", "two", "light"):
         env = started(kind)
+        assert env.current is not None
         plays.append((env.current, [(action, info["progress"]) for action, info in win(env)]))
 
     async def one(pool: EnvPool, task: Task, way: list[tuple[str, float]]) -> None:

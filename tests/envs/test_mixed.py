@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import turnrl
@@ -56,7 +57,7 @@ def test_a_split_ends_with_the_first_part_that_is_exhausted(parts: list[tuple[in
 
 def test_codes_are_those_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mix().codes == ()
-    env = mix()
+    env: Any = mix()
     for part, codes in zip(env.parts, (("A1", "B2"), ("B2", "C3")), strict=True):
         monkeypatch.setattr(type(part), "codes", codes)
     assert env.codes == ("A1", "B2", "C3")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from turnrl import UserError
@@ -57,7 +57,8 @@ def run(play: Callable[[EnvPool], Awaitable[Any]], **options: Any) -> tuple[Any,
         async with EnvPool(imports=[TOYS], **options) as pool:
             return await asyncio.wait_for(play(pool), 60), dict(pool.stats)
 
-    return asyncio.run(main())
+    found: tuple[Any, dict[str, int]] = asyncio.run(main())
+    return found
 
 
 def task(name: str = "corridor", seed: int = 0, **params: Any) -> Task:
@@ -88,7 +89,8 @@ WALK = [
 
 def test_same_results_from_both_backends() -> None:
     async def sweep(pool: EnvPool) -> Any:
-        tasks = [task(seed=seed, **params) for seed in range(6) for params in ({}, {"length": 5})]
+        lengths: list[dict[str, Any]] = [{}, {"length": 5}]
+        tasks = [task(seed=seed, **params) for seed in range(6) for params in lengths]
         return await asyncio.gather(*[play(pool, task, WALK) for task in tasks])
 
     threads, _ = run(sweep, backend="thread", workers=3)
@@ -288,7 +290,7 @@ def test_one_pool_serves_one_loop_after_another(backend: str) -> None:
 
 
 @BACKENDS
-def test_user_mistakes_are_told_as_such(backend: str) -> None:
+def test_user_mistakes_are_told_as_such(backend: Literal["thread", "process"]) -> None:
     async def unknown(pool: EnvPool) -> None:
         await play(pool, Task(env="toy/nothing-v0", seed=0), [])
 

@@ -39,9 +39,11 @@ def test_a_plain_gymnasium_environment_is_sent_to_wrap() -> None:
         )
     turnrl.register("plain/path-v0", "gymnasium.envs.classic_control:CartPoleEnv")
     sentence(lambda: turnrl.make("plain/path-v0"), "CartPoleEnv is a gymnasium.Env", "turnrl.wrap")
-    turnrl.register("plain/factory-v0", lambda **options: Plain())
+    factory: Any = lambda **options: Plain()
+    turnrl.register("plain/factory-v0", factory)
     sentence(lambda: turnrl.make("plain/factory-v0"), "Plain is a gymnasium.Env", "turnrl.wrap")
-    sentence(lambda: turnrl.register("plain/dict-v0", dict), "dict is not a turnrl.TextEnv")
+    other: Any = dict
+    sentence(lambda: turnrl.register("plain/dict-v0", other), "dict is not a turnrl.TextEnv")
 
 
 def test_what_leads_nowhere_is_said() -> None:

@@ -20,7 +20,7 @@ from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
-HOTPOT = {
+HOTPOT: dict[str, Any] = {
     "_id": "a",
     "question": "Who wrote the book that won?",
     "answer": "Ada",
@@ -51,7 +51,7 @@ FLASHRAG_2WIKI = FLASHRAG | {
         },
     }
 }
-MUSIQUE = {
+MUSIQUE: dict[str, Any] = {
     "id": "3hop__1",
     "question": "When was it?",
     "answer": "1871",
@@ -175,7 +175,8 @@ def test_nq_style(tmp_path: Path, answers: dict[str, Any]) -> None:
         written(tmp_path / "q.jsonl", [{"question": " who  was it ", **answers}])
     )
     assert (item.question.text, item.question.answers) == ("who was it", ("Ada", "Ada L."))
-    assert item.question.supports == item.passages == ()
+    assert item.question.supports == ()
+    assert item.passages == ()
 
 
 def test_corpora(tmp_path: Path) -> None:

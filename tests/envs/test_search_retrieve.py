@@ -228,7 +228,7 @@ def data(home: Path) -> dict[str, str]:
     """Questions and passages of a generated world as files that anybody could have brought."""
     library = open_library(check({"pages": 300}))
     assert library.corpus is not None
-    records = []
+    records: list[dict[str, Any]] = []
     for number in library.numbers("test", None):
         question = library.question("test", number)
         assert question is not None

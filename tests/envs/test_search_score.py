@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.envs.sanitise import clean
-from turnrl.envs.search.actions import ARGUMENTS, LONGEST, TOOLS, Action, canonical, parse
+from turnrl.envs.search.actions import ARGUMENTS, LONGEST, TOOLS, Action, Verb, canonical, parse
 from turnrl.envs.search.env import SearchEnv
 from turnrl.envs.search.score import exact_match, f1, normalise
 
@@ -163,7 +163,7 @@ def test_any_string_is_parsed_or_refused(text: str) -> None:
 
 
 @given(st.sampled_from(list(ARGUMENTS)), st.text(min_size=1).filter(lambda text: text.strip()))
-def test_a_tool_call_carries_every_text(verb: str, text: str) -> None:
+def test_a_tool_call_carries_every_text(verb: Verb, text: str) -> None:
     call = json.dumps({"name": verb, "arguments": {ARGUMENTS[verb]: text}})
     if len(call) <= 16 * LONGEST:
         assert parse(canonical(call)) == Action(verb, " ".join(text.split()))

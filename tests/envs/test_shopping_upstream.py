@@ -30,7 +30,8 @@ shop_files = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("shop
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return shop_files.write(tmp_path / "shop")
+    written: Path = shop_files.write(tmp_path / "shop")
+    return written
 
 
 def test_products_by_upstreams_rules(folder: Path) -> None:

@@ -40,7 +40,8 @@ def home(cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shop_files.write(tmp_path_factory.mktemp("shop"))
+    written: Path = shop_files.write(tmp_path_factory.mktemp("shop"))
+    return written
 
 
 def by_hand(folder: Path, wish: str = "i want warm", **options: Any) -> TextEnv:
@@ -312,8 +313,8 @@ def test_the_expert_recovers_from_anywhere(folder: Path) -> None:
         ["search[socks]", "click[a2]", "click[features]"],
     ):
         env = by_hand(folder)
-        for action in detour:
-            env.step(action)
+        for step in detour:
+            env.step(step)
         info: Any = {}
         for _ in range(12):
             action = env.expert_action()

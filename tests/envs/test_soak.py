@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 def test_killed_workers_cost_their_episodes_and_nothing_else() -> None:
     command = [
         sys.executable,
-        SCRIPT,
+        str(SCRIPT),
         "--families",
         "coin",
         "webshop",

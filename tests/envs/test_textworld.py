@@ -459,7 +459,8 @@ def test_a_walkthrough_leads_where_textworld_has_no_plan(params: dict[str, Any])
     env = make("textworld/cooking-v0", drop=True, extras=("progress",), **params)
     for task in env.tasks("train")[1:3]:
         _, info = env.reset(options={"task": task})
-        progress, lookups = [info["progress"]], 0
+        progress: list[Any] = [info["progress"]]
+        lookups = 0
         while (action := env.expert_action()) is not None:
             *_, over, _, info = env.step(action)
             progress.append(info["progress"])

@@ -152,12 +152,12 @@ def test_a_damaged_folder_is_made_anew_and_said(
 def test_what_has_no_checksums_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "thing").write_text("from an earlier version")
     with told_damaged("thing"):
-        make_once(tmp_path / "thing", lambda path: path.write_text("new") and None)
+        make_once(tmp_path / "thing", writes("new"))
     assert (tmp_path / "thing").read_text() == "new"
 
 
 def test_a_file_that_nobody_made_spoils_a_folder(tmp_path: Path) -> None:
-    thing = fill_once(tmp_path / "thing", lambda folder: (folder / "a").write_text("x") and None)
+    thing = fill_once(tmp_path / "thing", lambda folder: writes("x")(folder / "a"))
     (thing / "planted").write_text("y")
     assert not intact(thing)
 
@@ -176,7 +176,12 @@ def test_a_large_file_is_read_again_only_when_it_was_touched(
 ) -> None:
     read: list[str] = []
     digest = checksums.digest
-    monkeypatch.setattr(checksums, "digest", lambda file: read.append(file.name) or digest(file))
+
+    def counted(file: Path) -> str:
+        read.append(file.name)
+        return digest(file)
+
+    monkeypatch.setattr(checksums, "digest", counted)
     monkeypatch.setattr(checksums, "LARGE", 4)
     thing = fill_once(tmp_path / "thing", fill_large_and_small)
 
@@ -204,7 +209,7 @@ def fill_large_and_small(folder: Path) -> None:
 
 def test_the_cache_is_its_users_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+    make_once(cache_dir("a") / "b", writes("x"))
     assert cache_dir().stat().st_mode & 0o777 == 0o700
 
 
@@ -215,7 +220,7 @@ def test_a_cache_that_others_could_write_to_is_closed_and_said(
     cache_dir().mkdir()
     cache_dir().chmod(0o777)
     with pytest.warns(UserWarning, match="could be written to by other users"):
-        make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+        make_once(cache_dir("a") / "b", writes("x"))
     assert cache_dir().stat().st_mode & 0o777 == 0o755
 
 
@@ -225,7 +230,7 @@ def test_a_cache_of_another_user_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
     cache_dir().mkdir()
     os.chown(cache_dir(), 12345, 12345)
     with pytest.warns(UserWarning, match="another user .number 12345.*XDG_CACHE_HOME"):
-        make_once(cache_dir("a") / "b", lambda path: path.write_text("x") and None)
+        make_once(cache_dir("a") / "b", writes("x"))
 
 
 @pytest.mark.parametrize("place", ["a file/turnrl", "a file", "/sys/no-cache-here", "x" * 300])
@@ -251,10 +256,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: 
 
 def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        make_once(
-            tmp_path / "cache" / "place",
-            lambda path: (tmp_path / "no such file").read_text() and None,
-        )
+        make_once(tmp_path / "cache" / "place", lambda path: writes("x")(path / "no such folder"))
+
+
+def writes(text: str) -> Callable[[Path], None]:
+    """What makes a file that says so."""
+
+    def make(path: Path) -> None:
+        path.write_text(text)
+
+    return make
 
 
 def fail(path: Path) -> None:

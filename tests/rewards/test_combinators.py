@@ -91,7 +91,7 @@ SHOP = [level("f", 1.0, 0.0), level("c", 1.0), level("p", 0.5, 0.5), level("e", 
 
 def paid(levels: list[dict[str, Any]], **numbers: float) -> float:
     """What a gate pays for one episode of two turns; its numbers are halved between them."""
-    halves = {key: value / 2 for key, value in numbers.items()}
+    halves: dict[str, Any] = {key: value / 2 for key, value in numbers.items()}
     [[first, last]] = rewards(Gate(levels=levels), episode(turn(**halves), turn(**halves)))
     assert first == 0
     return last

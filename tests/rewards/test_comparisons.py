@@ -16,7 +16,7 @@ from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.pairwise import reference_of, verdict_of
 
-from ..agents.fake_server import Reply, Server, direct, says, serving  # noqa: F401
+from ..agents.fake_server import Reply, Server, direct, says, script, serving  # noqa: F401
 from .test_judge import NAN, TASK, episode, pay, same, turn, verdict
 
 
@@ -73,11 +73,8 @@ def numbered(*values: float) -> list[Episode]:
 
 
 def test_wins_must_be_in_every_order() -> None:
-    assert [verdict_of(wins) for wins in ([True, True], [True, False], [False, False])] == [
-        1,
-        -1,
-        -1,
-    ]
+    assert verdict_of([True, True]) == 1
+    assert verdict_of([True, False]) == verdict_of([False, False]) == -1
     assert math.isnan(verdict_of([False, None]))
 
 
@@ -97,7 +94,7 @@ def test_better_than_the_reference(by_judge: bool) -> None:
 
 def test_a_judge_that_prefers_a_position_never_pays() -> None:
     for place in "AB":
-        with serving(lambda body, place=place: says(f"**{place}**")) as server:
+        with serving(script(*[says(f"**{place}**")] * 4)) as server:
             assert sorted(row[-1] for row in pay(comparing(server), *numbered(1, 2, 3))) == [
                 -1,
                 -1,
@@ -125,7 +122,7 @@ def test_a_missing_verdict_is_not_a_number() -> None:
         reward = comparing(server)
         with pytest.warns(UserWarning, match="unparsable"):
             paid = [row[-1] for row in pay(reward, *made)]
-        assert reward.failures == {"unparsable": 1}  # type: ignore[attr-defined]
+        assert reward.failures == {"unparsable": 1}
     other = 3 - reference - lost
     assert math.isnan(paid[lost])
     assert paid[reference] == 0
@@ -232,7 +229,7 @@ def test_a_part_that_was_not_measured_is_not_a_number() -> None:
         reward = composite(judge={"rubric": "x", "endpoint": {"url": server.url, "model": "m"}})
         with pytest.warns(UserWarning, match="unparsable"):
             assert same(pay(reward, crafted()), [[NAN, -0.4, -0.3, NAN]])
-        assert reward.failures == {"unparsable": 2}  # type: ignore[attr-defined]
+        assert reward.failures == {"unparsable": 2}
 
 
 def test_rules_keep_their_needs_and_their_memory() -> None:

@@ -75,7 +75,12 @@ def test_each_kind_is_paid_for_what_it_is_for() -> None:
 
 
 def test_the_prices_are_fields() -> None:
-    fields = {"planning": 0.5, "explore": 2.0, "reflection": 3.0, "format_penalty": 0.25}
+    fields: dict[str, Any] = {
+        "planning": 0.5,
+        "explore": 2.0,
+        "reflection": 3.0,
+        "format_penalty": 0.25,
+    }
     assert paid(*known(), **fields) == [0.5, 2, 0, 0, 3, -0.25]
     assert paid(*known(), min_failures=2) == [1, 1, 0, 0, 1, -0.1]
     assert paid(*known(), min_failures=3) == [1, 1, 0, 0, 0, -0.1]
@@ -206,7 +211,10 @@ def test_a_parser_without_tags_is_said() -> None:
 def lived(spoken: Sequence[tuple[str | None, str | None]], *, success: bool = True) -> Episode:
     """What a small house answers; it forgets nothing and repeats itself."""
     room, box, turns = "kitchen", "closed", []
-    view = lambda: f"You are in the {room}. The box is {box}."
+
+    def view() -> str:
+        return f"You are in the {room}. The box is {box}."
+
     made = episode(success=success, opening=view())
     for tag, action in spoken:
         valid, answer = True, None
@@ -241,9 +249,8 @@ START = [("monitor", "look")]
 def test_totals_stay_within_the_bounds(spoken: list[Any], success: bool) -> None:
     made = lived([*START, *spoken], success=success)
     totals, turns = by_kind(made), made.turns
-    targets = {
-        turn.action.split()[1] for turn in turns if turn.valid_action and " " in (turn.action or "")
-    }  # type: ignore[union-attr]
+    done = [turn.action or "" for turn in turns if turn.valid_action]
+    targets = {action.split()[1] for action in done if " " in action}
     answers = {turn.observation for turn in turns} - {made.opening}
     deeds = {(turn.action, turn.observation) for turn in turns if turn.valid_action}
     assert totals["planning"] == min(3, sum(turn.tag == "planning" for turn in turns)) * success

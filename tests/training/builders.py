@@ -86,7 +86,10 @@ def random_episode(
 ) -> Episode:
     """Every token id is unique, so that what was packed can be told apart."""
     ids = iter(range(rng.randrange(10**6) * 1000, 10**12))
-    take = lambda n: [next(ids) for _ in range(n)]
+
+    def take(n: int) -> list[int]:
+        return [next(ids) for _ in range(n)]
+
     made = []
     for t in range(turns):
         extends = t > 0 and rng.random() > rewrites

@@ -53,7 +53,9 @@ def packed(context: str, merge: bool = True, closing: frozenset[StopReason] = CU
 def all_values(critic: Critic, policy: Any, ids: list[int]) -> Tensor:
     """The head on every hidden state of one sequence."""
     with torch.no_grad():
-        return critic.head(hidden_states(critic.backbone or policy, torch.tensor([ids])))[0, :, 0]
+        hidden_BLD = hidden_states(critic.backbone or policy, torch.tensor([ids]))
+        value_BL1: Tensor = critic.head(hidden_BLD)
+        return value_BL1[0, :, 0]
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -129,10 +131,8 @@ def learn(
     backbone: str | None, *, warmup: int = 0, budget: int = 16384, coefficient: float = 0.5
 ) -> Step:
     """One update with returns for a critic (or none)."""
-    batch, settings = (
-        packed("sliding_window"),
-        {"backbone": backbone or "separate", "coefficient": coefficient},
-    )
+    batch = packed("sliding_window")
+    settings: dict[str, Any] = {"backbone": backbone or "separate", "coefficient": coefficient}
     critic = critic_of(copy.deepcopy(model()), **settings)
     values_BL, bootstrap_E = critic.evaluate(
         model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False
@@ -160,7 +160,10 @@ def test_the_critic_of_an_adapted_policy_is_as_small_as_what_is_trained() -> Non
     """
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=320, lora=LoraConfig(rank=4))
     policy = load(config, corpus=lambda: ["go north", "take the lamp"]).model
-    trained = lambda module: sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+    def trained(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
     critic = critic_of(policy)
     assert 0 < trained(policy) < 0.2 * sum(p.numel() for p in policy.parameters())
     assert trained(critic) == trained(policy) + 32 + 1

@@ -55,18 +55,20 @@ def mean(credit: Any, problem: Any, size: int = 4, values_NL: Tensor | None = No
     """Exact mean of a group's estimate [P]."""
     case, chance_C = tabular.all_groups(problem, size)
     case = case if values_NL is None else case.with_values(values_NL)
-    return tabular.moments_of_groups(credit, case, chance_C).mean_P
+    mean_P: Tensor = tabular.moments_of_groups(credit, case, chance_C).mean_P
+    return mean_P
 
 
 def mean_of_pairs(credit: Any, problem: Any, size: int = 2) -> Tensor:
     """Exact mean of the estimate of a batch of two groups [P]."""
     found = tabular.all_batches(problem, size).moments_by(credit, pooled=True)
-    return found["seq_mean_token_sum"].mean_P
+    mean_P: Tensor = found["seq_mean_token_sum"].mean_P
+    return mean_P
 
 
 def bias(mean_P: Tensor, exact_P: Tensor) -> float:
     """Of the direction, as in the table."""
-    return tabular.compare(tabular.Moments(mean_P, 0.0), exact_P).bias
+    return float(tabular.compare(tabular.Moments(mean_P, 0.0), exact_P).bias)
 
 
 def same(one_P: Tensor, other_P: Tensor) -> bool:
@@ -82,7 +84,10 @@ def test_the_gradient_is_the_derivative_of_the_expected_return(problem: Any) -> 
     }
     expected = torch.zeros((), dtype=torch.float64)
     for plays in problem.tasks:
-        chances = [math.prod(logits[m.state].softmax(0)[m.action] for m in play) for play in plays]
+        chances = [
+            torch.stack([logits[m.state].softmax(0)[m.action] for m in play]).prod()
+            for play in plays
+        ]
         assert sum(float(chance.detach()) for chance in chances) == pytest.approx(1.0)
         for chance, play in zip(chances, plays, strict=True):
             paid = sum(
@@ -185,7 +190,10 @@ def test_gae_with_lam_1_is_unbiased_with_any_critic(
     """
     problem, random = written(BY_NAME[name], tokens), torch.Generator().manual_seed(seed)
     values: dict[Any, float] = {}
-    draw = lambda: float(torch.randn(1, generator=random))
+
+    def draw() -> float:
+        return float(torch.randn(1, generator=random))
+
     case, chance_C = tabular.all_groups(problem, 2)
     values_BL = torch.zeros(case.batch.turn_BL.shape, dtype=torch.float64)
     for e, n in enumerate(case.index_E.tolist()):
@@ -234,7 +242,8 @@ def test_gae_bootstraps_where_a_curriculum_cut() -> None:
         batch = replace(case.batch, terminated_E=~cut_E, stops=stops, bootstrap_E=bootstrap_E)
         whole = replace(case, batch=batch).with_values(value_NL)
         gae = build("gae", lam=1.0, whiten=False)
-        return tabular.moments_of_groups(gae, whole, chance_C).mean_P[inside]
+        mean_P: Tensor = tabular.moments_of_groups(gae, whole, chance_C).mean_P
+        return mean_P[inside]
 
     assert same(found(bootstrap_E), problem.gradient()[inside])
     assert not same(found(torch.zeros_like(bootstrap_E)), problem.gradient()[inside])
@@ -286,7 +295,10 @@ def test_grpo_turns_the_gradient_where_tasks_differ_in_difficulty() -> None:
     hard = torch.tensor(
         [s.startswith("hard") for s, logits in problem.logits.items() for _ in logits]
     )
-    share = lambda mean_P: float(mean_P[hard].norm() / mean_P[~hard].norm())
+
+    def share(mean_P: Tensor) -> float:
+        return float(mean_P[hard].norm() / mean_P[~hard].norm())
+
     small, large = (share(mean(build("grpo", eps=0.0), problem, size)) for size in (4, 8))
     assert share(problem.gradient()) == pytest.approx(share(mean(build("rloo"), problem)))
     assert share(problem.gradient()) * 1.02 < small < large
@@ -402,19 +414,17 @@ def test_estimators_of_named_rewards_do_not_see_how_large_they_are() -> None:
 def test_igpo_does_not_see_a_price_per_turn() -> None:
     """The same process reward on every turn but the last is its own mean."""
     problem = BY_NAME["two rewards"]
-    cost = lambda price: replace(
-        problem,
-        tasks=tuple(
-            tuple(
-                tuple(
-                    m._replace(rewards=(m.rewards[0], price * (t < len(play) - 1)))
-                    for t, m in enumerate(play)
-                )
-                for play in plays
-            )
-            for plays in problem.tasks
-        ),
-    )
+
+    def priced(play: Any, price: float) -> Any:
+        return tuple(
+            m._replace(rewards=(m.rewards[0], price * (t < len(play) - 1)))
+            for t, m in enumerate(play)
+        )
+
+    def cost(price: float) -> Any:
+        tasks = tuple(tuple(priced(play, price) for play in plays) for plays in problem.tasks)
+        return replace(problem, tasks=tasks)
+
     igpo = build("igpo", process="process")
     assert same(mean(igpo, cost(-1.0)), mean(igpo, cost(0.0)))
     assert not same(cost(-1.0).gradient(), cost(0.0).gradient())

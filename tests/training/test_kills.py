@@ -15,7 +15,16 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 @pytest.mark.timeout(900)
 def test_a_run_that_was_ended_at_any_moment_goes_on_to_the_bit_and_leaves_nothing() -> None:
-    command = [sys.executable, SCRIPT, "--kills", "12", "--signals", "6", "--operations", "kinds"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--kills",
+        "12",
+        "--signals",
+        "6",
+        "--operations",
+        "kinds",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()[2:5]]

@@ -476,14 +476,12 @@ def test_cutting_does_not_change_the_loss(loss_config: dict[str, Any], merge: bo
 
 
 def test_value_clip_by_hand() -> None:
-    case = lambda clip: value_loss(
-        torch.tensor([[0.8]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), clip
-    )
-    loss, metrics = case(0.2)
+    numbers = torch.tensor([[0.8]]), torch.tensor([[0.5]]), torch.tensor([[1.5]])
+    loss, metrics = value_loss(*numbers, 0.2)
     assert float(loss) == pytest.approx(0.32)
     assert metrics["clipped"] == 1
     assert metrics["square"] == pytest.approx(0.49)
-    assert float(case(None)[0]) == pytest.approx(0.245)
+    assert float(value_loss(*numbers, None)[0]) == pytest.approx(0.245)
 
 
 def test_value_targets_are_selected() -> None:

@@ -117,7 +117,8 @@ def test_models_that_it_does_not_suit_are_computed_in_full() -> None:
         """A layer that mixes columns in its own way."""
 
         def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-            return super().forward(hidden_states, **kwargs) + hidden_states.roll(1, dims=1)
+            out: Tensor = super().forward(hidden_states, **kwargs)
+            return out + hidden_states.roll(1, dims=1)
 
     model.model.layers[-1].__class__ = Shifted
     narrow._known.clear()
@@ -148,15 +149,17 @@ def test_attention_in_blocks(
 ) -> None:
     monkeypatch.setattr(attention, "BLOCK", 8)
     generator = torch.Generator().manual_seed(length)
-    inputs = [
+    query, key, value = (
         torch.randn(3, length, count, 16, generator=generator).transpose(1, 2).requires_grad_()
         for count in (heads, kv_heads, kv_heads)
-    ]
+    )
     upstream = torch.randn(3, heads, length, 16, generator=generator)
 
     def run() -> list[Tensor]:
-        out = scaled_dot_product_attention(*inputs, is_causal=True, scale=0.3, enable_gqa=True)
-        return [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
+        out = scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=0.3, enable_gqa=True
+        )
+        return [out.detach(), *torch.autograd.grad(out, (query, key, value), upstream)]
 
     expected = run()
     with attention.CausalBlocks():

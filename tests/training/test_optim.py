@@ -36,13 +36,17 @@ def test_each_module_is_clipped_by_itself() -> None:
     policy, critic = parameter(0.0, 0.0), parameter(0.0)
     optimizer = make_optimizer([([policy], 1.0), ([critic], 10.0)], OptimConfig(lr=1.0))
     policy.grad, critic.grad = torch.tensor([0.3, 0.4]), torch.tensor([500.0])
-    seen = []
-    optimizer.register_step_pre_hook(
-        lambda *_: seen.append((policy.grad.clone(), critic.grad.clone()))
-    )  # type: ignore
+    seen: list[torch.Tensor] = []
+
+    def look(*_: object) -> None:
+        assert policy.grad is not None
+        assert critic.grad is not None
+        seen.extend([policy.grad.clone(), critic.grad.clone()])
+
+    optimizer.register_step_pre_hook(look)
     assert apply_step(optimizer, 0.01, 1.0) == pytest.approx([0.5, 500.0])
-    torch.testing.assert_close(seen[0][0], torch.tensor([0.3, 0.4]))
-    torch.testing.assert_close(seen[0][1], torch.tensor([1.0]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(seen[0], torch.tensor([0.3, 0.4]))
+    torch.testing.assert_close(seen[1], torch.tensor([1.0]), rtol=1e-4, atol=0)
     # The first step of Adam has the length of the learning rate, here that of each group.
     torch.testing.assert_close(policy.detach(), torch.tensor([-0.01, -0.01]), rtol=1e-3, atol=0)
     torch.testing.assert_close(critic.detach(), torch.tensor([-0.1]), rtol=1e-3, atol=0)

@@ -130,7 +130,7 @@ class Unsure(TurnReward):
         ]
 
 
-QUICKSTART = [{"name": "outcome"}, {"name": "progress", "weight": 3}]
+QUICKSTART: list[dict[str, Any]] = [{"name": "outcome"}, {"name": "progress", "weight": 3}]
 
 
 def mine(cls: type[TurnReward], **fields: Any) -> dict[str, Any]:
@@ -392,7 +392,10 @@ def test_meta_reasoning_alone_pays_failures_that_are_made_in_order_to_reflect() 
     """Three useless turns followed by three corrections; however large the outcome, the padded
     winner has it too.
     """
-    rewards = [{"name": "outcome", "weight": 100}, {"name": "meta_reasoning"}]
+    rewards: list[dict[str, Any]] = [
+        {"name": "outcome", "weight": 100},
+        {"name": "meta_reasoning"},
+    ]
     found = report(rewards, parser=TAGS)
     assert found.exploits == ["length_padding"]
     assert rows(found)["length_padding"].rewards["meta_reasoning"] == 1 + 3

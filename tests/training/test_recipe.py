@@ -30,8 +30,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    data: Any = deepcopy(DATA)
-    target, parts = data, path.split("/")
+    data: dict[str, Any] = deepcopy(DATA)
+    target: Any = data
+    parts = path.split("/")
     for part in parts[:-1]:
         if isinstance(target, dict):
             target.setdefault(part, {})

@@ -35,7 +35,9 @@ def rl_lines(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return AutoModelForCausalLM.from_pretrained(folder / "checkpoints" / name).state_dict()
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoints" / name)
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return state
 
 
 def same_weights(left: Path, right: Path) -> None:
@@ -133,7 +135,8 @@ def test_same_seed_same_run(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_a_product(tmp_path: Path) -> None:
-    folder, lines = tmp_path / "run", []
+    folder = tmp_path / "run"
+    lines: list[dict[str, Any]] = []
     data = recipe(evaluate={"every": 2, "tasks": 4, "test_tasks": 6})
     result = run(folder, data, on_record=lines.append)
     assert Recipe.load(folder / "recipe.yaml") == Recipe.parse(data)

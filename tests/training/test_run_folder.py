@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def with_changes(**changes: Any) -> dict[str, Any]:
     """The recipe with keys of the rl stage, 'sft.key's and blocks changed."""
-    data = json.loads(json.dumps(DATA))
+    data: dict[str, Any] = json.loads(json.dumps(DATA))
     for key, value in changes.items():
         if key in Recipe.model_fields:
             data[key] = data.get(key, {}) | value if isinstance(value, dict) else value

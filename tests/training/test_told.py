@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 import torch
@@ -190,7 +190,7 @@ def test_a_signal_inside_a_library_that_writes_is_still_a_signal(tmp_path: Path)
         def flush(self) -> None: ...
 
     with pytest.raises(KeyboardInterrupt), explaining_os_errors(tmp_path):
-        torch.save({"weights": torch.zeros(10_000)}, Stream())
+        torch.save({"weights": torch.zeros(10_000)}, cast(IO[bytes], Stream()))
 
 
 def test_a_clock_adds_up_what_several_processes_spent_in_a_phase() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import torch
 from turnrl import Recipe
 from turnrl.agents.engines.torch import TorchEngine
-from turnrl.agents.episode import episodes_of
+from turnrl.agents.episode import Group, episodes_of
 from turnrl.agents.models.load import LoraConfig, ModelConfig, load
 from turnrl.agents.symmetry import rename
 from turnrl.envs import make
@@ -90,7 +90,9 @@ def test_it_learns(tmp_path: Path, name: str) -> None:
     assert episodes_won(lines, 4) > 0.75
 
 
-def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
+def test_what_is_needed_is_computed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases: list[tuple[dict[str, Any], set[str]]] = [
         ({}, set()),
         ({"regularizers": [{"name": "kl"}]}, {"ref_logprobs_BL"}),
@@ -112,9 +114,16 @@ def test_what_is_needed_is_computed_and_nothing_else(tmp_path: Path) -> None:
             trainer = Trainer(session, stage, 1)
             batches: list[TokenBatch] = []
             packed = trainer.batch
-            trainer.batch = lambda groups, packed=packed, b=batches: (
-                b.append(packed(groups)) or b[-1]
-            )  # type: ignore
+
+            def batch_of(
+                groups: Sequence[Group],
+                packed: Callable[[Sequence[Group]], TokenBatch] = packed,
+                batches: list[TokenBatch] = batches,
+            ) -> TokenBatch:
+                batches.append(packed(groups))
+                return batches[-1]
+
+            monkeypatch.setattr(trainer, "batch", batch_of)
             metrics = asyncio.run(trainer.step(0))
         [batch] = batches
         assert {name for name in costly if getattr(batch, name) is not None} == expected

@@ -186,7 +186,8 @@ def test_a_minibatch_that_importance_sampling_masks_takes_no_step(
     step = Step(
         replace(batch, old_logprobs_BL=batch.logprobs_BL), loss=loss, regularizers=regularizers
     )
-    assert (len(step.gradients), step.metrics["importance_ess"]) == (1, pytest.approx(1.0))
+    assert len(step.gradients) == 1
+    assert step.metrics["importance_ess"] == pytest.approx(1.0)
     before = copy.deepcopy(step.model.state_dict())
     far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0, signals={})
     metrics = step.learner.update(far, advantages(batch), 1, 0)
