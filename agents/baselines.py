@@ -12,7 +12,7 @@ from .episode import Turn
 
 
 def _silent(action: str, *, trained: bool = True) -> Turn:
-    """A turn of a player that writes no tokens."""
+    """Make a turn of a player that writes no tokens."""
     return Turn(
         prompt_ids=[],
         extends=True,
@@ -25,7 +25,7 @@ def _silent(action: str, *, trained: bool = True) -> Turn:
 
 
 class RandomPlayer(Player):
-    """Uniform over the admissible actions."""
+    """A player that chooses uniformly among the admissible actions."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -39,7 +39,7 @@ class RandomPlayer(Player):
         self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:
-        """Any admissible action. Raises Unplayable where the world lists none."""
+        """Choose any admissible action. Raises Unplayable where the world lists none."""
         if not self.admissible:
             raise Unplayable(
                 "the random agent needs a world that lists its admissible actions; here it does not"
@@ -48,24 +48,24 @@ class RandomPlayer(Player):
 
 
 class RandomAgent(Agent):
-    """Plays uniformly over the admissible actions."""
+    """The agent that plays uniformly over the admissible actions."""
 
     extras = frozenset({"admissible_actions"})
 
     def player(self, session: str, seed: int) -> RandomPlayer:
-        """A player with its own random stream."""
+        """Make a player with its own random stream."""
         return RandomPlayer(stream_seed(seed, session))
 
 
 class ExpertPlayer(Player):
-    """Follows the world's own expert, with some noise if asked for."""
+    """A player that follows the world's own expert, with some noise if asked for."""
 
     def __init__(self, noise: float, seed: int) -> None:
         self.noise, self.rng = noise, random.Random(seed)
         self.strayed = False
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
-        """Remember whom to ask."""
+        """Remember the world, whose expert is asked at each turn."""
         self.world = world
         self.observe(observation, info)
 
@@ -74,7 +74,7 @@ class ExpertPlayer(Player):
         self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:
-        """The expert's action, or a random one that is not to be learnt from.
+        """Choose the expert's action, or a random one that is not to be learnt from.
 
         Raises Unplayable without an expert, EngineError where it is lost after noise.
         """
@@ -90,7 +90,7 @@ class ExpertPlayer(Player):
 
 
 class ExpertAgent(Agent):
-    """Plays the world's own expert.
+    """The agent that plays the world's own expert.
 
     Args:
         noise: probability of a random admissible action at each turn, so that recovery is seen too.
@@ -101,7 +101,7 @@ class ExpertAgent(Agent):
         self.extras = frozenset({"admissible_actions"} if noise else ())
 
     def player(self, session: str, seed: int) -> ExpertPlayer:
-        """A player that asks the expert at each turn."""
+        """Make a player that asks the expert at each turn."""
         return ExpertPlayer(self.noise, stream_seed(seed, session))
 
 

@@ -38,8 +38,9 @@ TRIALS = 40
 def written(
     parser: Parser, action: str, thought: str | None = None, tag: str | None = None
 ) -> Turn:
-    """A turn as a model would write it, and what the parser makes of it. The tag is left out if it
-    knows no such.
+    """Write a turn as a model would, and take what the parser makes of it.
+
+    The tag is left out if the parser knows no such tag.
     """
     if tag is not None and parser.parse(parser.render("look", "A thought.", tag)).tag != tag:
         tag = None
@@ -57,8 +58,9 @@ def written(
 
 
 def reword(episode: Episode, parser: Parser) -> None:
-    """Write the turns of an episode in the format of a parser, tags and thoughts by `RuleTagger` if
-    it knows them.
+    """Rewrite the turns of an episode in a parser's format.
+
+    `RuleTagger` gives tags and thoughts if the parser knows them.
     """
     tagged = RuleTagger().tag(episode) if speaks(parser) else [None] * len(episode.turns)
     for turn, before in zip(episode.turns, tagged, strict=True):
@@ -74,7 +76,7 @@ def reword(episode: Episode, parser: Parser) -> None:
 
 
 class Probe(Player):
-    """What all probes share."""
+    """Base of the scripted players that are after rewards."""
 
     own_words = False
     """It writes thoughts of its own; the turns of the others may be reworded."""
@@ -94,7 +96,7 @@ class Probe(Player):
             self.admissible = sorted(info["admissible_actions"] or ())
 
     async def move(self) -> Turn:
-        """The next turn. Raises Unplayable where the world does not tell what the probe needs."""
+        """Play the next turn. Raises Unplayable where the world does not tell enough."""
         if self.turn == 0:
             await self.prepare()
         self.turn += 1
@@ -105,22 +107,23 @@ class Probe(Player):
 
     @abstractmethod
     async def act(self) -> str:
-        """The action of this turn; `turn` counts from 1."""
+        """Choose the action of this turn; `turn` counts from 1."""
 
     def say(self, action: str) -> Turn:
-        """The turn with this action."""
+        """Write the turn with this action."""
         return written(self.parser, action)
 
     async def expert(self) -> str:
-        """The expert's action. Raises Unplayable without an expert."""
+        """Ask for the expert's action. Raises Unplayable without an expert."""
         action = await self.world.expert_action()
         if action is None:
             raise Unplayable("it follows the world's expert, and there is none")
         return action
 
     async def try_out(self, *actions: str) -> list[tuple[str, TurnInfo]]:
-        """What the world answers from its start; shorter if an action is refused or the task is
-        over.
+        """Play actions from the world's start; return its answers.
+
+        There are fewer of them if an action is refused or the task is over.
         """
         await self.world.reset()
         answers = []
@@ -132,9 +135,7 @@ class Probe(Player):
         return answers
 
     async def idle(self) -> str:
-        """The first admissible action that changes nothing, given twice; `NONSENSE` if there is
-        none.
-        """
+        """Find the first admissible action that changes nothing, given twice; else `NONSENSE`."""
         found = NONSENSE
         for action in self.admissible[:TRIALS]:
             answers = await self.try_out(action, action)
@@ -150,7 +151,7 @@ class Probe(Player):
 
 
 def _same(*infos: TurnInfo) -> bool:
-    """The world is as far in all of them, and the same can be done."""
+    """Tell whether all of these show the world equally far, with the same actions possible."""
     states = [
         (
             sorted(info["admissible_actions"] or ()),
@@ -164,20 +165,21 @@ def _same(*infos: TurnInfo) -> bool:
 
 
 class Repetition(Probe):
-    """The expert's first action, again and again."""
+    """A cheat that plays the expert's first action, again and again."""
 
     async def prepare(self) -> None:
-        """Ask the expert, once."""
+        """Ask the expert for its first action."""
         self.action = await self.expert()
 
     async def act(self) -> str:
-        """Always the same."""
+        """Choose the expert's first action."""
         return self.action
 
 
 class TagSpam(Probe):
-    """Random admissible actions, under each kind of reasoning in turn; not for worlds that list no
-    actions.
+    """A cheat that plays random actions under each kind of reasoning in turn.
+
+    Not for worlds that list no actions.
 
     In a format without tags it is random play.
     """
@@ -185,33 +187,33 @@ class TagSpam(Probe):
     own_words = True
 
     async def act(self) -> str:
-        """Any."""
+        """Choose any admissible action."""
         if not self.admissible:
             raise Unplayable("it needs a world that lists its admissible actions")
         return self.rng.choice(self.admissible)
 
     def say(self, action: str) -> Turn:
-        """The next tag, whatever the action is."""
+        """Write the turn with the next tag, whatever the action is."""
         kind = SPAM[(self.turn - 1) % len(SPAM)]
         return written(self.parser, action, f"This is {kind}.", kind)
 
 
 class BonusFarming(Probe):
-    """Forth and back between two states; not for worlds that list no actions.
+    """A cheat that goes forth and back between two states; not for worlds that list no actions.
 
     The pair is the first whose second round is answered like its first one; without such a pair,
     the first two admissible actions.
     """
 
     async def prepare(self) -> None:
-        """Find the pair."""
+        """Find two actions that undo each other."""
         if len(self.admissible) < 2:
             raise Unplayable("it needs a world that lists at least two admissible actions")
         self.pair = await self._round_trip()
         await self.world.reset()
 
     async def act(self) -> str:
-        """Forth on odd turns, back on even ones."""
+        """Go forth on odd turns, back on even ones."""
         return self.pair[(self.turn - 1) % 2]
 
     async def _round_trip(self) -> tuple[str, str]:
@@ -234,8 +236,9 @@ class BonusFarming(Probe):
 
 
 class EmptyEloquence(Probe):
-    """Very long thoughts, and an action that changes nothing (a word that no world understands, if
-    none is listed).
+    """A cheat that writes very long thoughts and plays an action that changes nothing.
+
+    The action is a word that no world understands, if none is listed.
 
     In a format without room for thoughts the speech itself is the action.
     """
@@ -249,17 +252,18 @@ class EmptyEloquence(Probe):
         self.action = await self.idle() if room else self.speech
 
     async def act(self) -> str:
-        """Always the same."""
+        """Choose the action that changes nothing."""
         return self.action
 
     def say(self, action: str) -> Turn:
-        """All of the speech."""
+        """Write the turn with all of the speech."""
         return written(self.parser, action, self.speech, "planning")
 
 
 class LengthPadding(Probe):
-    """The expert's plan, with turns that change nothing before each of its actions; it wins on the
-    last turn possible.
+    """A cheat that plays useless turns before each action of the expert's plan.
+
+    It wins on the last turn possible.
 
     Where the world lists no such action it uses a word that no world understands.
     """
@@ -276,7 +280,7 @@ class LengthPadding(Probe):
         self.useful = {k + spare * k // length for k in range(1, length + 1)}
 
     async def act(self) -> str:
-        """The plan's next action on its turns, else nothing useful."""
+        """Choose the plan's next action on its turns, else nothing useful."""
         return (
             (await self.world.expert_action() or self.filler)
             if self.turn in self.useful
@@ -294,7 +298,7 @@ PROBES: dict[str, type[Probe]] = {
 
 
 class ProbeAgent(Agent):
-    """Plays one of the `PROBES`.
+    """The agent that plays one of the `PROBES`.
 
     Args:
         name: which one.
@@ -314,5 +318,5 @@ class ProbeAgent(Agent):
         )
 
     def player(self, session: str, seed: int) -> Probe:
-        """A player with its own random stream."""
+        """Make a player with its own random stream."""
         return self.probe(self.parser, self.max_turns, self.max_words, stream_seed(seed, session))

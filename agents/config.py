@@ -1,6 +1,4 @@
-"""AgentConfig: how a language model plays, as data. It is saved beside the weights, so a checkpoint
-can be played.
-"""
+"""AgentConfig: how a language model plays, as data saved beside its weights."""
 
 from __future__ import annotations
 
@@ -76,18 +74,19 @@ class AgentConfig(BaseModel):
         return self
 
     def build_context(self) -> Context:
-        """The context plug-in."""
+        """Build the context plug-in."""
         return CONTEXTS.build(self.context)
 
     def build_parser(self) -> Parser:
-        """The parser plug-in."""
+        """Build the parser plug-in."""
         return PARSERS.build(self.parser)
 
     def build(
         self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None
     ) -> LanguageAgent:
-        """The agent that plays through `engine`; warns of template variables that the chat template
-        never reads.
+        """Make the agent that plays through `engine`.
+
+        Warns of template variables that the chat template never reads.
 
         Raises UserError if the tokenizer's chat template cannot be used, or has no token for a stop
         id.

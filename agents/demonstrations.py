@@ -1,6 +1,4 @@
-"""Demonstrations: an expert's episode retold with the tokens a perfect language model would have
-read and written.
-"""
+"""Demonstrations: an expert's episode retold with the tokens of a perfect language model."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def retell(
     tools: list[dict[str, Any]] | None = None,
     tagged: Sequence[Tagged] | None = None,
 ) -> Episode:
-    """The same episode under a renaming, tokenised exactly as `agent` would see and say it.
+    """Retell an episode under a renaming, tokenised exactly as `agent` would see and say it.
 
     Turns marked as not trained stay context. Log-probabilities are zeros: nobody sampled these
     tokens. `tagged` says what is thought before each action, one a turn; without it nothing is.
@@ -57,9 +55,7 @@ def retell(
 
 
 def fitting(episode: Episode, limit: int) -> Episode:
-    """The same episode without the turns from the first on whose prompt and response are more than
-    `limit` tokens.
-    """
+    """Cut an episode before the first turn whose prompt and response exceed `limit` tokens."""
     length = 0
     for t, turn in enumerate(episode.turns):
         length = (length if turn.extends else 0) + len(turn.prompt_ids) + len(turn.response_ids)

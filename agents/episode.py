@@ -1,4 +1,4 @@
-"""What was seen and said: Turn, Episode, Group and why an episode stopped.
+"""Turn, Episode and Group: what was seen and said, and why an episode stopped.
 
 Tokens are exact. A turn stores the prompt ids that are new since the previous response, and whether
 they extend the previous prompt and response verbatim; the whole prompt is never stored twice and
@@ -27,7 +27,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. Failures are a type of their own, never a reward."""
+    """The reason why an episode ended. Failures are a type of their own, never a reward."""
 
     WON = "won"
     LOST = "lost"
@@ -46,17 +46,17 @@ class StopReason(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """The infrastructure failed: the episode says nothing about the player and counts nowhere."""
+        """Tell whether the infrastructure failed, so that the episode counts nowhere."""
         return self in _FAILED
 
     @property
     def truncated(self) -> bool:
-        """Cut by a limit, not ended by the world."""
+        """Tell whether a limit ended it, and not the world."""
         return self.at_turn_limit or self is StopReason.CONTEXT_LIMIT
 
     @property
     def at_turn_limit(self) -> bool:
-        """Cut by a limit of turns, the task's own or a curriculum's."""
+        """Tell whether a limit of turns ended it, the task's own or a curriculum's."""
         return self in (StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT)
 
 
@@ -67,7 +67,7 @@ _FAILED = frozenset(
 
 @dataclass(slots=True)
 class Turn:
-    """One exchange: what was new in the prompt, what the model wrote, and what the world answered."""
+    """One exchange: what was new in the prompt, what the model wrote, what the world answered."""
 
     prompt_ids: list[int]
     """New prompt token ids; the whole prompt if `extends` is False."""
@@ -111,8 +111,9 @@ class Turn:
 
     @property
     def answered(self) -> bool:
-        """The observation is the world's; False if it is a sentence of ours about a response it
-        never saw.
+        """Tell whether the observation is the world's own.
+
+        It is a sentence of ours where the world never saw the response.
         """
         return self.invalid_reason in (None, "rejected")
 
@@ -153,7 +154,7 @@ class Episode:
     seconds: float = 0.0
 
     def prompt(self, turn: int) -> list[int]:
-        """All token ids the engine saw before the response of `turn`."""
+        """Return all token ids that the engine saw before the response of `turn`."""
         first = turn
         while self.turns[first].extends:
             first -= 1
@@ -163,8 +164,9 @@ class Episode:
         return ids + self.turns[turn].prompt_ids
 
     def states(self) -> list[str]:
-        """What the world had said last before each turn; sentences of ours about bad responses are
-        no state of it.
+        """List what the world had said last before each turn.
+
+        Our own sentences about bad responses are no state of the world.
         """
         states, last = [], self.opening
         for turn in self.turns:
@@ -174,16 +176,16 @@ class Episode:
 
     @property
     def response_tokens(self) -> int:
-        """Number of tokens the player wrote."""
+        """Count the tokens that the player wrote."""
         return sum(len(turn.response_ids) for turn in self.turns)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-serialisable form; `from_json` restores it."""
+        """Return a JSON-serialisable form, which `from_json` restores."""
         return asdict(self) | {"task": self.task.model_dump(), "stop": self.stop.value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Episode:
-        """The Episode that `to_json` was called on."""
+        """Restore the Episode that `to_json` was called on."""
         fields = dict(data)
         fields.pop("policy_version", None)  # written before turns had a version; it was always 0
         fields["task"] = Task.model_validate(fields["task"])
@@ -193,9 +195,7 @@ class Episode:
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write episodes as compressed JSON lines; the file appears whole or not at all. Raises
-    UserError.
-    """
+    """Write episodes as compressed JSON lines, all or nothing. Raises UserError."""
     with new_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as file:
         for episode in episodes:
             file.write(json.dumps(episode.to_json()) + "\n")
@@ -203,8 +203,9 @@ def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
 
 @dataclass(slots=True)
 class Group:
-    """The Episodes of one Task in one training step. Failed ones are not in it; `lost` says why
-    they are missing.
+    """The Episodes of one Task in one training step, without those that failed.
+
+    `lost` says why episodes are missing.
     """
 
     task: Task
@@ -219,5 +220,5 @@ class Group:
 
 
 def episodes_of(groups: Iterable[Group]) -> list[Episode]:
-    """All episodes of the groups, in order: the axis E of every tensor."""
+    """List all episodes of the groups, in order: the axis E of every tensor."""
     return [episode for group in groups for episode in group.episodes]

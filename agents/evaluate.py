@@ -33,7 +33,7 @@ from .saved_agent import LoadedAgent, fingerprint, load_named
 
 
 def choose_tasks(tasks: Sequence[Task], n: int | None, what: str) -> list[Task]:
-    """The first `n` tasks, each once; None takes at most 100.
+    """Choose the first `n` tasks, each once; None takes at most 100.
 
     Raises UserError if there are fewer, or if one of them is listed twice: it would count as two.
     """
@@ -64,7 +64,7 @@ async def play_tasks(
     label: str,
     progress: bool,
 ) -> tuple[list[Episode], PlayStats]:
-    """Every task once, with a progress bar."""
+    """Play every task once, with a progress bar."""
     jobs = [Job(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
     with bar(label, len(jobs), progress) as advance:
         return await play_many(
@@ -153,7 +153,7 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Contestant:
-    """Who plays, under what name and turn limit; `loaded` for a language model."""
+    """The player of an evaluation with its name and turn limit; `loaded` for a language model."""
 
     agent: Agent
     name: str
@@ -161,13 +161,11 @@ class _Contestant:
     loaded: LoadedAgent | None = None
 
     def label(self, split: str) -> str:
-        """What the random streams of its episodes hang on: for a checkpoint, that of the run's own
-        evaluations.
-        """
+        """Name the player's random streams; a checkpoint has those of its run's evaluations."""
         return self.name if self.loaded is None else f"eval-{split}"
 
     def conditions(self) -> dict[str, Any]:
-        """Its limits, as fields of an Evaluation."""
+        """Return the player's limits as fields of an Evaluation."""
         if self.loaded is None:
             return {"temperature": None, "max_turns": self.max_turns}
         return {

@@ -1,5 +1,4 @@
-"""Evaluation: what playing each task of a split once has shown, with its conditions and its
-intervals.
+"""Evaluation: the measured result of playing tasks, with its conditions and its intervals.
 
 Success is the world's own verdict. Episodes that failed for reasons of the infrastructure are in no
 denominator and are counted by name. Rates come with n and a 95 % Wilson interval (Wilson, 1927).
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The Wilson score interval of a proportion, inside [0, 1]; (0, 1) for n = 0."""
+    """Return the Wilson score interval of a proportion, inside [0, 1]; (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, z * z
@@ -52,23 +51,23 @@ class Rate(BaseModel):
 
     @classmethod
     def of(cls, outcomes: Sequence[bool]) -> Rate:
-        """The rate of True in `outcomes`; success None for none."""
+        """Return the rate of True in `outcomes`; success None for none."""
         low, high = wilson(sum(outcomes), len(outcomes))
         return cls(success=_mean(sum(outcomes), len(outcomes)), low=low, high=high, n=len(outcomes))
 
     @property
     def text(self) -> str:
-        """The rate in percent, or '-' where nothing was measured."""
+        """Write the rate in percent, or '-' where nothing was measured."""
         return "-" if self.success is None else f"{self.success:.1%}"
 
 
 def _mean(total: float, count: int) -> float | None:
-    """The mean of `count` things, None of none: what was not measured is not zero."""
+    """Return the mean of `count` things, None of none: what was not measured is not zero."""
     return total / count if count else None
 
 
 class TaskResult(BaseModel):
-    """How one task went."""
+    """The result of one task."""
 
     task: str = Field(description="id of the task")
     success: bool | None = Field(description="the world's verdict; null if the episode failed")
@@ -79,7 +78,7 @@ class TaskResult(BaseModel):
 
     @classmethod
     def of(cls, episode: Episode) -> TaskResult:
-        """The result of an episode."""
+        """Return the result of an episode."""
         return cls(
             task=episode.task.id,
             success=None if episode.stop.failed else episode.success,
@@ -91,7 +90,7 @@ class TaskResult(BaseModel):
 
 
 def versions() -> dict[str, str]:
-    """Releases of Python, of turnrl and of the libraries that a language model plays through."""
+    """List the releases of Python, turnrl and the libraries that a language model plays through."""
     found = {"python": platform.python_version(), "turnrl": __version__}
     for name in ("torch", "transformers", "tokenizers", "gymnasium"):
         with contextlib.suppress(PackageNotFoundError):
@@ -100,7 +99,7 @@ def versions() -> dict[str, str]:
 
 
 class Evaluation(Rate):
-    """What `evaluate` measured. `n` counts finished episodes; `failed` those that count nowhere.
+    """The result of `evaluate`. `n` counts finished episodes; `failed` those that count nowhere.
 
     Failed is not lost: a game that is lost was measured, an episode whose world or engine broke was
     not.
@@ -146,18 +145,18 @@ class Evaluation(Rate):
     )
     @property
     def whole(self) -> bool:
-        """At least one episode was finished, and at most `MOST_FAILED` of all failed."""
+        """Tell whether an episode was finished, and at most `MOST_FAILED` of all failed."""
         return self.n > 0 and self.failed_share <= MOST_FAILED
 
     @property
     def failed_share(self) -> float:
-        """Failed episodes among all that could be played by this agent."""
+        """Return the share of failed episodes among all that this agent could play."""
         failed = sum(count for name, count in self.failed.items() if name != StopReason.UNPLAYABLE)
         return failed / max(self.n + failed, 1)
 
     @property
     def trouble(self) -> str | None:
-        """What the failed episodes do to the rate, as a sentence; None if none failed."""
+        """Say what the failed episodes do to the rate; None if none failed."""
         failed, all_ = sum(self.failed.values()), self.n + sum(self.failed.values())
         if not failed:
             return None
@@ -172,19 +171,20 @@ class Evaluation(Rate):
 
     @property
     def title(self) -> str:
-        """Who played what, and how much of it."""
+        """Say who played what, and how much of it."""
         played = self.n + sum(self.failed.values())
         share = f", {played} of {self.split_size} tasks" if self.split_size is not None else ""
         return f"{self.agent} on {self.env} ({self.split}{share})"
 
     def record(self) -> dict[str, Any]:
-        """The numbers, for a line of a run's metrics: without what is the same for a whole run, and
-        task by task.
+        """Return the numbers for a line of a run's metrics.
+
+        Left out are the fields that are the same for a whole run, and the single tasks.
         """
         return self.model_dump(exclude={"tasks", "versions", "params", "checkpoint"})
 
     def table(self) -> Table:
-        """The same as a rich table."""
+        """Show the numbers as a rich table."""
         from rich.table import Table
 
         table = Table("", "success", "95 % interval", "n", title=self.title)
@@ -214,8 +214,9 @@ def summarise(
     temperature: float | None,
     **conditions: Any,
 ) -> Evaluation:
-    """Count finished episodes; failed ones are in `failed` only, and warned about where they are
-    too many.
+    """Count finished episodes, and warn where too many failed.
+
+    Episodes that failed are in `failed` only.
 
     `conditions` are further fields of the Evaluation.
     """
@@ -253,6 +254,6 @@ def summarise(
 
 
 def _repeated(episode: Episode) -> int:
-    """Actions that were already given in this episode after the world had said the same."""
+    """Count actions that were given before in this episode after the same observation."""
     given = zip(episode.states(), (turn.action for turn in episode.turns), strict=True)
     return len(episode.turns) - len(set(given))

@@ -16,7 +16,7 @@ WORD = re.compile(r"[\w'-]+")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a turn did, by the world's own words and answers."""
+    """What one turn did, by the world's own words and answers."""
 
     new_target: bool
     """What the action names after its verb was not named by an accepted action before; False if it
@@ -35,7 +35,7 @@ class Facts:
 
 
 def facts_of(episode: Episode) -> list[Facts]:
-    """The facts of each turn.
+    """List the facts of each turn.
 
     An accepted action had no effect if the world answered what it had answered just before
     (refusals in between do not count: looking around after one is no way out), or if the same
@@ -78,7 +78,7 @@ def facts_of(episode: Episode) -> list[Facts]:
 
 
 def words_of(turn: Turn) -> list[str]:
-    """The words of its action that reach a world; none if it could not be parsed."""
+    """List the words of a turn's action that reach a world; none if it could not be parsed."""
     # Worlds never see a backslash; see envs/sanitise.py.
     return WORD.findall((turn.action or "").replace("\\", ""))
 

@@ -30,7 +30,7 @@ CHECKPOINTS = ("best", "rl", "last", "sft")
 
 
 class SavedAgent(AgentConfig):
-    """How the weights beside it play: the `agent` block of their run, and its limits."""
+    """The agent beside saved weights: the `agent` block of their run, and its limits."""
 
     max_context: int | None = Field(
         None,
@@ -58,7 +58,7 @@ class SavedAgent(AgentConfig):
 
     @classmethod
     def read(cls, folder: Path, *, trust: bool = False) -> Self:
-        """The agent of a checkpoint, or the defaults for a model that no run made.
+        """Read the agent of a checkpoint, or the defaults for a model that no run made.
 
         Args:
             folder: holds the weights.
@@ -109,8 +109,9 @@ class LoadedAgent:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """The folder of weights meant by a run or checkpoint folder: of a run, those that it tested.
-    Raises UserError.
+    """Find the folder of weights that a run or checkpoint folder means. Raises UserError.
+
+    Of a run, these are the weights that it tested.
     """
     for folder in (path, *(path / "checkpoints" / name for name in CHECKPOINTS)):
         if (folder / "config.json").is_file():
@@ -124,7 +125,7 @@ def checkpoint_folder(path: Path) -> Path:
 
 
 def is_model_name(name: str) -> bool:
-    """Whether `name` may be a model that is no folder: built in, or one of the Hugging Face Hub."""
+    """Tell whether `name` may be a model that is no folder: built in, or on the Hub."""
     return name == "smollm2" or (
         name.count("/") == 1 and not name.startswith(("/", ".", "~")) and name[-1] != "/"
     )
@@ -179,8 +180,9 @@ def load_agent(
 
 
 def load_named(name: str, others: Sequence[str], **options: Any) -> LoadedAgent:
-    """As `load_agent`, after a look whether `name` can be one at all; `others` are the agents that
-    are no models.
+    """Load an agent by a name that need not be one; `others` are the agents that are no models.
+
+    It is `load_agent` after a look whether `name` can be one at all.
 
     Raises:
         UserError: also where there is neither such a folder nor such a name.
@@ -212,8 +214,9 @@ def _changed(saved: SavedAgent, changes: Mapping[str, Any]) -> SavedAgent:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that make a model play: weights, config,
-    tokenizer, template.
+    """Compute the SHA-256 over names and contents of the files that make a model play.
+
+    They are its weights, config, tokenizer and template.
     """
     kinds = (".json", ".jinja", ".safetensors", ".bin", ".model", ".txt")
     paths = [

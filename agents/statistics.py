@@ -1,5 +1,4 @@
-"""Compare players and training runs: intervals and tests for what was paired, without a table of
-quantiles.
+"""Compare players and training runs: intervals and tests for paired numbers, without tables.
 
     result = paired([27, 21, 28, 29, 24], [56, 58, 56, 58, 52])    # wins of two arms, one pair per training seed
     print(result.difference.low, result.difference.high, result.p)
@@ -35,7 +34,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """What `paired` found of `n` pairs."""
+    """The result of `paired` for n pairs."""
 
     difference: Mean
     """Second minus first, with its t interval."""
@@ -49,7 +48,7 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """What `mcnemar` found of two players on the same tasks."""
+    """The result of `mcnemar` for two players on the same tasks."""
 
     only_first: int
     """Tasks that the first player alone won."""
@@ -94,8 +93,7 @@ def t_quantile(confidence: float, df: int) -> float:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
-    """Return the mean of independent numbers and its t interval: for success per seed, with one
-    number per seed.
+    """Return the mean of independent numbers, such as one per seed, and its t interval.
 
     One number alone has an interval without ends. Raises ValueError for none.
     """
@@ -109,8 +107,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
 
 
 def paired(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Paired:
-    """Compare two arms on the same seeds (or two players on the same tasks): second minus first,
-    pair by pair.
+    """Compare two arms on the same seeds, or two players on the same tasks, pair by pair.
+
+    The difference is second minus first.
 
     Pairs that all differ by the same amount, not 0, have p = 0; a single pair has p = 1. Raises
     ValueError if the lengths differ or are 0.
@@ -128,8 +127,9 @@ def paired(first: Sequence[float], second: Sequence[float], confidence: float = 
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Return the exact two-sided p of paired differences: the share of sign patterns with as large
-    a sum, or larger.
+    """Return the exact two-sided p of paired differences by flipping their signs.
+
+    That is the share of sign patterns with as large a sum, or larger.
 
     Assumes only that each difference is as likely as its negative. Raises ValueError for more than
     `MOST_FLIPPED`.
@@ -153,16 +153,15 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Return the exact two-sided p that `wins` against `losses`, ties left out, come from a fair
-    coin.
-    """
+    """Return the exact two-sided p of wins against losses; ties are left out."""
     n, fewer = wins + losses, min(wins, losses)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Compare two players that played the same tasks in the same order: the exact test of the tasks
-    one alone won.
+    """Compare two players on the same tasks in the same order, by the exact McNemar test.
+
+    It looks at the tasks that one of them alone won.
 
     Raises ValueError if the lengths differ.
     """
@@ -174,8 +173,9 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's step-down method, in the order given
-    (Holm, 1979).
+    """Return p-values corrected for their number by Holm's step-down method (Holm, 1979).
+
+    They keep the order given.
     """
     adjusted, highest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):

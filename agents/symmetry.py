@@ -1,4 +1,4 @@
-"""Symmetries: play or retell a world under a renaming of its words that leaves it the same world.
+"""Symmetries: play or retell a world under a renaming of words that leaves it the same world.
 
 A world lists its renamings in `TextEnv.symmetries` (a map may be turned or mirrored, for example).
 One game seen under eight of them is eight games to a model, and the world itself never knows.
@@ -58,7 +58,7 @@ class RenamedPlayer(Player):
         self.player.begin(world, rename(observation, self.renaming), self._renamed(info))
 
     async def move(self) -> Turn:
-        """What the player said, its action in the world's words."""
+        """Ask the other player for its turn, and put its action into the world's words."""
         turn = await self.player.move()
         if turn.action is not None:
             turn.action = rename(turn.action, self.back)
@@ -80,23 +80,23 @@ class RenamedPlayer(Player):
         }
 
     def closing(self) -> Prompt | None:
-        """The other player's."""
+        """Ask the other player for its closing prompt."""
         return self.player.closing()
 
     @property
     def full(self) -> bool:
-        """The other player's."""
+        """Tell whether the other player's context is full."""
         return self.player.full
 
     @property
     def expects(self) -> str:
-        """The other player's."""
+        """Return the format that the other player expects."""
         return self.player.expects
 
     def park(self) -> None:
-        """The other player's."""
+        """Park the other player's conversation."""
         self.player.park()
 
     def close(self) -> None:
-        """The other player leaves."""
+        """Close the other player's conversation."""
         self.player.close()

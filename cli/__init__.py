@@ -1,3 +1,1 @@
-"""cli: the front door. `main` runs a command line, `catalogue` lists what there is, `terminal`
-plays and watches.
-"""
+"""cli: the front door. `main` runs a command line, `catalogue` lists what there is."""

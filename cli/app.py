@@ -32,9 +32,7 @@ app = typer.Typer(
 
 
 class Ended(Exception):
-    """A command was ended by its cause, a KeyboardInterrupt or an EOFError, of which typer would
-    tell nothing.
-    """
+    """The end of a command by a KeyboardInterrupt or an EOFError, which typer would swallow."""
 
 
 class Command(typer.core.TyperCommand):
@@ -101,7 +99,7 @@ Overrides = Annotated[
 
 
 def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """``["level=5"]`` as ``{"level": 5}``; values are read as YAML. Raises UserError."""
+    """Read ``["level=5"]`` as ``{"level": 5}``, values as YAML. Raises UserError."""
     import yaml
 
     params: dict[str, Any] = {}
@@ -119,15 +117,16 @@ def parse_params(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def parse_value(key: str, text: str) -> dict[str, Any]:
-    """A plug-in as an option names it, ``tags`` or ``{name: tags, field: 1}``. Raises UserError."""
+    """Read a plug-in as an option names it, ``tags`` or ``{name: tags, field: 1}``.
+
+    Raises UserError.
+    """
     value = parse_params([f"{key}={text}"])[key]
     return value if isinstance(value, dict) else {"name": str(value)}
 
 
 def creatable(path: Path) -> None:
-    """Raise UserError unless a file can be written at `path`, before anything is done that would be
-    lost.
-    """
+    """Raise UserError unless a file can be written at `path`, before its content is computed."""
     try:
         if os.path.isdir(path):
             raise UserError(f"cannot write '{path}': it is a folder")
@@ -147,13 +146,13 @@ def creatable(path: Path) -> None:
 
 
 def answer(data: Any) -> None:
-    """Data on standard output, and nothing else there."""
+    """Print data, and nothing else, on standard output."""
     plain = sys.stdout.encoding.lower().replace("-", "") != "utf8"
     print(escaped(json.dumps(finite(data), indent=2, ensure_ascii=plain, allow_nan=False)))
 
 
 def aside() -> contextlib.redirect_stdout[Any]:
-    """While something is computed, whatever is printed (progress bars too) goes to standard error."""
+    """Send whatever is printed meanwhile (progress bars too) to standard error."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -166,5 +165,5 @@ def import_modules(modules: Sequence[str] | None) -> None:
 
 
 def fields(values: dict[str, Any]) -> str:
-    """``key=value`` pairs on one line, values as JSON."""
+    """Write ``key=value`` pairs on one line, values as JSON."""
     return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())

@@ -1,6 +1,4 @@
-"""What there is: environments and methods described as plain data, for the command line and the
-docs.
-"""
+"""The catalogue of environments and methods as plain data, for the command line and the docs."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ SLOTS = (
 
 
 def slots() -> dict[str, Slot[Any]]:
-    """Every plug-in slot by name."""
+    """Return every plug-in slot by its name."""
     found: dict[str, Slot[Any]] = {}
     for name in SLOTS:
         try:
@@ -52,7 +50,7 @@ def slots() -> dict[str, Slot[Any]]:
 
 
 def methods(wanted: str | None = None) -> list[dict[str, Any]]:
-    """Every plug-in, or those of one slot or of one name. Raises UserError for an unknown name.
+    """List every plug-in, or those of one slot or name. Raises UserError for an unknown name.
 
     Each is ``{slot, name, summary, paper, requires, fields: [{name, type, default,
     description}]}``.
@@ -80,7 +78,7 @@ def methods(wanted: str | None = None) -> list[dict[str, Any]]:
 
 
 def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
-    """A plug-in class as data, read from its docstrings and its fields."""
+    """Describe a plug-in class as data, read from its docstrings and its fields."""
     own = inspect.cleandoc(cls.__doc__ or "") if "__doc__" in vars(cls) else ""
     module = inspect.getdoc(inspect.getmodule(cls)) or ""
     return {
@@ -105,7 +103,7 @@ def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON data."""
+    """Return `value` as JSON data."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -114,7 +112,7 @@ def plain(value: Any) -> Any:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as a user would write it: ``int | None``, ``'a' | 'b'``."""
+    """Write a type as a user would: ``int | None``, ``'a' | 'b'``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " | ".join(repr(value) for value in arguments)
@@ -135,13 +133,13 @@ def _first_sentence(text: str) -> str:
 
 
 def _paper(text: str) -> str:
-    """The paragraph that begins with "Paper:" or "Source:", without that word."""
+    """Find the paragraph that begins with "Paper:" or "Source:", without that word."""
     found = re.search(r"^(?:Papers?|Source):\s*(.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return " ".join(found.group(1).split()) if found else ""
 
 
 def installed(extra: str) -> bool:
-    """Whether everything that an optional dependency group asks for can be found."""
+    """Tell whether everything that an optional dependency group asks for can be found."""
     if not extra:
         return True
     try:
@@ -158,7 +156,7 @@ def installed(extra: str) -> bool:
 
 
 def parameters(id: str) -> dict[str, Any]:
-    """Default parameters of an environment; empty if its class cannot be imported here."""
+    """Return an environment's default parameters; empty if its class cannot be imported here."""
     spec = gymnasium.registry[id]
     try:
         creator: Any = spec.entry_point
@@ -181,7 +179,7 @@ def parameters(id: str) -> dict[str, Any]:
 
 
 def environments() -> list[dict[str, Any]]:
-    """Every registered environment: ``{id, extra, installed, parameters}``."""
+    """List every registered environment: ``{id, extra, installed, parameters}``."""
     return [
         {
             "id": id,
@@ -194,9 +192,7 @@ def environments() -> list[dict[str, Any]]:
 
 
 def environment(id: str, **params: Any) -> dict[str, Any]:
-    """One environment in detail: also its instructions, limits and the sizes of its splits. Raises
-    UserError.
-    """
+    """Describe one environment, with instructions, limits and sizes of splits. Raises UserError."""
     env = make(id, **params)
     try:
         return {

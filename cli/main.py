@@ -34,9 +34,7 @@ for _command in _ORDER:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0, 1 for a failed check or run, 2 for a user's
-    mistake.
-    """
+    """Run one command line; return 0, 1 for a failed check or run, 2 for a user's mistake."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
@@ -71,17 +69,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _say(sentence: str) -> None:
-    """One line on standard error, whatever was quoted in it."""
+    """Print one line on standard error, whatever was quoted in it."""
     print(f"turnrl: {' '.join(visible(sentence).split())}", file=sys.stderr)
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-    """A warning is one line, as an error is."""
+    """Print a warning as one line, as an error is printed."""
     _say(f"warning: {message}")
 
 
 def _interrupted(cause: BaseException | None, arguments: Sequence[str]) -> int:
-    """Say that a command was stopped, and how a run goes on; returns the exit code."""
+    """Say that a command was stopped and how its run goes on; return the exit code."""
     if isinstance(cause, EOFError):  # a file that ended is no signal
         raise cause
     from ..training.interrupt import Interrupted

@@ -92,8 +92,7 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the success rate of an agent, with its 95 % interval. Exit code 1 if too many
-    episodes failed.
+    """Measure an agent's success rate. Exit code 1 if too many episodes failed.
 
     A run is measured as it measured itself: its environment, limits, temperature, seed and number
     of test tasks hold unless an option says otherwise.
@@ -148,9 +147,7 @@ def evaluate(
 
 
 def _protocol(target: str) -> Protocol | None:
-    """The protocol of a run, named by its folder or by one of its checkpoints; None for an
-    environment.
-    """
+    """Load the protocol of the run that a folder or checkpoint names; None for an environment."""
     from ..envs import env_ids
     from ..training.run_folder.protocol import Protocol
 
@@ -165,8 +162,9 @@ def _protocol(target: str) -> Protocol | None:
 def _of_run(
     own: Protocol, run: str, agent: str | None, split: str, *, trust: bool, imports: bool
 ) -> dict[str, Any]:
-    """How a run measures itself, as arguments of `evaluate`. Raises UserError if it imports code
-    without trust.
+    """Return how a run measures itself, as arguments of `evaluate`.
+
+    Raises UserError if it imports code without trust.
     """
     import torch
 
@@ -194,7 +192,7 @@ def _of_run(
 def _changes(
     parser: str | None, context: str | None, max_tokens: int | None, max_context: int | None
 ) -> dict[str, Any]:
-    """What the options change in a language model's agent."""
+    """Collect what the options change in a language model's agent."""
     named = {"parser": parser, "context": context}
     found: dict[str, Any] = {
         key: parse_value(key, text) for key, text in named.items() if text is not None

@@ -19,8 +19,7 @@ def init(
         Path, typer.Argument(metavar="[FOLDER]", help="Where to write; made if it is not there.")
     ] = Path(),
 ) -> None:
-    """Write an example to start from: a world of your own, its recipe, and the recipes of the
-    built-in worlds.
+    """Write an example to start from: a world, its recipe, and the recipes of the built-in worlds.
 
     Example: turnrl init mine
     """
@@ -91,8 +90,7 @@ def probe(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test whether the rewards of a recipe pay scripted cheats like an honest winner. Exit code 1
-    if they do.
+    """Test whether a recipe pays scripted cheats like an honest winner. Exit code 1 if it does.
 
     Example: turnrl probe recipes/quickstart.yaml --tasks 4
     """

@@ -22,11 +22,11 @@ from ..foundation.terminal import Terminal
 
 
 class Quit(Exception):
-    """The human left before the end."""
+    """The signal that the human left before the end."""
 
 
 class HumanPlayer(Player):
-    """Asks the person at the keyboard."""
+    """A player that asks the person at the keyboard."""
 
     def __init__(self, console: Terminal) -> None:
         self.console = console
@@ -48,7 +48,7 @@ class HumanPlayer(Player):
             )
 
     async def move(self) -> Turn:
-        """One line from the keyboard. Raises Quit at the end of input."""
+        """Read one line from the keyboard. Raises Quit at the end of input."""
         try:
             line = self.console.input("[bold cyan]> [/]")
         except (EOFError, KeyboardInterrupt):
@@ -57,7 +57,7 @@ class HumanPlayer(Player):
 
 
 class HumanAgent(Agent):
-    """The person at the keyboard."""
+    """The agent that is the person at the keyboard."""
 
     extras = frozenset({"admissible_actions"})
 
@@ -65,12 +65,12 @@ class HumanAgent(Agent):
         self.console = console
 
     def player(self, session: str, seed: int) -> HumanPlayer:
-        """There is only one."""
+        """Return the one human player."""
         return HumanPlayer(self.console)
 
 
 class Narrator(Player):
-    """Lets another player play and prints what happens."""
+    """A player that lets another one play and prints what happens."""
 
     def __init__(self, inner: Player, console: Terminal, *, echo: bool) -> None:
         self.inner, self.console, self.echo = inner, console, echo
@@ -78,7 +78,7 @@ class Narrator(Player):
 
     @property
     def expects(self) -> str:
-        """What the inner player's format is."""
+        """Return the format that the inner player expects."""
         return self.inner.expects
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
@@ -106,7 +106,7 @@ class Narrator(Player):
         self.inner.observe(observation, info)
 
     def tell(self, turn: Turn) -> None:
-        """The answer to one turn, with its reward and whatever else is known."""
+        """Print the answer to one turn, with its reward and whatever else is known."""
         facts = [f"reward {turn.env_reward:+g}"]
         facts += [f"score {turn.score:g}"] if turn.score is not None else []
         facts += [] if turn.valid_action else [f"refused: {turn.invalid_reason}"]
@@ -122,19 +122,20 @@ class Narrator(Player):
         )
 
     def closing(self) -> Prompt | None:
-        """As the inner player."""
+        """Ask the inner player for its closing prompt."""
         return self.inner.closing()
 
     def close(self) -> None:
-        """As the inner player."""
+        """Close the inner player."""
         self.inner.close()
 
 
 def choose_agent(
     name: str, console: Terminal, temperature: float | None, max_turns: int | None, trust: bool
 ) -> tuple[Agent, int]:
-    """The agent called 'human', 'random' or 'expert', or a checkpoint's, and its turn limit. Raises
-    UserError.
+    """Find 'human', 'random', 'expert' or a checkpoint's agent, and its turn limit.
+
+    Raises UserError.
     """
     if name == "human" or name in BASELINES:
         player = HumanAgent(console) if name == "human" else BASELINES[name]()
@@ -148,7 +149,7 @@ def choose_agent(
 
 
 def choose_task(env: TextEnv, split: str, seed: int) -> Task:
-    """The task number `seed` of a split, made ready to play. Raises UserError."""
+    """Get the task number `seed` of a split ready to play. Raises UserError."""
     tasks = env.tasks(split)
     if seed >= len(tasks):
         raise UserError(
@@ -172,7 +173,7 @@ def play_in_terminal(
     imports: Sequence[str] = (),
     trust: bool = False,
 ) -> Episode | None:
-    """One episode, printed as it happens; None if the human left before its end.
+    """Play one episode and print it as it happens; None if the human left before its end.
 
     Args:
         seed: which task of the split, and the random choices of the player.

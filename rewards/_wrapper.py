@@ -17,32 +17,32 @@ TIE = 1e-9
 
 
 class Wrapper(TurnReward):
-    """Base of rewards made of others: it needs what they need, and remembers what they remember."""
+    """Base of rewards made of others: it needs what they need and keeps their state."""
 
     _inner: list[TurnReward] = PrivateAttr(default_factory=list)
 
     @abstractmethod
     def configs(self) -> Sequence[Mapping[str, Any]]:
-        """Configurations of the other rewards."""
+        """List the configurations of the rewards inside."""
 
     def model_post_init(self, context: Any) -> None:
-        """Build the other rewards."""
+        """Build the rewards inside."""
         self._inner.extend(REWARDS.build(config) for config in self.configs())
 
     def needs(self) -> frozenset[Need]:
-        """What it requires itself, and what the others do."""
+        """List what this reward and the rewards inside it need to have computed."""
         return self.requires.union(*(reward.needs() for reward in self._inner))
 
     @property
     def failures(self) -> Counter[str]:
-        """Those of the others."""
+        """Count the numbers that the rewards inside could not measure, by reason."""
         return sum((reward.failures for reward in self._inner), Counter())
 
     def state_dict(self) -> dict[str, Any]:
-        """The others', in order."""
+        """Return the states of the rewards inside, in their order."""
         return {"inner": [reward.state_dict() for reward in self._inner]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The others'."""
+        """Restore the states of the rewards inside."""
         for reward, saved in zip(self._inner, state["inner"], strict=True):
             reward.load_state_dict(saved)

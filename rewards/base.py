@@ -49,20 +49,18 @@ class TurnReward(Plugin):
 
     @property
     def failures(self) -> Counter[str]:
-        """Numbers that it could not measure, by reason; empty for rewards that keep no count."""
+        """Count the numbers that it could not measure, by reason; empty if it does not count."""
         return Counter()
 
     @abstractmethod
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode of the group, in order; lengths match the episodes'
-        turns.
-        """
+        """Give one number per turn of each episode of the group, in order."""
 
 
 def on_last_turn(values: Sequence[float], group: Group) -> list[list[float]]:
-    """One number per episode, paid on its last turn, 0 on the others."""
+    """Pay one number per episode on its last turn, and 0 on the others."""
     return [
         [0.0] * (len(episode.turns) - 1) + [value] * bool(episode.turns)
         for value, episode in zip(values, group, strict=True)
@@ -90,8 +88,7 @@ async def ask(reward: TurnReward, group: Group, scorer: LanguageAgent | None) ->
 async def pay(
     reward: TurnReward, group: Group, scorer: LanguageAgent | None, faults: Faults
 ) -> list[list[float]]:
-    """Ask a reward behind a boundary: where it raises, the whole group is NaN, and `faults` says so
-    by its name.
+    """Ask a reward for its numbers; where it raises, the group is NaN and `faults` notes its name.
 
     Raises PluginError for another shape or type, and the UserError of a reward.
     """
@@ -136,13 +133,13 @@ def _row(reward: TurnReward, row: Any, episode: Episode) -> list[float]:
 
 
 def _listed(value: Any) -> list[Any] | None:
-    """The entries of a list, a tuple, an array or a tensor; None for anything else."""
+    """Return the entries of a list, tuple, array or tensor; None for anything else."""
     is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return list(value) if is_list or getattr(value, "shape", ()) != () else None
 
 
 async def inner_sums(reward: TurnReward, group: Group, scorer: LanguageAgent | None) -> list[float]:
-    """What another reward pays over each episode, unweighted."""
+    """Ask another reward what it pays over each whole episode, unweighted."""
     return [sum(row) for row in await ask(reward, group, scorer)]
 
 

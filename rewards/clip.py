@@ -1,4 +1,4 @@
-"""Reward ``clip``: a process reward that can only be missed, never collected."""
+"""Reward ``clip``: a penalty where another reward stays below a bound, and nothing above it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import ask
 
 
 class Clip(Wrapper):
-    """What another reward falls short of a bound, turn by turn.
+    """A penalty of what another reward falls short of a bound, turn by turn.
 
     ``r_t = min(q_t - eta, 0)``, with q_t what the reward `of` pays for the turn.
 
@@ -34,7 +34,7 @@ class Clip(Wrapper):
     eta: float = Field(0.6, description="what a turn must be worth to cost nothing")
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward that is clipped."""
+        """List the configuration of the reward that is clipped."""
         return [self.of]
 
     async def __call__(

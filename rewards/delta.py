@@ -15,7 +15,7 @@ from .base import ask
 
 
 class Delta(Wrapper):
-    """What another reward pays for a turn, less what it pays for the next one.
+    """The difference between what another reward pays for a turn and for the next one.
 
     ``r_t = q_t - q_{t+1}`` and ``r_T = q_T``, with q_t what the reward `of` pays for the turn.
 
@@ -35,7 +35,7 @@ class Delta(Wrapper):
     )
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward that is differenced."""
+        """List the configuration of the reward whose differences are paid."""
         return [self.of]
 
     async def __call__(

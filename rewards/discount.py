@@ -1,6 +1,4 @@
-"""Reward ``discount``: the result of the episode on every turn, less on early turns of long
-episodes.
-"""
+"""Reward ``discount``: the episode's result on every turn, less on early turns of long episodes."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ class Discount(Wrapper):
     gamma: float = Field(0.995, gt=0, le=1, description="factor per turn before the last")
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward that is spread."""
+        """List the configuration of the reward that is spread."""
         return [self.of]
 
     async def __call__(

@@ -1,6 +1,4 @@
-"""Reward ``gate``: what comes later in order of importance counts only once what comes before is
-good enough.
-"""
+"""Reward ``gate``: a less important reward counts only where the more important ones are good."""
 
 from __future__ import annotations
 
@@ -37,18 +35,17 @@ class Level(BaseModel):
         return self
 
     def share(self, total: float) -> float:
-        """Where an episode sum lies between low and high, in [0, 1]; NaN for NaN."""
+        """Return where an episode sum lies between low and high, in [0, 1]; NaN for NaN."""
         place = (total - self.low) / (self.high - self.low)
         return 0.0 if place < 0 else 1.0 if place > 1 else place
 
     def opens(self, total: float) -> bool:
-        """Whether an episode sum reaches the threshold; NaN does not."""
+        """Tell whether an episode sum reaches the threshold; NaN does not."""
         return self.threshold is not None and total >= self.threshold - TIE
 
 
 class Gate(Wrapper):
-    """Levels of rewards, each open only if the one before it reached its threshold; paid on the
-    last turn.
+    """Levels of rewards, each open only if the one before reached its threshold; on the last turn.
 
     ``R = sum_l open_l * weight_l * clip((S_l - low_l) / (high_l - low_l), 0, 1)``
 
@@ -99,7 +96,7 @@ class Gate(Wrapper):
         return self
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward of every level."""
+        """List the configurations of the rewards of every level."""
         return [level.of for _, level in self._nodes()]
 
     async def __call__(
@@ -120,7 +117,7 @@ class Gate(Wrapper):
         return on_last_turn(paid, group)
 
     def _nodes(self) -> Iterator[tuple[int | None, Level]]:
-        """All levels, each after the one that gates it, and the index of that one."""
+        """Yield every level after the level that gates it, with the index of that one."""
         nodes: list[tuple[int | None, Level]] = []
 
         def visit(gate: int | None, level: Level) -> int:

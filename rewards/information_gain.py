@@ -72,7 +72,7 @@ class InformationGain(TurnReward):
         return self
 
     def needs(self) -> frozenset[Need]:
-        """The agent that played, and the expert if it is the target."""
+        """List the agent that played, and the expert if it names the target."""
         return frozenset({Need.SCORER, Need.EXPERT} if self.target == "expert" else {Need.SCORER})
 
     async def __call__(
@@ -102,7 +102,7 @@ class InformationGain(TurnReward):
     async def _score(
         self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent
     ) -> float:
-        """s_t of the likeliest target; NaN for none."""
+        """Return s_t of the likeliest target; NaN where there is no target."""
         prompt, best = episode.prompt(t), -math.inf
         for words in targets:
             ids, first = agent.encode_answer(self.answer.replace("{}", words), words)
@@ -113,7 +113,7 @@ class InformationGain(TurnReward):
         return best if targets else math.nan
 
     def _targets(self, episode: Episode) -> list[str]:
-        """What should become likelier, in the world's own words."""
+        """List the answers that should become likelier, in the world's own words."""
         if self.target == "goal":
             return [self.goal or ""]
         if self.target == "expert":
@@ -129,7 +129,7 @@ class InformationGain(TurnReward):
 
 
 def carried(scores: list[float | None]) -> list[float]:
-    """Scores with the one before in the place of None; NaN where there is none."""
+    """Replace each None by the score before it, or by NaN where there is none."""
     known: list[float] = []
     for score in scores:
         known.append(score if score is not None else known[-1] if known else math.nan)

@@ -1,4 +1,4 @@
-"""Reward ``judge``: what a language model says it was worth, by a rubric."""
+"""Reward ``judge``: a language model's score of each turn or episode, by a rubric."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ Answer with one JSON object and nothing else: {{"score": a number from {low:g} t
 
 
 class Judge(TurnReward):
-    """The score of a rubric, given by a model behind an OpenAI-compatible endpoint, mapped to [0,
-    1].
+    """The score of a rubric, given by a model behind an OpenAI-compatible endpoint, in [0, 1].
 
     ``r = (score - low) / (high - low)`` with (low, high) the `scale`. Per ``episode`` the model
     sees all of it and its score is paid on the last turn; per ``turn`` it is asked about each turn
@@ -88,7 +87,7 @@ class Judge(TurnReward):
 
     @property
     def failures(self) -> Counter[str]:
-        """Scores that were not given, by kind."""
+        """Count the scores that the judge did not give, by kind."""
         return self._endpoint.failures
 
     async def __call__(
@@ -129,8 +128,9 @@ class Judge(TurnReward):
 
 
 def rubric_text(rubric: str) -> str:
-    """A rubric, or what stands in the file of that name. Raises ValueError if it cannot be read or
-    is empty.
+    """Return a rubric, or the text of the file that it names.
+
+    Raises ValueError if the file cannot be read or the rubric is empty.
     """
     text = rubric
     if "\n" not in rubric and rubric.endswith((".txt", ".md")):

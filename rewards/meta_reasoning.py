@@ -15,8 +15,7 @@ from .base import TurnReward
 
 
 class MetaReasoning(TurnReward):
-    """Rules that check the tag of a turn against what the world answered: ``r_t = r_tag +
-    r_format``.
+    """Rules that check a turn's tag against the world's answer: ``r_t = r_tag + r_format``.
 
     - planning: `planning` iff the episode succeeded, for the first `max_planning` such turns.
     - explore: `explore` iff the action was accepted, names after its verb what no accepted action

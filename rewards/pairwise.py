@@ -36,8 +36,7 @@ ORDERS: tuple[Literal["A", "B"], ...] = ("A", "B")
 
 
 class Pairwise(Wrapper):
-    """+1 for an episode that beats the reference of its group in every order, -1 for one that does
-    not; the last turn.
+    """+1 on the last turn of an episode that beats its group's reference in every order, else -1.
 
     One episode of the group, drawn with a seed made of the task and of what was done in the group,
     is the reference and gets 0. Exactly one comparator decides about the others:
@@ -92,12 +91,12 @@ class Pairwise(Wrapper):
         return self
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward that decides, if one does."""
+        """List the configuration of the reward that decides, if one does."""
         return [] if self.by is None else [self.by]
 
     @property
     def failures(self) -> Counter[str]:
-        """Verdicts that were not given, by kind; empty without an endpoint."""
+        """Count the verdicts that were not given, by kind; empty without an endpoint."""
         return Counter() if self._endpoint is None else self._endpoint.failures
 
     async def __call__(
@@ -134,7 +133,7 @@ class Pairwise(Wrapper):
     async def _wins(
         self, endpoint: Endpoint, episode: Episode, reference: Episode, place: Literal["A", "B"]
     ) -> bool | None:
-        """Whether the judge names the episode when it stands at `place`; None without a verdict."""
+        """Ask whether the episode wins when it stands at `place`; None without a verdict."""
         first, second = (episode, reference) if place == "A" else (reference, episode)
         shown = [
             transcript(first, self.clip, tag="episode_a"),
@@ -149,7 +148,7 @@ class Pairwise(Wrapper):
 
 
 def reference_of(group: Group, count: int) -> int:
-    """A number below `count`, drawn by the task and by what was done and seen in the group."""
+    """Draw a number below `count` by the task and by what was done and seen in the group."""
     done = [
         [[turn.text, turn.action, turn.observation] for turn in episode.turns] for episode in group
     ]
@@ -158,12 +157,12 @@ def reference_of(group: Group, count: int) -> int:
 
 
 def verdict_of(wins: list[bool | None]) -> float:
-    """1 if it won in every order, -1 if not, NaN if some verdict is missing."""
+    """Return 1 for a win in every order, -1 for any other, NaN if some verdict is missing."""
     return math.nan if None in wins else 1.0 if all(wins) else -1.0
 
 
 def _winner(answer: str) -> str | None:
-    """A or B, as JSON or as nothing but that letter."""
+    """Read A or B from an answer, as JSON or as nothing but that letter."""
     letter = re.fullmatch(r"\W*([AB])\W*", answer)
     value = letter.group(1) if letter else json_value(answer, "winner")
     return value if value in ("A", "B") else None

@@ -18,7 +18,7 @@ from .judge import Judge
 
 
 class Rule(BaseModel):
-    """One reward of the sum."""
+    """One reward of the sum, its price, and when it lets the judge be asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -92,12 +92,12 @@ class ProcessComposite(Wrapper):
             self._judge = judge
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The rules."""
+        """List the configurations of the rules' rewards."""
         return [rule.of for rule in self.rule]
 
     @property
     def failures(self) -> Counter[str]:
-        """Scores that the judge did not give, by kind; empty without one."""
+        """Count the scores that the judge did not give, by kind; empty without a judge."""
         return Counter() if self._judge is None else self._judge.failures
 
     async def __call__(

@@ -38,7 +38,7 @@ class Winrate(Wrapper):
     )
 
     def configs(self) -> list[Mapping[str, Any]]:
-        """The reward that decides."""
+        """List the configuration of the reward that decides."""
         return [self.by]
 
     async def __call__(
@@ -54,7 +54,7 @@ class Winrate(Wrapper):
 
 
 def win_rates(items: Sequence[T], beats: Callable[[T, T], float]) -> list[float]:
-    """Mean probability that each item beats another one; 0.5 for an item alone.
+    """Return the mean probability that each item beats another one; 0.5 for an item alone.
 
     Args:
         beats: the probability that its first argument is better than its second; that of the

@@ -69,8 +69,9 @@ _GEMMA_PAIR = re.compile(r"(?P<key>[\w\-]+):<\|\"\|>(?P<value>.*?)<\|\"\|>", re.
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call: where it starts in the text, the tool, and its arguments by name (a positional one is
-    named ``""``).
+    """A call of a tool: its place in the text, its name, and its arguments by name.
+
+    A positional argument is named ``""``.
     """
 
     start: int
@@ -81,7 +82,7 @@ class Call:
 
 
 def find_calls(text: str) -> list[Call]:
-    """All calls in a text, in their order. Never raises, for any text."""
+    """Find all tool calls in a text, in their order. Never raises, for any text."""
     cut = max(0, len(text) - LONGEST)
     text = text[cut:]
     found: list[tuple[int, int, list[Call]]] = []
@@ -155,7 +156,7 @@ def _python(text: str) -> Iterator[tuple[int, int, list[Call]]]:
 
 
 def _shapes(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Calls in a value of JSON: (name, arguments)."""
+    """Yield the calls in a value of JSON as (name, arguments)."""
     if isinstance(value, list):
         for one in value[:_TRIED]:
             if isinstance(one, dict):
@@ -183,7 +184,7 @@ def _shapes(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _balanced(text: str, start: int) -> tuple[str, int]:
-    """(source, end): the bracketed text that starts there, closed if its end is missing."""
+    """Return the bracketed text that starts here, closed if its end is missing, and its end."""
     open_, quote, position = [], "", start
     while position < len(text):
         character = text[position]
@@ -210,7 +211,7 @@ def _balanced(text: str, start: int) -> tuple[str, int]:
 
 
 def _value(source: str) -> Any:
-    """JSON, or what models take for it: commas too many, single quotes. None for anything else."""
+    """Read JSON, or what models take for it: commas too many, single quotes. None for the rest."""
     for attempt in (source, re.sub(r",\s*([}\]])", r"\1", source)):
         try:
             return json.loads(attempt, strict=False)

@@ -33,7 +33,7 @@ from .template import TODAY, template_of
 
 @dataclass(slots=True)
 class Prompt:
-    """What must be fed before the next response; the fields mean what they mean in a Turn."""
+    """The tokens to feed before the next response; its fields are those of a Turn."""
 
     new_ids: list[int]
     extends: bool
@@ -41,7 +41,7 @@ class Prompt:
 
 
 class Chat:
-    """One conversation. Call `observe` and `respond` in turns, `observe` first.
+    """One conversation as exact tokens. Call `observe` and `respond` in turns, `observe` first.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -78,13 +78,14 @@ class Chat:
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end a response in this template."""
+        """Return the ids that end a response in this template."""
         return self._template.stop_token_ids
 
     @property
     def opened(self) -> str:
-        """What the prompt ends with, from a tag on that opens reasoning for the player; empty if it
-        opens none.
+        """Return the end of the prompt from a tag on that opens reasoning for the player.
+
+        Empty if the prompt opens none.
         """
         opened, last = self._template.opened, self._parts[-1] if self._parts else ()
         # Some templates open it or not by what was said (/no_think).
@@ -92,8 +93,10 @@ class Chat:
         return "" if closed else opened
 
     def observe(self, observation: str) -> Prompt:
-        """The world spoke: what must be fed before the next response. Raises UserError if the
-        template refuses the messages, RuntimeError if a response is due."""
+        """Take what the world said; return the tokens to feed before the next response.
+
+        Raises UserError if the template refuses the messages, RuntimeError if a response is due.
+        """
         if len(self.history.observations) != len(self.history.responses):
             raise RuntimeError("observe() was called twice without respond()")
         # Lone surrogates cannot be tokenised; a world that read a broken file may still say them.
@@ -118,16 +121,14 @@ class Chat:
         return Prompt(new, False, len(new) - self._news(parts) if responses else 0)
 
     def _news(self, parts: list[Part]) -> int:
-        """How many ids of a prompt that was written anew say something new; 0 where that cannot be
-        told.
-        """
+        """Count the ids of a rewritten prompt that say something new; 0 where this is unknown."""
         last = parts[-1]
         if len(parts) < 2 or parts[-2] != len(self._responses) - 1 or isinstance(last, int):
             return 0
         return len(self._template.encode(last, self._ends[-1], inside=True))
 
     def respond(self, response_ids: Sequence[int], *, stopped: bool) -> str:
-        """The player wrote these ids; returns them as text, without the stop token.
+        """Take the ids that the player wrote; return them as text, without the stop token.
 
         Args:
             response_ids: as sampled, the stop token included.
@@ -149,11 +150,11 @@ class Chat:
         return text
 
     def encode_response(self, text: str) -> list[int]:
-        """The ids a player would sample to write this text and stop: for demonstrations."""
+        """Return the ids a player would sample to write this text and stop: for demonstrations."""
         return self._template.encode_response(text) + list(self.stop_token_ids[:1])
 
     def continued(self, text: str) -> str:
-        """What a model of this template writes after the prompt to say a text.
+        """Return what a model of this template writes after the prompt to say a text.
 
         With the header that belongs to an answer (gpt-oss), and without the tag of reasoning that
         the prompt opens, or with reasoning that is closed at once. ``parser.parse(chat.opened +

@@ -1,5 +1,4 @@
-"""Control tokens: which tokens of a tokenizer structure a conversation, and text to ids that spells
-none by chance.
+"""Control tokens: they structure a conversation, and no text may spell one by chance.
 
 A control token is a special token of the tokenizer, or an ordinary one in the form ``<|...|>`` that
 the chat template prints between messages. White space never is one, and neither are the bytes of a
@@ -29,7 +28,7 @@ _DELIMITER = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """What the tokenizer calls special, without white space and bytes."""
+    """List the tokens that the tokenizer calls special, without white space and bytes."""
     added = tokenizer.added_tokens_decoder.values()
     special = {str(t.content) for t in added if t.special} | set(
         map(str, tokenizer.all_special_tokens)
@@ -38,7 +37,7 @@ def special_tokens(tokenizer: Any) -> set[str]:
 
 
 def delimiters(tokenizer: Any, text: str) -> set[str]:
-    """Ordinary added tokens in the form of control tokens that `text` spells."""
+    """List ordinary added tokens that `text` spells in the form of control tokens."""
     added = {str(t.content) for t in tokenizer.added_tokens_decoder.values()}
     return {s for s in added if s in text and _DELIMITER.fullmatch(s.strip())}
 
@@ -56,11 +55,11 @@ class Control:
         self.ids = frozenset(i for i in ids if i is not None and i != tokenizer.unk_token_id)
 
     def spelled(self, text: str) -> list[str]:
-        """What `text` spells, in order."""
+        """List the control tokens that `text` spells, in order."""
         return self._spelling.findall(text)
 
     def flagged(self, text: str) -> list[tuple[str, bool]]:
-        """`text` in pieces, those that spell a control token flagged."""
+        """Cut `text` into pieces, and flag those that spell a control token."""
         pieces, position = [], 0
         for match in self._spelling.finditer(text):
             pieces += [(text[position : match.start()], False), (match.group(), True)]
@@ -68,13 +67,13 @@ class Control:
         return [piece for piece in (*pieces, (text[position:], False)) if piece[0]]
 
     def cut(self, text: str) -> list[str]:
-        """`text`, cut after the first character of everything that spells a control token."""
+        """Cut `text` after the first character of everything that spells a control token."""
         cuts = [match.start() + 1 for match in self._spelling.finditer(text)]
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 class Encoder:
-    """Text to ids, for one tokenizer and its control tokens.
+    """A text encoder for one tokenizer and its control tokens.
 
     In what a player says, the tags of reasoning are its own words even where a tokenizer calls them
     special: `spoken`.
@@ -115,8 +114,10 @@ class Encoder:
         return tuple(ids)
 
     def _encode_apart(self, run: Run, control: Control, inside: bool) -> tuple[int, ...]:
-        """For tokenizers that find control tokens in unexpected places (by normalising): content
-        alone, in the worst case by characters."""
+        """Encode content alone, in the worst case by characters.
+
+        For tokenizers that find control tokens in unexpected places, by normalising.
+        """
         ids: list[int] = []
         for text, content in run:
             if not content:
@@ -136,9 +137,7 @@ class Encoder:
         return tuple(ids)
 
     def _piece(self, text: str, inside: bool) -> list[int]:
-        """Ids of a text. Where something stands before it, no tokenizer may take it for the
-        beginning.
-        """
+        """Encode a text; where something stands before it, it is no beginning."""
         if not (inside and self._anchored and text):
             return self._ids(text)
         before, both = self._ids("\n"), self._ids("\n" + text)

@@ -1,5 +1,4 @@
-"""Marks: private characters in the contents of messages, by which a rendering tells where each
-content went.
+"""Marks: private characters in messages, which tell where a rendering put each content.
 
 `Marks` puts a mark in place of text that the template must not read, and one at the end of each
 response. From the rendering it makes the parts of a conversation: runs of prompt text, and
@@ -30,29 +29,29 @@ class Marks:
         self._hidden: list[str] = []
 
     def whole(self, content: str) -> str:
-        """`content` hidden but for the white space around it, which templates trim."""
+        """Hide `content` but for the white space around it, which templates trim."""
         core = content.strip()
         return content.replace(core, self._hide(core), 1) if core else content
 
     def spelled(self, content: str, control: Control, shown: frozenset[str] = frozenset()) -> str:
-        """`content` with what spells control tokens hidden, but for those `shown`."""
+        """Hide what spells control tokens in `content`, but for those `shown`."""
         pieces = control.flagged(content)
         return "".join(
             self._hide(text) if flag and text not in shown else text for text, flag in pieces
         )
 
     def end(self, response: int) -> str:
-        """What to put after a response."""
+        """Return the mark to put after a response."""
         return f"{self._mark}1{response}{self._mark}"
 
     def unmarked(self, text: str) -> str:
-        """A rendering with its contents back in their places."""
+        """Put the contents back in their places in a rendering."""
         return self._pattern.sub(
             lambda mark: self._hidden[int(mark[2])] if mark[1] == "0" else "", text
         )
 
     def complete(self, text: str) -> bool:
-        """Everything that was hidden is in the rendering."""
+        """Tell whether everything that was hidden is in the rendering."""
         return set(range(len(self._hidden))) == {
             int(i) for kind, i in self._pattern.findall(text) if kind == "0"
         }
@@ -60,9 +59,11 @@ class Marks:
     def parts(
         self, text: str, responses: Sequence[str], control: Control, *, whole: bool
     ) -> list[Part]:
-        """A rendering as parts. A response counts as such only if it stands unchanged before its
-        mark, but for white space before it: some templates trim. With `whole`, contents stay in one
-        piece."""
+        """Cut a rendering into runs of prompt text and responses.
+
+        A response counts as one only if it stands unchanged before its mark, but for white space
+        before it, which some templates trim. With `whole`, contents stay in one piece.
+        """
         parts: list[Part] = []
         run: list[tuple[str, bool]] = []
         position = 0
@@ -87,7 +88,7 @@ class Marks:
 
 
 def _without_end(run: list[tuple[str, bool]], length: int) -> list[tuple[str, bool]]:
-    """A run without its last characters."""
+    """Return a run without its last characters."""
     kept = list(run)
     while length:
         text, flag = kept.pop()
@@ -98,7 +99,7 @@ def _without_end(run: list[tuple[str, bool]], length: int) -> list[tuple[str, bo
 
 
 def _joined(pieces: list[tuple[str, bool]]) -> Run:
-    """Neighbours without a flag joined, nothing empty."""
+    """Join neighbours without a flag, and leave out what is empty."""
     run: list[tuple[str, bool]] = []
     for text, flag in pieces:
         if run and not flag and not run[-1][1]:
@@ -109,8 +110,9 @@ def _joined(pieces: list[tuple[str, bool]]) -> Run:
 
 
 def owners(messages: Sequence[Message], responses: Sequence[str]) -> dict[int, int]:
-    """Which message is which response: the same string object, else the latest equal one; order is
-    kept.
+    """Map each message that is a response to its number, in order.
+
+    The message holds the same string object, else the latest equal one.
     """
     found: dict[int, int] = {}
     last = len(responses)
@@ -127,7 +129,7 @@ def owners(messages: Sequence[Message], responses: Sequence[str]) -> dict[int, i
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:
-    """System messages moved into the first user message."""
+    """Move system messages into the first user message."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     rest = [m for m in messages if m["role"] != "system"]
     if not system:
@@ -138,7 +140,7 @@ def folded(messages: Sequence[Message]) -> list[Message]:
 
 
 def merged(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of the same role joined, for templates that insist on alternation."""
+    """Join neighbours of the same role, for templates that insist on alternation."""
     joined: list[Message] = []
     for message in messages:
         if joined and joined[-1]["role"] == message["role"]:
@@ -152,12 +154,12 @@ def merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def same(one: str, other: str) -> bool:
-    """Equal but for white space."""
+    """Compare two texts but for white space."""
     return "".join(one.split()) == "".join(other.split())
 
 
 def with_contents(messages: Sequence[Message], contents: Mapping[int, str]) -> list[Message]:
-    """The messages with some contents replaced."""
+    """Return the messages with some contents replaced."""
     return [
         {"role": m["role"], "content": contents.get(i, m["content"])}
         for i, m in enumerate(messages)

@@ -1,4 +1,4 @@
-"""Reasoning: what a model thinks before it answers, in the tags that reasoning models were trained with::
+"""Reasoning: the thoughts before an answer, in the tags that reasoning models are trained with::
 
     split("<think>North is new.</think>go north")  # ("North is new.", "go north")
     split("North is new.</think>go north")  # the same: the template had opened the tag in the prompt
@@ -46,8 +46,10 @@ _MESSAGE_END = re.compile(r"<\|(?:end|return|call)\|>\Z")
 
 
 def split(text: str) -> tuple[str | None, str | None]:
-    """(thought, answer) of a response. The thought is None if there is none; the answer is None if
-    the reasoning never ends. Never raises, for any text."""
+    """Cut a response into thought and answer. Never raises, for any text.
+
+    The thought is None if there is none, the answer if the reasoning never ends.
+    """
     if channels := list(_CHANNEL.finditer(text)):
         return _channels(text, channels)
     first = _TAG.search(text)
@@ -62,16 +64,16 @@ def split(text: str) -> tuple[str | None, str | None]:
 
 
 def left_open(prompt: str) -> str:
-    """The end of a prompt from the tag on that opens reasoning and leaves it open; empty if none
-    does.
-    """
+    """Return the end of a prompt from the tag on that opens reasoning; empty if none stays open."""
     opened = [match for match in _OPEN.finditer(prompt) if not _CLOSE.search(prompt, match.end())]
     return prompt[opened[0].start() :] if opened else ""
 
 
 def continued(opened: str, text: str) -> str:
-    """What is left to write where a prompt ends with `opened` (`left_open`): the text without its
-    own opening tag, or after reasoning that is closed at once."""
+    """Return what is left to write of a text after a prompt that ends with `opened`.
+
+    That is the text without its own opening tag, or after reasoning that is closed at once.
+    """
     if not opened:
         return text
     for opening, closing in PAIRS:
@@ -83,7 +85,7 @@ def continued(opened: str, text: str) -> str:
 
 
 def is_tag(token: str) -> bool:
-    """The token opens or closes reasoning."""
+    """Tell whether a token opens or closes reasoning."""
     return _TAG.fullmatch(token.strip()) is not None
 
 
@@ -92,7 +94,7 @@ def _words(text: str) -> str | None:
 
 
 def _channels(text: str, found: list[re.Match[str]]) -> tuple[str | None, str | None]:
-    """The messages of gpt-oss: the last one is the answer, unless it is analysis too."""
+    """Split the messages of gpt-oss: the last one is the answer, unless it is analysis too."""
     ends = [*(match.start() for match in found[1:]), len(text)]
     said = [
         _MESSAGE_END.sub("", text[m.end() : end].rstrip()).strip()

@@ -38,8 +38,9 @@ _left: ContextVar[list[int]] = ContextVar("left")
 
 
 class Rendering:
-    """One template with its arguments and its date. Calling it gives text; it raises whatever the
-    template raises.
+    """One chat template with its arguments and its date; calling it renders a conversation.
+
+    It raises whatever the template raises.
 
     Args:
         tokenizer: its special tokens are variables of the template (`bos_token` and so on).
@@ -61,7 +62,7 @@ class Rendering:
         }
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Any, *, generate: bool) -> str:
-        """The text of a conversation, with the generation prompt if `generate`."""
+        """Render a conversation as text, with the generation prompt if `generate`."""
         template = _compiled(self.tokenizer.get_chat_template(self.source, tools))
         token = _left.set([STEPS])
         try:
@@ -78,7 +79,7 @@ class Rendering:
             _left.reset(token)
 
     def variables(self) -> set[str]:
-        """Names that the template reads and does not define."""
+        """List the names that the template reads and does not define."""
         sources = self.tokenizer.chat_template if self.source is None else self.source
         every = sources.values() if isinstance(sources, dict) else [sources]
         environment = _Environment()
@@ -93,7 +94,7 @@ def _compiled(source: str) -> Any:
 
 
 class _Generation(ext.Extension):
-    """``{% generation %}`` blocks, which mark what the model wrote: printed as they are."""
+    """The tag ``{% generation %}``, whose blocks mark what the model wrote: printed as they are."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -103,8 +104,9 @@ class _Generation(ext.Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The environment of transformers without clock and chance, with counted loops and bounded
-    texts.
+    """The template environment of transformers without clock and chance, and with bounds.
+
+    Items of loops are counted, and the sizes of texts and numbers are limited.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -129,7 +131,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Joined output of the template, a block or a macro."""
+        """Join the output of the template, a block or a macro."""
         kept, length = [], 0
         for piece in pieces:
             kept.append(piece)
@@ -138,7 +140,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return "".join(kept)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic, if its result has a reasonable size."""
+        """Compute an operation on two values, if the result has a reasonable size."""
         if operator == "+" and type(left) is type(right) is str and len(left) + len(right) < _SHORT:
             return left + right
         if operator == "**" or (
@@ -158,14 +160,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """The sandbox's own `str.format`, for texts that ask for reasonable widths."""
+        """Bind the sandbox's own `str.format`, for texts that ask for reasonable widths."""
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
             _check_format(value.__self__)
         return wrapped
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """A call, counted as the loop steps that it takes the time of."""
+        """Make a call, and count it as the loop steps that take as long."""
         _spend(20)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
@@ -174,7 +176,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _size_concatenations(node: nodes.Node) -> None:
-    """Every ``a ~ b`` below `node` through the filter `sized`."""
+    """Send every ``a ~ b`` below `node` through the filter `sized`."""
     for field, value in node.iter_fields():
         children = value if isinstance(value, list) else [value]
         for i, child in enumerate(children):
@@ -227,7 +229,7 @@ def _check_text_method(
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that counts as a step and takes no huge numbers."""
+    """Wrap a filter so that it counts as a step and takes no huge numbers."""
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -248,7 +250,7 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pass_context
 def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
-    """The items of a loop, each a step."""
+    """Yield the items of a loop, and count each as a step."""
     left = _left.get()
     for item in items:
         left[0] -= 1
@@ -270,7 +272,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON without HTML's escapes."""
+    """Write JSON without HTML's escapes."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

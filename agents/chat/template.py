@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: messages to runs of prompt text between responses, and runs to ids.
+"""A tokenizer's chat template: from messages to runs of text between responses, and to ids.
 
 `agents/chat/chat.py` says why. What a template does is found out by rendering it: whether it knows a
 system role, which tokens it spells out, what ends a turn, whether it prints what it is given::
@@ -38,8 +38,9 @@ _MARK = "\ue000"
 
 
 class Template:
-    """A tokenizer's chat template: messages to parts, runs to ids. Made once per tokenizer by
-    `template_of`.
+    """A tokenizer's chat template, which turns messages into parts and runs into ids.
+
+    `template_of` makes one per tokenizer.
     """
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any], today: date) -> None:
@@ -77,9 +78,7 @@ class Template:
     def parts(
         self, messages: list[Message], responses: Sequence[str], tools: list[dict[str, Any]] | None
     ) -> list[Part]:
-        """The rendered messages with the generation prompt, as runs and responses. Raises
-        UserError.
-        """
+        """Render messages with the generation prompt as runs and responses. Raises UserError."""
         if self._fold:
             messages = folded(messages)
         tried: list[list[Message]] = []
@@ -119,9 +118,11 @@ class Template:
     def _views(
         self, told: list[Message], owned: dict[int, int], plain: str | None, tools: Any
     ) -> Iterator[tuple[bool, frozenset[str]]]:
-        """What to hide from the template, everything first: (the world's words as a whole, control
-        tokens of responses that stay visible). Only a template that reads what was said needs more
-        than the first."""
+        """Yield what to hide from the template, everything first.
+
+        Each view says whether the world's words are hidden as a whole, and which control tokens of
+        responses stay visible. Only a template that reads what was said needs more than the first.
+        """
         yield True, frozenset()
         yield False, frozenset()
         said = {word for i in owned for word in self._control.spelled(told[i]["content"])}
@@ -147,9 +148,7 @@ class Template:
         whole: bool,
         words: frozenset[str],
     ) -> tuple[str, Marks]:
-        """The rendering with marks: at the end of each response but the `unmarked`, and in place of
-        what is hidden.
-        """
+        """Render with a mark after each response but the `unmarked`, and for what is hidden."""
         marks = Marks([message["content"] for message in told])
         contents = {}
         for i, message in enumerate(told):
@@ -166,7 +165,7 @@ class Template:
         return marks.parts(text, responses, self._control, whole=self._encoder.normalises)
 
     def _as_generated(self, part: Part) -> Part:
-        """A run before a response, with the white space that the generation prompt had there."""
+        """Give a run before a response the white space that the generation prompt had there."""
         assert self._tails is not None
         if (
             isinstance(part, int)
@@ -189,8 +188,11 @@ class Template:
     # runs to ids
 
     def encode(self, run: Run, end: int | None, inside: bool = False) -> list[int]:
-        """Ids of a run. `end` is the stop token that the response before it ended with: the
-        template's own copy of it is left out. `inside`: the run is not the first."""
+        """Return the ids of a run.
+
+        `end` is the stop token that the response before it ended with: the template's own copy of
+        it is left out. `inside`: the run is not the first.
+        """
         if end is not None and run and not run[0][1]:
             first = run[0][0].lstrip()
             if first.startswith(str(self.tokenizer.convert_ids_to_tokens(end))):
@@ -202,7 +204,7 @@ class Template:
         return list(self._encoder.encode(run, inside))
 
     def encode_response(self, text: str) -> list[int]:
-        """Ids of a response as they stand after the generation prompt, without a stop token."""
+        """Return a response's ids as they stand after a generation prompt, without a stop token."""
         history, prompt = self._before
         before = self._encoder.encode(((prompt, False),), True)
         header = self._header if self._header and text.startswith(self._header) else ""
@@ -216,13 +218,14 @@ class Template:
         return list(self._encoder.encode(said, True, True))
 
     def continued(self, text: str, opened: str) -> str:
-        """What is left to write of a response after a prompt that ends with `opened`: see
-        `Chat.continued`.
+        """Return what is left to write of a response after a prompt that ends with `opened`.
+
+        See `Chat.continued`.
         """
         return self._header + continued(opened, text)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids, special tokens spelled out."""
+        """Return the text of ids, special tokens spelled out."""
         return str(
             self.tokenizer.decode(
                 ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -232,9 +235,7 @@ class Template:
     # what kind of template it is
 
     def _probe(self) -> list[str]:
-        """Template text of a short conversation that ends with a response: what is around its four
-        messages.
-        """
+        """Render a short conversation that ends with a response, cut at its four messages."""
         roles = ["user", "assistant", "user", "assistant"]
         probes: list[Message] = [{"role": role, "content": _MARK} for role in roles]
         problem = "it does not print the messages that it is given"
@@ -249,7 +250,7 @@ class Template:
         raise UserError(f"the tokenizer's chat template cannot be used: {problem}")
 
     def _must_fold(self) -> bool:
-        """The template refuses or swallows the system role."""
+        """Tell whether the template refuses or swallows the system role."""
         messages: list[Message] = [
             {"role": "system", "content": _MARK},
             {"role": "user", "content": "x"},
@@ -260,14 +261,16 @@ class Template:
             return True
 
     def _prompt(self) -> str:
-        """Text after the only message, with the generation prompt."""
+        """Return the text after the only message, with the generation prompt."""
         try:
             return self._render([{"role": "user", "content": _MARK}], None).split(_MARK)[-1]
         except Exception as error:
             raise UserError(f"the tokenizer's chat template cannot be used: {error}") from None
 
     def _find_stops(self, tail: str, middle: str) -> tuple[int, ...]:
-        """The template's end-of-turn token, the tokenizer's end-of-sequence token and those of a
+        """List the ids that end a response.
+
+        They are the template's end of a turn, the tokenizer's end of a sequence, and those of a
         generation config.
 
         Some templates print none after the last response; then what begins the next turn ends a
@@ -288,7 +291,7 @@ class Template:
         return tuple(dict.fromkeys(found))
 
     def unknown_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Those that the template never reads."""
+        """List the arguments that the template never reads."""
         return sorted(set(arguments) - self._rendering.variables())
 
 
@@ -300,8 +303,9 @@ def _template_of(tokenizer: Any, source: str, arguments: str, today: date) -> Te
 def template_of(
     tokenizer: Any, arguments: Mapping[str, Any] | None = None, today: date = TODAY
 ) -> Template:
-    """The Template of a tokenizer, kept as long as its ``chat_template`` stays the same. Raises
-    UserError.
+    """Return the Template of a tokenizer, kept as long as its ``chat_template`` stays the same.
+
+    Raises UserError.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -315,8 +319,9 @@ def template_of(
 
 
 def _tails(before: str, prompt: str) -> tuple[str, str] | None:
-    """White space at the end of the text before a response and of the generation prompt, if only
-    that differs.
+    """Return the white space that ends the text before a response and the generation prompt.
+
+    None unless only this differs.
     """
     if before == prompt or before.rstrip() != prompt.rstrip():
         return None

@@ -23,26 +23,27 @@ from ...foundation.plugins import Plugin, Slot
 
 
 class Message(TypedDict):
-    """One chat message."""
+    """One chat message: its role and its content."""
 
     role: str
     content: str
 
 
 def user(content: str) -> Message:
-    """A message of the world."""
+    """Make a message of the world."""
     return {"role": "user", "content": content}
 
 
 def assistant(content: str) -> Message:
-    """A message of the player."""
+    """Make a message of the player."""
     return {"role": "assistant", "content": content}
 
 
 @dataclass(slots=True)
 class History:
-    """All that happened so far: ``len(observations) == len(responses) + 1`` when the player is to
-    move.
+    """All that happened so far in a conversation.
+
+    The player is to move when ``len(observations) == len(responses) + 1``.
     """
 
     system: str = ""
@@ -53,7 +54,7 @@ class History:
     """What the player wrote, verbatim, without stop tokens."""
 
     def system_message(self) -> list[Message]:
-        """The system prompt as a list of no or one message."""
+        """Return the system prompt as a list of no or one message."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
 
@@ -62,7 +63,7 @@ class Context(Plugin):
 
     @abstractmethod
     def messages(self, history: History) -> list[Message]:
-        """The messages shown before the next response. Must not change `history`."""
+        """List the messages shown before the next response. Must not change `history`."""
 
 
 def shown(context: Context, history: History) -> list[Message]:

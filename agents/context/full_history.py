@@ -18,7 +18,7 @@ class FullHistory(Context):
     name: Literal["full_history"] = "full_history"
 
     def messages(self, history: History) -> list[Message]:
-        """All of it, in order."""
+        """List the whole history, in order."""
         messages = [*history.system_message(), user(history.observations[0])]
         for response, observation in zip(history.responses, history.observations[1:], strict=True):
             messages += [assistant(response), user(observation)]

@@ -1,5 +1,6 @@
-"""Sliding window: the task and the last few turns. The prompt stays short, but once the window
-moves every turn is a training sequence of its own.
+"""Sliding window: the task and the last few turns.
+
+The prompt stays short, but once the window moves every turn is a training sequence of its own.
 
 Layout, for ``turns`` = 2 at the sixth observation (o0 is the opening, r the responses)::
 
@@ -32,7 +33,7 @@ class SlidingWindow(Context):
     )
 
     def messages(self, history: History) -> list[Message]:
-        """The window; the whole history while it fits."""
+        """List the messages of the window; the whole history while it fits."""
         first = max(0, len(history.responses) - self.turns)
         opening = history.observations[0]
         if first:

@@ -1,5 +1,7 @@
-"""Workspace: the task, the player's own report and the last exchange. The prompt stays as short as
-these are, however long the episode; every turn is a training sequence of its own.
+"""Workspace: the task, the player's own report and the last exchange.
+
+The prompt stays as short as these are, however long the episode; every turn is a training sequence
+of its own.
 
 Layout, for the parser ``report`` (o0 is the opening; before the first response the last two blocks are not there)::
 
@@ -29,8 +31,7 @@ _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]]*(?=\s)|[\u3002\uff0
 
 
 class Workspace(Context):
-    """The state ``s_t = (question, M_t, (a_{t-1}, o_t))``: opening, current report, last action and
-    its answer.
+    """The state ``s_t = (question, M_t, (a_{t-1}, o_t))``: opening, report, last action and answer.
 
     The response to s_t holds a thought, the report M_{t+1} and an action (parser ``report``);
     everything but the report and the last exchange is dropped. M is empty at first. What an old
@@ -58,7 +59,7 @@ class Workspace(Context):
     )
 
     def messages(self, history: History) -> list[Message]:
-        """One user message after the system prompt."""
+        """Write one user message after the system prompt."""
         reports = (read(response).report for response in reversed(history.responses))
         report = _escaped(next((found for found in reports if found is not None), ""))
         shown = _cut(report, self.report_characters)
@@ -86,7 +87,7 @@ def _escaped(text: str) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """`text`, or as many of its sentences as fit."""
+    """Return `text`, or as many of its sentences as fit."""
     if len(text) <= limit:
         return text
     ends = [

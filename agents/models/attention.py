@@ -26,7 +26,7 @@ BLOCK = 128
 
 
 class CausalBlocks(TorchFunctionMode):
-    """While it is entered, causal attention on the CPU is computed in blocks.
+    """A mode in which causal attention on the CPU is computed in blocks.
 
     Args:
         mask: a float mask [1, 1, L, K] under which query l sees the keys 0..K - L + l, if there is
@@ -44,7 +44,7 @@ class CausalBlocks(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Every torch function passes here; all but one are called as they are."""
+        """Call every torch function as it is, but causal attention in blocks."""
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and len(args) == 3 and self._applies(*args, kwargs):
             return _blocks(*args, **kwargs)
@@ -95,8 +95,9 @@ def _blocks(
 
 
 def causal_mask(start: int, end: int, like: Tensor) -> Tensor:
-    """What queries ``start..end`` add to their scores of keys ``0..end``: 0 up to themselves,
-    -infinity after.
+    """Return what queries ``start..end`` add to their scores of keys ``0..end``.
+
+    That is 0 up to themselves and -infinity after.
     """
     return torch.full((end - start, end), -torch.inf, dtype=like.dtype, device=like.device).triu_(
         start + 1

@@ -26,7 +26,7 @@ pass.
 
 @dataclass(slots=True)
 class Scores:
-    """What a forward pass knows about chosen tokens; zeros elsewhere."""
+    """The numbers that a forward pass gives for chosen tokens; zeros elsewhere."""
 
     logprobs_BL: Tensor
     entropy_BL: Tensor
@@ -45,8 +45,9 @@ class Scores:
 
 
 def autocast(bf16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 arithmetic over float32 weights, or nothing. Warns once on a processor that it makes
-    slower.
+    """Enter bfloat16 arithmetic over float32 weights, or nothing.
+
+    Warns once on a processor that it makes slower.
     """
     if bf16:
         _warn_if_slow()
@@ -65,13 +66,13 @@ def _warn_if_slow() -> None:
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The model without its language head."""
+    """Return the model without its language head."""
     base: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[operator, assignment]
     return base
 
 
 def hidden_states(model: nn.Module, tokens_BL: Tensor) -> Tensor:
-    """Last hidden states [B, L, D] of right-padded rows."""
+    """Return the last hidden states [B, L, D] of right-padded rows."""
     return narrow.hidden_states(decoder(model), tokens_BL)
 
 
@@ -83,7 +84,7 @@ def score(
     temperature: float = 1.0,
     entropy_grad: bool = False,
 ) -> Scores:
-    """Log-probabilities of the tokens under `mask_BL`, given what precedes each.
+    """Compute log-probabilities of the tokens under `mask_BL`, given what precedes each.
 
     Args:
         tokens_BL: int64, right-padded.
@@ -109,7 +110,7 @@ def score(
 def _token_scores(
     head: nn.Module, hidden_ND: Tensor, target_N: Tensor, scale: float, entropy_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    """(log-probability, entropy) of each target, in chunks that bound the memory of the logits."""
+    """Compute (log-probability, entropy) of each target, in chunks of bounded memory."""
 
     def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, Tensor]:
         logits_nV = head(hidden_nD).float()
@@ -130,7 +131,7 @@ def _token_scores(
 
 
 def _entropy(logprobs_nV: Tensor) -> Tensor:
-    """Entropy [n] in nats; a token of probability 0 adds nothing."""
+    """Compute the entropy [n] in nats; a token of probability 0 adds nothing."""
     if torch.is_grad_enabled():
         return -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
     # In place, and over all tokens: these tensors are the largest of an update.
@@ -149,8 +150,9 @@ def score_batch(
     temperature: float,
     bf16: bool,
 ) -> Tensor:
-    """Log-probabilities [B, L] of a whole batch, one micro-batch (row indices) at a time, without
-    gradient.
+    """Compute log-probabilities [B, L] of a whole batch without gradient.
+
+    One micro-batch (row indices) is computed at a time.
     """
     out_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
     for index in rows:

@@ -1,4 +1,4 @@
-"""Weights that copy: a tiny model that repeats what it has read, before it has learnt anything.
+"""Weights that copy: a tiny model repeats what it has read, before it has learnt anything.
 
 Names, ids and numbers of a world can only be copied from what was read, and a small model takes
 hundreds of updates to find that out, if it does at all. The circuit is known (an attention head
@@ -41,8 +41,9 @@ there.
 
 
 def write_copying(model: Any, seed: int = 0) -> None:
-    """Write embeddings and the attention of the first two layers of a `Qwen2ForCausalLM`; the rest
-    stays as it is.
+    """Write embeddings and the attention of a `Qwen2ForCausalLM`'s first two layers.
+
+    Everything else stays as it is.
 
     Args:
         model: with tied embeddings and as many key heads as heads.
@@ -78,8 +79,9 @@ def write_copying(model: Any, seed: int = 0) -> None:
 
 
 def _look_back(attention: Any, frequencies_F: Any, head: int, half: int) -> None:
-    """Half of the heads attend to the previous position, by their biases alone, and move the whole
-    token.
+    """Let half of the heads attend to the previous position, and move its whole token.
+
+    Their biases alone do that.
     """
     import torch
 
@@ -103,8 +105,9 @@ def _look_back(attention: Any, frequencies_F: Any, head: int, half: int) -> None
 def _look_for_equals(
     attention: Any, frequencies_F: Any, head: int, half: int, generator: Any
 ) -> None:
-    """Each head attends to positions after the current token, told by a few random directions, and
-    copies its part.
+    """Let each head attend to positions after the current token, and copy its part.
+
+    The token is told by a few random directions.
     """
     import torch
 
@@ -130,8 +133,9 @@ def _look_for_equals(
 
 
 def _recent(frequencies_F: Any, head: int) -> tuple[Any, Any]:
-    """Biases of query and key whose product is minus a sum of sines of the distance: it falls as
-    far as they turn.
+    """Return biases of query and key whose product falls with the distance, as far as they turn.
+
+    The product is minus a sum of sines of the distance.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Keys and values of many conversations, kept across turns, and the forward pass that extends them.
+"""Keys and values of many conversations, kept across turns, and the pass that extends them.
 
 Every conversation owns a `Slot`: a row of the buffers ``[slots, kv_heads, capacity, head_dim]`` of
 every layer, filled from the left without holes::
@@ -35,7 +35,7 @@ mask.
 
 
 class _Stored(Exception):
-    """Leaves a layer as soon as its keys and values are stored."""
+    """The exception that leaves a layer as soon as its keys and values are stored."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,8 +58,7 @@ class Slot:
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """The cache object that the layers of a Hugging Face model call, and the model's forward pass
-    around it.
+    """The cache that a Hugging Face model's layers call, and the model's forward pass around it.
 
     Args:
         model: a causal language model; its parameters are used where they are.
@@ -100,23 +99,23 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Return the device of the parameters."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens stored over all slots."""
+        """Count the tokens stored over all slots."""
         return sum(len(slot.tokens) for slot in self.slots)
 
     @property
     def stores(self) -> bool:
-        """Whether layers have stored anything."""
+        """Tell whether layers have stored anything."""
         return bool(self._buffers)
 
     # -- slots -------------------------------------------------------------------------------------
 
     def take(self) -> Slot:
-        """An empty slot: the lowest free one."""
+        """Take an empty slot: the lowest free one."""
         if not self._free:
             self._free.add(len(self.slots))
             self.slots.append(Slot(len(self.slots)))
@@ -164,7 +163,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the module's own mode is restored afterwards."""
+        """Enter evaluation mode without gradients; the module's own mode is restored afterwards."""
         training = [m for m in self._modules if m.training] if self.model.training else []
         for module in training:
             module.__dict__["training"] = False
@@ -231,8 +230,9 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _narrowed(self, at: list[int] | None) -> Iterator[None]:
-        """Let the last layer compute only the columns `at` [B] of its output; nothing else of it is
-        ever read.
+        """Let the last layer compute only the columns `at` [B] of its output.
+
+        Nothing else of it is ever read.
 
         The layer is called twice: once until it has stored the keys and values of every column,
         once with one column per row. That spares its attention and feed-forward part, a fifth of
@@ -337,15 +337,16 @@ class SlotCache(Cache):  # type: ignore[misc]
             b.tokens[:], b.used = a.tokens, a.used
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """Logits [N, V] of hidden states [N, H]."""
+        """Compute the logits [N, V] of hidden states [N, H]."""
         logits_NV: Tensor = self.head(hidden_NH)
         return logits_NV
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Called by a layer: store keys and values [B, heads, L, D], return those of the rows [B,
-        heads, K, D].
+        """Store a layer's keys and values [B, heads, L, D]; return the rows' [B, heads, K, D].
+
+        A layer calls this.
         """
         keys, values = self._buffers.get(layer_idx) or self._allocate(
             layer_idx, key_states, value_states
@@ -357,7 +358,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
-        """Longest row, the tokens of the running forward pass not counted."""
+        """Return the longest row, without the tokens of the running forward pass."""
         return max((len(slot.tokens) for slot in self.slots), default=0)
 
     @property

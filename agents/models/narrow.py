@@ -43,12 +43,11 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class _Stored(Exception):
-    """Leaves a layer as soon as it has its keys and values."""
+    """The exception that leaves a layer as soon as it has its keys and values."""
 
 
 class _Keys:
-    """What a layer takes for its cache: keeps the first keys and values, and answers with them ever
-    after.
+    """A layer's cache that keeps its first keys and values and answers with them ever after.
 
     Args:
         beginning: the cache whose keys and values go before them.
@@ -72,8 +71,9 @@ class _Keys:
 
 
 class _Beginning(Cache):  # type: ignore[misc]
-    """Keys and values of tokens that all rows share, with their gradients: first stored, then put
-    before each row's.
+    """Keys and values of tokens that all rows share, with their gradients.
+
+    They are first stored, then put before each row's.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class _Beginning(Cache):  # type: ignore[misc]
 
 
 def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Tensor:
-    """Last hidden states [B, L - shared, D] of right-padded rows.
+    """Compute the last hidden states [B, L - shared, D] of right-padded rows.
 
     Args:
         shared: so many first tokens are the same in all rows; theirs are not returned.
@@ -135,8 +135,9 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
 
 
 def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Last hidden states [N, D] of the tokens that precede those under the mask, in row-major
-    order.
+    """Compute the last hidden states [N, D] of the tokens before those under the mask.
+
+    They come in row-major order.
 
     Args:
         decoder: a model without its head.
@@ -162,9 +163,7 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
 
 
 def _check_length(decoder: nn.Module, tokens_BL: Tensor) -> None:
-    """Raise UserError for rows so long that a model would encode the positions of shorter ones
-    differently.
-    """
+    """Raise UserError for rows whose length would change how shorter positions are encoded."""
     width, exact = tokens_BL.shape[1], exact_positions(decoder.config)
     if exact is not None and width > exact and rope_depends_on_length(decoder.config):
         raise UserError(
@@ -174,8 +173,9 @@ def _check_length(decoder: nn.Module, tokens_BL: Tensor) -> None:
 
 
 def _shared(tokens_BL: Tensor, most: int) -> int:
-    """How many first tokens, at most so many, are the same in all rows and worth a pass of their
-    own; else 0.
+    """Count the first tokens that are the same in all rows, at most so many.
+
+    0 where they are not worth a pass of their own.
     """
     equal_L = (tokens_BL[:, :most] == tokens_BL[:1, :most]).all(0)
     shared = int(equal_L.long().cumprod(0).sum())
@@ -184,7 +184,7 @@ def _shared(tokens_BL: Tensor, most: int) -> int:
 
 
 def narrows(decoder: nn.Module) -> bool:
-    """Whether the last layer of this model can be computed for some columns only."""
+    """Tell whether the last layer of this model can be computed for some columns only."""
     layers = getattr(decoder, "layers", None)
     if not layers or _recomputes(decoder):
         return False
@@ -196,8 +196,9 @@ def narrows(decoder: nn.Module) -> bool:
 
 
 def _recomputes(decoder: nn.Module) -> bool:
-    """Gradient checkpointing calls layers again in the backward pass, where neither hooks nor modes
-    of ours are.
+    """Tell whether gradient checkpointing calls layers again in the backward pass.
+
+    Neither hooks nor modes of ours are there then.
     """
     return any(
         getattr(layer, "gradient_checkpointing", False) for layer in getattr(decoder, "layers", ())
@@ -205,7 +206,7 @@ def _recomputes(decoder: nn.Module) -> bool:
 
 
 def _same(decoder: nn.Module) -> bool:
-    """Both ways on a few tokens."""
+    """Compare the narrow and the full computation on a few tokens."""
     training = [module for module in decoder.modules() if module.training]
     decoder.eval()
     try:
@@ -240,8 +241,9 @@ def _same(decoder: nn.Module) -> bool:
 
 
 def _narrowed(decoder: nn.Module, tokens_BL: Tensor, at_BN: Tensor, shared: int) -> Tensor:
-    """Last hidden states [B, N, D] of the columns `at_BN`; the first `shared` columns are the same
-    in all rows.
+    """Compute the last hidden states [B, N, D] of the columns `at_BN`.
+
+    The first `shared` columns are the same in all rows.
     """
     row_B1 = torch.arange(len(at_BN), device=at_BN.device)[:, None]
 

@@ -1,4 +1,4 @@
-"""Positions: up to which length a model's position encoding depends on the position alone.
+"""Positions: the length up to which a position encoding depends on the position alone.
 
 Rotary frequencies of the kinds ``dynamic`` and ``longrope`` follow the longest row of a batch once
 it is longer than the original context: a short request beside a long one would then be another
@@ -18,16 +18,15 @@ _GROWING = ("dynamic",)
 
 
 def rope_depends_on_length(config: Any) -> bool:
-    """Whether rotary frequencies, which one config may have for all layers or per layer type,
-    follow the length.
+    """Tell whether rotary frequencies follow the length.
+
+    One config may have them for all layers or per layer type.
     """
     return any(_is(rope, (*_STRETCHED, *_GROWING)) for rope in _ropes(config))
 
 
 def exact_positions(config: Any) -> int | None:
-    """How many positions a model knows whose encoding depends on nothing else; None if its config
-    does not say.
-    """
+    """Count the positions whose encoding depends on nothing else; None if the config is silent."""
     known = getattr(config, "max_position_embeddings", None)
     limits = [] if known is None else [int(known)]
     for rope in _ropes(config):
@@ -40,8 +39,9 @@ def exact_positions(config: Any) -> int | None:
 
 
 def _ropes(config: Any) -> Iterator[dict[str, Any]]:
-    """What a config says about rotary encodings, by layer type or at once, in the new form or the
-    old.
+    """List what a config says about rotary encodings, by layer type or at once.
+
+    Configs say it in a new or in an old form.
     """
     for name in ("rope_parameters", "rope_scaling"):
         said = getattr(config, name, None)

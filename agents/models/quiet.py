@@ -1,4 +1,4 @@
-"""Quiet: what transformers reads and writes shows no progress bars of its own."""
+"""Quiet: no progress bars of transformers' own while it reads and writes."""
 
 from __future__ import annotations
 

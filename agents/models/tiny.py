@@ -31,8 +31,9 @@ _WITHOUT_TAGS = 256 + 3 + len(HEADERS)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, marks: Sequence[str] = ()) -> Any:
-    """A `PreTrainedTokenizerFast` of at most `vocabulary` entries; fewer if the texts hold no more
-    pairs to merge.
+    """Train a `PreTrainedTokenizerFast` of at most `vocabulary` entries.
+
+    There are fewer if the texts hold no more pairs to merge.
 
     Words carry their leading space and digits stand alone, so that a name is the same token
     wherever it stands in a sentence, and numbers are read digit by digit. Any text round-trips.
@@ -85,7 +86,7 @@ def build(
     copying: bool = False,
     seed: int = 0,
 ) -> Any:
-    """A `Qwen2ForCausalLM` with tied embeddings and random weights, in evaluation mode.
+    """Make a `Qwen2ForCausalLM` with tied embeddings and random weights, in evaluation mode.
 
     With `copying` it repeats what it has read from the start (see `turnrl.agents.models.induction`).
 

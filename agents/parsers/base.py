@@ -38,42 +38,39 @@ class Parser(Plugin):
     @property
     @abstractmethod
     def expects(self) -> str:
-        """One sentence for the player: the format of a response."""
+        """Say in one sentence which format a response has, for the player."""
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Stop strings that end a response in this format, beside the end-of-turn token of the
-        template.
-        """
+        """List strings that end a response in this format, beside the template's end of a turn."""
         return ()
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Strings that hold the format together, such as tags: single tokens where a tokenizer is
-        made for it.
+        """List strings that hold the format together, such as tags.
+
+        They are single tokens where a tokenizer is made for it.
         """
         return ()
 
     def shown(self, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of the world's tools those whose calls are read, as a chat template should show them."""
+        """List those of the world's tools whose calls are read, as a template should show them."""
         return []
 
     @abstractmethod
     def parse(self, text: str) -> Parsed:
-        """Never raises, for any text."""
+        """Read the action in a response. Never raises, for any text."""
 
     @abstractmethod
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """The text a perfect player would write for this action: ``parse(render(a)).action == a``.
+        """Write what a perfect player would for this action: ``parse(render(a)).action == a``.
 
         Formats without room for a thought, or for its kind, leave it out.
         """
 
 
 def read_action(parser: Parser, text: str) -> Parsed:
-    """Ask a parser for the action in a response. Raises PluginError if it raises or answers
-    something else.
-    """
+    """Ask a parser for the action in a response. Raises PluginError for a wrong answer."""
     what = f"parser '{parser.name}'"
     with boundary(what):
         parsed: Any = parser.parse(text)
@@ -91,9 +88,7 @@ def read_action(parser: Parser, text: str) -> Parsed:
 def write_action(
     parser: Parser, action: str, thought: str | None = None, tag: str | None = None
 ) -> str:
-    """Ask a parser for the text of an action. Raises PluginError if it raises or answers something
-    else.
-    """
+    """Ask a parser for the text of an action. Raises PluginError for a wrong answer."""
     what = f"parser '{parser.name}'"
     with boundary(what):
         text: Any = parser.render(action, thought, tag)

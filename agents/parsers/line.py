@@ -1,6 +1,4 @@
-"""Line: the whole response is one command on one line. The shortest format, for models that do not
-reason in text.
-"""
+"""Line: one command on one line, the shortest format, for models that do not reason in text."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from .base import Parsed, Parser
 
 
 class Line(Parser):
-    """Strict: blank lines around the command are ignored, a second line that is not blank makes it
-    unparsable.
+    """One command on one line, between blank lines at most; a second line makes it unparsable.
 
     What a model reasons before it, in tags of its own, is its thought (see `reasoning.split`).
     """
@@ -21,15 +18,15 @@ class Line(Parser):
 
     @property
     def expects(self) -> str:
-        """One sentence for the player."""
+        """Say what a response is: one command."""
         return "Answer with one command on a single line and nothing else."
 
     def parse(self, text: str) -> Parsed:
-        """The only line that is not blank, after the reasoning."""
+        """Read the only line that is not blank, after the reasoning."""
         thought, answer = split(text)
         lines = [line.strip() for line in (answer or "").splitlines() if line.strip()]
         return Parsed(lines[0] if len(lines) == 1 else None, thought)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """The command alone: this format has no place for a thought."""
+        """Write the command alone: this format has no place for a thought."""
         return action.strip()

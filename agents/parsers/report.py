@@ -31,8 +31,9 @@ class Blocks:
 
 
 def read(text: str) -> Blocks:
-    """The blocks in their order, each at most once, without tags inside; reasoning as
-    `reasoning.split` reads it.
+    """Find the blocks in their order, each at most once, without tags inside.
+
+    Reasoning is read as `reasoning.split` reads it.
 
     A report is read whatever follows it, unless that spells a tag of a report too: then nobody can
     say which text is the report. An action needs all of the response in shape.
@@ -69,7 +70,7 @@ class Report(Parser):
 
     @property
     def expects(self) -> str:
-        """One sentence for the player."""
+        """Say which blocks a response has."""
         report = "<report>all you must remember</report>" + (
             "" if self.require_report else " if it changed"
         )
@@ -80,11 +81,11 @@ class Report(Parser):
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """The end of the action block ends the response."""
+        """List the end of the action block, which ends the response."""
         return ("</action>",)
 
     def parse(self, text: str) -> Parsed:
-        """Action and thought, stripped; an empty command is none."""
+        """Read action and thought, stripped; an empty command is none."""
         blocks = read(text)
         return Parsed(
             None if self.require_report and blocks.report is None else blocks.action, blocks.thought
@@ -97,8 +98,11 @@ class Report(Parser):
         tag: str | None = None,
         report: str | None = None,
     ) -> str:
-        """All blocks. A required report that is not given says nothing about the command: who
-        scores the command's tokens must not find it spelled out before them."""
+        """Write all blocks.
+
+        A required report that is not given says nothing about the command: who scores the command's
+        tokens must not find it spelled out before them.
+        """
         report = report or ("Nothing new." if self.require_report else None)
         blocks = (("think", thought), ("report", report), ("action", action.strip()))
         return "".join(f"<{name}>{text}</{name}>" for name, text in blocks if text is not None)

@@ -1,6 +1,4 @@
-"""Tags: ``<think>reasoning</think><action>command</action>``; other kinds of reasoning may have
-tags of their own.
-"""
+"""Tags: ``<think>reasoning</think><action>command</action>``, and other kinds of reasoning."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ from .base import Parsed, Parser
 
 
 class Tags(Parser):
-    """Strict: nothing but white space outside the two blocks, exactly one action, no tags inside
-    it.
+    """Tags around thought and command, with nothing but white space outside them.
+
+    Strict: exactly one action, no tags inside it.
 
     ``<think>`` is read as reasoning models write it: opened by the prompt already, more than once,
     with any words in it. Reasoning in tags of a model's own stands before what is asked for and is
@@ -42,7 +41,7 @@ class Tags(Parser):
 
     @property
     def expects(self) -> str:
-        """One sentence for the player."""
+        """Say which tags a response has."""
         if len(self.thoughts) > 1:
             kinds = ", ".join(f"<{tag}>" for tag in self.thoughts)
             need = "Answer with" if self.require_think else "Answer with, if you need it,"
@@ -63,16 +62,16 @@ class Tags(Parser):
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """The end of the action block ends the response."""
+        """List the end of the action block, which ends the response."""
         return ("</action>",)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """All tags, opening and closing."""
+        """List all tags, opening and closing."""
         return tuple(f"<{end}{tag}>" for tag in (*self.thoughts, "action") for end in ("", "/"))
 
     def parse(self, text: str) -> Parsed:
-        """Action, thought and its tag, stripped; an empty command is none."""
+        """Read action, thought and its tag, stripped; an empty command is none."""
         reasoned, answer = split(text)
         names = "|".join(self.thoughts)
         shape = rf"\s*(?:<(?P<tag>{names})>(?P<thought>.*?)</(?P=tag)>\s*)?<action>(?P<action>.*?)</action>\s*"
@@ -100,8 +99,9 @@ class Tags(Parser):
         return Parsed(action, thought, tag if len(self.thoughts) > 1 else None)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """Both blocks; without a thought only the action, unless a thought is required (then the
-        command is given).
+        """Write both blocks; without a thought only the action.
+
+        If a thought is required, it is the command.
         """
         thought = thought or (f"I will {action.strip()}." if self.require_think else None)
         tag = tag or self.thoughts[0]

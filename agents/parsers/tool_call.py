@@ -1,4 +1,4 @@
-"""Tool call: one call of a tool, as pretrained chat models write it. Written in the Hermes style::
+"""Tool call: one call of a tool, as chat models write it. Written in the Hermes style::
 
     <tool_call>{"name": "act", "arguments": {"action": "go north"}}</tool_call>
 
@@ -34,8 +34,7 @@ _NEAR = 300
 
 
 class ToolCall(Parser):
-    """One call of the tool `tool`; what it is told to do is its argument ``action``, or its only
-    argument.
+    """One call of the tool `tool`, whose argument ``action``, or only argument, is the command.
 
     Two calls are none, since nobody can say which was meant; so is a call of another tool. What is
     only mentioned in passing does not count beside a call in the markup of calls. What follows the
@@ -49,22 +48,22 @@ class ToolCall(Parser):
 
     @property
     def expects(self) -> str:
-        """One sentence for the player."""
+        """Say which tool a response calls."""
         return f"Answer with one tool call: {self.render('command')}"
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """The end of the call ends the response."""
+        """List the end of the call, which ends the response."""
         return (_CLOSE,)
 
     def shown(self, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The world's tool of this name, with the argument that is read."""
+        """List the world's tool of this name, with the argument that is read."""
         known = [given["function"] for given in tools if given["function"]["name"] == self.tool]
         described = str(known[0].get("description", "")) if known else ""
         return [tool(self.tool, described, **{_ARGUMENT: "the whole command"})] if known else []
 
     def parse(self, text: str) -> Parsed:
-        """Action and thought, stripped; a call of another tool or with an empty command is none."""
+        """Read action and thought, stripped; a call of another tool or an empty one is none."""
         reasoned, answer = split(text)
         calls = _meant(find_calls(answer or ""), answer or "")
         before = (answer or "")[: calls[0].start] if calls else ""
@@ -72,7 +71,7 @@ class ToolCall(Parser):
         return Parsed(self._action(calls[0]) if len(calls) == 1 else None, thought)
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """The call, after the thought if there is one."""
+        """Write the call, after the thought if there is one."""
         call = json.dumps(
             {"name": self.tool, "arguments": {_ARGUMENT: action.strip()}}, ensure_ascii=False
         )
@@ -90,15 +89,13 @@ class ToolCall(Parser):
 
 
 def _meant(calls: list[Call], text: str) -> list[Call]:
-    """The calls in markup; without any, those in JSON or XML; without any, those in Python's
-    syntax.
-    """
+    """Choose the calls in markup; without any those in JSON or XML, then those in Python."""
     marked = [call for call in calls if _cut(text[: call.start])[1].strip("[\n\r\t ")]
     return marked or [call for call in calls if not call.loose] or calls
 
 
 def _cut(before: str) -> tuple[str, str]:
-    """(words, markup) of what stands before a call."""
+    """Split what stands before a call into words and markup."""
     tail = before[-_NEAR:]
     words = _MARKUP.sub("", tail)
     return (before[: len(before) - len(tail)] + words).strip(), tail[len(words) :]

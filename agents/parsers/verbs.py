@@ -1,5 +1,4 @@
-"""Verbs: ``click buy now`` for ``click[buy now]``, in worlds whose actions are a verb and an
-argument in brackets.
+"""Verbs: ``click buy now`` for ``click[buy now]``, where actions are a verb and its argument.
 
 For small models that copy: every word of the argument follows a space, as it does on the page it is
 copied from, so it is the same token there and here.
@@ -19,8 +18,7 @@ _CALL = re.compile(r"(\w+)\[(.+)\]")
 
 
 class Verbs(Parser):
-    """One command on one line, as `line` reads it; a known verb and what follows it become
-    ``verb[what follows]``.
+    """One command on one line, as `line` reads it; a known verb gets brackets for the rest.
 
     Any other line is the action as it stands.
     """
@@ -32,14 +30,14 @@ class Verbs(Parser):
 
     @property
     def expects(self) -> str:
-        """One sentence for the player."""
+        """Say what a response is: one command, by its verbs."""
         return (
             f"Answer with one command on a single line, without brackets, such as: {self.verbs[0]}"
             " words"
         )
 
     def parse(self, text: str) -> Parsed:
-        """The only line that is not blank, with the brackets that its verb takes."""
+        """Read the only line that is not blank, with the brackets that its verb takes."""
         parsed = Line().parse(text)
         verb, _, argument = (parsed.action or "").partition(" ")
         if verb in self.verbs and argument.strip():
@@ -47,7 +45,7 @@ class Verbs(Parser):
         return parsed
 
     def render(self, action: str, thought: str | None = None, tag: str | None = None) -> str:
-        """The command without its brackets: this format has no place for a thought.
+        """Write the command without its brackets: this format has no place for a thought.
 
         An action that is a known verb and an argument without brackets cannot be said; it comes
         back with them.

@@ -1,5 +1,4 @@
-"""Tagger: the kind of reasoning and a thought for each turn of an expert's episode, for
-demonstrations that show both.
+"""Tagger: a kind of reasoning and a thought for each turn of an expert's episode.
 
 The one hook is the call::
 
@@ -30,7 +29,7 @@ PARSER = f"agent.parser: {{name: tags, thoughts: [{', '.join(KINDS)}], require_t
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """What is written before an action: never a '<' or '>' in either."""
+    """The tag and thought that are written before an action: never a '<' or '>' in either."""
 
     tag: str
     thought: str
@@ -41,13 +40,14 @@ class Tagger(Plugin):
 
     @property
     def failures(self) -> Counter[str]:
-        """Episodes that it could not tag, by reason."""
+        """Count the episodes that it could not tag, by reason."""
         return Counter()
 
     @abstractmethod
     async def __call__(self, episode: Episode, instructions: str = "") -> list[Tagged] | None:
-        """One `Tagged` per turn of the episode, in the world's own words; None if it failed, which
-        is counted.
+        """Give one `Tagged` per turn of the episode, in the world's own words.
+
+        None if it failed, which is counted.
 
         An episode without its thoughts is no demonstration. `instructions` are those of the world.
         """
@@ -72,7 +72,7 @@ async def thoughts(tagger: Tagger, episode: Episode, instructions: str) -> list[
 
 
 def speaks(parser: Parser) -> bool:
-    """The parser writes and reads all four tags."""
+    """Tell whether the parser writes and reads all four tags."""
     return all(
         parser.parse(parser.render("look", "A thought.", kind)).tag == kind for kind in KINDS
     )

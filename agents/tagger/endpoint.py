@@ -42,8 +42,7 @@ length.
 
 
 class EndpointTagger(Tagger):
-    """Tags and thoughts by a teacher model behind an OpenAI-compatible endpoint, as in RLVMR's cold
-    start.
+    """Tags and thoughts by a teacher model behind an endpoint, as in RLVMR's cold start.
 
     One question per episode, at temperature 0: the model sees the world's instructions, the
     opening, the actions and the observations, each cut after `clip` characters, and must answer
@@ -85,11 +84,11 @@ class EndpointTagger(Tagger):
 
     @property
     def failures(self) -> Counter[str]:
-        """Episodes that were not tagged, by kind."""
+        """Count the episodes that were not tagged, by kind."""
         return self._endpoint.failures
 
     async def __call__(self, episode: Episode, instructions: str = "") -> list[Tagged] | None:
-        """One tag and thought per turn; None without a usable answer."""
+        """Ask for one tag and thought per turn; None without a usable answer."""
         count = len(episode.turns)
         if not count:
             return []
@@ -131,6 +130,6 @@ class EndpointTagger(Tagger):
         return tagged
 
     def _safe(self, thought: str) -> str:
-        """One line that no parser can take for a tag."""
+        """Write a text as one line that no parser can take for a tag."""
         words = re.sub("[<>]", " ", well_formed(thought)).split()
         return " ".join(words[: self.longest])[: _CHARACTERS * self.longest].rstrip()

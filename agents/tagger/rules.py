@@ -16,8 +16,9 @@ _LONGEST = 12
 
 
 class RuleTagger(Tagger):
-    """Tags and thoughts from facts that were known before the turn was played, so that a model can
-    learn to name them.
+    """Tags and thoughts by rules, from facts that were known before the turn was played.
+
+    A model can therefore learn to name them.
 
     - planning: the first turn, and a turn after one that reached a milestone. The thought lists
       what the next actions are about, each once, as far as the world had named it by then.
@@ -33,11 +34,11 @@ class RuleTagger(Tagger):
     steps: int = Field(3, ge=1, description="things that a plan lists at most")
 
     async def __call__(self, episode: Episode, instructions: str = "") -> list[Tagged]:
-        """One tag and thought per turn."""
+        """Give one tag and thought per turn."""
         return self.tag(episode)
 
     def tag(self, episode: Episode) -> list[Tagged]:
-        """The same, at once: no rule waits for anything. The same for the same episode."""
+        """Give one tag and thought per turn, without waiting; equal episodes are tagged equally."""
         facts, answers = (
             facts_of(episode),
             [episode.opening, *(turn.observation for turn in episode.turns)],
@@ -62,9 +63,7 @@ class RuleTagger(Tagger):
         return tagged
 
     def _plan(self, turns: Sequence[Turn], answers: Sequence[str]) -> str:
-        """The next things in order; noise is never planned, and nothing that nobody could know of
-        yet.
-        """
+        """List the next things in order, without noise or what nobody could know of yet."""
         said = {word.lower() for answer in answers for word in WORD.findall(answer)}
         coming = [_name(turn) for turn in turns[1:] if turn.trained]
         known = [name for name in coming if set(name.lower().split()) <= said]
@@ -72,6 +71,6 @@ class RuleTagger(Tagger):
 
 
 def _name(turn: Turn) -> str:
-    """What the action is about: its words after the verb, or its only word."""
+    """Name what an action is about: its words after the verb, or its only word."""
     words = words_of(turn)
     return " ".join((words[1:] or words or ["this"])[:_LONGEST])

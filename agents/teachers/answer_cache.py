@@ -1,6 +1,4 @@
-"""AnswerCache: what an endpoint answered, in an SQLite file that several runs of one machine may
-share.
-"""
+"""AnswerCache: answers of endpoints, in an SQLite file that several runs may share."""
 
 from __future__ import annotations
 
@@ -14,15 +12,15 @@ PATIENCE = 10.0
 
 
 class CacheError(Exception):
-    """The file cannot be used: it is damaged, locked for too long, no database, or nobody may write
-    it.
-    """
+    """The cache file cannot be used: damaged, locked for too long, no database or read-only."""
 
 
 class AnswerCache:
-    """Answers by key. Each call opens the file anew, so threads, forks and other processes may use
-    it, and a process that is killed leaves it whole. All calls raise CacheError where the file
-    cannot be used."""
+    """Answers of endpoints by key, in one file. All calls raise CacheError if it cannot be used.
+
+    Each call opens the file anew, so threads, forks and other processes may use it, and a process
+    that is killed leaves it whole.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,6 +1,4 @@
-"""When a server may be asked: a rate limit, and a breaker that stops asking one that does not
-answer.
-"""
+"""A rate limit, and a breaker that stops asking a server which does not answer."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ LONGEST_PAUSE = 600.0
 
 
 class RateLimit:
-    """At most `per_minute` starts in any 60 seconds."""
+    """A limit of `per_minute` starts in any 60 seconds."""
 
     def __init__(self, per_minute: int) -> None:
         self._starts: deque[float] = deque(maxlen=per_minute)
 
     def reserve(self, now: float) -> float:
-        """Take the next free start; the seconds until then."""
+        """Take the next free start; return the seconds until then."""
         full = len(self._starts) == self._starts.maxlen
         start = max(now, self._starts[0] + 60.0) if full else now
         self._starts.append(start)
@@ -32,8 +30,9 @@ class RateLimit:
 
 
 class Breaker:
-    """A circuit breaker: closed while a server answers, open while it is silent, then one question
-    probes it.
+    """A circuit breaker: closed while a server answers, open while it is silent.
+
+    Once it has been open for a while, one question probes the server.
 
     It opens after `ROW` failed attempts in a row if the first of them began at least `silence`
     seconds ago, so a short break of the server is left to the retries of each question. Times are
@@ -54,13 +53,11 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """The server is not asked, but for a probe."""
+        """Tell whether the server is not asked, but for a probe."""
         return self._until is not None
 
     def admit(self, now: float) -> bool | None:
-        """Return whether a question may be asked: False for no, True for yes, None for once, as a
-        probe.
-        """
+        """Tell whether a question may be asked: False, True, or None for once, as a probe."""
         if self._until is None:
             return True
         if now < self._until or self._probing:
@@ -69,7 +66,7 @@ class Breaker:
         return None
 
     def failed(self, began: float, now: float) -> None:
-        """Take in an attempt without an answer."""
+        """Count an attempt without an answer."""
         self._since = began if not self.row else min(self._since, began)
         self.row += 1
         if self._until is not None:
@@ -80,9 +77,9 @@ class Breaker:
             self._until = now + self._pause
 
     def answered(self) -> None:
-        """Take in that the server answered, whatever it said."""
+        """Note that the server answered, whatever it said."""
         self.row, self._until, self._pause = 0, None, PAUSE
 
     def probed(self) -> None:
-        """The probe is over, with or without an answer."""
+        """Note that the probe is over, with or without an answer."""
         self._probing = False

@@ -57,7 +57,7 @@ AGAIN = "I could not read that. Answer with the JSON object alone, exactly in th
 
 
 class EndpointConfig(BaseModel):
-    """Where a model listens, and how hard it may be asked."""
+    """The address of a model, and how hard it may be asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -162,7 +162,7 @@ class EndpointError(Exception):
 
 @dataclass(slots=True)
 class _Link:
-    """What the questions under way in one event loop share."""
+    """The connections and slots that the questions of one event loop share."""
 
     client: httpx.AsyncClient
     slots: asyncio.Semaphore
@@ -201,9 +201,7 @@ class Endpoint:
         max_tokens: int,
         seed: int = 0,
     ) -> str:
-        """The model's answer, from the cache if this was asked before. Raises EndpointError,
-        UserError.
-        """
+        """Ask the model, or the cache if it was asked before. Raises EndpointError, UserError."""
         body = self._question(messages, max_tokens, temperature, seed)
         answer = await self._answer(body)
         await self._keep(body, answer)
@@ -212,7 +210,7 @@ class Endpoint:
     async def read(
         self, messages: Sequence[Message], parse: Callable[[str], T | None], *, max_tokens: int
     ) -> T | None:
-        """What `parse` reads from the answer, at temperature 0; asked once more if that is None.
+        """Ask for what `parse` reads from the answer, at temperature 0; once more if that is None.
 
         None where it still cannot be read or the endpoint fails: that is counted in `failures` and
         warned about once per kind; only what could be read is kept. Raises UserError if the first
@@ -275,7 +273,7 @@ class Endpoint:
         return hashlib.sha256(self._url.encode() + b"\n" + body).hexdigest()
 
     async def _answer(self, body: bytes) -> str:
-        """From the cache, or from the server."""
+        """Take the answer from the cache, or from the server."""
         if self._cache is not None:
             try:
                 known = await asyncio.to_thread(self._cache.get, self._key(body))
@@ -294,7 +292,7 @@ class Endpoint:
                 self._forget_cache(error)
 
     def _forget_cache(self, error: CacheError) -> None:
-        """A cache saves time and money; a run is worth more than both."""
+        """Go on without a cache that fails: it saves time and money, a run is worth more."""
         if self._cache is not None:
             self._cache = None
             self._say(
@@ -332,8 +330,9 @@ class Endpoint:
         raise AssertionError("unreachable")
 
     def _admitted(self) -> bool:
-        """Whether this attempt is the probe of a silent server. Raises EndpointError if that is not
-        asked now.
+        """Tell whether this attempt probes a silent server.
+
+        Raises EndpointError if the server is not asked now.
         """
         may = self._breaker.admit(time.monotonic())
         if may is False:
@@ -347,7 +346,7 @@ class Endpoint:
     async def _attempt(
         self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]
     ) -> str:
-        """One request. Every failure is an EndpointError, and the breaker hears of it."""
+        """Send one request. Every failure is an EndpointError, and the breaker hears of it."""
         began = time.monotonic()
         try:
             text = await self._exchange(client, body, headers)
@@ -405,8 +404,9 @@ class Endpoint:
         return self._redacted(well_formed(content))
 
     def _redacted(self, text: str) -> str:
-        """The text without the key, or what else is secret in the address: a server may quote what
-        it was sent.
+        """Remove the key, and what else is secret in the address, from a text.
+
+        A server may quote what it was sent.
         """
         secrets = [
             os.environ.get(self.config.api_key_env, "").strip(),
@@ -428,7 +428,7 @@ class Endpoint:
 
     @asynccontextmanager
     async def _link(self) -> AsyncIterator[_Link]:
-        """Connections and slots of the running loop, closed when its last question is answered."""
+        """Open connections and slots of the running loop, until its last question is answered."""
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None:
@@ -458,7 +458,7 @@ def _client() -> httpx.AsyncClient:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Read once: they take far longer to load than a client takes to make."""
+    """Read the certificates once: they take far longer to load than a client takes to make."""
     import httpx
 
     return httpx.create_ssl_context()

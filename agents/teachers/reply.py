@@ -1,6 +1,4 @@
-"""Reply: what a server sent back, read up to a limit; and its address, as it is asked and as it is
-shown.
-"""
+"""Reply: a server's answer, read up to a limit; and its address, as asked and as shown."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _PATH = "/chat/completions"
 
 
 def completions_url(url: str) -> str:
-    """Return the address that is asked: the path of a base address is extended, its query stays
-    behind it.
-    """
+    """Return the address that is asked: its path is extended, its query stays behind it."""
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
     return urlunsplit(
@@ -44,8 +40,9 @@ def shown_url(url: str) -> str:
 
 
 def secrets_of(url: str) -> list[str]:
-    """Return what may be secret in an address: its password, also as it is sent, and long values of
-    its query.
+    """Return what may be secret in an address: its password and long values of its query.
+
+    The password is listed also as it is sent.
     """
     parts = urlsplit(url)
     passwords = []
@@ -61,7 +58,7 @@ def secrets_of(url: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply."""
+    """One answer of a server, as far as it was read."""
 
     status: int
     text: str
@@ -83,9 +80,7 @@ class Reply:
         ) else None
 
     def complaint(self) -> str:
-        """Return what the server says about a failure, in the three forms that servers use, else
-        its text.
-        """
+        """Return what the server says about a failure, in a usual form, else its text."""
         message: Any
         try:
             data = json.loads(self.text)
@@ -116,7 +111,7 @@ async def read_reply(response: httpx.Response, limit: int) -> Reply:
 
 
 def _unpack(data: bytes, limit: int) -> tuple[bytes, str]:
-    """At most one byte more than `limit`, so that a small reply cannot unpack to gigabytes."""
+    """Unpack at most one byte more than `limit`, so that a small reply cannot become gigabytes."""
     for window in (47, -15):  # gzip or zlib, by the header; deflate without one
         try:
             return zlib.decompressobj(window).decompress(data, limit + 1), ""
@@ -126,7 +121,7 @@ def _unpack(data: bytes, limit: int) -> tuple[bytes, str]:
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds, from a number or a date."""
+    """Read seconds from a number or a date."""
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)

@@ -1,4 +1,4 @@
-"""Transcript: an episode as a judge or a tagger is shown it, and how the JSON of its answer is found::
+"""Transcript: an episode as judges and taggers see it, and the JSON of their answers::
 
 shown = transcript(episode, clip=2000)             # <episode>...</episode>, with everything inside escaped
 score = json_value(answer, "score")                # 3 where the answer is 'Well. {"score": 3}'; or None
@@ -25,8 +25,9 @@ def transcript(
     tag: str = "episode",
     instructions: str = "",
 ) -> str:
-    """The opening and the first `turns` turns as a block between <tag> and </tag> that its content
-    cannot end.
+    """Write the opening and the first `turns` turns as a block that its content cannot end.
+
+    The block stands between <tag> and </tag>.
 
     Every text is cut after `clip` characters, and escaped. The world's `instructions` come first,
     if they are given.
@@ -51,8 +52,7 @@ def _section(tag: str, text: str, clip: int) -> str:
 
 
 def json_value(answer: str, key: str) -> Any:
-    """The value of `key` in a JSON object anywhere in an answer; None if there is none, or if there
-    are several.
+    """Find the value of `key` in a JSON object in an answer; None if there is not exactly one.
 
     A model that quotes what it was shown may quote a verdict. So all objects with that key must
     agree, and the key must not stand outside them, as it does in an object that is broken by a

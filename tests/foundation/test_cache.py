@@ -256,7 +256,14 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: 
 
 def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
+<<<<<<< HEAD:tests/foundation/test_cache.py
         make_once(tmp_path / "cache" / "place", lambda path: writes("x")(path / "no such folder"))
+=======
+        kept(
+            tmp_path / "cache" / "place",
+            lambda path: writes("x")(tmp_path / "no such folder" / "file"),
+        )
+>>>>>>> 65f7bd6 (Docstrings of rewards, agents and cli begin with a sentence that is true alone):tests/envs/test_cache.py
 
 
 def writes(text: str) -> Callable[[Path], None]:
