@@ -15,6 +15,7 @@ from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
 from turnrl.foundation.errors import UserError
+from turnrl.foundation.plugins import Need
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.clip import Clip
 from turnrl.rewards.delta import Delta
@@ -27,7 +28,7 @@ NAN = math.nan
 class Given(TurnReward):
     """The number that a test wrote into the turn; it counts how often it was asked."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"scorer"})
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.SCORER})
     name: Literal["given"] = "given"
     key: str = "q"
     asked: ClassVar[list[tuple[str, LanguageAgent | None]]] = []

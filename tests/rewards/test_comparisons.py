@@ -13,6 +13,7 @@ from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Episode, Group
 from turnrl.envs.task import Task
 from turnrl.foundation.errors import UserError
+from turnrl.foundation.plugins import Need
 from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.pairwise import reference_of, verdict_of
 
@@ -31,8 +32,8 @@ class Told(TurnReward):
     ) -> list[list[float]]:
         return [[float(turn.observation) for turn in episode.turns] for episode in group]
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({"progress"})
+    def needs(self) -> frozenset[Need]:
+        return frozenset({Need.PROGRESS})
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": list(self.steps)}
