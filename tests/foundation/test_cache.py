@@ -20,6 +20,7 @@ from turnrl import UserError
 from turnrl.foundation import checksums
 from turnrl.foundation.cache import cache_dir, fill_once, make_once, sweep
 from turnrl.foundation.checksums import intact, write_sums
+from turnrl.foundation.manifest import digest
 
 
 def test_the_cache_is_where_the_system_wants_it(
@@ -175,7 +176,6 @@ def test_a_large_file_is_read_again_only_when_it_was_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    digest = checksums.digest
 
     def counted(file: Path) -> str:
         read.append(file.name)
@@ -256,14 +256,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, reason: 
 
 def test_an_error_that_is_not_the_caches_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-<<<<<<< HEAD:tests/foundation/test_cache.py
-        make_once(tmp_path / "cache" / "place", lambda path: writes("x")(path / "no such folder"))
-=======
-        kept(
+        make_once(
             tmp_path / "cache" / "place",
             lambda path: writes("x")(tmp_path / "no such folder" / "file"),
         )
->>>>>>> 65f7bd6 (Docstrings of rewards, agents and cli begin with a sentence that is true alone):tests/envs/test_cache.py
 
 
 def writes(text: str) -> Callable[[Path], None]:
