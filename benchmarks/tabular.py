@@ -21,10 +21,12 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 from turnrl.training.batch import TokenBatch
+from turnrl.training.credit.base import Advantages
 from turnrl.training.losses.base import LOSSES, Aggregation
+from turnrl.training.reward_table import RewardTable
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
-Advantages = Callable[[Tensor, TokenBatch], Tensor]
+Estimator = Callable[[RewardTable, TokenBatch], Advantages]
 Critic = Literal["exact", "wrong"]
 
 
@@ -177,8 +179,6 @@ class Problem:
             turns_E=turns_E,
             terminated_E=torch.ones(len(index_E), dtype=torch.bool),
             success_E=torch.zeros(len(index_E), dtype=torch.bool),
-            reward_names=self.rewards,
-            reward_weights_K=torch.tensor(self.weights, dtype=torch.float64),
             state_ET=self._state_NT[index_E, :most],
             tag_ET=self._tag_NT[index_E, :most],
             values_BL=None if values_NL is None else values_NL[index_E, :width],
@@ -187,7 +187,12 @@ class Problem:
         first_ET = (tokens_ET.cumsum(1) - tokens_ET).clamp(max=width - 1)
         return Case(
             batch,
-            self.rewards_KNT[:, index_E, :most],
+            RewardTable(
+                self.rewards,
+                torch.tensor(self.weights, dtype=torch.float64),
+                self.rewards_KNT[:, index_E, :most],
+                turns_E,
+            ),
             self.score_NTP[index_E, :most],
             index_E,
             first_ET,
@@ -213,20 +218,21 @@ class Case:
     """A batch with what an estimator and its gradient need."""
 
     batch: TokenBatch
-    rewards_KET: Tensor
+    rewards: RewardTable
     score_ETP: Tensor
     index_E: Tensor
     first_ET: Tensor
     """The column of each turn's first token, which decides."""
 
-    def gradient_EP(self, credit: Advantages) -> Tensor:
+    def gradient_EP(self, credit: Estimator) -> Tensor:
         """Each episode's part of the estimate: turns are added up, the mean over episodes is left
         to the caller.
         """
-        advantages = credit(self.rewards_KET, self.batch)
-        if getattr(credit, "level", "turn") == "token":
-            advantages = advantages.gather(1, self.first_ET)
-        return (advantages[:, :, None] * self.score_ETP).sum(1)
+        advantages = credit(self.rewards, self.batch)
+        values_ET = advantages.values
+        if advantages.level == "token":
+            values_ET = values_ET.gather(1, self.first_ET)
+        return (values_ET[:, :, None] * self.score_ETP).sum(1)
 
     def with_values(self, values_NL: Tensor) -> Case:
         """The same batch with a critic's values."""
@@ -297,7 +303,7 @@ class Batches:
     weights: dict[Aggregation, Tensor]
     """The weight of each episode [C, E], by aggregation of the loss."""
 
-    def gradient_CEP(self, credit: Advantages, *, pooled: bool) -> Tensor:
+    def gradient_CEP(self, credit: Estimator, *, pooled: bool) -> Tensor:
         """Each episode's part of the estimate, case by case; `pooled` if the estimator compares
         groups.
         """
@@ -307,7 +313,7 @@ class Batches:
         gradient_GEP: Tensor = self.side.gradient_EP(credit).unflatten(0, (groups, -1))
         return gradient_GEP[self.pair_C2].flatten(1, 2)
 
-    def moments_by(self, credit: Advantages, *, pooled: bool) -> dict[Aggregation, Moments]:
+    def moments_by(self, credit: Estimator, *, pooled: bool) -> dict[Aggregation, Moments]:
         """Exact moments of the estimate, by aggregation."""
         gradient_CEP = self.gradient_CEP(credit, pooled=pooled)
         return {
@@ -331,13 +337,13 @@ def all_batches(problem: Problem, size: int) -> Batches:
 
 
 def estimates(
-    credit: Advantages, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum"
+    credit: Estimator, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum"
 ) -> Tensor:
     """The estimate of each batch [C, P]."""
     return torch.stack([case.weights_E(aggregation) @ case.gradient_EP(credit) for case in cases])
 
 
-def moments_of_groups(credit: Advantages, case: Case, chance_C: Tensor) -> Moments:
+def moments_of_groups(credit: Estimator, case: Case, chance_C: Tensor) -> Moments:
     """Exact moments of one group's estimate, for estimators that look at nothing beyond the group."""
     gradient_CP = case.gradient_EP(credit).unflatten(0, (len(chance_C), -1)).mean(1)
     return moments(gradient_CP, chance_C)

@@ -8,7 +8,7 @@ configuration::
         name: Literal["grpo"] = "grpo"
         eps: float = Field(1e-6, description="added to the group's standard deviation")
 
-        def __call__(self, rewards_KET, batch): ...
+        def __call__(self, rewards, batch): ...
 
 ``{name: grpo, eps: 1e-4}`` in a recipe builds it. Third parties register a class under the
 entry-point group ``turnrl.<slot>`` or name it by its path (``name: my_package.my_module:MyCredit``

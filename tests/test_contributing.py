@@ -17,6 +17,7 @@ from turnrl.rewards.base import REWARDS
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.losses.base import LOSSES
+from turnrl.training.reward_table import RewardTable
 
 GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
@@ -91,10 +92,11 @@ def test_the_methods_are_built_from_a_recipe_line(modules: list[types.ModuleType
     credit = CREDITS.build({"name": f"{modules[2].__name__}:BestOfGroup", "scale": 2.0})
     loss = LOSSES.build({"name": f"{modules[2].__name__}:Plain"})
     played = group([1.0, 0.0])
-    batch, rewards_KET = TokenBatch.pack([played]).with_rewards(
-        {"outcome": [[0.0, 1.0], [0.0, 0.0]]}, {"outcome": 1.0}
-    )
-    advantages_ET = credit(rewards_KET, batch)
+    for episode in played:
+        for turn, value in zip(episode.turns, (0.0, float(episode.success)), strict=True):
+            turn.rewards["outcome"] = value
+    batch, rewards = TokenBatch.pack([played]), RewardTable.of([played], {"outcome": 1.0})
+    advantages_ET = credit(rewards, batch).values
     assert advantages_ET.tolist() == [[0.0, 0.0], [-2.0, -2.0]]
     output = loss(batch.logprobs_BL, batch, batch.spread(advantages_ET))
     assert torch.isfinite(output.loss_BL).all()

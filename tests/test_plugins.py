@@ -15,7 +15,7 @@ from pydantic import Field
 from turnrl.foundation import plugins
 from turnrl.foundation.errors import UserError
 from turnrl.foundation.plugins import Need
-from turnrl.training.credit.base import CREDITS, Credit
+from turnrl.training.credit.base import CREDITS, Advantages, Credit
 from turnrl.training.losses.base import LOSSES
 
 
@@ -26,8 +26,8 @@ class Mine(Credit):
     name: Literal["mine"] = "mine"
     gamma: float = Field(1.0, ge=0)
 
-    def __call__(self, rewards_KET: Any, batch: Any) -> Any:
-        return rewards_KET.sum(0)
+    def __call__(self, rewards: Any, batch: Any) -> Any:
+        return Advantages(rewards.total_ET)
 
 
 @pytest.fixture

@@ -9,13 +9,17 @@ turns are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..agents.episode import Episode, Group, StopReason, episodes_of
+
+AXES = ("BL", "B", "E", "ET")
+"""How names of tensors end: what `TokenBatch.select` cuts, and what it leaves whole."""
 
 
 @dataclass(slots=True)
@@ -43,13 +47,10 @@ class TokenBatch:
     """bool: the world ended the episode; False means that a limit cut it."""
     success_E: Tensor
     """bool: the world's verdict."""
-    reward_names: tuple[str, ...] = ()
-    """The axis K."""
     stops: tuple[StopReason, ...] = ()
     """Why each episode stopped, along E; without it, what is not terminated met the task's own turn
     limit.
     """
-    reward_weights_K: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     state_ET: Tensor | None = None
     """int64: equal numbers are equal last words of the world before the turn (`Episode.states`); -1
     without a turn.
@@ -79,9 +80,7 @@ class TokenBatch:
     None if nowhere.
     """
     signals: dict[str, Tensor] = field(default_factory=dict)
-    """What an estimator leaves for a loss, [B, L]; 'returns' are the critic's targets, NaN where
-    there is none.
-    """
+    """What the learner puts beside the tokens for its losses; each name ends in its axes (`AXES`)."""
 
     @property
     def mask_BL(self) -> Tensor:
@@ -89,9 +88,24 @@ class TokenBatch:
         return self.turn_BL >= 0
 
     @property
+    def turn_T(self) -> Tensor:
+        """int64: 0, 1, ... along the axis T."""
+        return torch.arange(self.max_turns, device=self.turns_E.device)
+
+    @property
     def mask_ET(self) -> Tensor:
         """bool: turns that exist."""
-        return torch.arange(self.max_turns)[None, :] < self.turns_E[:, None]
+        return self.turn_T[None, :] < self.turns_E[:, None]
+
+    @property
+    def tokens_E(self) -> Tensor:
+        """int64: sampled tokens of each episode."""
+        return self.per_episode(self.mask_BL.sum(1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.tokens_BL.device
 
     @property
     def episodes(self) -> int:
@@ -114,7 +128,8 @@ class TokenBatch:
         """bool [E]: the episode stopped for one of these reasons."""
         if not self.stops:
             return ~self.terminated_E & (StopReason.TURN_LIMIT in reasons)
-        return torch.tensor([stop in reasons for stop in self.stops], dtype=torch.bool)
+        stopped = [stop in reasons for stop in self.stops]
+        return torch.tensor(stopped, dtype=torch.bool, device=self.device)
 
     def spread(self, values_ET: Tensor) -> Tensor:
         """[E, T] -> [B, L]: each turn's number on each of its tokens, 0 elsewhere."""
@@ -122,29 +137,48 @@ class TokenBatch:
             return values_ET.new_zeros(self.turn_BL.shape)
         values_BT = values_ET[self.episode_B]
         spread_BL = values_BT.gather(1, self.turn_BL.clamp(min=0))
-        return torch.where(self.mask_BL, spread_BL, torch.zeros((), dtype=spread_BL.dtype))
+        return torch.where(self.mask_BL, spread_BL, 0)
 
-    def total_ET(self, rewards_KET: Tensor) -> Tensor:
-        """[K, E, T] -> [E, T]: the weighted sum of the named rewards, 0 where there is no turn."""
-        weights_K = self.reward_weights_K.to(rewards_KET.dtype)
-        total_ET = torch.einsum("k,ket->et", weights_K, rewards_KET)
-        return torch.where(self.mask_ET, total_ET, torch.zeros((), dtype=total_ET.dtype))
+    def per_turn(self, values_BL: Tensor) -> Tensor:
+        """[B, L] -> [E, T]: the sum over each turn's sampled tokens, float64; NaN elsewhere is
+        harmless.
+        """
+        sums_ET = values_BL.new_zeros(self.episodes, self.max_turns, dtype=torch.float64)
+        rows, columns = self.mask_BL.nonzero(as_tuple=True)
+        where = (self.episode_B[rows], self.turn_BL[rows, columns])
+        return sums_ET.index_put_(where, values_BL[rows, columns].double(), accumulate=True)
+
+    def per_episode(self, values_B: Tensor) -> Tensor:
+        """[B] -> [E]: the sum over each episode's sequences."""
+        return values_B.new_zeros(self.episodes).index_add_(0, self.episode_B, values_B)
 
     def select(self, rows: Sequence[int] | Tensor) -> TokenBatch:
         """The sequences `rows`, cut to their longest; fields per episode stay whole, so indices
         keep their meaning.
         """
-        index = torch.as_tensor(rows, dtype=torch.long)
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.device)
         width = int(self.lengths_B[index].max()) if len(index) else 0
-        cut: dict[str, object] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Tensor) and item.name.endswith("_BL"):
-                cut[item.name] = value[index, :width]
-            elif isinstance(value, Tensor) and item.name.endswith("_B"):
-                cut[item.name] = value[index]
-        cut["signals"] = {name: value[index, :width] for name, value in self.signals.items()}
-        return replace(self, **cut)  # type: ignore[arg-type]
+
+        def cut(name: str, value: Tensor) -> Tensor:
+            axes = name.rpartition("_")[2]
+            if axes not in AXES:
+                raise ValueError(f"'{name}' does not end in its axes: {', '.join(AXES)}")
+            if axes == "BL":
+                return value[index, :width]
+            return value[index] if axes == "B" else value
+
+        return self._map(cut)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        return self._map(lambda _, value: value.to(device))
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:
+        """Every tensor in the place of what `change` makes of its name and value."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed = {n: change(n, value) for n, value in own.items() if isinstance(value, Tensor)}
+        signals = {name: change(name, value) for name, value in self.signals.items()}
+        return replace(self, **changed, signals=signals)  # type: ignore[arg-type]
 
     def split(self, token_budget: int) -> Iterator[Tensor]:
         """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row
@@ -156,7 +190,7 @@ class TokenBatch:
         for end in range(1, len(order) + 1):
             full = end < len(order) and (end + 1 - start) * lengths[order[end]] > token_budget
             if full or end == len(order):
-                yield torch.tensor(order[start:end])
+                yield torch.tensor(order[start:end], device=self.device)
                 start = end
 
     @classmethod
@@ -167,6 +201,7 @@ class TokenBatch:
         merge: bool = True,
         closing: Collection[StopReason] = (),
         temperature: float = 1.0,
+        device: torch.device | str = "cpu",
     ) -> TokenBatch:
         """Groups as tensors.
 
@@ -177,48 +212,32 @@ class TokenBatch:
             closing: to episodes that stopped for one of these reasons, append what would have come
                 after the last response, for a critic to bootstrap from.
             temperature: at which the responses were sampled.
+            device: where its tensors are made.
         """
         episodes = episodes_of(groups)
         rows = [
             (e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge, closing)
         ]
         width = max((len(row.tokens) for _, row in rows), default=0)
+        long = partial(torch.tensor, dtype=torch.long, device=device)
+        flags = partial(torch.tensor, dtype=torch.bool, device=device)
+        pad = partial(_pad, width=width, device=device)
         return cls(
-            tokens_BL=_pad([row.tokens for _, row in rows], width, 0, torch.long),
-            lengths_B=torch.tensor([len(row.tokens) for _, row in rows], dtype=torch.long),
-            turn_BL=_pad([row.turns for _, row in rows], width, -1, torch.long),
-            logprobs_BL=_pad([row.logprobs for _, row in rows], width, 0.0, torch.float32),
-            episode_B=torch.tensor([e for e, _ in rows], dtype=torch.long),
-            group_E=torch.tensor(
-                [g for g, group in enumerate(groups) for _ in group], dtype=torch.long
-            ),
-            turns_E=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
-            terminated_E=torch.tensor(
-                [not episode.stop.truncated for episode in episodes], dtype=torch.bool
-            ),
+            tokens_BL=pad([row.tokens for _, row in rows], value=0, dtype=torch.long),
+            lengths_B=long([len(row.tokens) for _, row in rows]),
+            turn_BL=pad([row.turns for _, row in rows], value=-1, dtype=torch.long),
+            logprobs_BL=pad([row.logprobs for _, row in rows], value=0.0, dtype=torch.float32),
+            episode_B=long([e for e, _ in rows]),
+            group_E=long([g for g, group in enumerate(groups) for _ in group]),
+            turns_E=long([len(episode.turns) for episode in episodes]),
+            terminated_E=flags([not episode.stop.truncated for episode in episodes]),
             stops=tuple(episode.stop for episode in episodes),
-            success_E=torch.tensor([episode.success for episode in episodes], dtype=torch.bool),
-            heard_BL=_pad([row.heard for _, row in rows], width, False, torch.bool),
-            state_ET=_numbered([episode.states() for episode in episodes]),
-            tag_ET=_numbered([[turn.tag for turn in episode.turns] for episode in episodes]),
+            success_E=flags([episode.success for episode in episodes]),
+            heard_BL=pad([row.heard for _, row in rows], value=False, dtype=torch.bool),
+            state_ET=_numbered([episode.states() for episode in episodes], device),
+            tag_ET=_numbered([[turn.tag for turn in ep.turns] for ep in episodes], device),
             temperature=temperature,
         )
-
-    def with_rewards(
-        self, rewards: Mapping[str, list[list[float]]], weights: Mapping[str, float]
-    ) -> tuple[TokenBatch, Tensor]:
-        """This batch with the axis K named, and rewards_KET (float64, 0 where there is no turn).
-
-        Args:
-            rewards: name -> per episode -> per turn, over all episodes of the batch in order.
-            weights: name -> weight.
-        """
-        rewards_KET = torch.zeros(len(rewards), self.episodes, self.max_turns, dtype=torch.float64)
-        for k, per_episode in enumerate(rewards.values()):
-            for e, values in enumerate(per_episode):
-                rewards_KET[k, e, : len(values)] = torch.tensor(values, dtype=torch.float64)
-        weights_K = torch.tensor([weights[name] for name in rewards], dtype=torch.float64)
-        return replace(self, reward_names=tuple(rewards), reward_weights_K=weights_K), rewards_KET
 
 
 @dataclass(slots=True)
@@ -260,20 +279,27 @@ def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Ite
         yield row
 
 
-def _numbered(names: Sequence[Sequence[str | None]]) -> Tensor:
+def _numbered(names: Sequence[Sequence[str | None]], device: torch.device | str) -> Tensor:
     """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there
     is no turn.
     """
     numbers: dict[str | None, int] = {None: -1}
     rows = [[numbers.setdefault(name, len(numbers) - 1) for name in row] for row in names]
-    return _pad(rows, max((len(row) for row in rows), default=0), -1, torch.long)
+    width = max((len(row) for row in rows), default=0)
+    return _pad(rows, width, -1, torch.long, device)
 
 
-def _pad(rows: Sequence[Sequence[float]], width: int, value: float, dtype: torch.dtype) -> Tensor:
-    out = torch.full((len(rows), width), value, dtype=dtype)
+def _pad(
+    rows: Sequence[Sequence[float]],
+    width: int,
+    value: float,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    out = torch.full((len(rows), width), value, dtype=dtype, device="cpu")
     for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.tensor(row, dtype=dtype)
-    return out
+        out[b, : len(row)] = torch.tensor(row, dtype=dtype, device="cpu")
+    return out.to(device)
 
 
 def map_groups(group_E: Tensor, apply: Callable[[Tensor], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -19,36 +20,42 @@ from ..envs import Task
 from ..foundation.errors import PluginError, boundary
 from ..foundation.plugins import Plugin
 from .batch import TokenBatch
-from .credit.base import Credit
+from .credit.base import Advantages, Credit
 from .curriculum.base import Curriculum
 from .losses.base import LossOutput, PolicyLoss
 from .modifiers.base import Modifier
 from .regularizers.base import Regularizer
+from .reward_table import RewardTable
 from .selection.base import Selection
 
 
-def advantages_of(credit: Credit, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+def advantages_of(credit: Credit, rewards: RewardTable, batch: TokenBatch) -> Advantages:
     """Ask an estimator for its advantages, and return them per token [B, L], float64, without
     gradient.
     """
     what = f"credit '{credit.name}'"
     with boundary(what):
-        answer = credit(rewards_KET, batch)
-    if credit.level == "turn":
-        axes, shape = (
-            "[E, T]: one number per turn of each episode",
-            (batch.episodes, batch.max_turns),
-        )
-        return batch.spread(_tensor(answer, shape, what, axes))
-    return _tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN)
+        answer: Any = credit(rewards, batch)
+    if not isinstance(answer, Advantages):
+        raise PluginError(f"{what} answered {_named(answer)}: expected Advantages")
+    if answer.level == "turn":
+        axes = "[E, T]: one number per turn of each episode"
+        shape = (batch.episodes, batch.max_turns)
+        values_BL = batch.spread(_tensor(answer.values, shape, what, axes))
+    else:
+        values_BL = _tensor(answer.values, batch.tokens_BL.shape, what, _PER_TOKEN)
+    targets_BL = answer.critic_targets_BL
+    if targets_BL is not None:
+        targets_BL = _tensor(targets_BL, batch.tokens_BL.shape, what, _PER_TOKEN)
+    return Advantages(values_BL, "token", targets_BL)
 
 
-def modified(modifier: Modifier, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
+def modified(modifier: Modifier, advantages: Advantages, batch: TokenBatch) -> Advantages:
     """Ask a modifier for the advantages [B, L] in the place of the given ones."""
     what = f"modifier '{modifier.name}'"
     with boundary(what):
-        answer = modifier(advantages_BL, batch)
-    return _tensor(answer, advantages_BL.shape, what, _PER_TOKEN)
+        answer = modifier(advantages.values, batch)
+    return replace(advantages, values=_tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN))
 
 
 def policy_loss(

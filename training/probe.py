@@ -31,8 +31,9 @@ from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
 from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from ..foundation.progress import bars
-from ..rewards.base import TurnReward, pay
+from ..rewards.base import TurnReward
 from .recipe import Recipe
+from .reward_table import RewardTable, reward_all
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -245,17 +246,17 @@ async def _judge(
     """The players of a task are one group to the rewards, as if one policy had played them all."""
     won = match.played[WINNER]
     groups = [Group(tasks[i], [of[i] for of in match.played.values() if i in of]) for i in won]
-    for reward in rewards:
-        for group in groups:
-            for episode, row in zip(
-                group, await pay(reward, group, None, match.pool.faults), strict=True
-            ):
-                for turn, value in zip(episode.turns, row, strict=True):
-                    turn.rewards[reward.name] = value
+    await reward_all(rewards, groups, None, match.pool.faults)
     weights = {reward.name: reward.weight for reward in rewards}
     lost, paid = dict(match.lost), dict[str, dict[int, dict[str, float]]]()
     for name, episodes in match.played.items():
-        parts = {i: _parts(episode, weights) for i, episode in episodes.items()}
+        groups = [Group(tasks[i], [episode]) for i, episode in episodes.items()]
+        table = RewardTable.of(groups, weights)
+        parts_EK = (table.weights_K[:, None] * table.sums_KE).T.tolist()
+        parts = {
+            i: dict(zip(weights, part_K, strict=True))
+            for i, part_K in zip(episodes, parts_EK, strict=True)
+        }
         paid[name] = {
             i: part for i, part in parts.items() if not any(map(math.isnan, part.values()))
         }
@@ -280,14 +281,6 @@ async def _judge(
         not_judged=[reward.name for reward in recipe.build_rewards() if reward.name not in weights],
         lost=lost,
     )
-
-
-def _parts(episode: Episode, weights: Mapping[str, float]) -> dict[str, float]:
-    """The weighted sum of each reward over the episode."""
-    return {
-        name: weight * sum(turn.rewards[name] for turn in episode.turns)
-        for name, weight in weights.items()
-    }
 
 
 def _row(

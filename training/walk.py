@@ -5,7 +5,6 @@ to bottom.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -20,18 +19,16 @@ from torch import Tensor, nn
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.forward import score_batch
-from ..foundation.aio import await_all
 from ..foundation.plugins import Need
-from ..rewards.base import pay
 from . import boundaries
 from .batch import TokenBatch, map_groups
 from .learner.average import WeightAverage
 from .learner.critic import Critic
 from .learner.optim import make_optimizer, restore_optimizer
-from .learner.rows import downsample
 from .learner.update import Learner
 from .patience import check_finite, enough_memory
 from .recipe import RlStage
+from .reward_table import RewardTable, measured, reward_all
 from .run_folder.checkpoint import TrainerState
 from .run_folder.log import Record
 from .session import Session
@@ -111,23 +108,18 @@ class Trainer:
         with self._clock("score"), enough_memory(f"step {number + 1}", LOWER):
             batch = self.batch(groups)
         with self._clock("credit"):
-            batch, rewards_KET = self.with_rewards(batch, groups)
-            advantages_BL = boundaries.advantages_of(self.credit, rewards_KET, batch)
+            table = self.table(groups, batch)
+            advantages = boundaries.advantages_of(self.credit, table, batch)
             for modifier in self.modifiers:
-                advantages_BL = boundaries.modified(modifier, advantages_BL, batch)
-            self.annotate(groups, batch, advantages_BL)
-        if not bool(torch.isfinite(advantages_BL).all()):
+                advantages = boundaries.modified(modifier, advantages, batch)
+            annotate(groups, batch.per_turn(advantages.values))
+        if not bool(torch.isfinite(advantages.values).all()):
             self.cause = (
                 f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
             )
             return metrics | {"skipped": 1.0} | self.timing()
         with self._clock("update"), enough_memory(f"step {number + 1}", LOWER):
-            part, part_BL = batch, advantages_BL
-            if stage.rows_multiple_of > 1:
-                rows = downsample(batch, stage.rows_multiple_of, seed * 1_000_003 + number)
-                part = batch.select(rows)
-                part_BL = advantages_BL[rows, : part.tokens_BL.shape[1]]
-            updated = self.learner.update(part, part_BL, number, seed)
+            updated = self.learner.update(batch, advantages, number, seed)
             if updated.get("gradients/lost") == 1:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
             check_finite(session.model, f"after step {number + 1}")
@@ -135,7 +127,7 @@ class Trainer:
             await session.engine.push(session.model.state_dict(), number + 1)
         if self.due(number, stage.episodes_every):
             session.write_episodes("rl", number + 1, episodes_of(groups), stage.save_episodes)
-        return metrics | updated | self.describe(batch, rewards_KET, advantages_BL) | self.timing()
+        return metrics | updated | self.describe(batch, table, advantages.values) | self.timing()
 
     async def play(
         self, number: int, count: int, first: int
@@ -166,27 +158,14 @@ class Trainer:
             )
             boundaries.observe(self.curriculum, groups)
         with self._clock("reward"):
-            await self.reward(groups)
+            table = await reward_all(self.rewards, groups, session.agent, session.pool.faults)
             for episode in episodes_of(groups) if Need.SCORER in self.needs else ():
                 session.engine.close(episode.session)
-            groups, unmeasured = measured(groups)
+            groups, unmeasured = measured(groups, table)
         metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
         groups = [group for group in groups if any(episode.response_tokens for episode in group)]
         self.measured += len(groups)
         return groups, metrics
-
-    async def reward(self, groups: Sequence[Group]) -> None:
-        """Write every named reward into the turns."""
-        faults = self.session.pool.faults
-        for reward in self.rewards:
-            # All at once, so that an engine can score the episodes of the whole batch together.
-            rows = await await_all(
-                pay(reward, group, self.session.agent, faults) for group in groups
-            )
-            for group, values in zip(groups, rows, strict=True):
-                for episode, row in zip(group, values, strict=True):
-                    for turn, value in zip(episode.turns, row, strict=True):
-                        turn.rewards[reward.name] = value
 
     def batch(self, groups: Sequence[Group]) -> TokenBatch:
         """Tensors, with the costly fields that some plug-in asked for."""
@@ -220,21 +199,14 @@ class Trainer:
             batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
         return batch
 
-    def with_rewards(self, batch: TokenBatch, groups: Sequence[Group]) -> tuple[TokenBatch, Tensor]:
-        """The axis K: the recipe's rewards, and regularizers that act on rewards, summed per turn."""
-        weights = dict(self.weights)
-        named = {
-            name: [
-                [turn.rewards[name] for turn in episode.turns] for episode in episodes_of(groups)
-            ]
-            for name in weights
-        }
+    def table(self, groups: Sequence[Group], batch: TokenBatch) -> RewardTable:
+        """The recipe's rewards, and those of regularizers that act on rewards."""
+        table = RewardTable.of(groups, self.weights, batch.device)
         for term in self.learner.regularizers:
             reward_BL = boundaries.reward_of(term, batch)
             if reward_BL is not None:
-                named = named | {term.name: turn_sums(batch, reward_BL)}
-                weights[term.name] = term.coefficient
-        return batch.with_rewards(named, weights)
+                table = table.with_reward(term.name, batch.per_turn(reward_BL), term.coefficient)
+        return table
 
     # -- beside the walk ---------------------------------------------------------------------------
 
@@ -284,21 +256,14 @@ class Trainer:
             yield
         await session.engine.push(session.model.state_dict(), done)
 
-    def annotate(self, groups: Sequence[Group], batch: TokenBatch, advantages_BL: Tensor) -> None:
-        """Write each turn's mean advantage into the turn, for reports."""
-        sums = turn_sums(batch, advantages_BL)
-        for episode, row in zip(episodes_of(groups), sums, strict=True):
-            for turn, value in zip(episode.turns, row, strict=True):
-                turn.advantage = value / max(len(turn.response_ids), 1)
-
     def describe(
-        self, batch: TokenBatch, rewards_KET: Tensor, advantages_BL: Tensor
+        self, batch: TokenBatch, table: RewardTable, advantages_BL: Tensor
     ) -> dict[str, float]:
         """Metrics of rewards and advantages."""
-        return_E = batch.total_ET(rewards_KET).sum(1)
+        return_E = table.total_E
         components = {
-            f"reward/{name}": float(rewards_KET[k].sum(1).mean())
-            for k, name in enumerate(batch.reward_names)
+            f"reward/{name}": float(sums_E.mean())
+            for name, sums_E in zip(table.names, table.sums_KE, strict=True)
         }
         flat = advantages_BL[batch.mask_BL].double()
         flat_groups: list[bool] = []
@@ -366,38 +331,15 @@ class Trainer:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
 
-def measured(groups: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
-    """Groups without the episodes of which some reward is NaN, and how many of those there are by
-    reward.
+def annotate(groups: Sequence[Group], sums_ET: Tensor) -> None:
+    """Write each turn's mean advantage into the turn, for reports.
+
+    Args:
+        sums_ET: of the advantages of a turn's tokens.
     """
-    lost: Counter[str] = Counter()
-    kept = []
-    for group in groups:
-        episodes = []
-        for episode in group:
-            missing = [
-                name
-                for turn in episode.turns
-                for name, value in turn.rewards.items()
-                if math.isnan(value)
-            ]
-            lost.update(missing[:1])
-            if not missing:
-                episodes.append(episode)
-        kept.append(replace(group, episodes=episodes))
-    return kept, lost
-
-
-def turn_sums(batch: TokenBatch, values_BL: Tensor) -> list[list[float]]:
-    """Per episode, per turn: the sum over the turn's tokens."""
-    sums_ET = torch.zeros(batch.episodes, batch.max_turns, dtype=torch.float64)
-    rows, columns = batch.mask_BL.nonzero(as_tuple=True)
-    sums_ET.index_put_(
-        (batch.episode_B[rows], batch.turn_BL[rows, columns]),
-        values_BL[rows, columns].double(),
-        accumulate=True,
-    )
-    return [row[: int(turns)].tolist() for row, turns in zip(sums_ET, batch.turns_E, strict=True)]
+    for episode, row in zip(episodes_of(groups), sums_ET.tolist(), strict=True):
+        for turn, value in zip(episode.turns, row, strict=False):
+            turn.advantage = value / max(len(turn.response_ids), 1)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

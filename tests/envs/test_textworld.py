@@ -173,7 +173,7 @@ def test_missing_extra_is_told_in_one_sentence() -> None:
 import sys
 sys.modules["textworld"] = None
 from turnrl.envs import make
-from turnrl.foundation.errors import UserError
+from turnrl.plugins import UserError
 try:
     make("textworld/coin-v0")
 except UserError as error:

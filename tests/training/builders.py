@@ -12,6 +12,7 @@ from torch import Tensor
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
 from turnrl.training.batch import TokenBatch
+from turnrl.training.reward_table import RewardTable
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("golden.json").read_text())
 NAN = float("nan")
@@ -50,35 +51,54 @@ def batch_of(
         turns_E=torch.tensor(turns or most),
         terminated_E=torch.tensor(terminated or [True] * count),
         success_E=torch.zeros(count, dtype=torch.bool),
-        reward_names=("r",),
-        reward_weights_K=torch.ones(1, dtype=torch.float64),
     )
+
+
+def table(
+    rewards: dict[str, list[list[float]]], weights: dict[str, float] | None = None
+) -> RewardTable:
+    """name -> per episode -> per turn; weights of 1 unless they are given."""
+    rows = next(iter(rewards.values()))
+    width = max((len(row) for row in rows), default=0)
+    padded = [[[*row, *[0.0] * (width - len(row))] for row in each] for each in rewards.values()]
+    return RewardTable(
+        tuple(rewards),
+        torch.tensor([(weights or {}).get(name, 1.0) for name in rewards], dtype=torch.float64),
+        torch.tensor(padded, dtype=torch.float64).view(len(rewards), len(rows), width),
+        torch.tensor([len(row) for row in rows]),
+    )
+
+
+def table_of(values_KET: Tensor, batch: TokenBatch) -> RewardTable:
+    """One reward of weight 1 by its numbers."""
+    return RewardTable(("r",), torch.ones(1, dtype=torch.float64), values_KET, batch.turns_E)
 
 
 def episodic(
     rewards: list[list[float]], groups: list[int] | None = None
-) -> tuple[TokenBatch, Tensor]:
-    """One token per turn, one row per episode, and its rewards_KET."""
+) -> tuple[TokenBatch, RewardTable]:
+    """One token per turn, one row per episode, and its rewards."""
     batch = batch_of([list(range(len(turns))) or [-1] for turns in rewards], groups=groups)
-    return batch.with_rewards({"r": rewards}, {"r": 1.0})
+    return batch, table({"r": rewards})
 
 
-def golden_batch() -> tuple[TokenBatch, Tensor]:
-    """Two turns per episode, the first of three tokens; rewards_KET puts the golden token rewards
-    on their turns.
+def golden_batch() -> tuple[TokenBatch, RewardTable]:
+    """Two turns per episode, the first of three tokens, with the golden token rewards on their
+    turns.
     """
     mask, reward_BL = golden("mask").bool(), golden("token_rewards")
     turn = torch.where(mask, (torch.arange(12) > 2).long(), -1)
     batch = batch_of(turn.tolist(), groups=GOLDEN["inputs"]["group"])
-    return batch, torch.stack([reward_BL[:, :3].sum(1), reward_BL[:, 3:].sum(1)], 1)[None]
+    reward_ET = torch.stack([reward_BL[:, :3].sum(1), reward_BL[:, 3:].sum(1)], 1)
+    return batch, table_of(reward_ET[None], batch)
 
 
-def returns_batch() -> tuple[TokenBatch, Tensor]:
+def returns_batch() -> tuple[TokenBatch, RewardTable]:
     """The golden returns, all on the last turn."""
-    batch, rewards_KET = golden_batch()
-    rewards_KET = torch.zeros_like(rewards_KET)
-    rewards_KET[0, :, 1] = golden("rewards")
-    return batch, rewards_KET
+    batch, rewards = golden_batch()
+    values_KET = torch.zeros_like(rewards.values_KET)
+    values_KET[0, :, 1] = golden("rewards")
+    return batch, table_of(values_KET, batch)
 
 
 def random_episode(

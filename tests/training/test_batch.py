@@ -13,7 +13,7 @@ from turnrl.envs.sanitise import REASONS
 from turnrl.envs.task import Task
 from turnrl.training.batch import TokenBatch, map_groups
 
-from .builders import batch_of, env_rewards, numbered, random_groups
+from .builders import NAN, batch_of, env_rewards, numbered, random_groups, table
 
 SEEDS = st.integers(0, 10**6)
 
@@ -85,8 +85,7 @@ def test_turns_tile_the_responses(seed: int, merge: bool) -> None:
 @given(seed=SEEDS, merge=st.booleans())
 def test_numbers_land_in_their_own_turn(seed: int, merge: bool) -> None:
     groups, episodes, batch = packed(seed, merge)
-    batch, rewards_KET = batch.with_rewards(env_rewards(groups), {"environment": 3.0})
-    spread_BL = batch.spread(batch.total_ET(rewards_KET))
+    spread_BL = batch.spread(table(env_rewards(groups), {"environment": 3.0}).total_ET)
     for b, c in batch.mask_BL.nonzero().tolist():
         turn = episodes[int(batch.episode_B[b])].turns[int(batch.turn_BL[b, c])]
         assert float(spread_BL[b, c]) == pytest.approx(3 * turn.env_reward)
@@ -110,15 +109,17 @@ def test_select_keeps_what_belongs_to_episodes() -> None:
     batch = replace(
         batch, values_BL=torch.rand(batch.turn_BL.shape), bootstrap_E=torch.rand(batch.episodes)
     )
-    batch.signals["returns"] = torch.rand(batch.turn_BL.shape)
+    batch.signals["returns_BL"] = torch.rand(batch.turn_BL.shape)
+    batch.signals["first_B"], batch.signals["won_E"] = batch.lengths_B, batch.success_E
     rows = [2, 0]
     micro = batch.select(rows)
     assert micro.values_BL is not None
     assert batch.values_BL is not None
     assert torch.equal(micro.values_BL, batch.values_BL[rows, : micro.tokens_BL.shape[1]])
-    assert torch.equal(
-        micro.signals["returns"], batch.signals["returns"][rows, : micro.tokens_BL.shape[1]]
-    )
+    width = micro.tokens_BL.shape[1]
+    assert torch.equal(micro.signals["returns_BL"], batch.signals["returns_BL"][rows, :width])
+    assert micro.signals["first_B"].equal(micro.lengths_B)
+    assert micro.signals["won_E"] is batch.success_E
     assert micro.old_logprobs_BL is None
     assert micro.episode_B.tolist() == batch.episode_B[rows].tolist()
     assert micro.bootstrap_E is batch.bootstrap_E
@@ -187,14 +188,22 @@ def test_states_are_the_last_words_of_the_world() -> None:
     assert groups[0].episodes[1].states() == ["cellar", "cellar", "cellar", "No."]
 
 
-def test_rewards_keep_their_names() -> None:
-    batch, rewards_KET = batch_of([[0, 1], [0]]).with_rewards(
-        {"a": [[1.0, 2.0], [3.0]], "b": [[0.0, 1.0], [-1.0]]}, {"b": 0.5, "a": 2.0}
-    )
-    assert batch.reward_names == ("a", "b")
-    assert rewards_KET.dtype == torch.float64
-    assert rewards_KET.tolist() == [[[1, 2], [3, 0]], [[0, 1], [-1, 0]]]
-    assert batch.total_ET(rewards_KET).tolist() == [[2, 4.5], [5.5, 0]]
+def test_a_signal_says_its_axes() -> None:
+    batch = replace(batch_of([[0, 1], [0]]), signals={"returns": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="'returns' does not end in its axes: BL, B, E, ET"):
+        batch.select([0])
+
+
+@given(seed=SEEDS, merge=st.booleans())
+def test_the_sum_per_turn_is_what_was_spread_times_its_tokens(seed: int, merge: bool) -> None:
+    _, episodes, batch = packed(seed, merge)
+    values_ET = torch.randn(batch.episodes, batch.max_turns, dtype=torch.float64)
+    values_BL = torch.where(batch.mask_BL, batch.spread(values_ET), NAN)
+    tokens = [[len(turn.response_ids) for turn in episode.turns] for episode in episodes]
+    for e, t in batch.mask_ET.nonzero().tolist():
+        expected = float(values_ET[e, t]) * tokens[e][t]
+        assert float(batch.per_turn(values_BL)[e, t]) == pytest.approx(expected)
+    assert batch.tokens_E.tolist() == [sum(row) for row in tokens]
 
 
 def test_nothing_was_played() -> None:

@@ -22,11 +22,12 @@ from turnrl.agents.tagger.base import Tagged, Tagger
 from turnrl.foundation.errors import PluginError, RunFailed
 from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
-from turnrl.training.credit.base import Credit
+from turnrl.training.credit.base import Advantages, Credit
 from turnrl.training.curriculum.base import Curriculum
 from turnrl.training.losses.base import LossOutput, PolicyLoss
 from turnrl.training.modifiers.base import Modifier
 from turnrl.training.regularizers.base import Regularizer
+from turnrl.training.reward_table import RewardTable
 from turnrl.training.run import train
 from turnrl.training.selection.base import Selection
 
@@ -81,15 +82,21 @@ class OddCredit(Credit):
     name: Literal["odd"] = "odd"
     how: str
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Any:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Any:
         right_ET = torch.randn(batch.episodes, batch.max_turns)
+        if self.how == "tensor":
+            return right_ET
+        if self.how == "targets":
+            return Advantages(right_ET, critic_targets_BL=right_ET[:, 0])
         shapes = {
             "narrow": right_ET[:, :-1],
             "flat": right_ET[:, 0],
             "fewer": right_ET[1:],
             "bools": right_ET > 0,
         }
-        return shapes[self.how] if self.how in shapes else odd(self.how, right_ET)
+        if self.how in shapes:
+            return Advantages(shapes[self.how])
+        return odd(self.how, Advantages(right_ET))
 
 
 class ForgotLevel(Credit):
@@ -97,8 +104,8 @@ class ForgotLevel(Credit):
 
     name: Literal["forgot"] = "forgot"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-        return torch.zeros(batch.tokens_BL.shape)
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
+        return Advantages(torch.zeros(batch.tokens_BL.shape))
 
 
 class OddModifier(Modifier):
@@ -294,7 +301,12 @@ def test_an_inner_reward_is_named(tmp_path: Path) -> None:
 
 TURNS = ("turns 0", "turns none", "turns text", "turns more")
 PLUGINS: list[tuple[str, str, type, tuple[str, ...]]] = [
-    ("credit", "credit 'odd'", OddCredit, ("narrow", "flat", "fewer", "bools")),
+    (
+        "credit",
+        "credit 'odd'",
+        OddCredit,
+        ("narrow", "flat", "fewer", "bools", "tensor", "targets"),
+    ),
     ("loss", "loss 'odd'", OddLoss, ("scalar",)),
     ("curriculum", "curriculum 'odd'", OddCurriculum, ("fewer", "ids", *TURNS)),
     ("modifiers", "modifier 'odd'", OddModifier, ("narrow",)),

@@ -137,11 +137,12 @@ def test_an_opening_that_does_not_fit_is_a_lost_game(tmp_path: Path, credit: str
             assert episode.stop is StopReason.CONTEXT_LIMIT
             assert [turn.rewards for turn in episode.turns] == [{"outcome": -1.0}]
             assert not episode.success
-        batch, rewards_KET = trainer.with_rewards(trainer.batch(groups), groups)
-        returns = batch.total_ET(rewards_KET).sum(1)
+        batch = trainer.batch(groups)
+        rewards = trainer.table(groups, batch)
+        returns = rewards.total_E
         lost = [e for e, episode in enumerate(episodes) if not episode.success]
         assert returns[lost].tolist() == [-1.0] * len(lost)
-        assert torch.isfinite(trainer.credit(rewards_KET, batch)).all()
+        assert torch.isfinite(trainer.credit(rewards, batch).values).all()
         metrics = asyncio.run(trainer.step(0))
         assert metrics["stop/context_limit"] == 8
 

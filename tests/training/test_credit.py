@@ -14,6 +14,7 @@ from turnrl.agents.episode import StopReason
 from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS, Credit
+from turnrl.training.reward_table import RewardTable
 
 from .builders import (
     NAN,
@@ -27,6 +28,8 @@ from .builders import (
     numbered,
     random_groups,
     returns_batch,
+    table,
+    table_of,
 )
 
 CONFIGS: list[dict[str, Any]] = [
@@ -83,7 +86,7 @@ def build(config: dict[str, Any]) -> Credit:
     return CREDITS.build(config)
 
 
-def apply(config: dict[str, Any], batch: TokenBatch, rewards_KET: Tensor) -> Tensor:
+def apply(config: dict[str, Any], batch: TokenBatch, paid: RewardTable) -> Tensor:
     """Advantages per token [B, L]."""
     credit = build(config)
     if "values" in credit.needs() and batch.values_BL is None:
@@ -99,10 +102,11 @@ def apply(config: dict[str, Any], batch: TokenBatch, rewards_KET: Tensor) -> Ten
         batch = replace(
             batch, state_ET=torch.where(batch.mask_ET, torch.arange(batch.max_turns) % 2, -1)
         )
-    out = credit(rewards_KET, batch)
+    advantages = credit(paid, batch)
+    out = advantages.values
     assert out.dtype == torch.float64
     assert not out.requires_grad
-    if credit.level == "turn":
+    if advantages.level == "turn":
         assert out.shape == (batch.episodes, batch.max_turns)
         assert not out[~batch.mask_ET].any()
         out = batch.spread(out)
@@ -130,9 +134,9 @@ def close(actual: Tensor, expected: Any, atol: float = 1e-9) -> None:
     ],
 )
 def test_reference_per_episode(name: str, config: dict[str, Any]) -> None:
-    batch, rewards_KET = returns_batch()
+    batch, paid = returns_batch()
     expected, atol = entry(name)
-    close(apply(config, batch, rewards_KET), expected[:, None] * golden("mask"), atol)
+    close(apply(config, batch, paid), expected[:, None] * golden("mask"), atol)
 
 
 @pytest.mark.parametrize(
@@ -146,30 +150,35 @@ def test_reference_per_episode(name: str, config: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("outside", [0.0, 1e6, NAN])
 def test_reference_per_token(name: str, config: dict[str, Any], outside: float) -> None:
-    batch, rewards_KET = golden_batch()
+    batch, paid = golden_batch()
     batch = replace(batch, values_BL=torch.where(batch.mask_BL, golden("values"), outside))
     expected, atol = entry(name)
-    close(apply(config | {"gamma": 0.99}, batch, rewards_KET), expected * golden("mask"), atol)
+    close(apply(config | {"gamma": 0.99}, batch, paid), expected * golden("mask"), atol)
     if name.startswith("gae"):
         returns, atol = entry("gae_returns")
-        close(batch.signals["returns"], torch.where(batch.mask_BL, returns, NAN), atol)
+        targets_BL = build(config | {"gamma": 0.99})(paid, batch).critic_targets_BL
+        close(targets_BL, torch.where(batch.mask_BL, returns, NAN), atol)
 
 
 def test_reference_dense_gae() -> None:
     reward_BL, (expected, atol) = golden("token_rewards"), entry("gae_advantages_dense")
     batch = replace(batch_of([list(range(12))] * 8), values_BL=golden("values"))
     close(
-        apply({"name": "gae", "gamma": 0.99, "whiten": False}, batch, reward_BL[None]),
+        apply(
+            {"name": "gae", "gamma": 0.99, "whiten": False},
+            batch,
+            table_of(reward_BL[None], batch),
+        ),
         expected,
         atol,
     )
 
 
 def test_reference_group_baseline() -> None:
-    batch, rewards_KET = returns_batch()
+    batch, paid = returns_batch()
     expected, atol = entry("reinforce_pp_baseline")
     close(
-        apply({"name": "reinforce_pp", "baseline": "group"}, batch, rewards_KET),
+        apply({"name": "reinforce_pp", "baseline": "group"}, batch, paid),
         expected * golden("mask"),
         atol,
     )
@@ -193,34 +202,34 @@ def test_reference_group_baseline() -> None:
     ],
 )
 def test_one_win_in_four(config: dict[str, Any], expected: list[float]) -> None:
-    batch, rewards_KET = episodic([[1.0], [0.0], [0.0], [0.0]])
-    close(build(config)(rewards_KET, batch)[:, 0], expected)
+    batch, paid = episodic([[1.0], [0.0], [0.0], [0.0]])
+    close(build(config)(paid, batch).values[:, 0], expected)
 
 
 def test_grpo_constant_of_the_other_trainer() -> None:
-    batch, rewards_KET = episodic([[1.0], [0.0], [0.0], [0.0]])
-    out = build({"name": "grpo", "eps": 1e-4})(rewards_KET, batch)[:, 0]
+    batch, paid = episodic([[1.0], [0.0], [0.0], [0.0]])
+    out = build({"name": "grpo", "eps": 1e-4})(paid, batch).values[:, 0]
     close(out, [1.4997, -0.4999, -0.4999, -0.4999], 5e-5)
 
 
 def test_long_failures_do_not_dominate_the_baseline() -> None:
     rewards = [[0.0] * 9 + [10.0]] * 4 + [[0.0] * 50] * 4
-    batch, rewards_KET = episodic(rewards)
-    out = build({"name": "dr_grpo"})(rewards_KET, batch)
+    batch, paid = episodic(rewards)
+    out = build({"name": "dr_grpo"})(paid, batch).values
     assert out[:4, :10].eq(5).all()
     assert out[4:].eq(-5).all()
 
 
 def test_carry_crosses_observations() -> None:
     batch = batch_of([[0, 0, -1, 1]])
-    batch, rewards_KET = batch.with_rewards({"r": [[0.0, 1.0]]}, {"r": 1.0})
-    close(apply({"name": "reinforce_pp", "whiten": False}, batch, rewards_KET), [[1, 1, 0, 1]])
+    paid = table({"r": [[0.0, 1.0]]})
+    close(apply({"name": "reinforce_pp", "whiten": False}, batch, paid), [[1, 1, 0, 1]])
 
 
 def test_whitening_by_hand() -> None:
-    batch, rewards_KET = episodic([[0.0, 1.0], [0.0, 0.0]])
+    batch, paid = episodic([[0.0, 1.0], [0.0, 0.0]])
     a = math.sqrt(3) / 2
-    close(apply({"name": "reinforce_pp"}, batch, rewards_KET), [[a, a], [-a, -a]], 1e-7)
+    close(apply({"name": "reinforce_pp"}, batch, paid), [[a, a], [-a, -a]], 1e-7)
 
 
 OVER = ([0.82816, 0.928, 0, 0.4], [1.02816, 1.328, NAN, 1])
@@ -248,10 +257,10 @@ def test_token_gae_by_hand(stop: StopReason, limit: str, expected: Any, outside:
         values_BL=torch.tensor([[0.2, 0.4, outside, 0.6]]).double(),
         bootstrap_E=torch.tensor([0.5]).double(),
     )
-    rewards_KET = torch.tensor([[[0.5, 1.0]]]).double()
+    paid = table_of(torch.tensor([[[0.5, 1.0]]]).double(), batch)
     config = {"name": "gae", "gamma": 0.9, "lam": 0.8, "whiten": False, "limit": limit}
-    close(apply(config, batch, rewards_KET), [advantages], 1e-6)
-    close(batch.signals["returns"], [returns], 1e-6)
+    close(apply(config, batch, paid), [advantages], 1e-6)
+    close(build(config)(paid, batch).critic_targets_BL, [returns], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -291,16 +300,20 @@ def test_turn_gae_by_hand(
         "whiten": False,
         "limit": "bootstrap",
     }
-    out = apply(config, batch, torch.tensor([[rewards]]).double())
+    paid = table_of(torch.tensor([[rewards]]).double(), batch)
+    out = apply(config, batch, paid)
     close(out, batch.spread(torch.tensor([expected]).double()), 1e-6)
-    targets = batch.signals["returns"][~batch.signals["returns"].isnan()]
+    targets_BL = build(config)(paid, batch).critic_targets_BL
+    targets = targets_BL[~targets_BL.isnan()]
     close(targets, torch.tensor(expected).double() + torch.tensor([0.5, 0.4, 0.3]).double(), 1e-6)
 
 
 def test_turn_gae_whitens_one_value_per_turn() -> None:
     batch = replace(batch_of([[0, 0, 0, 0, 1]]), values_BL=torch.zeros(1, 5).double())
     out = apply(
-        {"name": "gae", "over": "turn", "lam": 0.0}, batch, torch.tensor([[[0.0, 1.0]]]).double()
+        {"name": "gae", "over": "turn", "lam": 0.0},
+        batch,
+        table_of(torch.tensor([[[0.0, 1.0]]]).double(), batch),
     )
     close(out, [[-math.sqrt(0.5)] * 4 + [math.sqrt(0.5)]], 1e-7)
 
@@ -312,30 +325,30 @@ def test_turns_without_reward_are_turns() -> None:
     )
     for over in ("token", "turn"):
         config = {"name": "gae", "over": over, "whiten": False}
-        zero = apply(config, batch, torch.tensor([[[0.0, 0, 0, 1]]]).double())
-        close(apply(config, batch, torch.tensor([[[1e-9, 1e-9, 1e-9, 1]]]).double()), zero, 1e-8)
+        paid = lambda small: table_of(torch.tensor([[[*[small] * 3, 1]]]).double(), batch)
+        zero = apply(config, batch, paid(0.0))
+        close(apply(config, batch, paid(1e-9)), zero, 1e-8)
         assert len(zero.unique()) == (6 if over == "token" else 4)
 
 
 def test_reward_lands_in_its_own_turn() -> None:
     batch = batch_of([[-1, 0, 0, -1, 1, -1, 2, 2]])
     for turn, column in enumerate([2, 4, 7]):
-        rewards_KET = torch.zeros(1, 1, 3).double()
-        rewards_KET[0, 0, turn] = 1.0
-        out = apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, rewards_KET)
+        paid = table({"r": [[float(t == turn) for t in range(3)]]})
+        out = apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, paid)
         assert out[0].nonzero().flatten().tolist() == [column]
 
 
 def test_reward_of_a_turn_without_tokens_goes_to_the_one_before() -> None:
     batch = batch_of([[1, 1, -1, 3]], turns=[5])
-    rewards_KET = torch.tensor([[[64.0, 1.0, 2.0, 4.0, 8.0]]]).double()
+    paid = table({"r": [[64.0, 1.0, 2.0, 4.0, 8.0]]})
     close(
-        apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, rewards_KET),
+        apply({"name": "reinforce_pp", "gamma": 0.0, "whiten": False}, batch, paid),
         [[0, 3, 0, 12]],
     )
     batch = replace(batch, values_BL=torch.zeros(1, 4))
     close(
-        apply({"name": "gae", "over": "turn", "gamma": 0.0, "whiten": False}, batch, rewards_KET),
+        apply({"name": "gae", "over": "turn", "gamma": 0.0, "whiten": False}, batch, paid),
         [[3, 3, 0, 12]],
     )
 
@@ -344,21 +357,21 @@ def test_turn_return_by_hand() -> None:
     """Others still playing at the turn; once none is, those that played longest, at their last
     turn.
     """
-    batch, rewards_KET = episodic([[1.0, 2.0, 4.0], [0.0, 3.0], [5.0]])
-    out = build({"name": "turn_return"})(rewards_KET, batch)
+    batch, paid = episodic([[1.0, 2.0, 4.0], [0.0, 3.0], [5.0]])
+    out = build({"name": "turn_return"})(paid, batch).values
     close(out, [[7 - 4, 6 - 3, 4 - 3], [3 - 6, 3 - 6, 0], [5 - 5, 0, 0]])
-    out = build({"name": "turn_return", "gamma": 0.5, "baseline": "episode"})(rewards_KET, batch)
+    out = build({"name": "turn_return", "gamma": 0.5, "baseline": "episode"})(paid, batch).values
     whole = [1 + 0.5 * 4, 1.5, 5.0]
     close(out, [[3 - 3.25, 4 - 3.25, 4 - 3.25], [1.5 - 4, 3 - 4, 0], [5 - 2.25, 0, 0]])
     out = build({"name": "turn_return", "gamma": 0.5, "scale": "group", "eps": 0.0})(
-        rewards_KET, batch
-    )
+        paid, batch
+    ).values
     close(out[2, 0], (5 - 2.25) / torch.tensor(whole).double().std())
 
 
 def test_batch_scale_pools_within_groups() -> None:
-    batch, rewards_KET = episodic([[0.0], [2.0], [100.0], [104.0]], [0, 0, 1, 1])
-    out = build({"name": "turn_return", "scale": "batch", "eps": 0.0})(rewards_KET, batch)
+    batch, paid = episodic([[0.0], [2.0], [100.0], [104.0]], [0, 0, 1, 1])
+    out = build({"name": "turn_return", "scale": "batch", "eps": 0.0})(paid, batch).values
     close(out[:, 0], torch.tensor([-2, 2, -4, 4]).double() / math.sqrt((1 + 1 + 4 + 4) / 2))
 
 
@@ -377,21 +390,21 @@ def test_no_variance_is_exactly_zero(config: dict[str, Any]) -> None:
     out = build(config | ({"gamma": 1.0} if config["name"] in ("turn_return", "stepwise") else {}))(
         all_won()[1], all_won()[0]
     )
-    assert out.eq(0).all()
+    assert out.values.eq(0).all()
 
 
 def test_whitening_without_variance_is_exactly_zero() -> None:
     for config in ({"name": "reinforce_pp"}, {"name": "reinforce", "baseline": "batch_mean"}):
         assert apply(config, *all_won()).eq(0).all()
-    batch, rewards_KET = all_won()
+    batch, paid = all_won()
     batch = replace(batch, values_BL=torch.zeros(batch.turn_BL.shape))
-    assert apply({"name": "gae", "lam": 1.0}, batch, rewards_KET).eq(0).all()
+    assert apply({"name": "gae", "lam": 1.0}, batch, paid).eq(0).all()
 
 
 @pytest.mark.parametrize("config", GROUPED, ids=ids(GROUPED))
 def test_group_of_one_is_zero_and_groups_may_differ_in_size(config: dict[str, Any]) -> None:
-    batch, rewards_KET = episodic([[3.0, 1.0], [0.0], [1.0, 2.0], [7.0, 0.0, 1.0]], [0, 1, 1, 1])
-    out = apply(config, batch, rewards_KET)
+    batch, paid = episodic([[3.0, 1.0], [0.0], [1.0, 2.0], [7.0, 0.0, 1.0]], [0, 1, 1, 1])
+    out = apply(config, batch, paid)
     assert out[0].eq(0).all()
     assert out[1:].ne(0).any()
     assert out.isfinite().all()
@@ -401,23 +414,23 @@ def test_group_of_one_is_zero_and_groups_may_differ_in_size(config: dict[str, An
 def test_permuting_episodes_permutes_the_result(config: dict[str, Any]) -> None:
     rewards = [[3.0, 1.0], [0.0], [1.0, 2.0], [7.0, 0.0, 1.0], [1.0, 1.0], [0.5]]
     groups, order = [0, 0, 0, 1, 1, 0], [5, 2, 0, 4, 1, 3]
-    batch, rewards_KET = episodic(rewards, groups)
+    batch, paid = episodic(rewards, groups)
     values_BL = torch.randn(
         batch.turn_BL.shape, generator=torch.Generator().manual_seed(0)
     ).double()
-    out = apply(config, replace(batch, values_BL=values_BL), rewards_KET)
-    batch, rewards_KET = episodic([rewards[i] for i in order], [groups[i] for i in order])
-    close(apply(config, replace(batch, values_BL=values_BL[order]), rewards_KET), out[order], 1e-12)
+    out = apply(config, replace(batch, values_BL=values_BL), paid)
+    batch, paid = episodic([rewards[i] for i in order], [groups[i] for i in order])
+    close(apply(config, replace(batch, values_BL=values_BL[order]), paid), out[order], 1e-12)
 
 
 @pytest.mark.parametrize("config", LOCAL, ids=ids(LOCAL))
 def test_another_group_changes_nothing(config: dict[str, Any]) -> None:
     rewards = [[3.0, 1.0], [0.0], [1.0, 2.0]]
-    batch, rewards_KET = episodic(rewards, [0, 0, 0])
+    batch, paid = episodic(rewards, [0, 0, 0])
     values_BL = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
-    alone = apply(config, replace(batch, values_BL=values_BL[:3]), rewards_KET)
-    batch, rewards_KET = episodic([*rewards, [50.0, -9.0], [4.0]], [0, 0, 0, 1, 1])
-    close(apply(config, replace(batch, values_BL=values_BL), rewards_KET)[:3], alone, 1e-12)
+    alone = apply(config, replace(batch, values_BL=values_BL[:3]), paid)
+    batch, paid = episodic([*rewards, [50.0, -9.0], [4.0]], [0, 0, 0, 1, 1])
+    close(apply(config, replace(batch, values_BL=values_BL), paid)[:3], alone, 1e-12)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids(CONFIGS))
@@ -431,15 +444,14 @@ def test_packing_does_not_change_credit(config: dict[str, Any], seed: int) -> No
     for merge, closing in itertools.product(
         (True, False), (frozenset[StopReason](), credit.bootstraps())
     ):
-        batch, rewards_KET = TokenBatch.pack(groups, merge=merge, closing=closing).with_rewards(
-            env_rewards(groups), {"environment": 0.7}
-        )
+        batch = TokenBatch.pack(groups, merge=merge, closing=closing)
+        paid = table(env_rewards(groups), {"environment": 0.7})
         batch = replace(
             batch,
             values_BL=by_token(batch, number_of, values),
             bootstrap_E=batch.turns_E.double() / 7,
         )
-        results.append(apply(config, batch, rewards_KET)[batch.mask_BL])
+        results.append(apply(config, batch, paid)[batch.mask_BL])
     for other in results[1:]:
         close(other, results[0], 1e-12)
 
@@ -450,19 +462,17 @@ def test_terminated_episodes_ignore_the_bootstrap() -> None:
     )
     batch.bootstrap_E = torch.tensor([NAN, 2.0])
     config = {"name": "gae", "lam": 1.0, "whiten": False}
-    close(
-        apply(config | {"limit": "bootstrap"}, batch, torch.zeros(1, 2, 2).double()),
-        [[0, 0], [2, 2]],
-    )
-    close(apply(config, batch, torch.zeros(1, 2, 2).double()), [[0, 0], [0, 0]])
+    paid = table_of(torch.zeros(1, 2, 2).double(), batch)
+    close(apply(config | {"limit": "bootstrap"}, batch, paid), [[0, 0], [2, 2]])
+    close(apply(config, batch, paid), [[0, 0], [0, 0]])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids(CONFIGS))
 def test_episodes_without_turns_and_masked_rows(config: dict[str, Any]) -> None:
-    batch, rewards_KET = episodic([[1.0, 0.0], [], [0.5]])
-    assert apply(config, batch, rewards_KET).isfinite().all()
-    batch, rewards_KET = episodic([[], []])
-    assert apply(config, batch, rewards_KET).eq(0).all()
+    batch, paid = episodic([[1.0, 0.0], [], [0.5]])
+    assert apply(config, batch, paid).isfinite().all()
+    batch, paid = episodic([[], []])
+    assert apply(config, batch, paid).eq(0).all()
 
 
 @pytest.mark.parametrize("config", ADDITIVE, ids=ids(ADDITIVE))
@@ -473,19 +483,18 @@ def test_named_rewards_add_up_by_weight(config: dict[str, Any]) -> None:
         for x, y in zip(first, second, strict=True)
     ]
     one = apply(config, *episodic(mixed))
-    two = apply(
-        config, *episodic(first)[0].with_rewards({"a": first, "b": second}, {"a": 0.5, "b": -2.0})
-    )
+    both = table({"a": first, "b": second}, {"a": 0.5, "b": -2.0})
+    two = apply(config, episodic(first)[0], both)
     close(two, one, 1e-12)
 
 
 def test_what_is_missing_is_said() -> None:
-    batch, rewards_KET = episodic([[1.0]])
+    batch, paid = episodic([[1.0]])
     with pytest.raises(ValueError, match="values_BL"):
-        build({"name": "gae"})(rewards_KET, batch)
+        build({"name": "gae"})(paid, batch)
     batch = replace(batch, values_BL=torch.zeros(1, 1), terminated_E=torch.tensor([False]))
-    build({"name": "gae"})(rewards_KET, batch)
+    build({"name": "gae"})(paid, batch)
     with pytest.raises(ValueError, match="bootstrap_E"):
-        build({"name": "gae", "limit": "bootstrap"})(rewards_KET, batch)
+        build({"name": "gae", "limit": "bootstrap"})(paid, batch)
     with pytest.raises(UserError, match="baseline"):
         build({"name": "turn_return", "baseline": "mean"})

@@ -16,8 +16,9 @@ from turnrl.envs.task import Task
 from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
+from turnrl.training.reward_table import RewardTable
 
-from .builders import batch_of, episodic
+from .builders import batch_of, episodic, table
 from .test_credit import close
 
 HALF = math.sqrt(0.5)
@@ -25,15 +26,15 @@ HALF = math.sqrt(0.5)
 
 def named(
     rewards: dict[str, list[list[float]]], groups: list[int], **weights: float
-) -> tuple[TokenBatch, Tensor]:
+) -> tuple[TokenBatch, RewardTable]:
     """One token per turn; every reward weighs 1 unless `weights` says otherwise."""
     first = next(iter(rewards.values()))
     batch = batch_of([list(range(len(turns))) for turns in first], groups=groups)
-    return batch.with_rewards(rewards, {name: weights.get(name, 1.0) for name in rewards})
+    return batch, table(rewards, weights)
 
 
-def credit(name: str, data: tuple[TokenBatch, Tensor], **config: Any) -> Tensor:
-    return CREDITS.build({"name": name, "eps": 0.0} | config)(data[1], data[0])
+def credit(name: str, data: tuple[TokenBatch, RewardTable], **config: Any) -> Tensor:
+    return CREDITS.build({"name": name, "eps": 0.0} | config)(data[1], data[0]).values
 
 
 def test_gdpo_tells_combinations_with_equal_sums_apart() -> None:
@@ -64,20 +65,21 @@ def test_bnpo_by_hand() -> None:
     data = episodic([[float(r)] for r in wins], [0] * 4 + [1] * 4 + [2] * 4)
     good, bad = [0.680175, 0.392699, 0.226725], [-0.226725, -0.392699, -0.680175]
     expected = [(good if r else bad)[i // 4] for i, r in enumerate(wins)]
-    close(CREDITS.build({"name": "bnpo"})(data[1], data[0])[:, 0], expected, 1e-6)
+    close(CREDITS.build({"name": "bnpo"})(data[1], data[0]).values[:, 0], expected, 1e-6)
 
 
 def test_bnpo_of_a_single_group_is_dr_grpo_and_refuses_other_ranges() -> None:
     data = episodic([[1.0], [0.0], [0.0]])
     close(
-        CREDITS.build({"name": "bnpo"})(data[1], data[0]),
-        CREDITS.build({"name": "dr_grpo"})(data[1], data[0]),
+        CREDITS.build({"name": "bnpo"})(data[1], data[0]).values,
+        CREDITS.build({"name": "dr_grpo"})(data[1], data[0]).values,
     )
     scaled = episodic([[10.0], [-10.0], [-10.0]])
     with pytest.raises(UserError, match=r"'r' leaves 0\.0 \.\. 1\.0"):
         CREDITS.build({"name": "bnpo"})(scaled[1], scaled[0])
     ranged = CREDITS.build({"name": "bnpo", "low": -10.0, "high": 10.0})
-    close(ranged(scaled[1], scaled[0]), CREDITS.build({"name": "dr_grpo"})(data[1], data[0]))
+    plain = CREDITS.build({"name": "dr_grpo"})(data[1], data[0]).values
+    close(ranged(scaled[1], scaled[0]).values, plain)
 
 
 def test_stepwise_weighs_episodes_not_turns() -> None:
@@ -95,9 +97,9 @@ def test_stepwise_by_hand() -> None:
     close(out, [[4 - baseline, 3 - baseline], [2 - baseline, 0]])
 
 
-def gigpo_case() -> tuple[TokenBatch, Tensor]:
-    batch, rewards_KET = episodic([[0.0, 10.0], [0.0, 0.0, 0.0]])
-    return replace(batch, state_ET=torch.tensor([[0, 1, -1], [0, 1, 2]])), rewards_KET
+def gigpo_case() -> tuple[TokenBatch, RewardTable]:
+    batch, paid = episodic([[0.0, 10.0], [0.0, 0.0, 0.0]])
+    return replace(batch, state_ET=torch.tensor([[0, 1, -1], [0, 1, 2]])), paid
 
 
 @pytest.mark.parametrize(
@@ -128,20 +130,18 @@ def test_gigpo_keeps_the_state_after_a_bad_response(reason: str) -> None:
     task = Task(env="toy/made-v0", seed=0)
     group = Group(task, [walk(room) for room in ("kitchen", "kitchen", "cellar", "cellar")])
     rewards = {"r": [[0.0, 1.0], [0.0, 0.0], [0.0, 5.0], [0.0, 0.0]]}
-    found_ET = credit(
-        "gigpo", TokenBatch.pack([group]).with_rewards(rewards, {"r": 1.0}), gamma=1.0
-    )
+    found_ET = credit("gigpo", (TokenBatch.pack([group]), table(rewards)), gamma=1.0)
     # Each turn against the four of its room: two before the bad response and two after it.
     close(found_ET, [[x, x] for x in (1 - 1.5 + 0.5, -1.5 - 0.5, 5 - 1.5 + 2.5, -1.5 - 2.5)])
 
 
 def test_gigpo_keeps_the_states_of_different_tasks_apart() -> None:
-    batch, rewards_KET = episodic([[1.0], [0.0], [5.0], [5.0]], [0, 0, 1, 1])
+    batch, paid = episodic([[1.0], [0.0], [5.0], [5.0]], [0, 0, 1, 1])
     batch = replace(batch, state_ET=torch.zeros(4, 1, dtype=torch.long))
-    close(credit("gigpo", (batch, rewards_KET))[:, 0], [1, -1, 0, 0])
+    close(credit("gigpo", (batch, paid))[:, 0], [1, -1, 0, 0])
 
 
-def igpo_case() -> tuple[TokenBatch, Tensor]:
+def igpo_case() -> tuple[TokenBatch, RewardTable]:
     gains = [[0.2, 0.4, 9.0], [0.0, -9.0]]  # what stands on the answering turn does not count
     return named({"information_gain": gains, "outcome": [[0.0, 0.0, 1.0], [0.0, 0.0]]}, [0, 0])
 
@@ -158,10 +158,10 @@ def test_igpo_by_hand(gamma: float, expected: list[list[float]]) -> None:
 
 
 def test_igpo_joint_and_weights() -> None:
-    batch, rewards_KET = igpo_case()
+    batch, paid = igpo_case()
     values = torch.tensor([0.2, 0.4, 1.0, 0.0, 0.0], dtype=torch.float64)
     z = ((values - values.mean()) / values.std()).tolist()
-    close(credit("igpo", (batch, rewards_KET), norm="joint", gamma=0.0), [z[:3], [*z[3:], 0]])
+    close(credit("igpo", (batch, paid), norm="joint", gamma=0.0), [z[:3], [*z[3:], 0]])
     light = named(
         {
             "information_gain": [[0.2, 0.4, 0.0], [0.0, 0.0]],
@@ -175,12 +175,12 @@ def test_igpo_joint_and_weights() -> None:
 
 def test_tag_group_by_hand() -> None:
     rewards = {"meta_reasoning": [[1.0, 1.0], [0.0, 1.0]], "outcome": [[0.0, 1.0], [0.0, 0.0]]}
-    batch, rewards_KET = named(rewards, [0, 0])
+    batch, paid = named(rewards, [0, 0])
     batch = replace(batch, tag_ET=torch.tensor([[0, 1], [0, 1]]))
-    close(credit("tag_group", (batch, rewards_KET)), [[HALF, HALF / 2], [-HALF, -HALF / 2]])
+    close(credit("tag_group", (batch, paid)), [[HALF, HALF / 2], [-HALF, -HALF / 2]])
     batch = replace(batch, tag_ET=torch.tensor([[0, -1], [0, 1]]))
-    rewards_KET[0, 0, 1] = -0.1
-    close(credit("tag_group", (batch, rewards_KET)), [[HALF, HALF / 2 - 0.1], [-HALF, -HALF / 2]])
+    paid.values_KET[0, 0, 1] = -0.1
+    close(credit("tag_group", (batch, paid)), [[HALF, HALF / 2 - 0.1], [-HALF, -HALF / 2]])
 
 
 @pytest.mark.parametrize("name", ["igpo", "tag_group"])

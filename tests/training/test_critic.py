@@ -19,6 +19,7 @@ from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.critic import Critic, CriticConfig
 from turnrl.training.recipe import RlStage
 
+from .builders import table
 from .test_update import Step, model, played
 
 
@@ -138,10 +139,8 @@ def learn(
         model(), batch, list(batch.split(200)), batch.stopped_E(CUT), bf16=False
     )
     batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
-    batch, rewards_KET = batch.with_rewards(
-        {"r": [[1.0] * int(n) for n in batch.turns_E]}, {"r": 1.0}
-    )
-    CREDITS.build({"name": "gae"})(rewards_KET, batch)
+    paid = table({"r": [[1.0] * int(n) for n in batch.turns_E]})
+    targets_BL = CREDITS.build({"name": "gae"})(paid, batch).critic_targets_BL
 
     def build(policy: Any, stage: RlStage) -> Critic:
         return critic_of(policy, **settings, warmup_steps=warmup)
@@ -149,6 +148,7 @@ def learn(
     return Step(
         batch,
         build if backbone else None,
+        targets_BL=targets_BL,
         critic={**settings, "warmup_steps": warmup},
         token_budget=budget,
     )

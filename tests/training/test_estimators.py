@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from turnrl.agents.episode import StopReason
 from turnrl.training.batch import TokenBatch
-from turnrl.training.credit.base import CREDITS, Credit
+from turnrl.training.boundaries import advantages_of
+from turnrl.training.credit.base import CREDITS, Advantages, Credit
 from turnrl.training.losses.base import LOSSES
+from turnrl.training.reward_table import RewardTable
 from turnrl.training.selection.base import SELECTIONS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -334,13 +336,14 @@ def test_wins_of_different_lengths_are_ties(name: str) -> None:
     assert not case.gradient_EP(build(name)).any()
 
 
-def centred_per_turn(rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+def centred_per_turn(rewards: RewardTable, batch: TokenBatch) -> Advantages:
     """What no estimator must do: subtract the mean reward of each turn index first, then add up."""
-    reward_ET, alive_ET = batch.total_ET(rewards_KET), batch.mask_ET.double()
+    reward_ET, alive_ET = rewards.total_ET, batch.mask_ET.double()
     sum_GT = torch.zeros(int(batch.group_E.max()) + 1, batch.max_turns).double()
     alive_GT = torch.zeros_like(sum_GT).index_add_(0, batch.group_E, alive_ET)
     mean_GT = sum_GT.index_add_(0, batch.group_E, reward_ET) / alive_GT.clamp(min=1)
-    return ((reward_ET - mean_GT[batch.group_E]) * alive_ET).flip(1).cumsum(1).flip(1)
+    centred_ET = (reward_ET - mean_GT[batch.group_E]) * alive_ET
+    return Advantages(centred_ET.flip(1).cumsum(1).flip(1))
 
 
 @EVERY
@@ -567,8 +570,7 @@ def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -
         new_BL = torch.stack([torch.stack([*row, *[zero] * (width - len(row))]) for row in rows])
         batch = replace(case.batch, logprobs_BL=new_BL.detach())
         for credit in (build("rloo"), build("reinforce_pp")):
-            advantages = credit(case.rewards_KET, batch)
-            advantages_BL = advantages if credit.level == "token" else batch.spread(advantages)
+            advantages_BL = advantages_of(credit, case.rewards, batch).values
             total = (
                 loss(new_BL, batch, advantages_BL).loss_BL * loss.weights_BL(batch, torch.float64)
             ).sum()

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.training.batch import TokenBatch
+from turnrl.training.reward_table import RewardTable
 
-from .builders import NAN, batch_of
+from .builders import NAN, batch_of, table
 from .test_credit import apply, close, ids
 
 INVARIANT, EQUIVARIANT, NEITHER = "invariant", "equivariant", "neither"
@@ -52,7 +53,7 @@ GROUPS = [0, 0, 0, 1, 1, 1]
 
 def rewarded(
     outcome: list[list[float]], factor: float = 1.0, *, observations: int = 1, padding: int = 0
-) -> tuple[TokenBatch, Tensor]:
+) -> tuple[TokenBatch, RewardTable]:
     """Two tokens per turn, `observations` between turns, `padding` at the end."""
     rows = []
     for turns in outcome:
@@ -66,7 +67,7 @@ def rewarded(
         name: [[factor * value for value in row] for row in values]
         for name, values in rewards.items()
     }
-    return batch.with_rewards(scaled, {"p": 0.5, "o": 1.0})
+    return batch, table(scaled, {"p": 0.5})
 
 
 def shifted(by: dict[int, float]) -> list[list[float]]:
@@ -97,11 +98,11 @@ def test_padding_and_observations(config: dict[str, Any]) -> None:
     """What the policy did not sample has no advantage and no say, whatever number stands there."""
     results = []
     for observations, padding in ((0, 0), (1, 0), (3, 5)):
-        batch, rewards_KET = rewarded(OUTCOME, observations=observations, padding=padding)
+        batch, paid = rewarded(OUTCOME, observations=observations, padding=padding)
         values_BL = torch.full(batch.turn_BL.shape, NAN, dtype=torch.float64)
         count = int(batch.mask_BL.sum())
         values_BL[batch.mask_BL] = torch.linspace(-1, 1, count, dtype=torch.float64)
         batch = replace(batch, values_BL=values_BL, bootstrap_E=torch.zeros(batch.episodes))
-        results.append(apply(config, batch, rewards_KET)[batch.mask_BL])
+        results.append(apply(config, batch, paid)[batch.mask_BL])
     for other in results[1:]:
         close(other, results[0], 1e-12)

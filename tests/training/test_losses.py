@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
+from turnrl.training.boundaries import advantages_of
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.value_loss import explained_variance, value_loss, value_weights
 from turnrl.training.losses.base import LOSSES, LossOutput, PolicyLoss
@@ -28,6 +29,7 @@ from .builders import (
     golden_batch,
     numbered,
     random_groups,
+    table,
 )
 
 AGGREGATIONS = [
@@ -266,7 +268,7 @@ def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[fl
     )
     loss = build("reinforce", importance={"mode": mode, **fields})
     assert loss.needs() == {"old_logprobs"}
-    loss.prepare(batch)
+    batch = replace(batch, signals=loss.prepare(batch)[0])
     new_BL = torch.full((2, 3), -1.0, dtype=torch.float64, requires_grad=True)
     out = loss(new_BL, batch, batch.mask_BL.double())
     assert out.loss_BL[batch.mask_BL].tolist() == pytest.approx(expected)
@@ -304,8 +306,8 @@ def engine_gaps(
 def test_a_sequence_may_weigh_more_than_a_token(mode: str, cap: float) -> None:
     loss = build("reinforce", importance={"mode": mode})
     batch = engine_gaps([5.0], [0.9])
-    metrics = loss.prepare(batch)
-    assert batch.signals["importance"][:, 0].tolist() == pytest.approx([cap, 0.9])
+    signals, metrics = loss.prepare(batch)
+    assert signals["importance_BL"][:, 0].tolist() == pytest.approx([cap, 0.9])
     assert metrics["importance_max"] == pytest.approx(5.0)
     assert loss.importance is not None
     assert loss.importance.model_dump()["cap"] is None
@@ -336,7 +338,7 @@ def test_the_effective_sample_size_by_hand(
     whole = engine_gaps(*ratios)
     cut = engine_gaps(*ratios, rows=[[0, -1], [1], [-1, 0]], episodes=[0, 0, 1])
     for batch in (whole, cut):
-        metrics = loss.prepare(batch)
+        _, metrics = loss.prepare(batch)
         assert metrics["importance_ess"] == pytest.approx(expected)
         raw = (
             [math.prod(row) for row in ratios]
@@ -352,8 +354,8 @@ def test_masked_tokens_leave_every_mean(mode: str, aggregation: str) -> None:
     """The weights are those of a batch in which they were never sampled."""
     loss = build("reinforce", aggregation=aggregation, importance={"mode": mode}).of_length(10)
     batch = engine_gaps([9.0, 1.1, 0.9], [9.0], [1.2, 0.8])
-    loss.prepare(batch)
-    kept_BL = batch.mask_BL & (batch.signals["importance_cut"] == 0)
+    batch = replace(batch, signals=loss.prepare(batch)[0])
+    kept_BL = batch.mask_BL & (batch.signals["importance_cut_BL"] == 0)
     assert 0 < int(kept_BL.sum()) < int(batch.mask_BL.sum())
     without = replace(batch, turn_BL=torch.where(kept_BL, batch.turn_BL, -1), signals={})
     plain = build("reinforce", aggregation=aggregation).of_length(10)
@@ -362,21 +364,22 @@ def test_masked_tokens_leave_every_mean(mode: str, aggregation: str) -> None:
         "reinforce", aggregation=aggregation, importance={"mode": mode.replace("mask", "truncate")}
     )
     truncate = truncate.of_length(10)
-    truncate.prepare(batch)
+    batch = replace(batch, signals=truncate.prepare(batch)[0])
     torch.testing.assert_close(truncate.weights_BL(batch), plain.weights_BL(batch))
 
 
 def test_everything_may_be_masked() -> None:
     loss = build("reinforce", importance={"mode": "token_mask"})
     batch = engine_gaps([9.0, 9.0])
-    assert loss.prepare(batch) == {"importance_max": pytest.approx(9.0), "importance_ess": 0.0}
-    assert not loss.weights_BL(batch).any()
+    signals, metrics = loss.prepare(batch)
+    assert metrics == {"importance_max": pytest.approx(9.0), "importance_ess": 0.0}
+    assert not loss.weights_BL(replace(batch, signals=signals)).any()
     nothing = engine_gaps([], rows=[[-1]])
-    assert loss.prepare(nothing) == {"importance_max": 0.0, "importance_ess": 0.0}
+    assert loss.prepare(nothing)[1] == {"importance_max": 0.0, "importance_ess": 0.0}
 
 
 def test_importance_is_off_by_default_and_said_when_wrong() -> None:
-    assert build("ppo_clip").prepare(tokens([-1.0], [-1.0])[0]) == {}
+    assert build("ppo_clip").prepare(tokens([-1.0], [-1.0])[0]) == ({}, {})
     assert build("ppo_clip").needs() == frozenset()
     loss = build("ppo_clip", importance={})
     batch, new_BL = tokens([-1.0], [-1.0])
@@ -429,9 +432,7 @@ def loss_and_gradient(
         torch.randn(len(number_of), generator=noise, dtype=torch.float64) * 0.4 for _ in range(3)
     )
     new = (new + old).requires_grad_()
-    batch, rewards_KET = TokenBatch.pack(groups, merge=merge).with_rewards(
-        env_rewards(groups), {"environment": 1.0}
-    )
+    batch = TokenBatch.pack(groups, merge=merge)
     batch = replace(
         batch,
         old_logprobs_BL=by_token(batch, number_of, old),
@@ -440,9 +441,8 @@ def loss_and_gradient(
         bootstrap_E=torch.ones(batch.episodes),
     )
     credit, loss = CREDITS.build(credit_config), LOSSES.build(loss_config).of_length(20)
-    advantages = credit(rewards_KET, batch)
-    advantages_BL = advantages if credit.level == "token" else batch.spread(advantages)
-    loss.prepare(batch)
+    advantages_BL = advantages_of(credit, table(env_rewards(groups)), batch).values
+    batch = replace(batch, signals=loss.prepare(batch)[0])
     weights_BL = loss.weights_BL(batch, torch.float64)
     result = torch.zeros((), dtype=torch.float64)
     for rows in batch.split(budget) if budget else [torch.arange(len(batch.lengths_B))]:

@@ -23,9 +23,10 @@ from turnrl.cli import main
 from turnrl.foundation.errors import RunFailed
 from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
-from turnrl.training.credit.base import Credit
+from turnrl.training.credit.base import Advantages, Credit
 from turnrl.training.losses.base import LossOutput, PolicyLoss
 from turnrl.training.patience import Patience, check_finite, enough_memory
+from turnrl.training.reward_table import RewardTable
 from turnrl.training.run import train
 from turnrl.training.run_folder.console import Narrator
 from turnrl.training.run_folder.report import write_report
@@ -242,8 +243,8 @@ class NanCredit(Credit):
 
     name: Literal["nan"] = "nan"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-        return torch.full((batch.episodes, batch.max_turns), math.nan)
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
+        return Advantages(torch.full((batch.episodes, batch.max_turns), math.nan))
 
 
 class NanLoss(PolicyLoss):

@@ -12,7 +12,7 @@ from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.rows import downsample
 
-from .builders import batch_of, env_rewards, random_groups
+from .builders import batch_of, env_rewards, random_groups, table
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,9 @@ def test_rows_without_a_sampled_token_are_left_out_first() -> None:
 def test_kept_rows_keep_their_tokens_and_their_advantages(seed: int, multiple: int) -> None:
     groups = random_groups(seed)
     batch = TokenBatch.pack(groups, closing=set(StopReason))
-    batch, rewards_KET = batch.with_rewards(env_rewards(groups), {"environment": 1.0})
-    advantages_BL = batch.spread(CREDITS.build({"name": "turn_return"})(rewards_KET, batch))
+    credit = CREDITS.build({"name": "turn_return"})
+    advantages_ET = credit(table(env_rewards(groups)), batch).values
+    advantages_BL = batch.spread(advantages_ET)
     rows = downsample(batch, multiple, seed)
     part = batch.select(rows)
     assert (
@@ -74,5 +75,4 @@ def test_kept_rows_keep_their_tokens_and_their_advantages(seed: int, multiple: i
         assert part.tokens_BL[b, :length].equal(batch.tokens_BL[row, :length])
         assert part.logprobs_BL[b, :length].equal(batch.logprobs_BL[row, :length])
         assert part.episode_B[b] == batch.episode_B[row]
-    advantages_ET = CREDITS.build({"name": "turn_return"})(rewards_KET, batch)
     assert part.spread(advantages_ET).equal(advantages_BL[rows, :width])

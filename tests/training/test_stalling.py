@@ -58,7 +58,9 @@ def learnt(credit: Credit, world: Any, values_T: Tensor, stop: StopReason) -> tu
     """The mean of the policy gradient [P] and of the critic's targets [T]."""
     case, chance_N = everything(world, values_T, stop), world.chance_N / DOORS
     gradient_P = (chance_N[:, None] * case.gradient_EP(credit)).sum(0)
-    target_NT, there_NT = case.batch.signals["returns"], chance_N[:, None] * case.batch.mask_ET
+    target_NT = credit(case.rewards, case.batch).critic_targets_BL
+    assert target_NT is not None
+    there_NT = chance_N[:, None] * case.batch.mask_ET
     return gradient_P, (there_NT * target_NT.nan_to_num()).sum(0) / there_NT.sum(0)
 
 
@@ -85,7 +87,7 @@ def test_a_limit_of_the_task_ends_it_whatever_the_critic_believes(
     assert found_P.view(TURNS, -1)[:, 0].max() < 0
     case = everything(world, values_T, stop)
     last_N, won_N = case.batch.turns_E == TURNS, world.rewards_KNT[0].sum(1) == 1
-    last_turn_N = gae(lam=0.95, over=over)(case.rewards_KET, case.batch)[:, TURNS - 1]
+    last_turn_N = gae(lam=0.95, over=over)(case.rewards, case.batch).values[:, TURNS - 1]
     assert len(last_turn_N[last_N & ~won_N].unique()) == 1
     assert last_turn_N[last_N & ~won_N].max() < last_turn_N[last_N & won_N].min()
 

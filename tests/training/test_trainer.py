@@ -22,7 +22,7 @@ from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 from turnrl.training.session import Session
 from turnrl.training.source.rollout import rollout
-from turnrl.training.walk import Trainer, frozen_copy, turn_sums
+from turnrl.training.walk import Trainer, frozen_copy
 
 from ..toy_world import TEXTS, episodes_won, recipe
 
@@ -200,15 +200,16 @@ def test_named_rewards_and_advantages_are_written_into_the_turns(tmp_path: Path)
         stage: Any = session.recipe.stages[1]
         trainer = Trainer(session, stage, 1)
         kept: list[Any] = []
-        annotate = trainer.annotate
-        trainer.annotate = lambda g, b, a: (annotate(g, b, a), kept.extend((g, b, a)))[0]  # type: ignore
+        describe, packed = trainer.describe, trainer.batch
+        trainer.batch = lambda g: (kept.append(g), packed(g))[1]  # type: ignore
+        trainer.describe = lambda b, t, a: (kept.extend((b, a)), describe(b, t, a))[1]  # type: ignore
         asyncio.run(trainer.step(0))
     groups, batch, advantages_BL = kept
-    sums = turn_sums(batch, advantages_BL)
+    sums = batch.per_turn(advantages_BL)
     for e, episode in enumerate(episodes_of(groups)):
         for t, turn in enumerate(episode.turns):
             assert turn.rewards.keys() == {"outcome", "progress", "step_cost"}
-            assert turn.advantage == pytest.approx(sums[e][t] / len(turn.response_ids))
+            assert turn.advantage == pytest.approx(float(sums[e, t]) / len(turn.response_ids))
             first_BL = (batch.episode_B[:, None] == e) & (batch.turn_BL == t)
             assert turn.advantage == pytest.approx(float(advantages_BL[first_BL].mean()))
 

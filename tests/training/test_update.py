@@ -20,6 +20,7 @@ from turnrl.agents.models import tiny
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.training.batch import TokenBatch
+from turnrl.training.credit.base import Advantages
 from turnrl.training.learner.critic import Critic
 from turnrl.training.learner.optim import make_optimizer
 from turnrl.training.learner.update import Learner
@@ -71,6 +72,10 @@ def advantages(batch: TokenBatch) -> Tensor:
     return batch.spread(torch.randn(batch.episodes, batch.max_turns, generator=generator))
 
 
+def tokens(values_BL: Tensor, targets_BL: Tensor | None = None) -> Advantages:
+    return Advantages(values_BL, "token", targets_BL)
+
+
 class Step:
     """One update on a copy of the model; keeps the gradients of every optimiser step."""
 
@@ -79,6 +84,7 @@ class Step:
         batch: TokenBatch,
         build: Callable[[Any, RlStage], Critic] | None = None,
         advantages_BL: Tensor | None = None,
+        targets_BL: Tensor | None = None,
         **stage: Any,
     ) -> None:
         self.model = copy.deepcopy(model())
@@ -98,9 +104,9 @@ class Step:
         )
         self.gradients: list[dict[str, Tensor]] = []
         optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
-        self.metrics = learner.update(
-            batch, advantages(batch) if advantages_BL is None else advantages_BL, 0, 0
-        )
+        if advantages_BL is None:
+            advantages_BL = advantages(batch)
+        self.metrics = learner.update(batch, tokens(advantages_BL, targets_BL), 0, 0)
 
     def _now(self) -> dict[str, Tensor]:
         return {
@@ -169,7 +175,7 @@ def test_a_minibatch_without_advantage_takes_no_step() -> None:
     assert len(step.gradients) == 1
     assert step.metrics["updates/skipped"] == 8
     before = copy.deepcopy(step.model.state_dict())
-    metrics = step.learner.update(batch, torch.zeros_like(half), 1, 0)
+    metrics = step.learner.update(batch, tokens(torch.zeros_like(half)), 1, 0)
     assert metrics["updates/skipped"] == 9
     assert {"engine_gap", "entropy", "loss/policy"} <= metrics.keys(), "still measured"
     for name, weight in step.model.state_dict().items():
@@ -189,8 +195,8 @@ def test_a_minibatch_that_importance_sampling_masks_takes_no_step(
     assert len(step.gradients) == 1
     assert step.metrics["importance_ess"] == pytest.approx(1.0)
     before = copy.deepcopy(step.model.state_dict())
-    far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0, signals={})
-    metrics = step.learner.update(far, advantages(batch), 1, 0)
+    far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0)
+    metrics = step.learner.update(far, tokens(advantages(batch)), 1, 0)
     assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (
         1,
         0,
@@ -208,10 +214,10 @@ def test_a_critic_learns_where_the_policy_has_no_advantage(backbone: str) -> Non
     mask = batch.mask_BL
     values = torch.where(mask, 0.1, 0.0)
     returns = torch.where(mask, 1.0, math.nan)
-    batch = replace(batch, values_BL=values, signals={"returns": returns})
-    step = Step(batch, build, critic={"backbone": backbone})
+    batch = replace(batch, values_BL=values)
+    step = Step(batch, build, targets_BL=returns, critic={"backbone": backbone})
     before = copy.deepcopy(step.model.state_dict())
-    metrics = step.learner.update(batch, torch.zeros(mask.shape), 1, 0)
+    metrics = step.learner.update(batch, tokens(torch.zeros(mask.shape), returns), 1, 0)
     assert metrics["updates/skipped"] == 0
     assert metrics["grad_norm/critic"] > 0
     assert metrics["value/error"] > 0

@@ -18,11 +18,6 @@ ZERO = 1e-8
 """Deviations up to this size are float dust: they count as no variance and become exactly 0."""
 
 
-def returns_E(rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-    """Undiscounted weighted return per episode [E], float64."""
-    return batch.total_ET(rewards_KET.double()).sum(1)
-
-
 def group_stats(values_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, unbiased standard deviation (0 for groups of one) and size of each episode's group,
     each [E].
@@ -70,11 +65,6 @@ def returns_to_go(rewards_EN: Tensor, decay: float) -> Tensor:
     return out_EN
 
 
-def per_turn(values_E: Tensor, batch: TokenBatch) -> Tensor:
-    """One number per episode on each of its turns: [E] -> [E, T], 0 where there is no turn."""
-    return torch.where(batch.mask_ET, values_E[:, None], 0.0)
-
-
 @dataclass(slots=True)
 class Steps:
     """Sampled tokens in the order they were sampled, episode by episode, across the sequences of an
@@ -107,12 +97,14 @@ class Steps:
     def _of(cls, batch: TokenBatch, row_S: Tensor, column_S: Tensor) -> Steps:
         episode_S = batch.episode_B[row_S]
         count_E = torch.bincount(episode_S, minlength=batch.episodes)
-        step_S = torch.arange(len(row_S)) - (count_E.cumsum(0) - count_E)[episode_S]
+        step_S = (
+            torch.arange(len(row_S), device=row_S.device) - (count_E.cumsum(0) - count_E)[episode_S]
+        )
         return cls(batch, row_S, column_S, episode_S, batch.turn_BL[row_S, column_S], step_S)
 
     def boundaries(self) -> Tensor:
         """bool [S + 1]: a turn begins at this step; shifted by one, a turn ends at it."""
-        edge = torch.ones(1, dtype=torch.bool)
+        edge = self.turn_S.new_ones(1, dtype=torch.bool)
         changed = (self.turn_S.diff() != 0) | (self.episode_S.diff() != 0)
         return torch.cat([edge, changed, edge]) if len(self.turn_S) else edge
 
@@ -122,9 +114,9 @@ class Steps:
         The reward of a turn without tokens goes to the last turn before it that has some: nothing
         else can have caused it.
         """
-        has_ET = torch.zeros(rewards_ET.shape, dtype=torch.bool)
+        has_ET = torch.zeros_like(rewards_ET, dtype=torch.bool)
         has_ET[self.episode_S, self.turn_S] = True
-        turn_ET = torch.where(has_ET, torch.arange(rewards_ET.shape[1]), -1).cummax(1).values
+        turn_ET = torch.where(has_ET, self.batch.turn_T, -1).cummax(1).values
         landed_ET = torch.zeros_like(rewards_ET).scatter_add_(
             1, turn_ET.clamp(min=0), torch.where(turn_ET >= 0, rewards_ET, 0.0)
         )
@@ -143,6 +135,6 @@ class Steps:
 
     def scatter(self, values_S: Tensor, fill: float = 0.0) -> Tensor:
         """[S] -> [B, L], `fill` elsewhere."""
-        out_BL = torch.full(self.batch.turn_BL.shape, fill, dtype=values_S.dtype)
+        out_BL = torch.full_like(self.batch.turn_BL, fill, dtype=values_S.dtype)
         out_BL[self.row_S, self.column_S] = values_S
         return out_BL

@@ -3,9 +3,8 @@
     class Mine(Credit):                                                   # training/credit/mine.py
         name: Literal["mine"] = "mine"
 
-        def __call__(self, rewards_KET, batch):
-            return_E = batch.total_ET(rewards_KET).sum(1)
-            return (return_E - return_E.mean())[:, None].expand(-1, batch.max_turns)
+        def __call__(self, rewards, batch):
+            return Advantages.of_episodes(rewards.total_E - rewards.total_E.mean(), batch)
 
 What holds for every estimator: statistics weigh episodes, not turns; a group without variance, and
 a group of one, gives exactly zero; observation tokens have advantage zero; the limits of the task
@@ -16,22 +15,39 @@ current policy is never seen.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from ...agents.episode import StopReason
 from ...foundation.plugins import Plugin, Slot
 from ..batch import TokenBatch
+from ..reward_table import RewardTable
 
 Peers = Literal["nothing", "batch", "group"]
+
+
+@dataclass(frozen=True, slots=True)
+class Advantages:
+    """How much better than expected each turn, or each token, was."""
+
+    values: Tensor
+    """[E, T] or [B, L], by `level`; 0 where nothing was sampled."""
+    level: Literal["turn", "token"] = "turn"
+    critic_targets_BL: Tensor | None = None
+    """What a critic learns to predict, NaN where there is no target; None without a critic."""
+
+    @classmethod
+    def of_episodes(cls, values_E: Tensor, batch: TokenBatch) -> Advantages:
+        """One number per episode [E] on each of its turns."""
+        return cls(torch.where(batch.mask_ET, values_E[:, None], 0.0))
 
 
 class Credit(Plugin):
     """Base of the slot ``training.credit``. ``requires`` may name VALUES of `Need`."""
 
-    level: ClassVar[Literal["turn", "token"]] = "turn"
-    """What `__call__` returns: advantages per turn [E, T] or per token [B, L]."""
     compares: ClassVar[Peers] = "nothing"
     """What `peers` answers, where it depends on no field."""
 
@@ -46,14 +62,8 @@ class Credit(Plugin):
         return frozenset()
 
     @abstractmethod
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages, float64, without gradient: [E, T], or [B, L] if `level` is 'token'; 0 where
-        nothing was sampled.
-
-        Args:
-            rewards_KET: float64, unweighted; ``batch.reward_names`` and ``batch.reward_weights_K``
-                describe K.
-        """
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
+        """Advantages, float64, without gradient, of the episodes in `rewards` and `batch` alike."""
 
 
 CREDITS: Slot[Credit] = Slot("turnrl.training.credit", Credit)

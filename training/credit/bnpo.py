@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...foundation.errors import UserError
 from ..batch import TokenBatch
-from ._stats import ZERO, centre_E, group_stats, per_turn
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, centre_E, group_stats
+from .base import Advantages, Credit, Peers
 
 
 class Bnpo(Credit):
@@ -42,12 +43,12 @@ class Bnpo(Credit):
     high: float = Field(1.0, description="largest sum of a reward over an episode")
     cap: float = Field(1e6, gt=0, description="largest weight of a group")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        sums_KE = torch.where(batch.mask_ET, rewards_KET.double(), 0.0).sum(2)
-        advantage_E = torch.zeros(batch.episodes, dtype=torch.float64)
+        sums_KE = rewards.sums_KE
+        advantage_E = sums_KE.new_zeros(batch.episodes)
         for name, weight, sum_E in zip(
-            batch.reward_names, batch.reward_weights_K.tolist(), sums_KE, strict=True
+            rewards.names, rewards.weights_K.tolist(), sums_KE, strict=True
         ):
             if bool(((sum_E < self.low - ZERO) | (sum_E > self.high + ZERO)).any()):
                 raise UserError(
@@ -58,12 +59,12 @@ class Bnpo(Credit):
             advantage_E = advantage_E + weight * centre_E(unit_E, batch.group_E) * self._weight_E(
                 unit_E, batch.group_E
             )
-        return per_turn(advantage_E, batch)
+        return Advantages.of_episodes(advantage_E, batch)
 
     def _weight_E(self, unit_E: Tensor, group_E: Tensor) -> Tensor:
         mean_E = group_stats(unit_E, group_E)[0]
         first_G = torch.stack([mean_E[group_E == g][0] for g in group_E.unique()])
-        m, v = first_G.mean(), first_G.var() if len(first_G) > 1 else torch.zeros(())
+        m, v = first_G.mean(), first_G.var() if len(first_G) > 1 else mean_E.new_zeros(())
         if float(v) <= ZERO:
             return torch.ones_like(unit_E)
         s = m * (1 - m) / v - 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from ..batch import TokenBatch
-from ._stats import centre_E, per_turn, returns_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import centre_E
+from .base import Advantages, Credit, Peers
 
 
 class DrGrpo(Credit):
@@ -29,6 +28,6 @@ class DrGrpo(Credit):
     compares: ClassVar[Peers] = "group"
     name: Literal["dr_grpo"] = "dr_grpo"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return per_turn(centre_E(returns_E(rewards_KET, batch), batch.group_E), batch)
+        return Advantages.of_episodes(centre_E(rewards.total_E, batch.group_E), batch)

@@ -13,8 +13,9 @@ from torch import Tensor
 from ...agents.episode import StopReason
 from ...foundation.plugins import Need
 from ..batch import TokenBatch
+from ..reward_table import RewardTable
 from ._stats import Steps, returns_to_go, whiten
-from .base import Credit
+from .base import Advantages, Credit
 
 
 class Gae(Credit):
@@ -29,8 +30,8 @@ class Gae(Credit):
     - ``turn``: V is the value at the turn's first sampled token; A is the same on all tokens of the
       turn.
 
-    Leaves ``batch.signals['returns']`` [B, L] for the critic: ``A_n + V_n`` before whitening at
-    every sampled token (``token``) or at the first one of each turn (``turn``), NaN elsewhere.
+    The critic's targets [B, L] are ``A_n + V_n`` before whitening at every sampled token
+    (``token``) or at the first one of each turn (``turn``), NaN elsewhere.
     `whiten` normalises as ``(A - mean) / sqrt(var + 1e-8)`` with the unbiased variance, over
     sampled tokens (``token``) or with one value per turn (``turn``).
 
@@ -53,7 +54,6 @@ class Gae(Credit):
     authors' code (``turn``).
     """
 
-    level: ClassVar[Literal["turn", "token"]] = "token"
     requires: ClassVar[frozenset[Need]] = frozenset({Need.VALUES})
     name: Literal["gae"] = "gae"
     over: Literal["token", "turn"] = Field(
@@ -79,41 +79,35 @@ class Gae(Credit):
         own = {StopReason.TURN_LIMIT} if self.limit == "bootstrap" else set()
         return frozenset({StopReason.CURRICULUM_LIMIT} | own)
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages [B, L], float64, 0 where nothing was sampled; writes
-        ``batch.signals['returns']``.
-        """
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
+        """Advantages [B, L], or [E, T] over turns; float64, 0 where nothing was sampled."""
         if batch.values_BL is None:
             raise ValueError("gae needs values_BL")
         steps = Steps.tokens(batch) if self.over == "token" else Steps.turns(batch)
         value_S = batch.values_BL[steps.row_S, steps.column_S].double()
         after_S = self._next(value_S, steps)
-        delta_S = (
-            steps.rewards_S(batch.total_ET(rewards_KET.double())) + self.gamma * after_S - value_S
-        )
+        delta_S = steps.rewards_S(rewards.total_ET) + self.gamma * after_S - value_S
         advantage_S = steps.flat(returns_to_go(steps.grid(delta_S), self.gamma * self.lam))
-        batch.signals["returns"] = steps.scatter(advantage_S + value_S, float("nan"))
+        targets_BL = steps.scatter(advantage_S + value_S, float("nan"))
         if self.whiten:
             advantage_S = whiten(advantage_S)
         if self.over == "token":
-            return steps.scatter(advantage_S)
-        advantage_ET = torch.zeros(batch.episodes, batch.max_turns, dtype=torch.float64)
+            return Advantages(steps.scatter(advantage_S), "token", targets_BL)
+        advantage_ET = torch.zeros_like(rewards.total_ET)
         advantage_ET[steps.episode_S, steps.turn_S] = advantage_S
-        return batch.spread(advantage_ET)
+        return Advantages(advantage_ET, "turn", targets_BL)
 
     def _next(self, value_S: Tensor, steps: Steps) -> Tensor:
         """The value after each step: the next step's, or 0 or the bootstrap value at the end of an
         episode.
         """
         batch = steps.batch
-        open_E, bootstrap_E = (
-            batch.stopped_E(self.bootstraps()),
-            torch.zeros(batch.episodes).double(),
-        )
+        open_E = batch.stopped_E(self.bootstraps())
+        bootstrap_E = value_S.new_zeros(batch.episodes)
         if bool(open_E.any()):
             if batch.bootstrap_E is None:
                 raise ValueError("gae needs bootstrap_E for episodes that were cut short")
             bootstrap_E = torch.where(open_E, batch.bootstrap_E.double(), 0.0)
-        last_S = torch.ones(len(value_S), dtype=torch.bool)
+        last_S = torch.ones_like(value_S, dtype=torch.bool)
         last_S[:-1] = steps.episode_S.diff() != 0
         return torch.where(last_S, bootstrap_E[steps.episode_S], value_S.roll(-1))

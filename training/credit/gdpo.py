@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import ZERO, per_turn, zscore_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, zscore_E
+from .base import Advantages, Credit, Peers
 
 
 class Gdpo(Credit):
@@ -32,12 +32,12 @@ class Gdpo(Credit):
     name: Literal["gdpo"] = "gdpo"
     eps: float = Field(1e-4, ge=0, description="added to each standard deviation")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        sums_KE = torch.where(batch.mask_ET, rewards_KET.double(), 0.0).sum(2)
-        total_E = torch.zeros(batch.episodes, dtype=torch.float64)
-        for weight, sum_E in zip(batch.reward_weights_K.tolist(), sums_KE, strict=True):
+        sums_KE = rewards.sums_KE
+        total_E = sums_KE.new_zeros(batch.episodes)
+        for weight, sum_E in zip(rewards.weights_K.tolist(), sums_KE, strict=True):
             total_E = total_E + weight * zscore_E(sum_E, batch.group_E, self.eps)
         if len(sums_KE) > 1:
             total_E = zscore_E(total_E, torch.zeros_like(batch.group_E), self.eps)
-        return per_turn(torch.where(total_E.abs() > ZERO, total_E, 0.0), batch)
+        return Advantages.of_episodes(torch.where(total_E.abs() > ZERO, total_E, 0.0), batch)

@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import ZERO, centre_E, returns_E, returns_to_go, zscore_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, centre_E, returns_to_go, zscore_E
+from .base import Advantages, Credit, Peers
 
 
 class Gigpo(Credit):
@@ -41,29 +42,28 @@ class Gigpo(Credit):
     step_weighted: bool = Field(False, description="weigh episodes by their turns, for parity")
     eps: float = Field(1e-6, ge=0, description="added to standard deviations")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
         if batch.state_ET is None:
             raise ValueError("gigpo needs state_ET")
         mask_ET = batch.mask_ET
         group_ET = batch.group_E[:, None].expand_as(mask_ET)
-        return_ET = returns_E(rewards_KET, batch)[:, None].expand_as(group_ET)
-        episode_ET = torch.zeros(mask_ET.shape, dtype=torch.float64)
+        return_ET = rewards.total_E[:, None].expand_as(group_ET)
+        episode_ET = torch.zeros_like(rewards.total_ET)
         if self.step_weighted:
             episode_ET[mask_ET] = self._normal(return_ET[mask_ET], group_ET[mask_ET])
         else:
-            episode_ET = self._normal(returns_E(rewards_KET, batch), batch.group_E)[
-                :, None
-            ].expand_as(group_ET)
-        future_ET = returns_to_go(batch.total_ET(rewards_KET.double()), self.gamma)
+            episode_ET = self._normal(rewards.total_E, batch.group_E)[:, None].expand_as(group_ET)
+        future_ET = returns_to_go(rewards.total_ET, self.gamma)
         anchor_ET = (
             group_ET * (int(batch.state_ET.max()) + 2 if batch.state_ET.numel() else 1)
             + batch.state_ET
         )
-        turn_ET = torch.zeros(mask_ET.shape, dtype=torch.float64)
+        turn_ET = torch.zeros_like(future_ET)
         turn_ET[mask_ET] = self._normal(future_ET[mask_ET], anchor_ET[mask_ET])
         advantage_ET = episode_ET + self.omega * turn_ET
-        return torch.where(mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
+        known_ET = mask_ET & (advantage_ET.abs() > ZERO)
+        return Advantages(torch.where(known_ET, advantage_ET, 0.0))
 
     def _normal(self, values_N: Tensor, key_N: Tensor) -> Tensor:
         return (

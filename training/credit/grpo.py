@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import per_turn, returns_E, zscore_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import zscore_E
+from .base import Advantages, Credit, Peers
 
 
 class Grpo(Credit):
@@ -29,6 +29,6 @@ class Grpo(Credit):
     name: Literal["grpo"] = "grpo"
     eps: float = Field(1e-6, ge=0, description="added to the group's standard deviation")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return per_turn(zscore_E(returns_E(rewards_KET, batch), batch.group_E, self.eps), batch)
+        return Advantages.of_episodes(zscore_E(rewards.total_E, batch.group_E, self.eps), batch)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...foundation.errors import UserError
 from ..batch import TokenBatch
+from ..reward_table import RewardTable
 from ._stats import ZERO, returns_to_go, zscore_E
-from .base import Credit, Peers
+from .base import Advantages, Credit, Peers
 
 
 class Igpo(Credit):
@@ -45,32 +46,28 @@ class Igpo(Credit):
         """Name the other episodes that it compares with."""
         return "group" if self.norm == "separate" else "nothing"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        if self.process not in batch.reward_names:
-            names = ", ".join(batch.reward_names)
+        if self.process not in rewards.names:
+            names = ", ".join(rewards.names)
             raise UserError(
                 f"credit 'igpo': no reward is called '{self.process}'; the recipe has {names}"
             )
-        k = batch.reward_names.index(self.process)
-        weights_K = batch.reward_weights_K.double()
-        others_KET = torch.where(
-            torch.arange(len(weights_K))[:, None, None] == k, 0.0, rewards_KET.double()
-        )
-        outcome_E = batch.total_ET(others_KET).sum(1)
-        last_ET = torch.arange(batch.max_turns)[None, :] == batch.turns_E[:, None] - 1
+        k = rewards.names.index(self.process)
+        weight, value_ET = rewards.weights_K[k], rewards.values_KET[k]
+        outcome_E = rewards.without(self.process).total_E
+        last_ET = batch.turn_T[None, :] == batch.turns_E[:, None] - 1
         early_ET = batch.mask_ET & ~last_ET
-        process_ET = weights_K[k] * self._normal(rewards_KET[k].double(), early_ET, batch.group_E)
+        process_ET = weight * self._normal(value_ET, early_ET, batch.group_E)
         if self.norm == "joint":
-            raw_ET = torch.where(
-                early_ET, weights_K[k] * rewards_KET[k].double(), outcome_E[:, None]
-            )
+            raw_ET = torch.where(early_ET, weight * value_ET, outcome_E[:, None])
             reward_ET = self._normal(raw_ET, batch.mask_ET, batch.group_E)
         else:
             outcome_ET = zscore_E(outcome_E, batch.group_E, self.eps)[:, None]
             reward_ET = torch.where(last_ET, outcome_ET, process_ET)
         advantage_ET = returns_to_go(torch.where(batch.mask_ET, reward_ET, 0.0), self.gamma)
-        return torch.where(batch.mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
+        known_ET = batch.mask_ET & (advantage_ET.abs() > ZERO)
+        return Advantages(torch.where(known_ET, advantage_ET, 0.0))
 
     def _normal(self, values_ET: Tensor, mask_ET: Tensor, group_E: Tensor) -> Tensor:
         """z-scores of the masked numbers within each group, 0 elsewhere."""

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import ZERO, centre_E, per_turn, returns_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, centre_E
+from .base import Advantages, Credit, Peers
 
 
 class LitePpo(Credit):
@@ -30,10 +30,10 @@ class LitePpo(Credit):
     name: Literal["lite_ppo"] = "lite_ppo"
     eps: float = Field(1e-6, ge=0, description="added to the batch's standard deviation")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return_E = returns_E(rewards_KET, batch)
+        return_E = rewards.total_E
         std = float(return_E.std()) if len(return_E) > 1 else 0.0
         if std <= ZERO:
-            return per_turn(torch.zeros_like(return_E), batch)
-        return per_turn(centre_E(return_E, batch.group_E) / (std + self.eps), batch)
+            return Advantages.of_episodes(torch.zeros_like(return_E), batch)
+        return Advantages.of_episodes(centre_E(return_E, batch.group_E) / (std + self.eps), batch)

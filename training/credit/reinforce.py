@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import centre_E, per_turn, returns_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import centre_E
+from .base import Advantages, Credit, Peers
 
 
 class Reinforce(Credit):
@@ -37,9 +37,9 @@ class Reinforce(Credit):
         """Name the other episodes that it compares with."""
         return "nothing" if self.baseline == "none" else "batch"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return_E = returns_E(rewards_KET, batch)
+        return_E = rewards.total_E
         if self.baseline == "batch_mean":
             return_E = centre_E(return_E, batch.group_E * 0)
-        return per_turn(return_E, batch)
+        return Advantages.of_episodes(return_E, batch)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
-from ._stats import ZERO, Steps, centre_E, group_stats, returns_E, returns_to_go, whiten
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, Steps, centre_E, group_stats, returns_to_go, whiten
+from .base import Advantages, Credit, Peers
 
 
 class ReinforcePp(Credit):
@@ -30,7 +30,6 @@ class ReinforcePp(Credit):
     Paper: "REINFORCE++" (arXiv 2501.03262). Source: the code of volcengine/verl.
     """
 
-    level: ClassVar[Literal["turn", "token"]] = "token"
     name: Literal["reinforce_pp"] = "reinforce_pp"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per sampled token")
     baseline: Literal["none", "group"] = Field(
@@ -43,17 +42,17 @@ class ReinforcePp(Credit):
         alone: Peers = "batch" if self.whiten else "nothing"
         return "group" if self.baseline == "group" else alone
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [B, L], float64, 0 where nothing was sampled."""
         steps = Steps.tokens(batch)
-        counted_S = torch.ones(len(steps.row_S), dtype=torch.bool)
+        counted_S = torch.ones_like(steps.row_S, dtype=torch.bool)
         if self.baseline == "group":
-            return_E = returns_E(rewards_KET, batch)
+            return_E = rewards.total_E
             value_S = centre_E(return_E, batch.group_E)[steps.episode_S]
             counted_S = group_stats(return_E, batch.group_E)[1][steps.episode_S] > ZERO
         else:
-            reward_S = steps.rewards_S(batch.total_ET(rewards_KET.double()))
+            reward_S = steps.rewards_S(rewards.total_ET)
             value_S = steps.flat(returns_to_go(steps.grid(reward_S), self.gamma))
         if self.whiten:
             value_S[counted_S] = whiten(value_S[counted_S])
-        return steps.scatter(value_S)
+        return Advantages(steps.scatter(value_S), "token")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
 from ..batch import TokenBatch
-from ._stats import centre_E, group_stats, per_turn, returns_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import centre_E, group_stats
+from .base import Advantages, Credit, Peers
 
 
 class Rloo(Credit):
@@ -29,10 +28,10 @@ class Rloo(Credit):
     compares: ClassVar[Peers] = "group"
     name: Literal["rloo"] = "rloo"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return_E = returns_E(rewards_KET, batch)
+        return_E = rewards.total_E
         count_E = group_stats(return_E, batch.group_E)[2]
-        return per_turn(
+        return Advantages.of_episodes(
             centre_E(return_E, batch.group_E) * count_E / (count_E - 1).clamp(min=1), batch
         )

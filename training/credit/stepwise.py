@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..batch import TokenBatch
+from ..reward_table import RewardTable
 from ._stats import ZERO, group_stats, group_sum, returns_to_go
-from .base import Credit, Peers
+from .base import Advantages, Credit, Peers
 
 
 class Stepwise(Credit):
@@ -38,9 +38,9 @@ class Stepwise(Credit):
     scale: bool = Field(True, description="divide by the group's standard deviation")
     eps: float = Field(1e-6, ge=0, description="added to the standard deviation")
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return_ET = returns_to_go(batch.total_ET(rewards_KET.double()), self.gamma)
+        return_ET = returns_to_go(rewards.total_ET, self.gamma)
         mask_ET = batch.mask_ET
         turns_E = batch.turns_E.clamp(min=1)
         mean_E, _, count_E = group_stats((return_ET * mask_ET).sum(1) / turns_E, batch.group_E)
@@ -50,4 +50,5 @@ class Stepwise(Credit):
         std_E = (squares_G / (count_G - 1).clamp(min=1)).sqrt()[index_E]
         known_ET = ((std_E > ZERO) & (count_E > 1))[:, None] & (centred_ET.abs() > ZERO)
         scale_E = std_E + self.eps if self.scale else torch.ones_like(std_E)
-        return torch.where(known_ET, centred_ET / scale_E[:, None].where(known_ET, 1.0), 0.0)
+        scaled_ET = centred_ET / scale_E[:, None].where(known_ET, 1.0)
+        return Advantages(torch.where(known_ET, scaled_ET, 0.0))

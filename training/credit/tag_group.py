@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ...foundation.errors import UserError
 from ..batch import TokenBatch
-from ._stats import ZERO, returns_E, zscore_E
-from .base import Credit, Peers
+from ..reward_table import RewardTable
+from ._stats import ZERO, zscore_E
+from .base import Advantages, Credit, Peers
 
 
 class TagGroup(Credit):
@@ -42,27 +42,23 @@ class TagGroup(Credit):
         """Name the other episodes that it compares with."""
         return "group" if self.alpha else "nothing"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        if self.reward not in batch.reward_names:
-            names = ", ".join(batch.reward_names)
+        if self.reward not in rewards.names:
+            names = ", ".join(rewards.names)
             raise UserError(
                 f"credit 'tag_group': no reward is called '{self.reward}'; the recipe has {names}"
             )
         if batch.tag_ET is None:
             raise ValueError("tag_group needs tag_ET")
-        k = batch.reward_names.index(self.reward)
-        rewards_KET = rewards_KET.double()
-        others_KET = torch.where(
-            torch.arange(len(rewards_KET))[:, None, None] == k, 0.0, rewards_KET
-        )
-        episode_E = zscore_E(returns_E(others_KET, batch), batch.group_E, self.eps)
+        k = rewards.names.index(self.reward)
+        value_ET = rewards.values_KET[k]
+        episode_E = zscore_E(rewards.without(self.reward).total_E, batch.group_E, self.eps)
         tagged_ET = batch.mask_ET & (batch.tag_ET >= 0)
-        tag_ET = torch.zeros(batch.mask_ET.shape, dtype=torch.float64)
-        tag_ET[tagged_ET] = zscore_E(rewards_KET[k][tagged_ET], batch.tag_ET[tagged_ET], self.eps)
+        tag_ET = torch.zeros_like(value_ET)
+        tag_ET[tagged_ET] = zscore_E(value_ET[tagged_ET], batch.tag_ET[tagged_ET], self.eps)
         advantage_ET = self.alpha * episode_E[:, None] + (1 - self.alpha) * tag_ET
         untagged_ET = batch.mask_ET & (batch.tag_ET < 0)
-        advantage_ET = advantage_ET + torch.where(
-            untagged_ET, batch.reward_weights_K[k] * rewards_KET[k], 0.0
-        )
-        return torch.where(batch.mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
+        advantage_ET = advantage_ET + torch.where(untagged_ET, rewards.weights_K[k] * value_ET, 0.0)
+        known_ET = batch.mask_ET & (advantage_ET.abs() > ZERO)
+        return Advantages(torch.where(known_ET, advantage_ET, 0.0))

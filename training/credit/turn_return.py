@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..batch import TokenBatch
+from ..reward_table import RewardTable
 from ._stats import ZERO, group_stats, group_sum, returns_to_go
-from .base import Credit, Peers
+from .base import Advantages, Credit, Peers
 
 
 class TurnReturn(Credit):
@@ -58,16 +59,17 @@ class TurnReturn(Credit):
         """Name the other episodes that it compares with."""
         return "nothing" if self.baseline == self.scale == "none" else "group"
 
-    def __call__(self, rewards_KET: Tensor, batch: TokenBatch) -> Tensor:
+    def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""
-        return_ET = returns_to_go(batch.total_ET(rewards_KET.double()), self.gamma)
+        return_ET = returns_to_go(rewards.total_ET, self.gamma)
         advantage_ET = return_ET - self._baseline_ET(return_ET, batch)
         if self.scale != "none" and batch.max_turns:
             std_E = self._std_E(return_ET[:, 0], batch.group_E)[:, None]
             advantage_ET = torch.where(
                 std_E > ZERO, advantage_ET / (std_E + self.eps).clamp(min=ZERO), 0.0
             )
-        return torch.where(batch.mask_ET & (advantage_ET.abs() > ZERO), advantage_ET, 0.0)
+        known_ET = batch.mask_ET & (advantage_ET.abs() > ZERO)
+        return Advantages(torch.where(known_ET, advantage_ET, 0.0))
 
     def _baseline_ET(self, return_ET: Tensor, batch: TokenBatch) -> Tensor:
         if self.baseline == "none" or not batch.max_turns:
@@ -79,7 +81,7 @@ class TurnReturn(Credit):
         others_ET = group_sum(alive_ET, index_E, len(count_G))[index_E] - alive_ET
         total_ET = group_sum(counted_ET, index_E, len(count_G))[index_E] - counted_ET
         last_E = ((others_ET > 0).sum(1) - 1).clamp(min=0)
-        turn_ET = torch.minimum(torch.arange(batch.max_turns), last_E[:, None])
+        turn_ET = torch.minimum(batch.turn_T, last_E[:, None])
         baseline_ET = (total_ET / others_ET.clamp(min=1)).gather(1, turn_ET)
         return torch.where((count_G[index_E] > 1)[:, None], baseline_ET, return_ET)
 

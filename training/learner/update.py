@@ -15,11 +15,13 @@ from ...agents.models.forward import Scores, autocast, score
 from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..boundaries import policy_loss, regularizing
+from ..credit.base import Advantages
 from ..losses.base import PolicyLoss
 from ..recipe import RlStage
 from ..regularizers.base import Regularizer
 from .critic import Critic
 from .optim import apply_step
+from .rows import downsample
 from .value_loss import explained_variance, value_loss, value_weights
 
 
@@ -40,7 +42,7 @@ class Learner:
     """Only the critic learns."""
 
     def update(
-        self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int
+        self, batch: TokenBatch, advantages: Advantages, step: int, seed: int
     ) -> dict[str, float]:
         """Take all optimiser steps of one batch; returns the metrics, averaged over them.
 
@@ -49,7 +51,7 @@ class Learner:
         the optimiser's moments would move the weights.
 
         Args:
-            advantages_BL: float, zero outside ``batch.mask_BL``.
+            advantages: per token.
             step: of the stage, for the schedule.
         """
         self.metrics, skipped = {}, 0
@@ -58,11 +60,14 @@ class Learner:
         if self.critic is not None:
             self.critic.eval()
         self._warming = self.critic is not None and step < self.stage.critic.warmup_steps
-        for part, advantages in self._minibatches(batch, advantages_BL.float(), step, seed):
-            for name, value in self.loss.prepare(part).items():
+        batch, advantages_BL = self._used(batch, advantages, step, seed)
+        for part, part_BL in self._minibatches(batch, advantages_BL, step, seed):
+            signals, metrics = self.loss.prepare(part)
+            part = replace(part, signals=part.signals | signals)
+            for name, value in metrics.items():
                 self._note(name, value)
-            policy = not self._warming and self._teaches(part, advantages)
-            self._accumulate(part, advantages, policy=policy)
+            policy = not self._warming and self._teaches(part, part_BL)
+            self._accumulate(part, part_BL, policy=policy)
             if not policy and self.critic is None:
                 skipped += 1
                 continue
@@ -77,6 +82,22 @@ class Learner:
         if "engine_gap/max" in self.metrics:
             means["engine_gap/max"] = max(self.metrics["engine_gap/max"])
         return means | {"updates/skipped": float(skipped)}
+
+    def _used(
+        self, batch: TokenBatch, advantages: Advantages, step: int, seed: int
+    ) -> tuple[TokenBatch, Tensor]:
+        """The sequences that take part, with the critic's targets beside them, and their
+        advantages.
+        """
+        advantages_BL = advantages.values.float()
+        if advantages.critic_targets_BL is not None:
+            targets = {"critic_targets_BL": advantages.critic_targets_BL}
+            batch = replace(batch, signals=batch.signals | targets)
+        if self.stage.rows_multiple_of > 1:
+            rows = downsample(batch, self.stage.rows_multiple_of, seed * 1_000_003 + step)
+            batch = batch.select(rows)
+            advantages_BL = advantages_BL[rows, : batch.tokens_BL.shape[1]]
+        return batch, advantages_BL
 
     def _minibatches(
         self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int
@@ -106,7 +127,7 @@ class Learner:
         """
         weights_BL = self.loss.weights_BL(batch)
         value_weights_BL = (
-            value_weights(batch.signals["returns"]) if self.critic is not None else None
+            value_weights(batch.signals["critic_targets_BL"]) if self.critic is not None else None
         )
         # A critic on the policy's own layers trains them too.
         shared = self.critic is not None and self.critic.backbone is None and not self._warming
@@ -134,7 +155,8 @@ class Learner:
         if value_weights_BL is not None:
             assert batch.values_BL is not None
             self._note(
-                "explained_variance", explained_variance(batch.values_BL, batch.signals["returns"])
+                "explained_variance",
+                explained_variance(batch.values_BL, batch.signals["critic_targets_BL"]),
             )
             self._note("value/error", math.sqrt(errors["square"]))
             self._note("value/clip_fraction", errors["clipped"])
@@ -213,7 +235,7 @@ class Learner:
                 hidden_BLD = self.critic.hidden(self.model, micro.tokens_BL)
         values_BL = self.critic.values(hidden_BLD)
         loss, metrics = value_loss(
-            values_BL, micro.values_BL, micro.signals["returns"], config.clip, weights_BL
+            values_BL, micro.values_BL, micro.signals["critic_targets_BL"], config.clip, weights_BL
         )
         _add(totals, "loss/value", float(loss.detach()))
         for name, value in metrics.items():

@@ -1,5 +1,5 @@
-"""The critic's loss: clipped squared error against the returns that an estimator left in the
-batch's signals.
+"""The critic's loss: clipped squared error against the returns that an
+estimator gave.
 """
 
 from __future__ import annotations

@@ -75,9 +75,7 @@ class Importance(BaseModel):
         )
         one_S = mask_BL.nonzero(as_tuple=True)  # where every weight is found once
         if self.mode.startswith("sequence"):
-            ratio_E = ratio_BL.new_zeros(batch.episodes).index_add_(
-                0, batch.episode_B, ratio_BL.sum(1)
-            )
+            ratio_E = batch.per_episode(ratio_BL.sum(1))
             ratio_BL = ratio_E[batch.episode_B][:, None].expand_as(ratio_BL)
             one_S = _first_of_episodes(batch, one_S)
         raw_BL = ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

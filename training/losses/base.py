@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -91,29 +92,28 @@ class PolicyLoss(Plugin):
             else self.model_copy(update={"norm_length": tokens})
         )
 
-    def prepare(self, batch: TokenBatch) -> dict[str, float]:
-        """Called once with the whole batch, before it is cut: puts what a micro-batch cannot know
-        into its signals.
+    def prepare(self, batch: TokenBatch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Compute what a micro-batch cannot know, from the whole batch before it is cut.
 
-        Returns metrics that only a whole batch has.
+        Returns:
+            Signals that the learner lays beside the tokens, named with their axes, and metrics.
         """
         if not self.importance:
-            return {}
+            return {}, {}
         weight_BL, cut_BL, metrics = self.importance.weights(batch)
-        batch.signals["importance"], batch.signals["importance_cut"] = weight_BL, cut_BL
-        return metrics
+        return {"importance_BL": weight_BL, "importance_cut_BL": cut_BL}, metrics
 
     def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """`token_loss`, times the importance weights if they are configured (after `prepare`)."""
         out = self.token_loss(logprobs_BL, batch, advantages_BL)
         if self.importance:
-            if "importance" not in batch.signals:
-                raise ValueError("importance weights: call prepare(batch) on the whole batch first")
-            weight_BL = batch.signals["importance"].to(out.loss_BL.dtype)
+            if "importance_BL" not in batch.signals:
+                raise ValueError("importance weights: the signals of prepare(batch) are missing")
+            weight_BL = batch.signals["importance_BL"].to(out.loss_BL.dtype)
             out.loss_BL = out.loss_BL * weight_BL
             out.metrics |= {
                 "importance_weight": weight_BL,
-                "importance_cut": batch.signals["importance_cut"],
+                "importance_cut": batch.signals["importance_cut_BL"],
             }
         return out
 
@@ -128,31 +128,25 @@ class PolicyLoss(Plugin):
         if (
             self.importance
             and self.importance.mode.endswith("mask")
-            and "importance_cut" in batch.signals
+            and "importance_cut_BL" in batch.signals
         ):
-            mask_BL = mask_BL & (batch.signals["importance_cut"] == 0)
-        tokens_B = mask_BL.sum(1)
-        tokens_E = torch.zeros(batch.episodes, dtype=torch.long).index_add_(
-            0, batch.episode_B, tokens_B
-        )
+            mask_BL = mask_BL & (batch.signals["importance_cut_BL"] == 0)
+        tokens_E = batch.per_episode(mask_BL.sum(1))
+        full_E = partial(torch.full_like, tokens_E, dtype=torch.float64)
         episodes = max(int((tokens_E > 0).sum()), 1)
         if self.aggregation == "token_mean":
-            weight_E = torch.full(
-                (batch.episodes,), 1.0 / max(int(tokens_E.sum()), 1), dtype=torch.float64
-            )
+            weight_E = full_E(1.0 / max(int(tokens_E.sum()), 1))
         elif self.aggregation == "seq_mean_token_mean":
             weight_E = 1.0 / (episodes * tokens_E.clamp(min=1).double())
         elif self.aggregation == "seq_mean_token_sum":
-            weight_E = torch.full((batch.episodes,), 1.0 / episodes, dtype=torch.float64)
+            weight_E = full_E(1.0 / episodes)
         else:
             if self.norm_length is None:
                 raise ValueError(
                     "seq_mean_token_sum_norm needs norm_length: the most tokens that an episode can"
                     " have"
                 )
-            weight_E = torch.full(
-                (batch.episodes,), 1.0 / (episodes * self.norm_length), dtype=torch.float64
-            )
+            weight_E = full_E(1.0 / (episodes * self.norm_length))
         return (weight_E[batch.episode_B][:, None] * mask_BL).to(dtype)
 
 

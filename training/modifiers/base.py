@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
 from ...foundation.plugins import Plugin, Slot
@@ -35,8 +34,7 @@ def lengths_E(batch: TokenBatch, unit: str) -> Tensor:
     """How long the episodes are [E], float64: in 'tokens' that the player wrote, or in 'turns'."""
     if unit == "turns":
         return batch.turns_E.double()
-    zero_E = torch.zeros(batch.episodes, dtype=torch.float64)
-    return zero_E.index_add_(0, batch.episode_B, batch.mask_BL.sum(1).double())
+    return batch.tokens_E.double()
 
 
 MODIFIERS: Slot[Modifier] = Slot("turnrl.training.modifiers", Modifier)

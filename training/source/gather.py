@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ...agents.episode import Group
 from ..boundaries import selected
+from ..reward_table import RewardTable
 from ..selection.base import Selection
 
 Play = Callable[[int, int], Awaitable[tuple[list[Group], dict[str, float]]]]
@@ -51,15 +52,7 @@ def _select(
     for each in selection:
         if chosen is None or not len(chosen):
             return None
-        returns = [
-            sum(
-                weights[name] * value
-                for turn in episode.turns
-                for name, value in turn.rewards.items()
-            )
-            for episode in chosen
-        ]
-        chosen = selected(each, chosen, returns)
+        chosen = selected(each, chosen, RewardTable.of([chosen], weights).total_E.tolist())
     return chosen
 
 
