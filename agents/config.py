@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from ..foundation.errors import UserError
+from ..foundation.plugins import Plugged
 from .agent import LanguageAgent
 from .chat.rendering import RESERVED
 from .chat.template import TODAY, template_of
@@ -22,12 +23,13 @@ class AgentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    context: dict[str, Any] = Field(
-        {"name": "full_history"},
+    context: Plugged[Context] = Field(
+        default_factory=lambda: CONTEXTS.build({"name": "full_history"}),
         description="what the model is shown at each turn, by name and fields",
     )
-    parser: dict[str, Any] = Field(
-        {"name": "line"}, description="how an action is read out of a response, by name and fields"
+    parser: Plugged[Parser] = Field(
+        default_factory=lambda: PARSERS.build({"name": "line"}),
+        description="how an action is read out of a response, by name and fields",
     )
     max_turns: int = Field(50, ge=1, description="turns after which an episode is cut")
     system: bool = Field(
@@ -46,18 +48,6 @@ class AgentConfig(BaseModel):
     )
     sampling: Sampling = Field(default_factory=Sampling, description="how responses are sampled")
 
-    @field_validator("context")
-    @classmethod
-    def _known_context(cls, value: dict[str, Any]) -> dict[str, Any]:
-        CONTEXTS.build(value)
-        return value
-
-    @field_validator("parser")
-    @classmethod
-    def _known_parser(cls, value: dict[str, Any]) -> dict[str, Any]:
-        PARSERS.build(value)
-        return value
-
     @field_validator("template")
     @classmethod
     def _free_names(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -67,19 +57,11 @@ class AgentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _workspace_reads_reports(self) -> AgentConfig:
-        if (self.context.get("name") == "workspace") != (self.parser.get("name") == "report"):
+        if (self.context.name == "workspace") != (self.parser.name == "report"):
             raise ValueError(
                 "context 'workspace' and parser 'report' belong together: use both or neither"
             )
         return self
-
-    def build_context(self) -> Context:
-        """Build the context plug-in."""
-        return CONTEXTS.build(self.context)
-
-    def build_parser(self) -> Parser:
-        """Build the parser plug-in."""
-        return PARSERS.build(self.parser)
 
     def build(
         self, engine: Engine, tokenizer: Any, *, sampling: Sampling | None = None
@@ -105,8 +87,8 @@ class AgentConfig(BaseModel):
         return LanguageAgent(
             engine,
             tokenizer,
-            self.build_context(),
-            self.build_parser(),
+            self.context,
+            self.parser,
             sampling or self.sampling,
             system=self.system,
             arguments=self.template,

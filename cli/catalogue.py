@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import Any
 
 import gymnasium
+from pydantic import BaseModel
 
 from ..envs import SPLITS, TextEnv, env_ids, make
 from ..envs.registry import extra_of
@@ -103,7 +104,9 @@ def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON data."""
+    """Return `value` as JSON data; of a block what is set, without its defaults."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

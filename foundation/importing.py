@@ -17,6 +17,9 @@ from typing import Any
 
 from .errors import UserError
 
+FILE_MODULE = "turnrl_file_"
+"""How the names of modules begin that were read from a file."""
+
 
 def named_paths(data: Any) -> Iterator[str]:
     """Yield every class that nested plain data names by its path: the ``name: module:Class`` of
@@ -57,7 +60,7 @@ def import_named(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"turnrl_file_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    name = f"{FILE_MODULE}{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():

@@ -13,23 +13,30 @@ configuration::
 ``{name: grpo, eps: 1e-4}`` in a recipe builds it. Third parties register a class under the
 entry-point group ``turnrl.<slot>`` or name it by its path (``name: my_package.my_module:MyCredit``
 or ``name: mine.py:MyCredit``).
+
+A block that holds one declares ``credit: Plugged[Credit]``. The field takes a plug-in or its data,
+is a `Credit` to a type checker, and is written with every field, so that what was saved means the
+same when a default has changed.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, SerializationInfo, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from .config import explain, keys_of
 from .errors import UserError, boundary, nearest
-from .importing import import_named
+from .importing import FILE_MODULE, import_named
 
 
 class Need(StrEnum):
@@ -93,6 +100,22 @@ class Plugin(BaseModel):
         """
         return self.requires
 
+    @cached_property
+    def recipe_key(self) -> str:
+        """How a recipe names it: as it was named when it was built, else by its key or its path."""
+        cls = type(self)
+        if cls.__module__.startswith("turnrl."):
+            return self.name
+        loaded_file = cls.__module__.startswith(FILE_MODULE)
+        module = inspect.getfile(cls) if loaded_file else cls.__module__
+        return f"{module}:{cls.__qualname__}"
+
+    def begin(self) -> Self:
+        """Return a copy that may remember: a part of a run begins with copies of what its recipe
+        holds.
+        """
+        return copy.deepcopy(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Memory across steps, for the checkpoint; empty for most plug-ins."""
         return {}
@@ -102,6 +125,8 @@ class Plugin(BaseModel):
 
 
 P = TypeVar("P", bound=Plugin)
+SLOTS: dict[type[Plugin], Slot[Any]] = {}
+"""Every slot whose base class was imported."""
 
 
 @cache
@@ -127,6 +152,7 @@ class Slot(Generic[P]):
     def __init__(self, package: str, base: type[P]) -> None:
         self.package, self.base = package, base
         self.name = package.removeprefix("turnrl.")
+        SLOTS[base] = self
 
     def names(self) -> list[str]:
         """Keys of the built-in and the installed third-party plug-ins, sorted."""
@@ -175,11 +201,14 @@ class Slot(Generic[P]):
         )
         try:
             with boundary(f"{self.name} '{config['name']}', when it was made,"):
-                return cls.model_validate(fields)
+                built = cls.model_validate(fields)
         except ValidationError as error:
             raise UserError(
                 explain(error, f"{self.name} '{config['name']}'", keys_of(cls))
             ) from None
+        # As a cached property: it is no field, and decides nothing about equality.
+        vars(built)["recipe_key"] = config["name"]
+        return built
 
     @property
     def _group(self) -> str:
@@ -199,3 +228,35 @@ class Slot(Generic[P]):
         if not (isinstance(thing, type) and issubclass(thing, self.base)):
             raise UserError(f"{self.name}: '{name}' is not a subclass of {self.base.__name__}")
         return thing
+
+
+class _Built:
+    """Has pydantic read a field through the slot of its type, and write it with all its fields."""
+
+    def __get_pydantic_core_schema__(
+        self, kind: type[Plugin], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def read(value: Any) -> Plugin:
+            slot = next(SLOTS[base] for base in kind.__mro__ if base in SLOTS)
+            if not isinstance(value, Mapping | slot.base):
+                raise ValueError(
+                    f"needs a name, with fields beside it, e.g. {{name: {slot.names()[0]}}}"
+                )
+            built: Plugin = slot.build(value)
+            if not isinstance(built, kind):
+                raise ValueError(f"'{built.name}' is not a {kind.__name__}")
+            return built
+
+        return core_schema.no_info_plain_validator_function(
+            read,
+            serialization=core_schema.plain_serializer_function_ser_schema(_written, info_arg=True),
+        )
+
+
+def _written(plugin: Plugin, info: SerializationInfo) -> dict[str, Any]:
+    fields = plugin.model_dump(mode=info.mode, exclude={"name"}, exclude_unset=info.exclude_unset)
+    return {"name": plugin.recipe_key, **fields}
+
+
+Plugged = Annotated[P, _Built()]
+"""The type of a field that holds a plug-in: ``credit: Plugged[Credit]``."""

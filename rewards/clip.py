@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
+from ..foundation.plugins import Plugged
 from ._wrapper import Wrapper
-from .base import ask
+from .base import TurnReward, ask
 
 
 class Clip(Wrapper):
@@ -28,19 +28,15 @@ class Clip(Wrapper):
 
     name: Literal["clip"] = "clip"
     weight: float = Field(0.02, description="price of one unit of this reward in the return")
-    of: dict[str, Any] = Field(
+    of: Plugged[TurnReward] = Field(
         description="the reward per turn that is clipped; its weight is ignored"
     )
     eta: float = Field(0.6, description="what a turn must be worth to cost nothing")
-
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configuration of the reward that is clipped."""
-        return [self.of]
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
         """One number per turn, per episode."""
-        rows = await ask(self._inner[0], group, scorer)
+        rows = await ask(self.of, group, scorer)
         # Not min(): with NaN its answer depends on the order of its arguments.
         return [[0.0 if value >= self.eta else value - self.eta for value in row] for row in rows]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
+from ..foundation.plugins import Plugged
 from ._wrapper import Wrapper
-from .base import ask
+from .base import TurnReward, ask
 
 
 class Delta(Wrapper):
@@ -30,17 +30,13 @@ class Delta(Wrapper):
 
     name: Literal["delta"] = "delta"
     weight: float = Field(0.02, description="price of one unit of this reward in the return")
-    of: dict[str, Any] = Field(
+    of: Plugged[TurnReward] = Field(
         description="the reward per turn that is differenced; its weight is ignored"
     )
-
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configuration of the reward whose differences are paid."""
-        return [self.of]
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
         """One number per turn, per episode."""
-        rows = await ask(self._inner[0], group, scorer)
+        rows = await ask(self.of, group, scorer)
         return [[value - after for value, after in pairwise([*row, 0.0])] for row in rows]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
+from ..foundation.plugins import Plugged
 from ._wrapper import Wrapper
-from .base import inner_sums
+from .base import REWARDS, TurnReward, inner_sums
 
 
 class Discount(Wrapper):
@@ -31,20 +31,17 @@ class Discount(Wrapper):
     """
 
     name: Literal["discount"] = "discount"
-    of: dict[str, Any] = Field(
-        {"name": "outcome"}, description="the reward that is spread; its weight is ignored"
+    of: Plugged[TurnReward] = Field(
+        default_factory=lambda: REWARDS.build({"name": "outcome"}),
+        description="the reward that is spread; its weight is ignored",
     )
     gamma: float = Field(0.995, gt=0, le=1, description="factor per turn before the last")
-
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configuration of the reward that is spread."""
-        return [self.of]
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
         """One number per turn, per episode."""
-        totals = await inner_sums(self._inner[0], group, scorer)
+        totals = await inner_sums(self.of, group, scorer)
         return [
             [self.gamma ** (len(episode.turns) - 1 - t) * total for t in range(len(episode.turns))]
             for episode, total in zip(group, totals, strict=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
+from ..foundation.plugins import Plugged
 from ._wrapper import TIE, Wrapper
-from .base import inner_sums, on_last_turn
+from .base import TurnReward, inner_sums, on_last_turn
 
 
 class Level(BaseModel):
     """One reward of a gate: what it is worth, and when it opens what comes after it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    of: dict[str, Any] = Field(description="the reward of this level; its own weight is ignored")
+    of: Plugged[TurnReward] = Field(
+        description="the reward of this level; its own weight is ignored"
+    )
     threshold: float | None = Field(
         None, description="smallest episode sum that opens what this level gates"
     )
@@ -90,13 +93,13 @@ class Gate(Wrapper):
         for gate, _ in nodes:
             if gate is not None and nodes[gate][1].threshold is None:
                 raise ValueError(
-                    f"the level '{nodes[gate][1].of.get('name')}' gates others and needs a"
-                    " threshold"
+                    f"the level '{nodes[gate][1].of.recipe_key}' gates others and needs a threshold"
                 )
         return self
 
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configurations of the rewards of every level."""
+    @property
+    def inner(self) -> list[TurnReward]:
+        """List the reward of every level."""
         return [level.of for _, level in self._nodes()]
 
     async def __call__(
@@ -105,12 +108,12 @@ class Gate(Wrapper):
         """One number per turn, per episode: 0 before the last turn."""
         paid = [0.0] * len(group)
         passed: list[list[bool]] = []
-        for (gate, level), reward in zip(self._nodes(), self._inner, strict=True):
+        for gate, level in self._nodes():
             reached = [True] * len(group) if gate is None else passed[gate]
             passed.append([False] * len(group))
             if not any(reached):
                 continue
-            for e, total in enumerate(await inner_sums(reward, group, scorer)):
+            for e, total in enumerate(await inner_sums(level.of, group, scorer)):
                 if reached[e]:
                     paid[e] += level.weight * level.share(total)
                     passed[-1][e] = level.opens(total)

@@ -7,8 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -17,8 +16,9 @@ from ..agents.episode import Episode, Group
 from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message
 from ..agents.teachers.transcript import json_value, transcript
 from ..foundation.aio import await_all
+from ..foundation.plugins import Plugged
 from ._wrapper import TIE, Wrapper
-from .base import inner_sums, on_last_turn
+from .base import TurnReward, inner_sums, on_last_turn
 from .judge import rubric_text
 
 SYSTEM = """\
@@ -58,7 +58,7 @@ class Pairwise(Wrapper):
 
     compares: ClassVar[bool] = True
     name: Literal["pairwise"] = "pairwise"
-    by: dict[str, Any] | None = Field(
+    by: Plugged[TurnReward] | None = Field(
         None, description="the reward that decides; its weight is ignored"
     )
     endpoint: EndpointConfig | None = Field(
@@ -90,10 +90,6 @@ class Pairwise(Wrapper):
         self._endpoint = None if self.endpoint is None else Endpoint(self.endpoint, "judge")
         return self
 
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configuration of the reward that decides, if one does."""
-        return [] if self.by is None else [self.by]
-
     @property
     def failures(self) -> Counter[str]:
         """Count the verdicts that were not given, by kind; empty without an endpoint."""
@@ -105,7 +101,7 @@ class Pairwise(Wrapper):
         """One number per turn, per episode: 0 before the last turn."""
         paid = [math.nan] * len(group)
         sums = (
-            await inner_sums(self._inner[0], group, scorer) if self._inner else [0.0] * len(group)
+            await inner_sums(self.by, group, scorer) if self.by is not None else [0.0] * len(group)
         )
         playing = [
             e for e, episode in enumerate(group) if episode.turns and not math.isnan(sums[e])

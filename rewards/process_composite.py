@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
 from ..foundation.aio import await_all
-from ..foundation.errors import UserError
+from ..foundation.plugins import Plugged
 from ._wrapper import Wrapper
-from .base import REWARDS, ask
+from .base import REWARDS, TurnReward, ask
 from .judge import Judge
 
 
@@ -22,13 +21,17 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    of: dict[str, Any] = Field(
+    of: Plugged[TurnReward] = Field(
         description="the reward that holds the rule; its own weight is ignored"
     )
     weight: float = Field(1.0, description="price of one unit of it")
     least: float | None = Field(
         None, description="the judge is asked only about turns on which it pays this or more"
     )
+
+
+def _judge_of_turns(value: Any) -> Any:
+    return {"name": "judge", "per": "turn", **value} if isinstance(value, Mapping) else value
 
 
 class ProcessComposite(Wrapper):
@@ -66,39 +69,29 @@ class ProcessComposite(Wrapper):
 
     name: Literal["process_composite"] = "process_composite"
     rule: list[Rule] = Field(
-        [
-            Rule(of={"name": "format"}, weight=0.4, least=0.0),
-            Rule(of={"name": "invalid_action"}, weight=0.3, least=0.0),
+        default_factory=lambda: [
+            Rule(of=REWARDS.build({"name": "format"}), weight=0.4, least=0.0),
+            Rule(of=REWARDS.build({"name": "invalid_action"}), weight=0.3, least=0.0),
         ],
         min_length=1,
         description="rewards that are summed per turn",
     )
-    judge: dict[str, Any] | None = Field(
+    judge: Annotated[Plugged[Judge], BeforeValidator(_judge_of_turns)] | None = Field(
         None, description="fields of the reward judge, which is asked per turn"
     )
     judge_weight: float = Field(0.6, description="price of the judge's best score")
 
-    _judge: Judge | None = PrivateAttr(None)
-
-    def model_post_init(self, context: Any) -> None:
-        """Build the rules and the judge."""
-        super().model_post_init(context)
-        if self.judge is not None:
-            judge = REWARDS.build({"name": "judge", "per": "turn", **self.judge})
-            if not isinstance(judge, Judge) or judge.per != "turn":
-                raise UserError(
-                    "reward 'process_composite': 'judge' must be the reward judge with per: turn"
-                )
-            self._judge = judge
-
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configurations of the rules' rewards."""
-        return [rule.of for rule in self.rule]
+    @field_validator("judge")
+    @classmethod
+    def _sees_turns(cls, judge: Judge | None) -> Judge | None:
+        if judge is not None and judge.per != "turn":
+            raise ValueError("it must be the reward judge with per: turn")
+        return judge
 
     @property
-    def failures(self) -> Counter[str]:
-        """Count the scores that the judge did not give, by kind; empty without a judge."""
-        return Counter() if self._judge is None else self._judge.failures
+    def inner(self) -> list[TurnReward]:
+        """List the rules' rewards, and the judge if there is one."""
+        return [*(rule.of for rule in self.rule), *([self.judge] if self.judge else [])]
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
@@ -106,19 +99,19 @@ class ProcessComposite(Wrapper):
         """One number per turn, per episode."""
         paid = [[0.0] * len(episode.turns) for episode in group]
         open_turns = [[True] * len(episode.turns) for episode in group]
-        for rule, reward in zip(self.rule, self._inner, strict=True):
-            for e, row in enumerate(await ask(reward, group, scorer)):
+        for rule in self.rule:
+            for e, row in enumerate(await ask(rule.of, group, scorer)):
                 for t, value in enumerate(row):
                     paid[e][t] += rule.weight * value
                     open_turns[e][t] &= rule.least is None or value >= rule.least
-        if self._judge is not None:
+        if self.judge is not None:
             asked = [
                 (e, t)
                 for e, row in enumerate(open_turns)
                 for t, is_open in enumerate(row)
                 if is_open
             ]
-            scores = await await_all(self._judge.of_turn(group.episodes[e], t) for e, t in asked)
+            scores = await await_all(self.judge.of_turn(group.episodes[e], t) for e, t in asked)
             for (e, t), score in zip(asked, scores, strict=True):
                 paid[e][t] += self.judge_weight * score
         return paid

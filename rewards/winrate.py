@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Group
+from ..foundation.plugins import Plugged
 from ._wrapper import TIE, Wrapper
-from .base import inner_sums, on_last_turn
+from .base import REWARDS, TurnReward, inner_sums, on_last_turn
 
 T = TypeVar("T")
 
@@ -33,19 +34,16 @@ class Winrate(Wrapper):
 
     compares: ClassVar[bool] = True
     name: Literal["winrate"] = "winrate"
-    by: dict[str, Any] = Field(
-        {"name": "outcome"}, description="the reward that decides; its weight is ignored"
+    by: Plugged[TurnReward] = Field(
+        default_factory=lambda: REWARDS.build({"name": "outcome"}),
+        description="the reward that decides; its weight is ignored",
     )
-
-    def configs(self) -> list[Mapping[str, Any]]:
-        """List the configuration of the reward that decides."""
-        return [self.by]
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
         """One number per turn, per episode: 0 before the last turn."""
-        values = await inner_sums(self._inner[0], group, scorer)
+        values = await inner_sums(self.by, group, scorer)
         compared = [
             e for e, episode in enumerate(group) if episode.turns and not math.isnan(values[e])
         ]

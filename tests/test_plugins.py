@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 from turnrl.foundation import plugins
 from turnrl.foundation.errors import UserError
-from turnrl.foundation.plugins import Need
+from turnrl.foundation.plugins import Need, Plugged
+from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.training.credit.base import CREDITS, Advantages, Credit
 from turnrl.training.losses.base import LOSSES
 
@@ -128,6 +129,71 @@ def test_a_plugin_without_memory_has_none() -> None:
     plugin = CREDITS.build({"name": "grpo"})
     assert plugin.state_dict() == {}
     plugin.load_state_dict({})
+
+
+class Block(BaseModel):
+    credit: Plugged[Credit]
+    rewards: list[Plugged[TurnReward]] = []
+
+
+def test_a_field_takes_a_plugin_or_its_data_and_is_written_with_every_default() -> None:
+    built = CREDITS.build({"name": "gae", "lam": 0.5})
+    assert Block(credit=built).credit is built
+    read = Block.model_validate(
+        {"credit": {"name": "gae", "lam": 0.5}, "rewards": [{"name": "winrate"}]}
+    )
+    assert read.credit == built
+    assert read.model_dump()["credit"] == built.model_dump()
+    [winrate] = read.model_dump(mode="json")["rewards"]
+    assert winrate["by"] == REWARDS.build({"name": "outcome"}).model_dump() != {"name": "outcome"}
+    assert Block.model_validate(read.model_dump(mode="json")) == read
+    assert read.model_dump(exclude_unset=True)["credit"] == {"name": "gae", "lam": 0.5}
+
+
+def test_what_is_no_plugin_is_told_where_it_stands() -> None:
+    for wrong in ("gae", 3, None, REWARDS.build({"name": "outcome"})):
+        with pytest.raises(ValueError, match=r"credit\n.*needs a name, with fields beside it"):
+            Block.model_validate({"credit": wrong})
+    sentence(
+        lambda: Block.model_validate({"credit": {"name": "gae", "lamm": 1}}), "did you mean 'lam'"
+    )
+
+
+def test_a_plugin_of_a_third_party_is_written_as_it_was_named(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from turnrl.training.credit.grpo import Grpo\nclass Mine(Grpo): pass\n"
+    )
+    (tmp_path / "link.py").symlink_to(tmp_path / "mine.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in (f"{module}:Mine", f"{tmp_path}/mine.py:Mine", f"{tmp_path}/link.py:Mine"):
+        block = Block.model_validate({"credit": {"name": path}})
+        written = block.model_dump(mode="json")
+        assert written["credit"]["name"] == path
+        assert Block.model_validate(written) == block
+        assert block.credit.name != path, "metrics go by the name of the class"
+    # One that was made in Python is named by the place of its class.
+    file_class: Any = type(block.credit)
+    gae: Any = CREDITS.get("gae")
+    for made, wanted in (
+        (Mine(), f"{Mine.__module__}:Mine"),
+        (file_class(), f"{tmp_path}/mine.py:Mine"),
+        (gae(), "gae"),
+    ):
+        written = Block(credit=made).model_dump(mode="json")
+        assert written["credit"]["name"] == wanted
+        assert Block.model_validate(written).credit == made
+
+
+def test_what_begins_remembers_apart_from_what_the_recipe_holds() -> None:
+    from turnrl.training.curriculum.base import CURRICULA
+
+    configured = CURRICULA.build({"name": "horizon", "tasks": {"name": "prioritized"}})
+    live = configured.begin()
+    live.load_state_dict({"rates": {"a": [1.0, 2.0, 0.0]}})
+    assert live.state_dict()["rates"]
+    assert configured.state_dict() == configured.begin().state_dict() == {"rates": {}}
 
 
 def package(folder: Path, name: str, entry_points: str) -> None:

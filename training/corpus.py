@@ -37,7 +37,7 @@ async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list
                 f"a tiny model's tokenizer is trained on play, but {recipe.env_id} neither lists"
                 " admissible actions nor has an expert: use a saved or pretrained model"
             ) from None
-    parser = recipe.agent.build_parser()
+    parser = recipe.agent.parser
     # A format that is more than the action is text too: its answers, and what a player who misses
     # it is told.
     texts = [prototype.instructions, *([parser.expects] if parser.marks else [])]
@@ -82,4 +82,4 @@ def marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
     """
     if recipe.model.codes and not prototype.codes:
         raise UserError(f"model.codes: {recipe.env_id} lists no identifiers")
-    return (*recipe.agent.build_parser().marks, *(prototype.codes if recipe.model.codes else ()))
+    return (*recipe.agent.parser.marks, *(prototype.codes if recipe.model.codes else ()))

@@ -64,7 +64,7 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
 
 
 def _groups(stage: RlStage) -> Iterator[str]:
-    size, credit = stage.group_size, stage.build_credit()
+    size, credit = stage.group_size, stage.credit
     episodes = stage.tasks_per_step * size
     peers = credit.peers()
     if (peers == "group" and size < 2) or (peers == "batch" and episodes < 2):
@@ -76,7 +76,7 @@ def _groups(stage: RlStage) -> Iterator[str]:
             f" {peers} of one has nothing to compare with, so nothing is learnt; it must be 2 or"
             " more"
         )
-    for each in stage.build_selection():
+    for each in stage.selection:
         if not each.possible(size):
             yield (
                 f"rl.group_size={size}: selection '{each.name}' would drop every group, so nothing"
@@ -98,7 +98,7 @@ def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
             " (one a turn), so all would be dropped"
         )
     warm = stage.critic.warmup_steps
-    if Need.VALUES in stage.build_credit().needs() and warm >= stage.steps:
+    if Need.VALUES in stage.credit.needs() and warm >= stage.steps:
         yield (
             f"rl.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
             " none the policy"
@@ -106,8 +106,8 @@ def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
 
 
 def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
-    paid = [reward for reward in recipe.build_rewards() if reward.weight]
-    if any(term.coefficient for term in stage.build_regularizers()):
+    paid = [reward for reward in recipe.rewards if reward.weight]
+    if any(term.coefficient for term in stage.regularizers):
         return
     if not paid:
         yield (

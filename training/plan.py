@@ -42,9 +42,7 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
         if isinstance(stage, RlStage):
             episodes = stage.tasks_per_step * stage.group_size
             response = episodes * recipe.agent.max_turns * recipe.agent.sampling.max_tokens
-            needs = (
-                stage.build_credit().needs().union(*(r.needs() for r in stage.build_regularizers()))
-            )
+            needs = stage.credit.needs().union(*(term.needs() for term in stage.regularizers))
             copies += 4 * (Need.VALUES in needs and stage.critic.backbone == "separate") + (
                 Need.REF_LOGPROBS in needs
             )
@@ -67,7 +65,7 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
     """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an
     expert it needs.
     """
-    asking = [reward.name for reward in recipe.build_rewards() if Need.EXPERT in reward.needs()]
+    asking = [reward.name for reward in recipe.rewards if Need.EXPERT in reward.needs()]
     if asking and type(prototype).expert_action is TextEnv.expert_action:
         raise UserError(
             f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has"
@@ -97,5 +95,5 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
 
 def env_extras(recipe: Recipe) -> frozenset[Need]:
     """What the rewards ask the worlds to tell."""
-    needed = frozenset[Need]().union(*(reward.needs() for reward in recipe.build_rewards()))
+    needed = frozenset[Need]().union(*(reward.needs() for reward in recipe.rewards))
     return needed & TOLD_BY_WORLDS

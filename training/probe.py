@@ -144,7 +144,7 @@ def probe(
     recipe = Recipe.of(recipe)
     if tasks < 1:
         raise UserError(f"tasks={tasks} cannot be: ask for 1 or more")
-    rewards = [reward for reward in recipe.build_rewards() if Need.SCORER not in reward.needs()]
+    rewards = [reward.begin() for reward in recipe.rewards if Need.SCORER not in reward.needs()]
     if not rewards:
         raise UserError(
             "every reward of the recipe needs the policy, so nothing can be judged without a model"
@@ -205,7 +205,7 @@ class _Match:
                 f"the expert of {env} wins none of {len(self.tasks)} tasks within {limit}"
                 f" turns{lost}, so there is no honest winner to compare with"
             )
-        parser, words = self.recipe.agent.build_parser(), self.recipe.agent.sampling.max_tokens
+        parser, words = self.recipe.agent.parser, self.recipe.agent.sampling.max_tokens
         for name in PROBES:
             agent = ProbeAgent(name, parser, max_turns=limit, max_words=words)
             try:
@@ -236,7 +236,7 @@ class _Match:
             self.lost[name] = len(jobs) - len(finished)
         if name not in PROBES or not PROBES[name].own_words:
             for episode in finished.values():
-                reword(episode, self.recipe.agent.build_parser())
+                reword(episode, self.recipe.agent.parser)
         return finished
 
 
@@ -278,7 +278,7 @@ async def _judge(
         winner=rows[0],
         probes=rows[1:],
         not_played=not_played,
-        not_judged=[reward.name for reward in recipe.build_rewards() if reward.name not in weights],
+        not_judged=[reward.name for reward in recipe.rewards if reward.name not in weights],
         lost=lost,
     )
 

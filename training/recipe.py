@@ -19,22 +19,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..agents.config import AgentConfig
 from ..agents.engines.base import Sampling
 from ..agents.models.load import ModelConfig
-from ..agents.tagger.base import KINDS, PARSER, TAGGERS, Tagger, speaks
+from ..agents.tagger.base import KINDS, PARSER, Tagger, speaks
 from ..envs.pool.pool import EnvPool
 from ..foundation.config import explain, keys_of
 from ..foundation.errors import UserError
+from ..foundation.plugins import Plugged
 from ..rewards.base import REWARDS, TurnReward
 from .credit.base import CREDITS, Credit
 from .curriculum.base import CURRICULA, Curriculum
 from .learner.critic import CriticConfig
 from .learner.optim import OptimConfig
 from .losses.base import LOSSES, PolicyLoss
-from .modifiers.base import MODIFIERS, Modifier
+from .modifiers.base import Modifier
 from .objections import objections
 from .overrides import override, stages_of
 from .paths import anchored, module_file
-from .regularizers.base import REGULARIZERS, Regularizer
-from .selection.base import SELECTIONS, Selection
+from .regularizers.base import Regularizer
+from .selection.base import Selection
 
 
 class Config(BaseModel):
@@ -171,7 +172,7 @@ class SftStage(Config):
             " all)"
         ),
     )
-    tagger: dict[str, Any] | None = Field(
+    tagger: Plugged[Tagger] | None = Field(
         None,
         description=(
             "who writes a kind of reasoning and a thought before each demonstrated action (default:"
@@ -218,15 +219,6 @@ class SftStage(Config):
         description="the model's own dropout, of its config and of LoRA, is active in the updates",
     )
 
-    @model_validator(mode="after")
-    def _tagger_exists(self) -> SftStage:
-        self.build_tagger()
-        return self
-
-    def build_tagger(self) -> Tagger | None:
-        """The tagger plug-in, if there is one."""
-        return None if self.tagger is None else TAGGERS.build(self.tagger)
-
 
 class RlStage(Config):
     """Reinforcement learning: play, reward, credit, update."""
@@ -251,13 +243,15 @@ class RlStage(Config):
             " none"
         ),
     )
-    credit: dict[str, Any] = Field(
-        {"name": "grpo"}, description="estimator of advantages, by name and fields"
+    credit: Plugged[Credit] = Field(
+        default_factory=lambda: CREDITS.build({"name": "grpo"}),
+        description="estimator of advantages, by name and fields",
     )
-    loss: dict[str, Any] = Field(
-        {"name": "ppo_clip"}, description="policy loss, by name and fields"
+    loss: Plugged[PolicyLoss] = Field(
+        default_factory=lambda: LOSSES.build({"name": "ppo_clip"}),
+        description="policy loss, by name and fields",
     )
-    regularizers: list[dict[str, Any]] = Field(
+    regularizers: list[Plugged[Regularizer]] = Field(
         [],
         description=(
             "terms that are added to the loss; the reference of kl is the policy at the start of"
@@ -268,13 +262,14 @@ class RlStage(Config):
         default_factory=CriticConfig,
         description="the critic, which exists only if the credit requires values",
     )
-    modifiers: list[dict[str, Any]] = Field(
+    modifiers: list[Plugged[Modifier]] = Field(
         [], description="changes of the advantages after the estimator, in order"
     )
-    curriculum: dict[str, Any] = Field(
-        {"name": "uniform"}, description="who chooses the tasks of a step, by name and fields"
+    curriculum: Plugged[Curriculum] = Field(
+        default_factory=lambda: CURRICULA.build({"name": "uniform"}),
+        description="who chooses the tasks of a step, by name and fields",
     )
-    selection: list[dict[str, Any]] = Field(
+    selection: list[Plugged[Selection]] = Field(
         [], description="filters that decide which groups are learnt from, one after the other"
     )
     updates: int = Field(1, ge=1, description="passes over the episodes of a step")
@@ -316,37 +311,11 @@ class RlStage(Config):
     )
 
     @model_validator(mode="after")
-    def _plugins_exist(self) -> RlStage:
-        self.build_credit(), self.build_loss(), self.build_regularizers()
-        self.build_modifiers(), self.build_curriculum(), self.build_selection()
-        names = [term.name for term in self.build_regularizers()]
+    def _regularizers_differ(self) -> RlStage:
+        names = [term.name for term in self.regularizers]
         if len(set(names)) != len(names):
             raise ValueError("a regularizer is listed twice")
         return self
-
-    def build_credit(self) -> Credit:
-        """The credit plug-in."""
-        return CREDITS.build(self.credit)
-
-    def build_loss(self) -> PolicyLoss:
-        """The loss plug-in."""
-        return LOSSES.build(self.loss)
-
-    def build_regularizers(self) -> list[Regularizer]:
-        """The regularizers."""
-        return [REGULARIZERS.build(config) for config in self.regularizers]
-
-    def build_modifiers(self) -> list[Modifier]:
-        """The modifiers, in order."""
-        return [MODIFIERS.build(config) for config in self.modifiers]
-
-    def build_curriculum(self) -> Curriculum:
-        """The curriculum plug-in."""
-        return CURRICULA.build(self.curriculum)
-
-    def build_selection(self) -> list[Selection]:
-        """The filters, in order."""
-        return [SELECTIONS.build(config) for config in self.selection]
 
 
 Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]
@@ -375,8 +344,8 @@ class Recipe(Config):
     )
     agent: AgentConfig = Field(default_factory=AgentConfig, description="how it plays")
     pool: PoolConfig = Field(default_factory=PoolConfig, description="where the worlds run")
-    rewards: list[dict[str, Any]] = Field(
-        [{"name": "outcome"}],
+    rewards: list[Plugged[TurnReward]] = Field(
+        default_factory=lambda: [REWARDS.build({"name": "outcome"})],
         description="rewards of a turn, by name and fields; `weight` multiplies each in their sum",
     )
     stages: list[Stage] = Field(
@@ -394,8 +363,8 @@ class Recipe(Config):
         return value
 
     @model_validator(mode="after")
-    def _rewards_exist(self) -> Recipe:
-        names = [reward.name for reward in self.build_rewards()]
+    def _rewards_differ(self) -> Recipe:
+        names = [reward.name for reward in self.rewards]
         if len(set(names)) != len(names):
             raise ValueError("a reward is listed twice")
         return self
@@ -412,8 +381,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _tags_are_read(self) -> Recipe:
         for stage in self.stages:
-            tagger = stage.build_tagger() if isinstance(stage, SftStage) else None
-            if tagger is not None and not speaks(self.agent.build_parser()):
+            tagger = stage.tagger if isinstance(stage, SftStage) else None
+            if tagger is not None and not speaks(self.agent.parser):
                 kinds = ", ".join(KINDS)
                 raise ValueError(
                     f"sft: tagger '{tagger.name}' needs a parser that knows the tags {kinds}; set"
@@ -444,10 +413,6 @@ class Recipe(Config):
     def env_params(self) -> dict[str, Any]:
         """Parameters of the environment."""
         return {key: value for key, value in self.env.items() if key != "id"}
-
-    def build_rewards(self) -> list[TurnReward]:
-        """The reward plug-ins."""
-        return [REWARDS.build(config) for config in self.rewards]
 
     @classmethod
     def of(cls, recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:

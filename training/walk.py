@@ -53,11 +53,12 @@ class Trainer:
     def __init__(self, session: Session, stage: RlStage, index: int) -> None:
         self.session, self.stage, self.index = session, stage, index
         longest = session.recipe.agent.max_turns * session.recipe.agent.sampling.max_tokens
-        self.credit, loss = stage.build_credit(), stage.build_loss().of_length(longest)
-        self.modifiers, self.selection = stage.build_modifiers(), stage.build_selection()
-        regularizers = stage.build_regularizers()
-        self.rewards = session.recipe.build_rewards()
-        self.curriculum = stage.build_curriculum()
+        self.credit, loss = stage.credit.begin(), stage.loss.begin().of_length(longest)
+        self.modifiers = [modifier.begin() for modifier in stage.modifiers]
+        self.selection = [selection.begin() for selection in stage.selection]
+        regularizers = [term.begin() for term in stage.regularizers]
+        self.rewards = [reward.begin() for reward in session.recipe.rewards]
+        self.curriculum = stage.curriculum.begin()
         self.plugins = [
             self.credit,
             loss,

@@ -108,7 +108,7 @@ def test_what_stands_on_the_command_line_is_relative_to_the_working_directory(
         "project/own.yaml", ["rl.credit={name: other.py:MyCredit}", "pool.imports=[worlds.py]"]
     )
     assert loaded.model_dump()["stages"][0]["credit"]["name"] == f"{tmp_path / 'other.py'}:MyCredit"
-    assert loaded.rewards[0]["name"] == f"{tmp_path / 'project' / 'mine_here.py'}:MyReward"
+    assert loaded.rewards[0].recipe_key == f"{tmp_path / 'project' / 'mine_here.py'}:MyReward"
     assert loaded.importing("more.py", "json").pool.imports == (
         f"{tmp_path}/worlds.py",
         f"{tmp_path}/more.py",

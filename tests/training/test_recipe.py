@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from turnrl import Recipe, UserError
+from turnrl.rewards.outcome import Outcome
+from turnrl.training.credit.grpo import Grpo
+from turnrl.training.losses.ppo_clip import PpoClip
 
 DATA: dict[str, Any] = {
     "name": "toy",
@@ -153,9 +157,9 @@ def test_overrides(file: Path) -> None:
     assert recipe.name == "other"
     assert (rl.steps, rl.optim.lr, sft.epochs, recipe.model.width) == (20, 1e-3, 2, 48)  # type: ignore[union-attr]
     assert recipe.env_params == {"length": 7}
-    assert [reward.weight for reward in recipe.build_rewards()] == [1.0, 0.5]
-    assert rl.build_credit().lam == 0.5  # type: ignore[union-attr]
-    assert rl.build_regularizers()[0].place == "reward"  # type: ignore[union-attr]
+    assert [reward.weight for reward in recipe.rewards] == [1.0, 0.5]
+    assert rl.credit.lam == 0.5  # type: ignore[union-attr]
+    assert rl.regularizers[0].place == "reward"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,27 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_a_dumped_recipe_is_the_same_recipe() -> None:
     recipe = Recipe.parse(changed("model/lora", {"rank": 4}))
     assert Recipe.parse(yaml.safe_load(recipe.dump())) == recipe
+
+
+def test_a_saved_recipe_means_the_same_when_defaults_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every field of every plug-in is written, of plug-ins inside of plug-ins too."""
+    data = changed("rewards", [{"name": "gate", "levels": [{"of": {"name": "winrate"}}]}])
+    recipe = Recipe.parse(data)
+    saved = yaml.safe_load(recipe.dump())
+    for cls, field in ((Grpo, "eps"), (Outcome, "failure"), (PpoClip, "clip_low")):
+        other = type(
+            cls.__name__,
+            (cls,),
+            {"__module__": cls.__module__, "__annotations__": {field: float}, field: 0.125},
+        )
+        monkeypatch.setattr(sys.modules[cls.__module__], cls.__name__, other)
+    again, anew = Recipe.parse(saved), Recipe.parse(data)
+    assert again.dump() == recipe.dump()
+    assert again.stages[1].credit.eps == 1e-6  # type: ignore[union-attr]
+    assert anew.dump() != recipe.dump()
+    assert anew.stages[1].credit.eps == 0.125  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("slots", "alive"), [(None, 16), (2, 2), (64, 16)])

@@ -40,7 +40,7 @@ def session_of(folder: Path, data: dict[str, Any]) -> Iterator[Session]:
     loaded = load(made.model, corpus=lambda: TEXTS)
     engine = TorchEngine(loaded.model, loaded.tokenizer)
     agent = made.agent.build(engine, loaded.tokenizer)
-    needs = frozenset().union(*(reward.needs() for reward in made.build_rewards())) & {"progress"}
+    needs = frozenset().union(*(reward.needs() for reward in made.rewards)) & {"progress"}
     pool = made.pool.build(64, needs)
     prototype = make(made.env_id, **made.env_params)
     try:

@@ -98,8 +98,8 @@ class Step:
             self.model,
             optimizer,
             self.stage,
-            self.stage.build_loss(),
-            self.stage.build_regularizers(),
+            self.stage.loss,
+            list(self.stage.regularizers),
             self.critic,
         )
         self.gradients: list[dict[str, Tensor]] = []

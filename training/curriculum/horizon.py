@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from ...agents.episode import Group
 from ...envs import Task
+from ...foundation.plugins import Plugged
 from .base import CURRICULA, Curriculum
 
 
@@ -36,15 +37,10 @@ class Horizon(Curriculum):
         le=1,
         description="share of the stage's steps after which the limit is the full one",
     )
-    tasks: dict[str, Any] = Field(
-        {"name": "uniform"}, description="the curriculum that chooses tasks"
+    tasks: Plugged[Curriculum] = Field(
+        default_factory=lambda: CURRICULA.build({"name": "uniform"}),
+        description="the curriculum that chooses tasks",
     )
-
-    _inner: Curriculum = PrivateAttr()
-
-    def model_post_init(self, context: Any) -> None:
-        """Build the other curriculum."""
-        self._inner = CURRICULA.build(self.tasks)
 
     def max_turns(self, limit: int, progress: float) -> int:
         """Turns allowed now."""
@@ -53,16 +49,16 @@ class Horizon(Curriculum):
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
         """The other curriculum's."""
-        return self._inner.sample(tasks, count, drawn, seed)
+        return self.tasks.sample(tasks, count, drawn, seed)
 
     def observe(self, groups: Sequence[Group]) -> None:
         """The other curriculum's."""
-        self._inner.observe(groups)
+        self.tasks.observe(groups)
 
     def state_dict(self) -> dict[str, Any]:
         """The other curriculum's."""
-        return self._inner.state_dict()
+        return self.tasks.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The other curriculum's."""
-        self._inner.load_state_dict(state)
+        self.tasks.load_state_dict(state)

@@ -53,7 +53,7 @@ class SupervisedTrainer:
 
     def __init__(self, session: Session, stage: SftStage, index: int) -> None:
         self.session, self.stage, self.index = session, stage, index
-        self.tagger = stage.build_tagger()
+        self.tagger = None if stage.tagger is None else stage.tagger.begin()
         self.lost = 0
         """Demonstrations that the tagger failed at."""
         self.shown: tuple[list[Episode], list[Episode]] | None = None
