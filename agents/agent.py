@@ -5,7 +5,7 @@
             return Turn([], True, [], [], text="look", action="look")
 
     class StubbornAgent(Agent):
-        def player(self, session, seed):
+        def player(self, episode_id, seed):
             return Stubborn()
 
 `LanguageAgent` is the one that learns: an engine, a Context and a Parser. The baselines
@@ -25,7 +25,7 @@ from ..foundation.errors import UserError
 from .chat.chat import Chat, Prompt
 from .chat.template import TODAY
 from .context.base import Context
-from .engines.base import Engine, Sampling
+from .engines.base import Conversation, Engine, Sampling
 from .episode import Turn
 from .parsers.base import Parser, read_action, write_action
 
@@ -74,14 +74,13 @@ class Player(ABC):
         """The format of a response in one sentence, for the answer to an unparsable one."""
         return "Write one action."
 
-    def park(self) -> None:
-        """The conversation is over; what it left in an engine's cache may be asked for until its
-        session is closed.
-        """
-        self.close()
+    @property
+    def conversation(self) -> Conversation | None:
+        """Its dialogue with an engine, open until the player is closed; None if it asks none."""
+        return None
 
     def close(self) -> None:  # noqa: B027
-        """The conversation is over."""
+        """End the conversation."""
 
 
 class Agent(ABC):
@@ -91,8 +90,8 @@ class Agent(ABC):
     """What it needs in the info: see `TextEnv.extras`."""
 
     @abstractmethod
-    def player(self, session: str, seed: int) -> Player:
-        """A fresh player. Equal sessions and seeds play equally."""
+    def player(self, episode_id: str, seed: int) -> Player:
+        """Make a fresh player, which has to be closed. Equal ids and seeds play equally."""
 
 
 class LanguageAgent(Agent):
@@ -142,9 +141,9 @@ class LanguageAgent(Agent):
             today=self.today,
         )
 
-    def player(self, session: str, seed: int) -> LanguagePlayer:
-        """A player with its own session in the engine, opened at once."""
-        return LanguagePlayer(self, session, seed)
+    def player(self, episode_id: str, seed: int) -> LanguagePlayer:
+        """Make a player with its own conversation with the engine, opened at once."""
+        return LanguagePlayer(self, episode_id, seed)
 
     def encode_answer(self, action: str, part: str) -> tuple[list[int], int]:
         """(ids, first): a response with this action up to the end of `part`, and the index of the
@@ -175,12 +174,12 @@ class LanguageAgent(Agent):
 class LanguagePlayer(Player):
     """One conversation of a `LanguageAgent`."""
 
-    def __init__(self, agent: LanguageAgent, session: str, seed: int) -> None:
-        self.agent, self.session, self.seed = agent, session, seed
+    def __init__(self, agent: LanguageAgent, episode_id: str, seed: int) -> None:
+        self.agent, self.episode_id, self.seed = agent, episode_id, seed
         self.turns = 0
         self.prompt: Prompt | None = None
         self._full = False
-        agent.engine.open(session)
+        self._talk = agent.engine.conversation(episode_id)
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
         """Start the chat with the world's instructions."""
@@ -200,11 +199,9 @@ class LanguagePlayer(Player):
         """Sample a response and parse it. Raises ContextOverflow, EngineError."""
         assert self.prompt is not None
         sampling = self._sampling.model_copy(
-            update={"seed": stream_seed(self.seed, self.session, self.turns)}
+            update={"seed": stream_seed(self.seed, self.episode_id, self.turns)}
         )
-        completion = await self.agent.engine.generate(
-            self._chat.ids, sampling, session=self.session
-        )
+        completion = await self._talk.generate(self._chat.ids, sampling)
         stopped = (
             completion.finish_reason == "stop"
             and completion.token_ids[-1] in self._sampling.stop_token_ids
@@ -252,10 +249,11 @@ class LanguagePlayer(Player):
         """What the parser wants."""
         return self.agent.parser.expects
 
-    def park(self) -> None:
-        """Leave the engine's cache for scoring."""
-        self.agent.engine.park(self.session)
+    @property
+    def conversation(self) -> Conversation:
+        """Its own with the agent's engine."""
+        return self._talk
 
     def close(self) -> None:
-        """Free the engine's cache."""
-        self.agent.engine.close(self.session)
+        """Close the conversation."""
+        self._talk.close()

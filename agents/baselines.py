@@ -52,9 +52,9 @@ class RandomAgent(Agent):
 
     extras = frozenset({"admissible_actions"})
 
-    def player(self, session: str, seed: int) -> RandomPlayer:
+    def player(self, episode_id: str, seed: int) -> RandomPlayer:
         """Make a player with its own random stream."""
-        return RandomPlayer(stream_seed(seed, session))
+        return RandomPlayer(stream_seed(seed, episode_id))
 
 
 class ExpertPlayer(Player):
@@ -100,9 +100,9 @@ class ExpertAgent(Agent):
         self.noise = noise
         self.extras = frozenset({"admissible_actions"} if noise else ())
 
-    def player(self, session: str, seed: int) -> ExpertPlayer:
+    def player(self, episode_id: str, seed: int) -> ExpertPlayer:
         """Make a player that asks the expert at each turn."""
-        return ExpertPlayer(self.noise, stream_seed(seed, session))
+        return ExpertPlayer(self.noise, stream_seed(seed, episode_id))
 
 
 BASELINES: dict[str, type[RandomAgent] | type[ExpertAgent]] = {

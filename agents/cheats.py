@@ -317,6 +317,8 @@ class ProbeAgent(Agent):
             max_words,
         )
 
-    def player(self, session: str, seed: int) -> Probe:
+    def player(self, episode_id: str, seed: int) -> Probe:
         """Make a player with its own random stream."""
-        return self.probe(self.parser, self.max_turns, self.max_words, stream_seed(seed, session))
+        return self.probe(
+            self.parser, self.max_turns, self.max_words, stream_seed(seed, episode_id)
+        )

@@ -137,8 +137,8 @@ class Episode:
     """The plan by which the world's expert wins from the start, if it was asked for; empty where it
     does not win.
     """
-    session: str = ""
-    """The conversation in the engine: unique among the episodes played at once."""
+    id: str = ""
+    """Unique among the episodes played at once; its conversation with an engine has the same."""
     renaming: dict[str, str] = field(default_factory=dict)
     """The symmetry of the world under which the player saw it; actions and observations here are
     the world's own.

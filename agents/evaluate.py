@@ -28,7 +28,7 @@ from .agent import Agent
 from .baselines import BASELINES
 from .episode import Episode
 from .evaluation import Evaluation, summarise
-from .play import Job, PlayStats, play_many
+from .play import EpisodeJob, PlayStats, play_many
 from .saved_agent import LoadedAgent, fingerprint, load_named
 
 
@@ -65,7 +65,7 @@ async def play_tasks(
     progress: bool,
 ) -> tuple[list[Episode], PlayStats]:
     """Play every task once, with a progress bar."""
-    jobs = [Job(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
+    jobs = [EpisodeJob(task, f"{label}:{i:05d}:{task.id}", seed) for i, task in enumerate(tasks)]
     with bar(label, len(jobs), progress) as advance:
         return await play_many(
             agent,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ..envs import Task, TurnInfo
@@ -28,11 +29,11 @@ LONGEST_PLAN = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EpisodeJob:
     """An episode to be played."""
 
     task: Task
-    session: str
+    id: str
     """Unique among the episodes played at once; with `seed` it fixes every random choice of the
     player.
     """
@@ -171,7 +172,7 @@ def _speechless(episode: Episode) -> Turn:
 
 async def play_many(
     agent: Agent,
-    jobs: Iterable[Job],
+    jobs: Iterable[EpisodeJob],
     pool: EnvPool,
     *,
     max_turns: int,
@@ -179,7 +180,7 @@ async def play_many(
     concurrency: int = 64,
     retries: int = 2,
     ask_expert: bool = False,
-    park: bool = False,
+    keep: ExitStack | None = None,
     done: Callable[[Episode], None] | None = None,
 ) -> tuple[list[Episode], PlayStats]:
     """Play all jobs; episodes come back in the order of the jobs, failed ones included
@@ -189,8 +190,9 @@ async def play_many(
         max_turns, limit, ask_expert: see `play`.
         concurrency: lanes, at most the pool's slots.
         retries: how often a failed episode is played again before it is lost.
-        park: the engine keeps the caches of finished episodes; close `Episode.session` when they
-            are not needed.
+        keep: closes the conversations of finished episodes. Until then they are among those of the
+            engine (`Engine.conversations`, by `Episode.id`), and tokens can be scored with what it
+            kept of them.
         done: called after each finished episode (progress bars).
     """
     queue = list(jobs)
@@ -203,32 +205,26 @@ async def play_many(
     cursor = iter(range(len(queue)))
 
     async def lane() -> None:
-        # The next player is made before the last one closes, without an await between: an engine
-        # that waits for all live conversations never sees a gap, so the schedule does not depend on
-        # thread timing.
-        waiting: Callable[[], None] | None = None
-        try:
+        with ExitStack() as last:
             for index, attempt in _attempts(cursor, retries, results):
                 job = queue[index]
                 player = _player(agent, job, attempt)
-                if waiting is not None:
-                    waiting()
-                waiting = player.close
+                last.close()  # after the next player was made: the engine is to see no gap
+                last.callback(player.close)
                 episode = await play(
                     player, job.task, pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert
                 )
-                episode.renaming = dict(job.renaming)
-                if park and not episode.stop.failed:
-                    episode.session, waiting = _session(job, attempt), player.park
+                episode.id, episode.renaming = _name(job, attempt), dict(job.renaming)
+                if keep is not None and not episode.stop.failed:
+                    keep.push(last.pop_all())
+                    if player.conversation is not None:
+                        last.callback(player.conversation.finish)
                 results[index] = episode
                 stats.retried += attempt > 0
                 if _is_final(episode) or attempt == retries:
                     _count(stats, episode)
                     if done:
                         done(episode)
-        finally:
-            if waiting is not None:
-                waiting()
         busy_since.append(time.perf_counter())
 
     await await_all(lane() for _ in range(lanes))
@@ -261,13 +257,13 @@ def _checked(episodes: list[Episode]) -> list[Episode]:
     return episodes
 
 
-def _session(job: Job, attempt: int) -> str:
-    """Each attempt has its own random stream."""
-    return job.session if attempt == 0 else f"{job.session}~{attempt}"
+def _name(job: EpisodeJob, attempt: int) -> str:
+    """Give each attempt its own random stream."""
+    return job.id if attempt == 0 else f"{job.id}~{attempt}"
 
 
-def _player(agent: Agent, job: Job, attempt: int) -> Player:
-    player = agent.player(_session(job, attempt), job.seed)
+def _player(agent: Agent, job: EpisodeJob, attempt: int) -> Player:
+    player = agent.player(_name(job, attempt), job.seed)
     return RenamedPlayer(player, job.renaming) if job.renaming else player
 
 

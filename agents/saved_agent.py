@@ -23,6 +23,7 @@ from ..foundation.importing import refuse_paths
 from ..foundation.manifest import MANIFEST_FILE, check_manifest, digest
 from .agent import LanguageAgent
 from .config import AgentConfig
+from .engines.base import ENGINES
 
 AGENT_FILE = "agent.json"
 CHECKPOINTS = ("best", "rl", "last", "sft")
@@ -154,7 +155,6 @@ def load_agent(
     Raises:
         UserError: it cannot be found, is incomplete, or names code that is not trusted.
     """
-    from .engines.torch import TorchEngine
     from .models.load import ModelConfig, load
 
     folder = checkpoint_folder(Path(name)) if Path(name).is_dir() else None
@@ -168,12 +168,8 @@ def load_agent(
     loaded = load(ModelConfig(name=str(folder or name), dtype=saved.dtype, **limit))
     if temperature is None:
         temperature = saved.sampling.temperature if saved.temperature is None else saved.temperature
-    engine = TorchEngine(
-        loaded.model,
-        loaded.tokenizer,
-        max_batch=max_batch or saved.max_batch,
-        max_context=loaded.max_context if limit else None,
-    )
+    config = ENGINES.build({"name": "torch", "max_batch": max_batch or saved.max_batch})
+    engine = config.make(loaded, loaded.max_context if limit else None)
     sampling = saved.sampling.model_copy(update={"temperature": temperature})
     agent = saved.build(engine, loaded.tokenizer, sampling=sampling)
     return LoadedAgent(agent, saved.max_turns, engine.max_context, temperature, folder)

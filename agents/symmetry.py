@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..envs import TurnInfo
 from .agent import Player
 from .chat.chat import Prompt
+from .engines.base import Conversation
 from .episode import Turn
 
 if TYPE_CHECKING:
@@ -93,9 +94,10 @@ class RenamedPlayer(Player):
         """Return the format that the other player expects."""
         return self.player.expects
 
-    def park(self) -> None:
-        """Park the other player's conversation."""
-        self.player.park()
+    @property
+    def conversation(self) -> Conversation | None:
+        """Return the other player's conversation."""
+        return self.player.conversation
 
     def close(self) -> None:
         """Close the other player's conversation."""

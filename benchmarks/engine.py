@@ -2,9 +2,9 @@
 
 Two workloads, random weights, random observations, one thread, float32, temperature 1:
 
-- ``reference``: 16 sessions, 8 turns, about 40 new observation tokens and exactly 8 sampled tokens
+- ``reference``: 16 conversations, 8 turns, about 40 new observation tokens and exactly 8 sampled tokens
   per turn, a Qwen2 of 4 layers x 256 (4,198,656 parameters);
-- ``tiny``: 64 sessions, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers x 96.
+- ``tiny``: 64 conversations, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers x 96.
 
 Run it as ``OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/engine.py --json``. One
 round warms up; the figures are medians of `--rounds` more; tokens per CPU second counts sampled
@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from turnrl.agents.engines.base import Sampling
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.base import Conversation, Sampling
+from turnrl.agents.engines.torch.engine import TorchEngine
 
 WORKLOADS: dict[str, dict[str, Any]] = {
     "reference": {
-        "sessions": 16,
+        "conversations": 16,
         "turns": 8,
         "answer": (8, 8),
         "model": {
@@ -43,7 +43,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
         },
     },
     "tiny": {
-        "sessions": 64,
+        "conversations": 64,
         "turns": 8,
         "answer": (2, 4),
         "model": {
@@ -58,29 +58,23 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 }
 
 
-async def play(
-    engine: TorchEngine, name: str, turns: int, answer: tuple[int, int], vocabulary: int
-) -> None:
-    """One session: random observations of 36 to 44 tokens, answers of a random length."""
-    rng = random.Random(name)
+async def play(talk: Conversation, turns: int, answer: tuple[int, int], vocabulary: int) -> None:
+    """One conversation: random observations of 36 to 44 tokens, answers of a random length."""
+    rng = random.Random(talk.id)
     history: list[int] = []
-    try:
+    async with talk:
         for turn in range(turns):
             history += [rng.randrange(vocabulary) for _ in range(rng.randint(36, 44))]
             sampling = Sampling(max_tokens=rng.randint(*answer), seed=rng.randrange(2**31) + turn)
-            history += (await engine.generate(history, sampling, session=name)).token_ids
-    finally:
-        engine.close(name)
+            history += (await talk.generate(history, sampling)).token_ids
 
 
 async def round_of(engine: TorchEngine, workload: dict[str, Any]) -> None:
-    """All sessions of a workload at once."""
-    names = [f"{i:03d}" for i in range(workload["sessions"])]
-    for name in names:
-        engine.open(name)
+    """All conversations of a workload at once."""
+    talks = [engine.conversation(f"{i:03d}") for i in range(workload["conversations"])]
     vocabulary = workload["model"]["vocab_size"]
     await asyncio.gather(
-        *(play(engine, n, workload["turns"], workload["answer"], vocabulary) for n in names)
+        *(play(talk, workload["turns"], workload["answer"], vocabulary) for talk in talks)
     )
 
 
@@ -96,14 +90,14 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     )
     model = Qwen2ForCausalLM(config)
     engine = TorchEngine(model)
-    seconds, sampled, slots = [], 0, 0
+    seconds, sampled, rows = [], 0, 0
     for i in range(rounds + 1):
-        before = engine.stats.generated_tokens, engine.stats.decode_slots, time.process_time()
+        before = engine.stats.generated_tokens, engine.stats.decode_rows, time.process_time()
         asyncio.run(round_of(engine, workload))
         if i:
             seconds.append(time.process_time() - before[2])
         sampled = engine.stats.generated_tokens - before[0]
-        slots = engine.stats.decode_slots - before[1]
+        rows = engine.stats.decode_rows - before[1]
     median = statistics.median(seconds)
     return {
         "workload": name,
@@ -111,7 +105,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "cpu_seconds": round(median, 3),
         "cpu_seconds_all": [round(s, 3) for s in seconds],
         "sampled_tokens": sampled,
-        "decode_slots": slots,
+        "decode_rows": rows,
         "tokens_per_cpu_second": round(sampled / median),
         "prefill_calls_per_round": engine.stats.prefill_calls // (rounds + 1),
         "decode_steps_per_round": engine.stats.decode_steps // (rounds + 1),

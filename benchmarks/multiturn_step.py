@@ -37,7 +37,7 @@ import turnrl
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from turnrl import Outcome, Task, TextEnv
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.models import tiny
 from turnrl.agents.parsers.line import Line
 from turnrl.envs import Split
@@ -148,9 +148,9 @@ class CpuEngine(TorchEngine):
 
     cpu_seconds = 0.0
 
-    def _guarded(self, rows: list[Any], work: Callable[[], None]) -> None:
+    def _guarded(self, requests: list[Any], work: Callable[[], None]) -> None:
         began = time.process_time()
-        super()._guarded(rows, work)
+        super()._guarded(requests, work)
         self.cpu_seconds += time.process_time() - began
 
 

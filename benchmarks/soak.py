@@ -33,7 +33,7 @@ import psutil
 from families import add_choice, prepared
 from turnrl import Episode, StopReason, Task
 from turnrl.agents.baselines import RandomAgent
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs.pool.pool import EnvPool
 
 GROWTH = 1.3
@@ -125,7 +125,7 @@ def soak(
             slots=slots,
             options={"extras": ("admissible_actions",)},
         ) as pool:
-            jobs = [Job(tasks[i % len(tasks)], f"soak:{i}", seed) for i in range(episodes)]
+            jobs = [EpisodeJob(tasks[i % len(tasks)], f"soak:{i}", seed) for i in range(episodes)]
             _, stats = await play_many(
                 RandomAgent(), jobs, pool, max_turns=turns, concurrency=slots, retries=0, done=done
             )

@@ -21,7 +21,7 @@ import psutil
 from families import add_choice, prepared
 from turnrl import Task
 from turnrl.agents.baselines import RandomAgent
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs.pool.pool import EnvPool
 
 
@@ -52,7 +52,9 @@ async def measure(
     ) as pool:
 
         async def play(rounds: int) -> int:
-            jobs = [Job(tasks[i % len(tasks)], f"{rounds}:{i}", 0) for i in range(concurrent)]
+            jobs = [
+                EpisodeJob(tasks[i % len(tasks)], f"{rounds}:{i}", 0) for i in range(concurrent)
+            ]
             episodes, stats = await play_many(
                 RandomAgent(), jobs, pool, max_turns=turns, concurrency=concurrent
             )

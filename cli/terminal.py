@@ -64,7 +64,7 @@ class HumanAgent(Agent):
     def __init__(self, console: Terminal) -> None:
         self.console = console
 
-    def player(self, session: str, seed: int) -> HumanPlayer:
+    def player(self, episode_id: str, seed: int) -> HumanPlayer:
         """Return the one human player."""
         return HumanPlayer(self.console)
 

@@ -25,7 +25,7 @@ import copy
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -147,10 +147,12 @@ class Slot(Generic[P]):
         package: the package that holds the built-in ones, one file per key
             (``turnrl.training.credit``).
         base: the class they derive from.
+        helpers: modules of the package that hold no plug-in, besides ``base`` and those whose names
+            begin with an underscore.
     """
 
-    def __init__(self, package: str, base: type[P]) -> None:
-        self.package, self.base = package, base
+    def __init__(self, package: str, base: type[P], helpers: Collection[str] = ()) -> None:
+        self.package, self.base, self.helpers = package, base, frozenset({"base", *helpers})
         self.name = package.removeprefix("turnrl.")
         SLOTS[base] = self
 
@@ -160,7 +162,7 @@ class Slot(Generic[P]):
         keys = {
             m.name
             for m in pkgutil.iter_modules(folder.__path__)
-            if m.name != "base" and not m.name.startswith("_")
+            if m.name not in self.helpers and not m.name.startswith("_")
         }
         return sorted(keys | set(_installed(self._group)))
 

@@ -104,11 +104,10 @@ class InformationGain(TurnReward):
     ) -> float:
         """Return s_t of the likeliest target; NaN where there is no target."""
         prompt, best = episode.prompt(t), -math.inf
+        scorer = agent.engine.conversations.get(episode.id, agent.engine)
         for words in targets:
             ids, first = agent.encode_answer(self.answer.replace("{}", words), words)
-            logprobs = await agent.engine.score(
-                prompt + ids, len(prompt) + first, session=episode.session or None
-            )
+            logprobs = await scorer.score(prompt + ids, len(prompt) + first)
             best = max(best, sum(logprobs) / len(logprobs))
         return best if targets else math.nan
 

@@ -23,7 +23,7 @@ from ..agents.agent import Agent, Unplayable
 from ..agents.baselines import ExpertAgent
 from ..agents.cheats import PROBES, ProbeAgent, reword
 from ..agents.episode import Episode, Group
-from ..agents.play import Job, play_many
+from ..agents.play import EpisodeJob, play_many
 from ..envs import Task, make
 from ..envs.closing import close_worlds
 from ..envs.pool.pool import EnvPool
@@ -217,7 +217,9 @@ class _Match:
         self, agent: Agent, name: str, chosen: Sequence[int], line: TaskID
     ) -> dict[int, Episode]:
         """Finished episodes of one player by task, in the recipe's format. Raises Unplayable."""
-        jobs = [Job(self.tasks[i], f"probe:{name}:{i:05d}", self.recipe.seed) for i in chosen]
+        jobs = [
+            EpisodeJob(self.tasks[i], f"probe:{name}:{i:05d}", self.recipe.seed) for i in chosen
+        ]
         episodes, _ = await play_many(
             agent,
             jobs,

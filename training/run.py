@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..agents.engines.torch import TorchEngine
+from ..agents.engines.base import ENGINES
 from ..agents.models.load import Loaded, load
 from ..envs import TextEnv, make
 from ..envs.closing import close_worlds
@@ -297,13 +297,7 @@ def _finish(session: Session) -> dict[str, Any]:
 def _session(
     recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool
 ) -> Session:
-    engine = TorchEngine(
-        loaded.model,
-        loaded.tokenizer,
-        max_batch=recipe.engine.max_batch,
-        max_context=loaded.max_context,
-        patience_ms=recipe.engine.patience_ms,
-    )
+    engine = ENGINES.build(recipe.engine.model_dump()).make(loaded, loaded.max_context)
     agent = recipe.agent.build(engine, loaded.tokenizer)
     fits(agent, prototype)
     return Session(

@@ -8,7 +8,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -137,32 +137,31 @@ class Trainer:
         said are left out.
         """
         session, stage, seed = self.session, self.stage, self.session.recipe.seed
-        with self._clock("play"):
-            full = session.recipe.agent.max_turns
-            known = session.choose("train", stage.tasks)
-            tasks = boundaries.next_tasks(self.curriculum, known, count, self.drawn, seed)
-            self.drawn += count
-            groups, metrics = await rollout(
-                tasks,
-                session.agent,
-                session.pool,
-                group_size=stage.group_size,
-                step=number,
-                seed=seed,
-                max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps),
-                task_turns=full,
-                concurrency=stage.concurrency,
-                renamings=session.renamings(stage.symmetries),
-                first=first,
-                ask_expert=Need.EXPERT in self.needs,
-                park=Need.SCORER in self.needs,
-            )
-            boundaries.observe(self.curriculum, groups)
-        with self._clock("reward"):
-            table = await reward_all(self.rewards, groups, session.agent, session.pool.faults)
-            for episode in episodes_of(groups) if Need.SCORER in self.needs else ():
-                session.engine.close(episode.session)
-            groups, unmeasured = measured(groups, table)
+        with ExitStack() as conversations:
+            with self._clock("play"):
+                full = session.recipe.agent.max_turns
+                known = session.choose("train", stage.tasks)
+                tasks = boundaries.next_tasks(self.curriculum, known, count, self.drawn, seed)
+                self.drawn += count
+                groups, metrics = await rollout(
+                    tasks,
+                    session.agent,
+                    session.pool,
+                    group_size=stage.group_size,
+                    step=number,
+                    seed=seed,
+                    max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps),
+                    task_turns=full,
+                    concurrency=stage.concurrency,
+                    renamings=session.renamings(stage.symmetries),
+                    first=first,
+                    ask_expert=Need.EXPERT in self.needs,
+                    keep=conversations if Need.SCORER in self.needs else None,
+                )
+                boundaries.observe(self.curriculum, groups)
+            with self._clock("reward"):
+                table = await reward_all(self.rewards, groups, session.agent, session.pool.faults)
+        groups, unmeasured = measured(groups, table)
         metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
         groups = [group for group in groups if any(episode.response_tokens for episode in group)]
         self.measured += len(groups)

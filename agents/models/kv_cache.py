@@ -1,12 +1,12 @@
 """Keys and values of many conversations, kept across turns, and the pass that extends them.
 
-Every conversation owns a `Slot`: a row of the buffers ``[slots, kv_heads, capacity, head_dim]`` of
+Every conversation owns a `CacheRow`: a row of the buffers ``[rows, kv_heads, capacity, head_dim]`` of
 every layer, filled from the left without holes::
 
-    cache = SlotCache(model)
-    slot = cache.take()
-    hidden_BLH = cache.encode([slot], [[5, 6, 7]])     # positions 0, 1, 2
-    hidden_BLH = cache.encode([slot], [[8]])           # position 3; sees the other three
+    cache = RowCache(model)
+    row = cache.take()
+    hidden_BLH = cache.encode([row], [[5, 6, 7]])     # positions 0, 1, 2
+    hidden_BLH = cache.encode([row], [[8]])           # position 3; sees the other three
 
 A query at position ``p`` sees the keys ``0..p`` of its own row, by an explicit mask, so rows of
 different lengths are padded on the right with anything. Rows that lie side by side are read in
@@ -39,7 +39,7 @@ class _Stored(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class CacheRow:
     """A row of the cache."""
 
     index: int
@@ -57,7 +57,7 @@ class Slot:
         return length
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class RowCache(Cache):  # type: ignore[misc]
     """The cache that a Hugging Face model's layers call, and the model's forward pass around it.
 
     Args:
@@ -84,7 +84,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.budget = 4096
         self.narrow = True
         self._store_only = False
-        self.slots: list[Slot] = []
+        self.rows: list[CacheRow] = []
         self.clock = 0
         self._free: set[int] = set()
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -104,60 +104,60 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @property
     def cached_tokens(self) -> int:
-        """Count the tokens stored over all slots."""
-        return sum(len(slot.tokens) for slot in self.slots)
+        """Count the tokens stored over all rows."""
+        return sum(len(row.tokens) for row in self.rows)
 
     @property
     def stores(self) -> bool:
         """Tell whether layers have stored anything."""
         return bool(self._buffers)
 
-    # -- slots -------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
 
-    def take(self) -> Slot:
-        """Take an empty slot: the lowest free one."""
+    def take(self) -> CacheRow:
+        """Take an empty row: the lowest free one."""
         if not self._free:
-            self._free.add(len(self.slots))
-            self.slots.append(Slot(len(self.slots)))
+            self._free.add(len(self.rows))
+            self.rows.append(CacheRow(len(self.rows)))
         index = min(self._free)
         self._free.remove(index)
-        slot = self.slots[index] = Slot(index)
-        return slot
+        row = self.rows[index] = CacheRow(index)
+        return row
 
-    def release(self, slot: Slot) -> None:
-        """Give a slot back; the memory is freed with the last one."""
-        slot.tokens.clear()
-        self._free.add(slot.index)
-        if len(self._free) == len(self.slots):
-            self.slots.clear()
+    def release(self, row: CacheRow) -> None:
+        """Give a row back; the memory is freed with the last one."""
+        row.tokens.clear()
+        self._free.add(row.index)
+        if len(self._free) == len(self.rows):
+            self.rows.clear()
             self._free.clear()
             self._buffers.clear()
 
     def refresh(self) -> None:
-        """Forget every stored token, because the weights changed; slots stay taken."""
-        for slot in self.slots:
-            slot.tokens.clear()
+        """Forget every stored token, because the weights changed; rows stay taken."""
+        for row in self.rows:
+            row.tokens.clear()
         self._buffers.clear()
         self._modules = list(self.model.modules())
 
-    def to_front(self, slots: Sequence[Slot]) -> list[Slot]:
-        """Swap rows so that `slots` are the rows 0, 1, 2, ...; returns them in that order."""
-        wanted = {slot.index for slot in slots}
-        holes = [i for i in range(len(slots)) if i not in wanted]
-        beyond = sorted(i for i in wanted if i >= len(slots))
+    def to_front(self, rows: Sequence[CacheRow]) -> list[CacheRow]:
+        """Move `rows` to the places 0, 1, 2, ... by swaps; returns them in the order of their places."""
+        wanted = {row.index for row in rows}
+        holes = [i for i in range(len(rows)) if i not in wanted]
+        beyond = sorted(i for i in wanted if i >= len(rows))
         if not holes:
-            return self.slots[: len(slots)]
+            return self.rows[: len(rows)]
         self._reserve(0)
-        length = max(len(self.slots[i].tokens) for i in holes + beyond)
+        length = max(len(self.rows[i].tokens) for i in holes + beyond)
         for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
             buffer[holes + beyond, :, :length] = buffer[beyond + holes, :, :length]
         for i, j in zip(holes, beyond, strict=True):
-            self.slots[i], self.slots[j] = self.slots[j], self.slots[i]
-            self.slots[i].index, self.slots[j].index = i, j
+            self.rows[i], self.rows[j] = self.rows[j], self.rows[i]
+            self.rows[i].index, self.rows[j].index = i, j
             if i in self._free:
                 self._free.remove(i)
                 self._free.add(j)
-        return self.slots[: len(slots)]
+        return self.rows[: len(rows)]
 
     # -- forward pass ------------------------------------------------------------------------------
 
@@ -178,12 +178,12 @@ class SlotCache(Cache):  # type: ignore[misc]
                 module.__dict__["training"] = True
 
     def encode(
-        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], *, last: bool = False
+        self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], *, last: bool = False
     ) -> Tensor:
-        """Append tokens to slots; call it under `inference`.
+        """Append tokens to rows; call it under `inference`.
 
         Args:
-            slots: B distinct slots.
+            rows: B distinct rows.
             new: the ids to append to each, at least one.
             last: only the hidden state of the last token of each is needed.
 
@@ -192,23 +192,23 @@ class SlotCache(Cache):  # type: ignore[misc]
             meaningless at the end); or [B, 1, H] if `last`.
         """
         device, width = self.device, max(map(len, new))
-        start_B = torch.tensor([len(slot.tokens) for slot in slots], device=device)
-        end_B = start_B + torch.tensor([len(row) - 1 for row in new], device=device)
-        length = max(len(slot.tokens) for slot in slots) + width
+        start_B = torch.tensor([len(row.tokens) for row in rows], device=device)
+        end_B = start_B + torch.tensor([len(ids) - 1 for ids in new], device=device)
+        length = max(len(row.tokens) for row in rows) + width
         self._reserve(length)
-        ids_BL = torch.tensor([[*row, *[0] * (width - len(row))] for row in new], device=device)
+        ids_BL = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in new], device=device)
         position_BL = start_B[:, None] + torch.arange(width, device=device)
         visible_BLK = torch.arange(length, device=device) <= position_BL[:, :, None]
         mask_B1LK = torch.zeros(visible_BLK.shape, device=device, dtype=self._mask_dtype)
         mask_B1LK = mask_B1LK.masked_fill_(~visible_BLK, torch.finfo(self._mask_dtype).min)[:, None]
-        first = slots[0].index
-        if all(slot.index == first + i for i, slot in enumerate(slots)):
-            self._rows: slice | Tensor = slice(first, first + len(slots))
+        first = rows[0].index
+        if all(row.index == first + i for i, row in enumerate(rows)):
+            self._read: slice | Tensor = slice(first, first + len(rows))
         else:
-            self._rows = torch.tensor([slot.index for slot in slots], device=device)
-        self._row_B1 = torch.tensor([[slot.index] for slot in slots], device=device)
+            self._read = torch.tensor([row.index for row in rows], device=device)
+        self._row_B1 = torch.tensor([[row.index] for row in rows], device=device)
         self._position_BL, self._length = position_BL, length
-        with self._narrowed([len(row) - 1 for row in new] if last and width > 1 else None):
+        with self._narrowed([len(ids) - 1 for ids in new] if last and width > 1 else None):
             output = self.decoder(
                 input_ids=ids_BL,
                 # Padding beyond a row's end would be at positions that no row has, and the model
@@ -219,12 +219,12 @@ class SlotCache(Cache):  # type: ignore[misc]
                 use_cache=True,
             )
         self.clock += 1
-        for slot, row in zip(slots, new, strict=True):
-            slot.tokens.extend(row)
-            slot.used = self.clock
+        for row, ids in zip(rows, new, strict=True):
+            row.tokens.extend(ids)
+            row.used = self.clock
         hidden_BLH: Tensor = output.last_hidden_state
         if last and hidden_BLH.shape[1] > 1:
-            at_B = torch.tensor([len(row) - 1 for row in new], device=device)
+            at_B = torch.tensor([len(ids) - 1 for ids in new], device=device)
             return hidden_BLH[torch.arange(len(at_B), device=device), at_B][:, None]
         return hidden_BLH
 
@@ -274,45 +274,45 @@ class SlotCache(Cache):  # type: ignore[misc]
             handle.remove()
 
     def extend(
-        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]
+        self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
     ) -> list[Tensor]:
-        """Append tokens to slots in as many forward passes as the budget of padded tokens asks for.
+        """Append tokens to rows in as many forward passes as the budget of padded tokens asks for.
 
-        Empty slots that get the same ids, as the opening prompts of a group do, are encoded once
+        Empty rows that get the same ids, as the opening prompts of a group do, are encoded once
         and copied.
 
         Args:
-            slots: B distinct slots.
+            rows: B distinct rows.
             new: the ids to append to each, at least one.
             wanted: how many of its last hidden states are needed, at least one and at most as many
                 as are new, [B].
 
         Returns:
-            For each slot its last hidden states, [wanted, H].
+            For each row its last hidden states, [wanted, H].
         """
         first: dict[tuple[int, tuple[int, ...]], int] = {}
         like = [
-            i if slot.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
-            for i, slot in enumerate(slots)
+            i if row.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
+            for i, row in enumerate(rows)
         ]
         own = sorted(set(like))
         hidden = self._extend(
-            [slots[i] for i in own], [new[i] for i in own], [wanted[i] for i in own]
+            [rows[i] for i in own], [new[i] for i in own], [wanted[i] for i in own]
         )
-        self._copy([(slots[j], slots[i]) for i, j in enumerate(like) if i != j])
+        self._copy([(rows[j], rows[i]) for i, j in enumerate(like) if i != j])
         kept = dict(zip(own, hidden, strict=True))
         return [kept[j] for j in like]
 
     def _extend(
-        self, slots: Sequence[Slot], new: Sequence[Sequence[int]], wanted: Sequence[int]
+        self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
     ) -> list[Tensor]:
-        kept: list[list[Tensor]] = [[] for _ in slots]
-        piece = max(1, self.budget // len(slots))
+        kept: list[list[Tensor]] = [[] for _ in rows]
+        piece = max(1, self.budget // len(rows))
         last = max(wanted) == 1
         for first in range(0, max(map(len, new)), piece):
             part = [i for i, ids in enumerate(new) if len(ids) > first]
             fed = [new[i][first : first + piece] for i in part]
-            hidden_BLH = self.encode([slots[i] for i in part], fed, last=last)
+            hidden_BLH = self.encode([rows[i] for i in part], fed, last=last)
             for b, i in enumerate(part):
                 if last:
                     kept[i] = [hidden_BLH[b]]
@@ -325,8 +325,8 @@ class SlotCache(Cache):  # type: ignore[misc]
                     kept[i].append(hidden_BLH[b, begin:end])
         return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in kept]
 
-    def _copy(self, pairs: Sequence[tuple[Slot, Slot]]) -> None:
-        """Copy what the first slot of each pair holds to the second."""
+    def _copy(self, pairs: Sequence[tuple[CacheRow, CacheRow]]) -> None:
+        """Copy what the first row of each pair holds to the second."""
         if not pairs:
             return
         sources, targets = [a.index for a, _ in pairs], [b.index for _, b in pairs]
@@ -355,34 +355,34 @@ class SlotCache(Cache):  # type: ignore[misc]
         values[self._row_B1, :, self._position_BL] = value_states.transpose(1, 2)
         if self._store_only:
             raise _Stored
-        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+        return keys[self._read, :, : self._length], values[self._read, :, : self._length]
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
         """Return the longest row, without the tokens of the running forward pass."""
-        return max((len(slot.tokens) for slot in self.slots), default=0)
+        return max((len(row.tokens) for row in self.rows), default=0)
 
     @property
     def _mask_dtype(self) -> torch.dtype:
         return self.dtype or self.head.weight.dtype
 
     def _reserve(self, length: int) -> None:
-        """Grow the buffers to hold every slot and `length` positions."""
+        """Grow the buffers to hold every row and `length` positions."""
         if length > self._capacity:
             self._capacity = -(-max(length, self._capacity * 3 // 2) // _GRANULE) * _GRANULE
         for layer, pair in self._buffers.items():
-            rows, heads, capacity, _ = pair[0].shape
-            if rows < len(self.slots) or capacity < self._capacity:
+            held, heads, capacity, _ = pair[0].shape
+            if held < len(self.rows) or capacity < self._capacity:
                 grown = []
                 for buffer in pair:
-                    shape = (max(rows, len(self.slots)), heads, self._capacity, buffer.shape[-1])
+                    shape = (max(held, len(self.rows)), heads, self._capacity, buffer.shape[-1])
                     grown.append(torch.zeros(shape, dtype=buffer.dtype, device=buffer.device))
-                    grown[-1][:rows, :, :capacity] = buffer
+                    grown[-1][:held, :, :capacity] = buffer
                 self._buffers[layer] = grown[0], grown[1]
 
     def _allocate(self, layer: int, *states: Tensor) -> tuple[Tensor, Tensor]:
         # Zeros, because a masked key with a NaN left over in memory would still give NaN.
         made = [
-            x.new_zeros(len(self.slots), x.shape[1], self._capacity, x.shape[-1]) for x in states
+            x.new_zeros(len(self.rows), x.shape[1], self._capacity, x.shape[-1]) for x in states
         ]
         self._buffers[layer] = made[0], made[1]
         return self._buffers[layer]

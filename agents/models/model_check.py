@@ -1,4 +1,4 @@
-"""The check that a model can be served through a SlotCache, made once per engine."""
+"""The check that a model can be served through a RowCache, made once per engine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ...foundation.errors import UserError
-from .kv_cache import SlotCache
+from .kv_cache import RowCache
 
 _TOKENS = 8
 """Length of the rows that are compared."""
 
 
-def context_of(cache: SlotCache, asked: int | None) -> int:
+def context_of(cache: RowCache, asked: int | None) -> int:
     """Return the length of the context in tokens, as asked for or as the model's config says.
 
     Raises UserError if it says nothing and nothing is asked, or if more is asked than it says.
@@ -40,8 +40,8 @@ def context_of(cache: SlotCache, asked: int | None) -> int:
     return asked or known or 0
 
 
-def check_model(cache: SlotCache, max_context: int) -> None:
-    """Check the kinds of a model's layers, and its passes through the slots on eight tokens.
+def check_model(cache: RowCache, max_context: int) -> None:
+    """Check the kinds of a model's layers, and its passes through the cache on eight tokens.
 
     The passes are compared with the model's own.
 
@@ -76,7 +76,7 @@ def check_model(cache: SlotCache, max_context: int) -> None:
         )
         for narrow in (True, False):
             cache.narrow = narrow
-            got_V = _logits_through_slots(
+            got_V = _logits_through_rows(
                 cache, ids, contextlib.suppress(Exception) if narrow else contextlib.nullcontext()
             )
             if got_V is not None and torch.allclose(
@@ -102,8 +102,8 @@ def check_model(cache: SlotCache, max_context: int) -> None:
     )
 
 
-def _logits_through_slots(
-    cache: SlotCache, ids: list[int], guard: contextlib.AbstractContextManager[Any]
+def _logits_through_rows(
+    cache: RowCache, ids: list[int], guard: contextlib.AbstractContextManager[Any]
 ) -> Tensor | None:
     """Compute logits [V] after eight tokens, encoded in two parts beside another row.
 
@@ -121,7 +121,7 @@ def _logits_through_slots(
     return None
 
 
-def _logits_beside(cache: SlotCache, ids: list[int], max_context: int) -> Tensor:
+def _logits_beside(cache: RowCache, ids: list[int], max_context: int) -> Tensor:
     """Compute logits [V] after eight tokens, beside the same tokens at the context's end."""
     own = torch.arange(len(ids), device=cache.device)
     far = own + max(max_context - len(ids), 0)

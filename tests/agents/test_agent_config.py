@@ -100,15 +100,13 @@ def test_a_stop_id_that_no_token_has_is_told_in_one_sentence() -> None:
 class Recorder(FakeEngine):
     """Remembers how it was asked."""
 
-    async def generate(
-        self, prompt: Any, sampling: Sampling, *, session: str | None = None
-    ) -> Completion:
+    async def _generate(self, conversation: str, prompt: Any, sampling: Sampling) -> Completion:
         self.sampling = sampling
-        return await super().generate(prompt, sampling, session=session)
+        return await super()._generate(conversation, prompt, sampling)
 
 
 def played(said: str, tokenizer_: Any, parser: str = "tags") -> tuple[Turn, Sampling]:
-    engine = Recorder(lambda session, turn, prompt: said)
+    engine = Recorder(lambda name, turn, prompt: said)
     player = (
         AgentConfig.model_validate({"system": False, "parser": {"name": parser}})
         .build(engine, tokenizer_)

@@ -12,7 +12,7 @@ from turnrl import evaluate
 from turnrl.agents.agent import Agent
 from turnrl.agents.baselines import ExpertAgent, RandomAgent
 from turnrl.agents.episode import Episode, StopReason
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import Outcome, Task, make
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
@@ -29,7 +29,7 @@ def played(agent: Agent, tasks: int = 1) -> list[Episode]:
     async def work() -> list[Episode]:
         async with EnvPool(options={"extras": tuple(agent.extras)}) as pool:
             chosen = make("toy/corridor-v0").tasks("train")[:tasks]
-            jobs = [Job(chosen[i % tasks], str(i), 0) for i in range(30)]
+            jobs = [EpisodeJob(chosen[i % tasks], str(i), 0) for i in range(30)]
             return (await play_many(agent, jobs, pool, max_turns=60, retries=0))[0]
 
     return asyncio.run(work())

@@ -12,7 +12,7 @@ from turnrl.agents.baselines import ExpertAgent
 from turnrl.agents.chat.chat import Chat
 from turnrl.agents.demonstrations import retell
 from turnrl.agents.episode import Episode, StopReason
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.agents.symmetry import rename
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
@@ -27,7 +27,7 @@ def played(player: Any, n: int = 4, renaming: dict[str, str] | None = None) -> l
     async def work() -> list[Episode]:
         async with EnvPool(options={"extras": tuple(player.extras)}) as pool:
             chosen = [Task(env="toy/lights-v0", seed=seed) for seed in range(n)]
-            jobs = [Job(task, f"s{task.seed}", 0, renaming or {}) for task in chosen]
+            jobs = [EpisodeJob(task, f"s{task.seed}", 0, renaming or {}) for task in chosen]
             return (await play_many(player, jobs, pool, max_turns=20))[0]
 
     return asyncio.run(work())

@@ -271,7 +271,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_an_agent_object_and_lost_episodes() -> None:
     broken = list(SEEDS["test"])[:2]
-    engine = FakeEngine(lambda session, turn, prompt: light(prompt))
+    engine = FakeEngine(lambda name, turn, prompt: light(prompt))
     params = {"broken": broken, "length": 2}
     result = evaluate("toy/faulty_lights-v0", agent(engine), params=params, progress=False)
     assert (result.success, result.n, result.failed) == (1.0, 10, {"env_error": 2})

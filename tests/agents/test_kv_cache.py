@@ -1,4 +1,4 @@
-"""Equal opening prompts are encoded once; what the sessions hold afterwards is their own."""
+"""Equal opening prompts are encoded once; what the conversations hold afterwards is their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 
 import pytest
 from turnrl.agents.engines.base import Completion, Sampling
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 
 from .test_torch_engine import FAMILIES, build, reference, run, words
 
@@ -21,26 +21,24 @@ def test_a_group_shares_its_opening(family: str) -> None:
     fed: list[int] = []
     encode = engine._cache.encode
 
-    def counting(slots: list[object], new: list[list[int]], **fields: bool) -> object:
-        fed.append(len(slots) * max(map(len, new)))
-        return encode(slots, new, **fields)  # type: ignore[arg-type]
+    def counting(rows: list[object], new: list[list[int]], **fields: bool) -> object:
+        fed.append(len(rows) * max(map(len, new)))
+        return encode(rows, new, **fields)  # type: ignore[arg-type]
 
     engine._cache.encode = counting  # type: ignore[assignment, method-assign]
 
     async def one(i: int) -> list[tuple[list[int], Completion]]:
         history, played = list(openings[i % 2]), []
         for turn in range(3):
-            done = await engine.generate(
-                history, Sampling(max_tokens=4, seed=10 * i + turn), session=f"s{i}"
-            )
+            done = await talks[i].generate(history, Sampling(max_tokens=4, seed=10 * i + turn))
             played.append((list(history), done))
             history += done.token_ids + words(random.Random(i), 5)
-        engine.close(f"s{i}")
+        talks[i].close()
         return played
 
+    talks = [engine.conversation(f"s{i}") for i in range(6)]
+
     async def all_of_them() -> list[list[tuple[list[int], Completion]]]:
-        for i in range(6):
-            engine.open(f"s{i}")
         return await asyncio.gather(*(one(i) for i in range(6)))
 
     played = run(all_of_them())

@@ -5,17 +5,18 @@ ignore the clock.
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 from turnrl.agents.agent import Agent, Player
 from turnrl.agents.config import AgentConfig
-from turnrl.agents.engines.base import ContextOverflow, EngineError
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.base import ContextOverflow, EngineError, Sampling
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Episode, StopReason
 from turnrl.agents.models import tiny
-from turnrl.agents.play import Job, PlayStats, play_many
+from turnrl.agents.play import EpisodeJob, PlayStats, play_many
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.foundation.errors import UserError
@@ -29,11 +30,15 @@ def tasks(world: str = "lights", n: int = 1, **params: Any) -> list[Task]:
     return [Task(env=f"toy/{world}-v0", params=params, seed=seed) for seed in range(n)]
 
 
-def jobs(chosen: list[Task], copies: int = 1) -> list[Job]:
-    return [Job(task, f"s{i}.{copy}", 7) for i, task in enumerate(chosen) for copy in range(copies)]
+def jobs(chosen: list[Task], copies: int = 1) -> list[EpisodeJob]:
+    return [
+        EpisodeJob(task, f"s{i}.{copy}", 7)
+        for i, task in enumerate(chosen)
+        for copy in range(copies)
+    ]
 
 
-def play(agent: Agent, chosen: list[Job], **options: Any) -> tuple[list[Episode], PlayStats]:
+def play(agent: Agent, chosen: list[EpisodeJob], **options: Any) -> tuple[list[Episode], PlayStats]:
     pool_options = {"slots": 64, "workers": 4} | options.pop("pool", {})
     done: list[Episode] = []
 
@@ -76,11 +81,11 @@ def test_nothing_is_generated_after_the_end() -> None:
     episodes, _ = play(agent_of(engine), jobs(tasks(n=4, length=3), copies=2))
     assert [len(e.turns) for e in episodes] == [1, 1, 2, 2, 3, 3, 3, 3]
     assert engine.stats.generated_tokens == sum(e.response_tokens for e in episodes)
-    assert {session: len(prompts) for session, prompts in engine.prompts.items()} == {
+    assert {name: len(prompts) for name, prompts in engine.prompts.items()} == {
         f"s{i}.{copy}": min(i + 1, 3) for i in range(4) for copy in range(2)
     }
     assert [e.stop for e in episodes] == [StopReason.LOST] * 6 + [StopReason.WON] * 2
-    assert not engine.live
+    assert not engine.conversations
 
 
 def test_success_is_the_worlds_verdict_alone() -> None:
@@ -143,7 +148,7 @@ def test_a_broken_world_is_retried_then_lost(fault: str, stop: StopReason) -> No
     assert episodes[2].error
     assert not episodes[2].success
     assert {"s2.0", "s2.0~1"} <= set(engine.prompts)
-    assert not engine.live
+    assert not engine.conversations
 
 
 def test_a_world_that_recovers_is_played_again() -> None:
@@ -156,10 +161,10 @@ def test_a_world_that_recovers_is_played_again() -> None:
 
 
 def test_engine_errors_and_overflow_end_their_own_episode() -> None:
-    def answer(session: str, turn: int, prompt: str) -> str | Exception:
-        if turn == 1 and session.startswith("s1"):
+    def answer(name: str, turn: int, prompt: str) -> str | Exception:
+        if turn == 1 and name.startswith("s1"):
             return EngineError("out of memory")
-        if turn == 1 and session.startswith("s2"):
+        if turn == 1 and name.startswith("s2"):
             return ContextOverflow("too long")
         return light(prompt)
 
@@ -174,8 +179,10 @@ def test_engine_errors_and_overflow_end_their_own_episode() -> None:
 
 
 def test_a_prompt_beyond_the_context_is_no_closing_state() -> None:
-    engine = FakeEngine(lambda s, t, p: light(p), max_context=5)
-    [episode], _ = play(agent_of(engine), jobs(tasks()), max_turns=2)
+    [whole], _ = play(agent_of(FakeEngine(perfect)), jobs(tasks()), max_turns=2)
+    assert whole.closing_ids
+    short = FakeEngine(perfect, max_context=len(whole.prompt(1)) + 1)
+    [episode], _ = play(agent_of(short), jobs(tasks()), max_turns=2)
     assert (episode.stop, episode.closing_ids) == (StopReason.TURN_LIMIT, [])
 
 
@@ -200,7 +207,7 @@ def test_lanes_are_refilled_and_limited() -> None:
     assert [len(e.turns) for e in episodes] == [8, 1, 1, 1, 1, 1]
     # A lane opens its next conversation before it closes the last one.
     assert engine.most_live <= 4
-    order = [session for what, session in engine.log if what == "close"]
+    order = [name for what, name in engine.log if what == "close"]
     assert order.index("s4.0") < order.index("s0.0")
 
 
@@ -214,11 +221,41 @@ def test_more_lanes_than_slots_do_not_wait_for_each_other() -> None:
     assert all(e.turns for e in episodes)
 
 
+def test_a_conversation_that_is_kept_can_be_scored_until_its_scope_ends() -> None:
+    engine = FakeEngine(lambda name, t, p: EngineError("no") if name[1] == "2" else light(p))
+    with ExitStack() as keep:
+        episodes, _ = play(agent_of(engine), jobs(tasks(n=4, length=2)), keep=keep, retries=1)
+        lost = episodes.pop(2)
+        assert (lost.stop, lost.id) == (StopReason.ENGINE_ERROR, "s2.0~1")
+        assert engine.conversations.keys() == {episode.id for episode in episodes}
+        talks = list(engine.conversations.values())
+        for talk in talks:
+            assert asyncio.run(talk.score([1, 2, 3], 1)) == [0.0, 0.0]
+            with pytest.raises(EngineError, match="finished"):
+                asyncio.run(talk.generate([1], Sampling()))
+    assert not engine.conversations
+    for talk in talks:
+        with pytest.raises(EngineError, match="closed"):
+            asyncio.run(talk.score([1, 2, 3], 1))
+
+
+def test_a_scope_closes_the_conversations_of_a_play_that_was_cut() -> None:
+    def answer(name: str, turn: int, prompt: str) -> str:
+        if name == "s3.0" and turn == 1:
+            raise UserError("no such thing")
+        return light(prompt)
+
+    engine = FakeEngine(answer)
+    with pytest.raises(UserError), ExitStack() as keep:
+        play(agent_of(engine), jobs(tasks(n=6, length=3)), keep=keep, concurrency=2)
+    assert not engine.conversations
+
+
 def test_an_error_of_the_user_closes_every_conversation() -> None:
     class Careless(Agent):
-        def player(self, session: str, seed: int) -> Player:
-            made = inner.player(session, seed)
-            if session == "s3.0":
+        def player(self, episode_id: str, seed: int) -> Player:
+            made = inner.player(episode_id, seed)
+            if episode_id == "s3.0":
 
                 async def move() -> Any:
                     raise UserError("no such thing")
@@ -234,13 +271,13 @@ def test_an_error_of_the_user_closes_every_conversation() -> None:
             with pytest.raises(UserError):
                 await play_many(Careless(), jobs(tasks(n=6)), pool, max_turns=8)
             # At once, not when the loop ends: the engine would wait for them.
-            assert not engine.live
+            assert not engine.conversations
 
     asyncio.run(work())
 
 
 def test_episodes_do_not_depend_on_the_speed_of_worlds() -> None:
-    def once(world: str, **options: Any) -> list[Any]:
+    def once(world: str, **options: Any) -> list[list[tuple[list[int], list[float], str | None]]]:
         model = tiny.build(tokenizer(), layers=1, width=16, heads=2, max_context=256, init_std=0.3)
         config = AgentConfig.model_validate({"system": False, "sampling": {"max_tokens": 4}})
         agent = config.build(TorchEngine(model, tokenizer()), tokenizer())
@@ -250,7 +287,8 @@ def test_episodes_do_not_depend_on_the_speed_of_worlds() -> None:
         ]
 
     slow = once("slow_lights")
-    assert slow == once("slow_lights") == once("lights")
     refilled = once("slow_lights", concurrency=3)
+    assert refilled == once("lights", concurrency=3) == once("slow_lights", concurrency=3)
+    assert slow == once("slow_lights") == once("lights")
     assert [[turn[0] for turn in e] for e in refilled] == [[turn[0] for turn in e] for e in slow]
     assert any(slow[0] != other for other in slow[1:2])

@@ -21,9 +21,11 @@ from transformers import (
 )
 from turnrl import UserError
 from turnrl.agents.engines.base import Completion, Sampling
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.models.forward import score
 from turnrl.agents.models.positions import exact_positions, rope_depends_on_length
+
+from .test_torch_engine import ask
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -82,8 +84,7 @@ SHORT = [5, 17, 42]
 def beside(engine: TorchEngine, *prompts: list[int], tokens: int = 12) -> list[Completion]:
     async def work() -> list[Completion]:
         asked = [
-            engine.generate(ids, Sampling(max_tokens=tokens, seed=i))
-            for i, ids in enumerate(prompts)
+            ask(engine, ids, Sampling(max_tokens=tokens, seed=i)) for i, ids in enumerate(prompts)
         ]
         return await asyncio.gather(*asked)
 
@@ -126,15 +127,14 @@ def test_a_conversation_beside_longer_ones_keeps_its_positions(family: str) -> N
     engine = TorchEngine(model, max_context=ORIGINAL)
 
     async def work() -> list[tuple[list[int], Completion]]:
-        for name in "ab":
-            engine.open(name)
+        talks = {name: engine.conversation(name) for name in "ab"}
         prompts = {"a": [3] * 50, "b": [9, 8]}
         said: list[tuple[list[int], Completion]] = []
         for turn in range(2):
             got = await asyncio.gather(
                 *(
-                    engine.generate(prompts[n], Sampling(max_tokens=3, seed=turn), session=n)
-                    for n in "ab"
+                    talk.generate(prompts[name], Sampling(max_tokens=3, seed=turn))
+                    for name, talk in talks.items()
                 )
             )
             for name, completion in zip("ab", got, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from turnrl.agents.engines.base import Sampling
-from turnrl.agents.engines.sampling import (
+from turnrl.agents.engines.torch.sampling import (
     SamplingBatch,
     StopText,
     filter_probs,

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import torch
-from turnrl.agents.engines.base import Completion, ContextOverflow, EngineError, Sampling
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.base import (
+    Completion,
+    ContextOverflow,
+    Conversation,
+    EngineError,
+    Sampling,
+)
+from turnrl.agents.engines.scheduler import Scheduler
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.foundation.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 VOCABULARY = 97
 FAMILIES = ["qwen2", "llama", "gpt_neox"]
+NUMBERS = itertools.count()
 
 
 def build(family: str = "qwen2", seed: int = 0, **fields: Any) -> Any:
@@ -64,39 +73,43 @@ def words(rng: random.Random, n: int) -> list[int]:
     return [rng.randrange(VOCABULARY) for _ in range(n)]
 
 
+async def ask(engine: TorchEngine, prompt: list[int], sampling: Sampling) -> Completion:
+    """A response in a conversation of its own."""
+    async with engine.conversation(f"alone-{next(NUMBERS)}") as talk:
+        return await talk.generate(prompt, sampling)
+
+
 Turn = tuple[list[int], Sampling, Completion]
 
 
 async def converse(
-    engine: TorchEngine, name: str, turns: int, jitter: Callable[[], float], **fields: Any
+    talk: Conversation, turns: int, jitter: Callable[[], float], **fields: Any
 ) -> list[Turn]:
     """A conversation of `turns` turns with observations and answers of several lengths."""
-    rng = random.Random(name)
+    rng = random.Random(talk.id)
     history = words(rng, rng.randint(3, 30))
     played: list[Turn] = []
     for turn in range(turns):
         sampling = Sampling(max_tokens=rng.randint(1, 6), seed=rng.randrange(1000) + turn, **fields)
-        completion = await engine.generate(history, sampling, session=name)
+        completion = await talk.generate(history, sampling)
         played.append((list(history), sampling, completion))
         history = history + completion.token_ids + words(rng, rng.randint(1, 25))
         await asyncio.sleep(jitter())
-    engine.close(name)
+    talk.close()
     return played
 
 
 async def conversations(
     engine: TorchEngine, n: int, jitter: Callable[[], float], **fields: Any
 ) -> list[list[Turn]]:
-    names = [f"s{i:02d}" for i in range(n)]
-    for name in names:
-        engine.open(name)
+    talks = [engine.conversation(f"s{i:02d}") for i in range(n)]
     return await asyncio.gather(
-        *(converse(engine, x, 2 + i % 4, jitter, **fields) for i, x in enumerate(names))
+        *(converse(talk, 2 + i % 4, jitter, **fields) for i, talk in enumerate(talks))
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_ragged_sessions_match_plain_forward(family: str) -> None:
+def test_ragged_conversations_match_plain_forward(family: str) -> None:
     model = build(family)
     engine = TorchEngine(model, patience_ms=1)
     rng = random.Random(0)
@@ -111,7 +124,7 @@ def test_ragged_sessions_match_plain_forward(family: str) -> None:
                 assert len(completion.token_ids) == sampling.max_tokens
                 assert completion.finish_reason == "length"
     assert engine.stats.cached_tokens > engine.stats.prompt_tokens > 0
-    assert engine._cache.slots == []
+    assert engine._cache.rows == []
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0])
@@ -120,7 +133,7 @@ def test_admission_rule_does_not_change_results(
 ) -> None:
     model = build()
     expected = run(conversations(TorchEngine(model), 9, lambda: 0))
-    monkeypatch.setattr("turnrl.agents.engines.torch.ADMIT_SHARE", share)
+    monkeypatch.setattr(Scheduler.__init__, "__defaults__", (share,))
     for played, other in zip(
         expected, run(conversations(TorchEngine(model, max_batch=5), 9, lambda: 0)), strict=True
     ):
@@ -138,7 +151,7 @@ def test_result_does_not_depend_on_the_batch() -> None:
     ]
 
     async def together(n: int) -> list[Completion]:
-        return list(await asyncio.gather(*(engine.generate(p, s) for p, s in requests[:n])))
+        return list(await asyncio.gather(*(ask(engine, p, s) for p, s in requests[:n])))
 
     everything = run(together(32))
     for n in (1, 2):
@@ -150,25 +163,26 @@ def test_result_does_not_depend_on_the_batch() -> None:
 def test_cache_is_reused_and_cut_back() -> None:
     model = build()
     engine = TorchEngine(model)
+    talk = engine.conversation("a")
 
     async def work() -> None:
         prompt = list(range(20))
-        first = await engine.generate(prompt, Sampling(max_tokens=5), session="a")
+        first = await talk.generate(prompt, Sampling(max_tokens=5))
         assert (engine.stats.prompt_tokens, engine.stats.cached_tokens) == (20, 0)
         longer = prompt + first.token_ids + [1, 2, 3]
-        second = await engine.generate(longer, Sampling(max_tokens=5), session="a")
+        second = await talk.generate(longer, Sampling(max_tokens=5))
         # The last sampled token was never encoded.
         assert (engine.stats.prompt_tokens, engine.stats.cached_tokens) == (20 + 4, 24)
         assert second.logprobs == pytest.approx(
             reference(model, longer + second.token_ids, len(longer)), abs=1e-5
         )
         other = [*prompt[:10], 50, 51]
-        third = await engine.generate(other, Sampling(max_tokens=5), session="a")
+        third = await talk.generate(other, Sampling(max_tokens=5))
         assert engine.stats.cached_tokens == 24 + 10
         assert third.logprobs == pytest.approx(
             reference(model, other + third.token_ids, len(other)), abs=1e-5
         )
-        await engine.generate(other, Sampling(max_tokens=1), session="a")
+        await talk.generate(other, Sampling(max_tokens=1))
         assert engine.stats.cached_tokens == 24 + 10 + 11  # a prompt's last token is always encoded
 
     run(work())
@@ -176,17 +190,18 @@ def test_cache_is_reused_and_cut_back() -> None:
 
 def test_memory_is_bounded_by_dropping_idle_caches() -> None:
     model = build()
-    engine = TorchEngine(model, max_cached_tokens=60)
+    engine = TorchEngine(model, max_cached_tokens=60, patience_ms=0)
+    talks = {name: engine.conversation(name) for name in "abc"}
 
     async def work() -> None:
         for name in "abcab":
             prompt = [ord(name) - 90] * 30
-            completion = await engine.generate(prompt, Sampling(max_tokens=2), session=name)
+            completion = await talks[name].generate(prompt, Sampling(max_tokens=2))
             assert completion.logprobs == pytest.approx(
                 reference(model, prompt + completion.token_ids, 30), abs=1e-5
             )
         assert engine.stats.cached_tokens == 0
-        assert len(engine._sessions) == 1
+        assert len(engine._rows) == 1
 
     run(work())
 
@@ -199,7 +214,7 @@ def test_long_prompts_are_encoded_in_pieces() -> None:
     prompts = [words(rng, n) for n in (100, 70, 33, 5)]
 
     async def work() -> None:
-        made = await asyncio.gather(*(engine.generate(p, Sampling(max_tokens=3)) for p in prompts))
+        made = await asyncio.gather(*(ask(engine, p, Sampling(max_tokens=3)) for p in prompts))
         for prompt, completion in zip(prompts, made, strict=True):
             expected = reference(model, prompt + completion.token_ids, len(prompt))
             assert completion.logprobs == pytest.approx(expected, abs=1e-5)
@@ -215,7 +230,7 @@ def test_seeds() -> None:
 
     async def work() -> list[list[int]]:
         made = await asyncio.gather(
-            *(engine.generate([1], Sampling(max_tokens=12, seed=s)) for s in (1, 1, 2))
+            *(ask(engine, [1], Sampling(max_tokens=12, seed=s)) for s in (1, 1, 2))
         )
         return [completion.token_ids for completion in made]
 
@@ -226,27 +241,26 @@ def test_seeds() -> None:
 def test_score_leaves_the_cache_as_it_was() -> None:
     model = build()
     engine = TorchEngine(model)
+    talk = engine.conversation("a")
 
     async def work() -> None:
         prompt = list(range(15))
-        completion = await engine.generate(prompt, Sampling(max_tokens=4), session="a")
+        completion = await talk.generate(prompt, Sampling(max_tokens=4))
         history = prompt + completion.token_ids
         answers = [[*history, 9, 8, 7], [*history, 5], [*history[:5], 60, 61]]
-        stored = list(engine._sessions["a"].tokens)
+        stored = list(engine._rows["a"].tokens)
         for ids in answers[:2]:
-            assert await engine.score(ids, len(ids) - 1, session="a") == pytest.approx(
+            assert await talk.score(ids, len(ids) - 1) == pytest.approx(
                 reference(model, ids, len(ids) - 1), abs=1e-5
             )
-            assert engine._sessions["a"].tokens == stored
-        assert await engine.score(history, 3, session="a") == pytest.approx(
-            reference(model, history, 3), abs=1e-5
-        )
-        assert engine._sessions["a"].tokens == stored
+            assert engine._rows["a"].tokens == stored
+        assert await talk.score(history, 3) == pytest.approx(reference(model, history, 3), abs=1e-5)
+        assert engine._rows["a"].tokens == stored
         scores = await asyncio.gather(*(engine.score(ids, 2) for ids in answers))
         for ids, got in zip(answers, scores, strict=True):
             assert got == pytest.approx(reference(model, ids, 2), abs=1e-5)
         longer = [*history, 1, 2]
-        completion = await engine.generate(longer, Sampling(max_tokens=4), session="a")
+        completion = await talk.generate(longer, Sampling(max_tokens=4))
         assert completion.logprobs == pytest.approx(
             reference(model, longer + completion.token_ids, len(longer)), abs=1e-5
         )
@@ -269,52 +283,46 @@ def test_stops_and_lengths() -> None:
     engine = TorchEngine(model, Letters())
 
     async def work() -> None:
-        free = (await engine.generate([3], Sampling(max_tokens=30, seed=5))).token_ids
+        free = (await ask(engine, [3], Sampling(max_tokens=30, seed=5))).token_ids
         assert len(free) == 30
         token = free[10]
         at = free.index(token)
-        stopped = await engine.generate(
-            [3], Sampling(max_tokens=30, seed=5, stop_token_ids=(token,))
-        )
+        stopped = await ask(engine, [3], Sampling(max_tokens=30, seed=5, stop_token_ids=(token,)))
         assert (stopped.token_ids, stopped.finish_reason) == (free[: at + 1], "stop")
         text = Letters().decode(free[7:9])
-        stopped = await engine.generate([3], Sampling(max_tokens=30, seed=5, stop=("never!", text)))
+        stopped = await ask(engine, [3], Sampling(max_tokens=30, seed=5, stop=("never!", text)))
         assert stopped.finish_reason == "stop"
         assert Letters().decode(stopped.token_ids).endswith(text)
         assert stopped.token_ids == free[: len(stopped.token_ids)]
-        later = await engine.generate(
-            [3], Sampling(max_tokens=30, seed=5, stop=(text,), min_tokens=20)
-        )
+        later = await ask(engine, [3], Sampling(max_tokens=30, seed=5, stop=(text,), min_tokens=20))
         assert (later.token_ids, later.finish_reason) == (free[:20], "stop")
         every = tuple(range(1, VOCABULARY))
-        late = await engine.generate(
-            [3], Sampling(max_tokens=30, min_tokens=4, stop_token_ids=every)
-        )
+        late = await ask(engine, [3], Sampling(max_tokens=30, min_tokens=4, stop_token_ids=every))
         assert late.token_ids[:4] == [0] * 4
         assert late.logprobs[:4] == [0.0] * 4
         assert len(late.token_ids) == 5 or late.token_ids[4] == 0
 
     run(work())
     with pytest.raises(UserError, match="tokenizer"):
-        run(TorchEngine(model).generate([3], Sampling(stop=("x",))))
+        run(ask(TorchEngine(model), [3], Sampling(stop=("x",))))
 
 
 def test_context_overflow() -> None:
     engine = TorchEngine(build(), max_context=16)
 
     async def work() -> None:
-        assert len((await engine.generate([1] * 12, Sampling(max_tokens=4))).token_ids) == 4
+        assert len((await ask(engine, [1] * 12, Sampling(max_tokens=4))).token_ids) == 4
         with pytest.raises(ContextOverflow):
-            await engine.generate([1] * 16, Sampling(max_tokens=1))
-        cut = await engine.generate([1] * 12, Sampling(max_tokens=5))
+            await ask(engine, [1] * 16, Sampling(max_tokens=1))
+        cut = await ask(engine, [1] * 12, Sampling(max_tokens=5))
         assert (len(cut.token_ids), len(cut.logprobs), cut.finish_reason) == (4, 4, "length")
-        [only] = (await engine.generate([1] * 15, Sampling(max_tokens=5))).token_ids
+        [only] = (await ask(engine, [1] * 15, Sampling(max_tokens=5))).token_ids
         assert (
-            await engine.generate([1] * 15, Sampling(max_tokens=5, stop_token_ids=(only,)))
+            await ask(engine, [1] * 15, Sampling(max_tokens=5, stop_token_ids=(only,)))
         ).finish_reason == "stop"
         with pytest.raises(ContextOverflow):
             await engine.score([1] * 17, 3)
-        assert len((await engine.generate([1], Sampling(max_tokens=2))).token_ids) == 2
+        assert len((await ask(engine, [1], Sampling(max_tokens=2))).token_ids) == 2
 
     run(work())
 
@@ -323,48 +331,49 @@ def test_cancellation_and_close() -> None:
     engine = TorchEngine(build())
 
     async def work() -> None:
-        engine.open("away")  # nobody asks for it, so the others wait
+        away = engine.conversation("away")  # asks for nothing, so the others wait
+        talks = [engine.conversation(name) for name in "ab"]
         tasks = [
-            asyncio.ensure_future(engine.generate([1, 2], Sampling(max_tokens=3), session=s))
-            for s in "ab"
+            asyncio.ensure_future(talk.generate([1, 2], Sampling(max_tokens=3))) for talk in talks
         ]
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in tasks)
         tasks[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
-        engine.close("b")
+        talks[1].close()
         with pytest.raises(EngineError, match="closed"):
             await tasks[1]
-        assert engine._waiting == []
-        assert (
-            len((await engine.generate([5], Sampling(max_tokens=2))).token_ids) == 2
-        )  # waits for nobody
-        waiting = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=2), session="c"))
-        await asyncio.sleep(0.01)
-        assert not waiting.done()
-        engine.close("away")
-        await waiting
-        long = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=400), session="d"))
-        await asyncio.sleep(0.02)
-        long.cancel()
-        assert len((await engine.generate([5], Sampling(max_tokens=2), session="d")).token_ids) == 2
-        assert engine._running == []
+        assert engine._scheduler.waiting == []
+        assert len(await engine.score([5, 6], 1)) == 1  # waits for nobody
+        talks[0].close()
+        async with engine.conversation("c") as talk:
+            waiting = asyncio.ensure_future(talk.generate([5], Sampling(max_tokens=2)))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            away.close()
+            await waiting
+        async with engine.conversation("d") as talk:
+            long = asyncio.ensure_future(talk.generate([5], Sampling(max_tokens=400)))
+            await asyncio.sleep(0.02)
+            long.cancel()
+            assert len((await talk.generate([5], Sampling(max_tokens=2))).token_ids) == 2
+            assert engine._scheduler.running == []
 
     run(work())
 
 
 def test_patience_ends() -> None:
     engine = TorchEngine(build(), patience_ms=20)
-    engine.open("away")
-    assert len(run(engine.generate([1, 2], Sampling(max_tokens=3), session="a")).token_ids) == 3
+    engine.conversation("away")
+    assert len(run(ask(engine, [1, 2], Sampling(max_tokens=3))).token_ids) == 3
 
 
 def test_failure_in_the_forward_pass_is_an_engine_error() -> None:
     model = build()
     engine = TorchEngine(model)
     prompt = list(range(8))
-    expected = run(engine.generate(prompt, Sampling(max_tokens=4)))
+    expected = run(ask(engine, prompt, Sampling(max_tokens=4)))
     calls = []
 
     def fail(*_: Any) -> None:
@@ -376,36 +385,37 @@ def test_failure_in_the_forward_pass_is_an_engine_error() -> None:
 
     async def work() -> None:
         with pytest.raises(EngineError, match="out of luck"):
-            await engine.generate(prompt, Sampling(max_tokens=4), session="a")
-        assert await engine.generate(prompt, Sampling(max_tokens=4), session="a") == expected
+            await talk.generate(prompt, Sampling(max_tokens=4))
+        assert await talk.generate(prompt, Sampling(max_tokens=4)) == expected
+        talk.close()
 
+    talk = engine.conversation("a")
     run(work())
     handle.remove()
     with pytest.raises(EngineError, match="IndexError"):
-        run(engine.generate([VOCABULARY + 5], Sampling()))
-    assert run(engine.generate(prompt, Sampling(max_tokens=4))) == expected
+        run(ask(engine, [VOCABULARY + 5], Sampling()))
+    assert run(ask(engine, prompt, Sampling(max_tokens=4))) == expected
 
 
 def test_a_push_changes_results_and_drops_caches() -> None:
     model, other = build(seed=0), build(seed=1)
     engine = TorchEngine(model)
+    talk = engine.conversation("a")
 
     async def work() -> None:
         history = list(range(12))
-        history += (await engine.generate(history, Sampling(max_tokens=4), session="a")).token_ids
+        history += (await talk.generate(history, Sampling(max_tokens=4))).token_ids
         with torch.no_grad():
             model.model.layers[0].self_attn.v_proj.weight.mul_(-1.5)
         pointer = model.model.embed_tokens.weight.data_ptr()
         await engine.push(model.state_dict(), 3)
         assert model.model.embed_tokens.weight.data_ptr() == pointer
-        completion = await engine.generate(history, Sampling(max_tokens=4), session="a")
+        completion = await talk.generate(history, Sampling(max_tokens=4))
         assert completion.version == 3
         assert completion.logprobs == pytest.approx(
             reference(model, history + completion.token_ids, 16), abs=1e-5
         )
-        long = asyncio.ensure_future(
-            engine.generate(history, Sampling(max_tokens=300), session="a")
-        )
+        long = asyncio.ensure_future(talk.generate(history, Sampling(max_tokens=300)))
         await asyncio.sleep(0.05)
         assert not long.done()
         await engine.push(other.state_dict(), 4)
@@ -425,7 +435,7 @@ def test_training_works_after_generation() -> None:
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     ).train()
     engine = TorchEngine(model)
-    completion = run(engine.generate(list(range(40)), Sampling(max_tokens=4)))
+    completion = run(ask(engine, list(range(40)), Sampling(max_tokens=4)))
     assert model.training
     assert model.model.layers[0].training
     assert not any(t.is_inference() for t in [*model.parameters(), *model.buffers()])
@@ -435,7 +445,7 @@ def test_training_works_after_generation() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
     run(engine.push(model.state_dict(), 1))
-    after = run(engine.generate(list(range(40)), Sampling(max_tokens=4)))
+    after = run(ask(engine, list(range(40)), Sampling(max_tokens=4)))
     model.eval()
     assert after.logprobs == pytest.approx(
         reference(model, list(range(40)) + after.token_ids, 40), abs=1e-5
@@ -455,18 +465,20 @@ def test_same_bits_whatever_environments_take() -> None:
     assert first == play(3)
 
 
-def test_two_event_loops_keep_the_session() -> None:
+def test_two_event_loops_keep_the_conversation() -> None:
     engine = TorchEngine(build())
-    first = run(engine.generate([1, 2, 3], Sampling(max_tokens=4), session="a"))
-    run(engine.generate([1, 2, 3, *first.token_ids, 5], Sampling(max_tokens=4), session="a"))
+    talk = engine.conversation("a")
+    first = run(talk.generate([1, 2, 3], Sampling(max_tokens=4)))
+    run(talk.generate([1, 2, 3, *first.token_ids, 5], Sampling(max_tokens=4)))
     assert engine.stats.cached_tokens == 6
+    talk.close()
 
     async def abandon() -> None:
-        asyncio.ensure_future(engine.generate([1], Sampling(max_tokens=400)))  # noqa: RUF006
+        asyncio.ensure_future(ask(engine, [1], Sampling(max_tokens=400)))  # noqa: RUF006
         await asyncio.sleep(0.01)
 
     run(abandon())
-    assert len(run(engine.generate([1], Sampling(max_tokens=2))).token_ids) == 2
+    assert len(run(ask(engine, [1], Sampling(max_tokens=2))).token_ids) == 2
 
 
 def test_refuses_models_that_keep_another_state() -> None:

@@ -18,13 +18,13 @@ from turnrl.agents.config import AgentConfig
 from turnrl.agents.context.base import CONTEXTS, History, user
 from turnrl.agents.context.workspace import Workspace
 from turnrl.agents.demonstrations import retell
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.agents.models import tiny
 from turnrl.agents.models.forward import score_batch
 from turnrl.agents.parsers.base import PARSERS, Parsed
 from turnrl.agents.parsers.report import Blocks, Report, read
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.rewards.format import Format
@@ -426,7 +426,7 @@ def played(player: Any, *, n: int = 1, length: int = 3, max_turns: int = 8) -> l
             tasks = [
                 Task(env="toy/lights-v0", params={"length": length}, seed=seed) for seed in range(n)
             ]
-            jobs = [Job(task, f"s{task.seed}", 7) for task in tasks]
+            jobs = [EpisodeJob(task, f"s{task.seed}", 7) for task in tasks]
             return (await play_many(player, jobs, pool, max_turns=max_turns))[0]
 
     return asyncio.run(asyncio.wait_for(work(), 60))
@@ -455,12 +455,12 @@ def assert_rows_are_exact(episodes: list[Episode]) -> TokenBatch:
 def test_an_episode_is_played_on_reports(system: bool) -> None:
     lights: dict[str, str] = {}
 
-    def answer(session: str, turn: int, prompt: str) -> str:
+    def answer(name: str, turn: int, prompt: str) -> str:
         if turn == 1:
-            lights[session] = light(prompt)
+            lights[name] = light(prompt)
             return "<think>I forgot.</think><action>red</action>"
         # The world stood still, but what it showed is no longer in the prompt.
-        colour = lights[session] if turn == 2 else light(prompt)
+        colour = lights[name] if turn == 2 else light(prompt)
         return WRITE(colour, f"thought {turn}", report=f"seen {turn}</last_action>")
 
     engine = FakeEngine(answer)

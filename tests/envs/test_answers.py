@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from turnrl.agents.agent import Agent, Player
 from turnrl.agents.baselines import ExpertAgent
 from turnrl.agents.episode import Episode, StopReason, Turn
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import Task, answers, make
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
@@ -100,7 +100,7 @@ class Waiter(Player):
 
 
 class Waits(Agent):
-    def player(self, session: str, seed: int) -> Waiter:
+    def player(self, episode_id: str, seed: int) -> Waiter:
         return Waiter()
 
 
@@ -117,7 +117,7 @@ def play(
             "options": {"extras": ("progress",)},
         }
         async with EnvPool(**options) as pool:
-            jobs = [Job(task, f"{i}", 0) for i, task in enumerate(tasks)]
+            jobs = [EpisodeJob(task, f"{i}", 0) for i, task in enumerate(tasks)]
             return (await play_many(agent or Waits(), jobs, pool, max_turns=3, retries=0))[0]
 
     with warnings.catch_warnings(record=True) as said:

@@ -29,7 +29,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["thread", "process"])
 class Waits(Agent):
     """Waits for the end."""
 
-    def player(self, session: str, seed: int) -> Player:
+    def player(self, episode_id: str, seed: int) -> Player:
         class Waiter(Player):
             async def move(self) -> Turn:
                 return Turn([], True, [], [], text="wait", action="wait")

@@ -21,7 +21,7 @@ import pytest
 import turnrl
 from turnrl.agents.baselines import ExpertAgent
 from turnrl.agents.episode import StopReason
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.foundation.errors import UserError
 
@@ -339,7 +339,9 @@ def test_a_server_that_fails_loses_the_episode(
 
     async def played() -> Any:
         async with EnvPool(slots=1) as pool:
-            return await play_many(ExpertAgent(), [Job(task, "s", 0)], pool, max_turns=9, retries=0)
+            return await play_many(
+                ExpertAgent(), [EpisodeJob(task, "s", 0)], pool, max_turns=9, retries=0
+            )
 
     [episode], stats = asyncio.run(played())
     assert episode.stop is StopReason.ENV_ERROR

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from turnrl.agents.baselines import RandomAgent
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import make
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.foundation.errors import UserError
@@ -89,7 +89,7 @@ def test_cooking_games_played_again_and_again_all_end() -> None:
     interpreters.
     """
     tasks = make(ID, **PARAMS).tasks("test")[:TASKS]
-    jobs = [Job(tasks[number % TASKS], f"again:{number}", number) for number in range(60)]
+    jobs = [EpisodeJob(tasks[number % TASKS], f"again:{number}", number) for number in range(60)]
 
     async def play() -> list[str]:
         async with EnvPool(backend="thread", workers=2, slots=4) as pool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from contextlib import ExitStack
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import EngineError
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
 from turnrl.agents.models import tiny
 from turnrl.agents.symmetry import rename
@@ -49,7 +50,9 @@ def agent_of(context: str = "full_history", parser: str = "line") -> LanguageAge
     return config.build(TorchEngine(model(), tokenizer()), tokenizer())
 
 
-def played(agent: LanguageAgent, renamings: Any = ({},), **params: Any) -> list[Group]:
+def played(
+    agent: LanguageAgent, renamings: Any = ({},), keep: ExitStack | None = None, **params: Any
+) -> list[Group]:
     tasks = [
         Task(env="toy/lights-v0", params={"length": 3} | params, seed=seed) for seed in range(2)
     ]
@@ -67,7 +70,7 @@ def played(agent: LanguageAgent, renamings: Any = ({},), **params: Any) -> list[
                 concurrency=64,
                 renamings=renamings,
                 ask_expert=True,
-                park=True,
+                keep=keep or ExitStack(),
             )
             return groups
 
@@ -164,15 +167,16 @@ def test_a_goal_is_a_fixed_text_inside_an_action() -> None:
         assert sum(row) == pytest.approx(ends[1] - ends[0], abs=1e-4)
 
 
-def test_nothing_stays_in_the_engine_after_its_sessions_are_closed() -> None:
+def test_nothing_stays_in_the_engine_after_the_conversations_are_closed() -> None:
     agent = agent_of()
-    groups = played(agent)
-    engine: Any = agent.engine
-    assert engine._sessions.keys() == {episode.session for episode in episodes_of(groups)}
-    assert not engine._live
-    for episode in episodes_of(groups):
-        engine.close(episode.session)
-    assert not engine._sessions
+    with ExitStack() as keep:
+        groups = played(agent, keep=keep)
+        assert agent.engine.conversations.keys() == {e.id for e in episodes_of(groups)}
+        assert all(talk.finished for talk in agent.engine.conversations.values())
+        assert agent.engine.kept_tokens > 0
+        gains(agent, groups, target="goal", goal="red")
+    assert not agent.engine.conversations
+    assert agent.engine.kept_tokens == 0
 
 
 def test_one_turn_has_no_gain_and_a_failing_engine_is_not_zero(
@@ -187,7 +191,7 @@ def test_one_turn_has_no_gain_and_a_failing_engine_is_not_zero(
     async def broken(*args: Any, **options: Any) -> list[float]:
         raise EngineError("gone")
 
-    monkeypatch.setattr(agent.engine, "score", broken)
+    monkeypatch.setattr(agent.engine, "_score", broken)
     rows = gains(agent, groups)
     assert rows[0] == [0.0]
     assert all(math.isnan(value) for row in rows[1:] for value in row[:-1])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from turnrl.agents.episode import Episode, Group, StopReason
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import Outcome, Split, Task, TextEnv, register
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.foundation.errors import UserError
@@ -86,8 +86,8 @@ class Rooms(FakeEngine):
     in.
     """
 
-    async def score(
-        self, tokens: Sequence[int], start: int, *, session: str | None = None
+    async def _score(
+        self, conversation: str | None, tokens: Sequence[int], start: int
     ) -> list[float]:
         room = tokenizer().decode(tokens[:start]).rpartition("In ")[2].partition(".")[0]
         words = tokenizer().decode(tokens[start:]).strip()
@@ -98,7 +98,7 @@ def walked(
     *actions: str, seed: int = 0, max_turns: int = 8, **config: Any
 ) -> tuple[Episode, list[float]]:
     """An episode of these actions, and what information_gain pays for it."""
-    agent = agent_of(Rooms(lambda session, turn, prompt: actions[turn]))
+    agent = agent_of(Rooms(lambda name, turn, prompt: actions[turn]))
     reward = REWARDS.build({"name": "information_gain", "target": "expert", **config})
 
     async def work() -> tuple[Episode, list[float]]:
@@ -106,11 +106,10 @@ def walked(
         async with EnvPool() as pool:
             [episode], _ = await play_many(
                 agent,
-                [Job(task, "s", 0)],
+                [EpisodeJob(task, "s", 0)],
                 pool,
                 max_turns=min(max_turns, len(actions)),
                 ask_expert=True,
-                park=True,
             )
         [row] = await reward(Group(task, [episode]), agent)
         return episode, row

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from turnrl.agents.engines.base import Conversation
 from turnrl.agents.episode import Episode, Group, StopReason, episodes_of
 from turnrl.training.stages.sft import SupervisedTrainer
 from turnrl.training.walk import Trainer
@@ -111,24 +112,23 @@ def test_the_context_limit_is_named_before_the_turn_limit(tmp_path: Path, turns:
 @pytest.mark.parametrize(
     "credit", ["grpo", "turn_return", "gae", "gigpo", "reinforce_pp", "stepwise"]
 )
-def test_an_opening_that_does_not_fit_is_a_lost_game(tmp_path: Path, credit: str) -> None:
+def test_an_opening_that_does_not_fit_is_a_lost_game(
+    tmp_path: Path, credit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is worth what losing is worth, and nothing is learnt from it."""
     data = tight(tmp_path, "tiny", 512, rl={"credit": {"name": credit}})
     with session_of(tmp_path / "run", data) as session:
         trainer = Trainer(session, session.recipe.stages[-1], 1)  # type: ignore[arg-type]
-        generate, asked = session.engine.generate, []
+        generate = Conversation.generate
 
-        async def half(prompt: Any, sampling: Any, *, session: str | None = None) -> Any:
+        async def half(talk: Conversation, prompt: Any, sampling: Any) -> Any:
             """Half of the conversations meet a context that is too short, as under a renaming of
             longer words.
             """
-            asked.append(session)
-            short = session is not None and int(session[-1]) % 2
-            return await generate(
-                [*prompt, *[0] * 600] if short else prompt, sampling, session=session
-            )
+            short = int(talk.id[-1]) % 2
+            return await generate(talk, [*prompt, *[0] * 600] if short else prompt, sampling)
 
-        session.engine.generate = half  # type: ignore[method-assign]
+        monkeypatch.setattr(Conversation, "generate", half)
         groups, _ = asyncio.run(trainer.play(0, 2, 0))
         episodes = episodes_of(groups)
         silent = [episode for episode in episodes if not episode.response_tokens]

@@ -17,7 +17,7 @@ from torch import Tensor
 from turnrl import Recipe
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.engines.base import EngineError
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group
 from turnrl.cli import main
 from turnrl.foundation.errors import RunFailed
@@ -210,7 +210,7 @@ def test_an_engine_that_always_fails_stops_the_run_with_its_cause(
     async def generate(*arguments: Any, **options: Any) -> Any:
         raise EngineError("forward pass failed") from IndexError("index out of range in self")
 
-    monkeypatch.setattr(TorchEngine, "generate", generate)
+    monkeypatch.setattr(TorchEngine, "_generate", generate)
     why = run(tmp_path / "run", only_rl(rl={"steps": 2}))[-1]["why"]
     assert "engine_error in toy/lights-v0" in why
     assert "IndexError: index out of range in self" in why

@@ -14,7 +14,7 @@ from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.cheats import NONSENSE, PROBES, ProbeAgent, reword
 from turnrl.agents.episode import Episode, Group
 from turnrl.agents.parsers.base import PARSERS
-from turnrl.agents.play import Job, play_many
+from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.agents.tagger.base import KINDS
 from turnrl.envs import Split
 from turnrl.envs.pool.pool import EnvPool
@@ -181,7 +181,7 @@ def played(
         agent = ProbeAgent(name, PARSERS.build(parser), max_turns=max_turns, max_words=words)
         async with EnvPool(slots=1, options={"extras": tuple(agent.extras)}) as pool:
             [episode], _ = await play_many(
-                agent, [Job(Task(env=env, seed=0), "s", 0)], pool, max_turns=max_turns
+                agent, [EpisodeJob(Task(env=env, seed=0), "s", 0)], pool, max_turns=max_turns
             )
             return episode
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from turnrl import Recipe
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
 from turnrl.agents.models.load import LoraConfig, ModelConfig, load
 from turnrl.agents.symmetry import rename

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.config import AgentConfig
-from turnrl.agents.engines.torch import TorchEngine
+from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
 from turnrl.agents.models import tiny
 from turnrl.envs import Task

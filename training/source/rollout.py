@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from ...agents.agent import LanguageAgent
 from ...agents.episode import Episode, Group, StopReason
-from ...agents.play import Job, PlayStats, play_many
+from ...agents.play import EpisodeJob, PlayStats, play_many
 from ...envs import Task
 from ...envs.pool.pool import EnvPool
 
@@ -27,7 +28,7 @@ async def rollout(
     renamings: Sequence[Mapping[str, str]] = ({},),
     first: int = 0,
     ask_expert: bool = False,
-    park: bool = False,
+    keep: ExitStack | None = None,
 ) -> tuple[list[Group], dict[str, float]]:
     """Play every task `group_size` times.
 
@@ -39,7 +40,7 @@ async def rollout(
             batch favours a direction that is common in its tasks.
         first: groups of this step that were played before these.
         ask_expert: episodes remember the plan of the world's expert.
-        park: see `play_many`.
+        keep: see `play_many`.
 
     Returns:
         Groups in the order of the tasks, without failed episodes, and metrics: success, turns,
@@ -48,7 +49,7 @@ async def rollout(
     shorter = task_turns is not None and max_turns < task_turns
     before = asdict(agent.engine.stats)
     jobs = [
-        Job(
+        EpisodeJob(
             task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)]
         )
         for i, task in enumerate(tasks, first)
@@ -62,7 +63,7 @@ async def rollout(
         limit=StopReason.CURRICULUM_LIMIT if shorter else StopReason.TURN_LIMIT,
         concurrency=concurrency,
         ask_expert=ask_expert,
-        park=park,
+        keep=keep,
     )
     groups = []
     for i, task in enumerate(tasks):

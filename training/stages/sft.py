@@ -20,7 +20,7 @@ from ...agents.baselines import ExpertAgent
 from ...agents.demonstrations import fitting, retell
 from ...agents.episode import Episode, Group
 from ...agents.models.forward import autocast, score
-from ...agents.play import Job, play_many
+from ...agents.play import EpisodeJob, play_many
 from ...agents.tagger.base import Tagged, thoughts
 from ...envs import Task, TextEnv, make_for
 from ...foundation.aio import await_all
@@ -339,7 +339,7 @@ async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> 
     agent = ExpertAgent(noise)
     pool = session.recipe.pool.build(16, agent.extras)
     try:
-        jobs = [Job(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]
+        jobs = [EpisodeJob(task, f"expert:{task.id}", session.recipe.seed) for task in tasks]
         episodes, _ = await play_many(
             agent, jobs, pool, max_turns=4 * session.recipe.agent.max_turns, concurrency=16
         )
