@@ -24,6 +24,7 @@ _LAZY = {
     "register": "envs.registry",
     "env_ids": "envs.registry",
     "check_env": "envs.check.check",
+    "check_plugin": "training.check.check",
     "Episode": "agents.episode",
     "StopReason": "agents.episode",
     "Turn": "agents.episode",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .envs.registry import register as register
     from .envs.task import Task as Task
     from .foundation.errors import UserError as UserError
+    from .training.check.check import check_plugin as check_plugin
     from .training.probe import probe as probe
     from .training.recipe import Recipe as Recipe
     from .training.run import train as train

@@ -67,13 +67,19 @@ def envs(
 
 
 def check(
-    id: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
+    id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="A registered environment, or SLOT:NAME for a method, e.g. credit:rloo.",
+        ),
+    ],
     params: Params = None,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to play, taken from all splits.")] = 3,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test that an environment keeps the contract of text environments. Exit code 1 if it does not.
+    """Test that an environment, or a method, keeps its contract. Exit code 1 if it does not.
 
     Example: turnrl check my/env-v0 size=3 --import my_env.py
     """
@@ -81,7 +87,7 @@ def check(
 
     from rich.text import Text
 
-    from ..envs.check.check import CheckResult, check_env
+    from ..foundation.checking import CheckResult
     from ..foundation.terminal import Terminal
 
     console = Terminal(file=sys.stdout, highlight=False)
@@ -94,15 +100,24 @@ def check(
         detail = f": {result.detail}" if result.detail else ""
         console.print(Text.assemble((f"{result.status:8}", style), f"{result.name}{detail}"))
 
+    slot, _, method = id.partition(":")
     with aside():
-        report = check_env(
-            id,
-            params=parse_params(params),
-            tasks=tasks,
-            report=True,
-            imports=imports or (),
-            on_rule=show,
-        )
+        if method:
+            from ..training.check.check import check_plugin
+
+            given = {"name": method} | parse_params(params)
+            report = check_plugin(slot, given, report=True, on_rule=show)
+        else:
+            from ..envs.check.check import check_env
+
+            report = check_env(
+                id,
+                params=parse_params(params),
+                tasks=tasks,
+                report=True,
+                imports=imports or (),
+                on_rule=show,
+            )
     if as_json:
         answer(
             {"id": id, "ok": report.ok, "results": [asdict(result) for result in report.results]}

@@ -1,0 +1,106 @@
+"""What rewards, filters and curricula promise."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from ...agents.episode import Group
+from ...envs import Task
+from ...foundation.checking import Rules, Skip
+from ...foundation.errors import PluginError, UserError
+from ...foundation.plugins import Need
+from ...rewards.base import TurnReward, ask
+from ..boundaries import memory_of, next_tasks, observe, selected, turn_limit
+from ..curriculum.base import Curriculum
+from ..selection.base import Selection
+from .common import untouched
+from .samples import sample
+
+SEEDS = range(6)
+REWARD: Rules[TurnReward] = Rules()
+SELECTION: Rules[Selection] = Rules()
+CURRICULUM: Rules[Curriculum] = Rules()
+
+
+def _paid(reward: TurnReward, seed: int, *, alone: bool = False) -> list[list[list[float]]]:
+    if Need.SCORER in reward.needs():
+        raise Skip("it needs the agent that played")
+    groups = sample(seed, alone=alone).groups
+
+    async def all_of_them() -> list[list[list[float]]]:
+        return [await ask(reward, group, None) for group in groups]
+
+    try:
+        return untouched(lambda: asyncio.run(all_of_them()), groups)
+    except UserError as error:
+        if isinstance(error, PluginError):
+            raise
+        raise Skip(str(error)) from None
+
+
+@REWARD.rule("answers")
+def pays(reward: TurnReward) -> str | None:
+    """One number per turn of each episode, or NaN for what it could not measure."""
+    rows = [
+        row
+        for seed in SEEDS
+        for alone in (False, True)
+        for group in _paid(reward, seed, alone=alone)
+        for row in group
+    ]
+    values = [value for row in rows for value in row]
+    assert not any(map(math.isinf, values)), "a reward is infinite: say NaN for unmeasured"
+    missing = sum(any(map(math.isnan, row)) for row in rows)
+    return f"{missing} of {len(rows)} episodes not measured" if missing else None
+
+
+@REWARD.rule("same answer twice", needs=("answers",))
+def pays_again(reward: TurnReward) -> None:
+    """The same episodes are paid the same."""
+    assert str(_paid(reward, 1)) == str(_paid(reward, 1)), "asked again it pays otherwise"
+
+
+@SELECTION.rule("answers")
+def selects(selection: Selection) -> None:
+    """Some of the episodes of a group, or nothing of it."""
+    for seed in SEEDS:
+        for alone in (False, True):
+            given = sample(seed, alone=alone)
+            totals = iter(given.table.total_E.tolist())
+            for group in given.groups:
+                returns = [next(totals) for _ in group]
+                kept = [_kept(selection, group, returns) for _ in range(2)]
+                assert kept[0] == kept[1], "asked again it keeps others"
+
+
+def _kept(selection: Selection, group: Group, returns: list[float]) -> list[int] | None:
+    """Which episodes of a group are kept; None if it is dropped."""
+    answer = untouched(lambda: selected(selection, group, returns), group)
+    return None if answer is None else [id(episode) for episode in answer]
+
+
+def _tasks() -> list[Task]:
+    return [Task(env="check/made-v0", seed=seed) for seed in range(10)]
+
+
+@CURRICULUM.rule("answers")
+def draws(curriculum: Curriculum) -> None:
+    """As many tasks as are asked for, some of those there are, and a limit of turns in bounds."""
+    known = {task.id for task in _tasks()}
+    for count, drawn in ((1, 0), (7, 3), (25, 40)):
+        chosen = next_tasks(curriculum, _tasks(), count, drawn, 0)
+        assert {task.id for task in chosen} <= known, "it chose a task that it was not given"
+    for progress in (0.0, 0.5, 1.0):
+        turn_limit(curriculum, 8, progress)
+
+
+@CURRICULUM.rule("draws by seed and memory alone", needs=("answers",))
+def draws_again(curriculum: Curriculum) -> None:
+    """Equal arguments draw equal tasks, also after what it remembers was saved and loaded."""
+    observe(curriculum, sample(0).groups)
+    first = next_tasks(curriculum, _tasks(), 9, 5, 3)
+    memory = memory_of(curriculum)
+    observe(curriculum, sample(1).groups)
+    curriculum.load_state_dict(memory)
+    assert next_tasks(curriculum, _tasks(), 9, 5, 3) == first, "a resumed run draws other tasks"
