@@ -9,10 +9,14 @@ Importing turnrl imports neither torch nor any world: what needs them is importe
 used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# A library says nothing by itself: without a handler Python would print the warnings.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _LAZY = {
     "Task": "envs.task",

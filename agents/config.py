@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import warnings
+import logging
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -16,6 +16,8 @@ from .chat.template import TODAY, template_of
 from .context.base import CONTEXTS, Context
 from .engines.base import Engine, Sampling
 from .parsers.base import PARSERS, Parser
+
+logger = logging.getLogger(__name__)
 
 
 class AgentConfig(BaseModel):
@@ -81,9 +83,7 @@ class AgentConfig(BaseModel):
             )
         known = template_of(tokenizer, self.template, self.date)
         if unknown := known.unknown_arguments(self.template):
-            warnings.warn(
-                f"agent.template: the chat template never reads '{unknown[0]}'", stacklevel=2
-            )
+            logger.warning("agent.template: the chat template never reads '%s'", unknown[0])
         return LanguageAgent(
             engine,
             tokenizer,

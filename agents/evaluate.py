@@ -23,6 +23,7 @@ from ..envs.pool.pool import EnvPool, pool_for
 from ..envs.registry import import_worlds
 from ..foundation.config import checked
 from ..foundation.errors import UserError, nearest
+from ..foundation.logs import shown_on_stderr
 from ..foundation.progress import bar
 from .agent import Agent
 from .baselines import BASELINES
@@ -112,6 +113,7 @@ def evaluate(
         changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
         pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None is what `pool_for`
             chooses.
+        progress: show bars on the terminal, and say on stderr what goes wrong.
         imports: modules or ``.py`` files that register worlds.
         trust: whether a checkpoint may name classes whose code is then run.
         episodes: a list to append what was played to.
@@ -120,35 +122,38 @@ def evaluate(
         UserError: unknown environment, agent, split or checkpoint, or more tasks than the split
             has.
     """
-    import_worlds(*imports)
-    prototype = make(env, **(params or {}))
-    try:
-        listed = prototype.tasks(split)
-        chosen = choose_tasks(listed, tasks, f"the {split} split of {env}")
-        who = _resolve(agent, temperature, max_turns, changes or {}, trust)
-        prototype.prepare(chosen, progress=progress)
-    finally:
-        close_worlds([prototype])
-    worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
-    try:
-        played, stats = asyncio.run(
-            play_tasks(
-                who.agent,
-                chosen,
-                worlds,
-                max_turns=who.max_turns,
-                seed=seed,
-                concurrency=concurrency,
-                label=who.label(split),
-                progress=progress,
+    with shown_on_stderr(progress):
+        import_worlds(*imports)
+        prototype = make(env, **(params or {}))
+        try:
+            listed = prototype.tasks(split)
+            chosen = choose_tasks(listed, tasks, f"the {split} split of {env}")
+            who = _resolve(agent, temperature, max_turns, changes or {}, trust)
+            prototype.prepare(chosen, progress=progress)
+        finally:
+            close_worlds([prototype])
+        worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
+        try:
+            played, stats = asyncio.run(
+                play_tasks(
+                    who.agent,
+                    chosen,
+                    worlds,
+                    max_turns=who.max_turns,
+                    seed=seed,
+                    concurrency=concurrency,
+                    label=who.label(split),
+                    progress=progress,
+                )
             )
+        finally:
+            worlds.close()
+        if episodes is not None:
+            episodes += played
+        conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
+        return summarise(
+            played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions
         )
-    finally:
-        worlds.close()
-    if episodes is not None:
-        episodes += played
-    conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
-    return summarise(played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions)
 
 
 @dataclass(frozen=True, slots=True)

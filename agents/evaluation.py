@@ -7,9 +7,9 @@ denominator and are counted by name. Rates come with n and a 95 % Wilson interva
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import platform
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,8 @@ from .play import PlayStats
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+logger = logging.getLogger(__name__)
 
 
 def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -249,7 +251,7 @@ def summarise(
         **conditions,
     )
     if not result.whole and result.trouble:
-        warnings.warn(result.trouble, stacklevel=2)
+        logger.warning("%s", result.trouble)
     return result
 
 

@@ -8,8 +8,8 @@ never scored.
 
 from __future__ import annotations
 
+import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,6 +23,8 @@ from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason, Turn
 from .symmetry import RenamedPlayer
+
+logger = logging.getLogger(__name__)
 
 LONGEST_PLAN = 1000
 """Turns after which an expert that has not won is given up."""
@@ -250,9 +252,9 @@ def _checked(episodes: list[Episode]) -> list[Episode]:
         return episodes
     if all(episode.stop.failed for episode in episodes):
         raise Unplayable(which[0].error)
-    what = f"{len(which)} of {len(episodes)} episodes, such as {which[0].task.id}"
-    warnings.warn(
-        f"{what}, cannot be played and count nowhere: {visible(which[0].error or '')}", stacklevel=3
+    logger.warning(
+        "%d of %d episodes, such as %s, cannot be played and count nowhere: %s",
+        *(len(which), len(episodes), which[0].task.id, visible(which[0].error or "")),
     )
     return episodes
 

@@ -49,9 +49,6 @@ def use(home: Path, how: str) -> tuple[int, str, Any]:
     }[how]
 
     def work() -> int:
-        import warnings
-
-        warnings.showwarning = lambda message, *_: print(f"turnrl: warning: {message}")
         return command_line.run(arguments)
 
     child = Child.start(home, work)

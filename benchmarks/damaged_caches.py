@@ -34,18 +34,20 @@ FAMILIES = {
 PLAY = """
 import hashlib, json, random, sys
 import turnrl
+from turnrl.foundation.logs import shown_on_stderr
 id, params = json.loads(sys.argv[1])
 try:
-    env = turnrl.make(id, extras=("admissible_actions",), **params)
-    said, rng = hashlib.sha256(), random.Random(0)
-    text, info = env.reset(options={"task": env.tasks("test")[0]})
-    for turn in range(8):
-        said.update(json.dumps([text, info["admissible_actions"]]).encode())
-        action = rng.choice(info["admissible_actions"] or ["look"])
-        text, _, terminated, truncated, info = env.step(action)
-        if terminated or truncated:
-            break
-    env.close()
+    with shown_on_stderr():
+        env = turnrl.make(id, extras=("admissible_actions",), **params)
+        said, rng = hashlib.sha256(), random.Random(0)
+        text, info = env.reset(options={"task": env.tasks("test")[0]})
+        for turn in range(8):
+            said.update(json.dumps([text, info["admissible_actions"]]).encode())
+            action = rng.choice(info["admissible_actions"] or ["look"])
+            text, _, terminated, truncated, info = env.step(action)
+            if terminated or truncated:
+                break
+        env.close()
 except turnrl.UserError as error:
     print(f"turnrl: {error}", file=sys.stderr)
     sys.exit(2)

@@ -14,16 +14,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import os
+import queue
 import resource
 import socket
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from logging.handlers import QueueHandler
 from typing import Any
 
 KEY = "sk-live-0123456789abcdef"
@@ -269,13 +271,15 @@ def attempt(handle: Handler, address: str = "http://127.0.0.1:{port}/v1") -> Tri
     """Ask a server, with a key in the environment."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     os.environ |= {"OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
-    with serving(handle) as (port, requests), warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
+    logger, records = logging.getLogger("turnrl"), queue.SimpleQueue[logging.LogRecord]()
+    listener = QueueHandler(records)
+    logger.addHandler(listener)
+    with serving(handle) as (port, requests):
         outcome = ask(address.format(port=port))
+    logger.removeHandler(listener)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Tried(
-        outcome, len(requests), [str(each.message) for each in warned], (peak - before) / 1024
-    )
+    said = [records.get().getMessage() for _ in range(records.qsize())]
+    return Tried(outcome, len(requests), said, (peak - before) / 1024)
 
 
 def main() -> None:

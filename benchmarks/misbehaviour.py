@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,7 +307,6 @@ def cell(found: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     """Print the table, or one case."""
     if arguments[:1] == ["--case"]:
-        warnings.simplefilter("ignore")
         out = os.fdopen(os.dup(1), "w", closefd=False)
         found = asyncio.run(case(arguments[1], arguments[2]))
         with contextlib.suppress(OSError):

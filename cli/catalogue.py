@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import re
 import types
 import typing
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import Any
@@ -19,6 +19,8 @@ from ..envs import SPLITS, TextEnv, env_ids, make
 from ..envs.registry import extra_of
 from ..foundation.errors import UserError, nearest
 from ..foundation.plugins import Plugin, Slot
+
+logger = logging.getLogger(__name__)
 
 SLOTS = (
     "rewards",
@@ -74,7 +76,7 @@ def methods(wanted: str | None = None) -> list[dict[str, Any]]:
         except UserError as error:
             if wanted == name:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            logger.warning("left out: %s", error)
     return found
 
 

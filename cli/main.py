@@ -18,7 +18,8 @@ from typing import Annotated
 import typer
 
 from ..foundation.errors import RunFailed, UserError
-from ..foundation.printable import visible
+from ..foundation.logs import shown_on_stderr
+from ..foundation.printable import one_line
 from . import measure, runs, worlds
 from .app import Command, Ended, app
 
@@ -36,7 +37,7 @@ for _command in _ORDER:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return 0, 1 for a failed check or run, 2 for a user's mistake."""
     try:
-        with warnings.catch_warnings():
+        with shown_on_stderr(), warnings.catch_warnings():
             warnings.showwarning = _warn
             code = app(args=list(arguments), prog_name="turnrl", standalone_mode=False)
         sys.stdout.flush()
@@ -70,11 +71,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _say(sentence: str) -> None:
     """Print one line on standard error, whatever was quoted in it."""
-    print(f"turnrl: {' '.join(visible(sentence).split())}", file=sys.stderr)
+    print(f"turnrl: {one_line(sentence)}", file=sys.stderr)
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-    """Print a warning as one line, as an error is printed."""
+    """Say what a library warns of, in one line as what this package logs."""
     _say(f"warning: {message}")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import warnings
 from collections.abc import Sequence
 
 from ..foundation.errors import told
 from ..foundation.printable import visible
 from .core import TextEnv
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 5.0
 """Seconds after which a world that is being closed is left behind."""
@@ -22,7 +24,7 @@ def close_here(envs: Sequence[TextEnv]) -> None:
         except (
             BaseException
         ) as error:  # the fault boundary: what was played is worth more than a clean end
-            warnings.warn(f"close() of {_name(env)} raised {visible(told(error))}", stacklevel=2)
+            logger.warning("close() of %s raised %s", _name(env), visible(told(error)))
 
 
 def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:
@@ -48,9 +50,8 @@ def close_worlds(envs: Sequence[TextEnv]) -> None:
     if thread is not None:
         thread.join(LIMIT)
         if thread.is_alive():
-            warnings.warn(
-                f"close() of {_name(envs[-1])} has not ended after {LIMIT:g} s: it is left",
-                stacklevel=2,
+            logger.warning(
+                "close() of %s has not ended after %g s: it is left", _name(envs[-1]), LIMIT
             )
 
 

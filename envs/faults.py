@@ -1,15 +1,17 @@
-"""Faults: what failed in a run, counted by kind; the first of each kind is said on stderr, once."""
+"""Count what failed in a run by kind; the first failure of each kind is logged."""
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import Counter
 
 from ..foundation.printable import visible
 
+logger = logging.getLogger(__name__)
+
 
 class Faults:
-    """The ledger of all who play in one pool."""
+    """The counts of what failed, kept by all who play in one pool."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -18,7 +20,7 @@ class Faults:
         """The first failure of each kind as a sentence."""
 
     def note(self, kind: str, sentence: str, times: int = 1) -> None:
-        """Count a failure; the first of its kind is a warning.
+        """Count a failure, and log it if it is the first of its kind.
 
         Args:
             kind: what equal failures share, such as "env_error: ValueError (world.py:7 in _act)".
@@ -28,9 +30,8 @@ class Faults:
         self.counts[kind] += times
         if kind not in self.first:
             self.first[kind] = sentence
-            warnings.warn(
-                f"{visible(sentence)}; failures like this one are said once and counted",
-                stacklevel=2,
+            logger.warning(
+                "%s; failures like this one are said once and counted", visible(sentence)
             )
 
     def since(self, before: Counter[str]) -> str:

@@ -10,9 +10,11 @@ bad.settle(len(rows))          # says how many were left out, or refuses the fil
 
 from __future__ import annotations
 
-import warnings
+import logging
 
 from ..foundation.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class BadRows:
@@ -50,4 +52,4 @@ class BadRows:
             f"{self.count} of {rows} rows cannot be read and {'is' if self.count == 1 else 'are'}"
             " left out"
         )
-        warnings.warn(f"{self.what}: {left_out}; the first: {self.first}", stacklevel=3)
+        logger.warning("%s: %s; the first: %s", self.what, left_out, self.first)

@@ -17,19 +17,21 @@ expression.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import shutil
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .checksums import intact, sums_of, write_sums
 from .errors import UserError
+
+logger = logging.getLogger(__name__)
 
 STALE_SECONDS = 24 * 3600
 """Nothing takes that long to make."""
@@ -101,10 +103,9 @@ def tell_damaged(paths: Sequence[Path]) -> None:
     there = [path for path in paths if path.exists()]
     if there:
         others = f" and {len(there) - 1} others" if len(there) > 1 else ""
-        warnings.warn(
-            f"{there[0]}{others} in the cache is damaged or of an earlier version, and is made"
-            " anew",
-            stacklevel=3,
+        logger.warning(
+            "%s%s in the cache is damaged or of an earlier version, and is made anew",
+            *(there[0], others),
         )
 
 
@@ -184,7 +185,7 @@ def _look_at_owner() -> None:
     if seen.st_uid == os.getuid():
         root.chmod(seen.st_mode & ~_OTHERS_WRITE & 0o7777)
         advice = "which is ended now; remove it if you do not trust them"
-    warnings.warn(f"the cache {root} {what}, {advice}", stacklevel=4)
+    logger.warning("the cache %s %s, %s", root, what, advice)
 
 
 def sweep(parent: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 import traceback
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import UserError
 
+logger = logging.getLogger(__name__)
 FILE_MODULE = "turnrl_file_"
 """How the names of modules begin that were read from a file."""
 
@@ -108,9 +109,8 @@ def broken(package: str | None, what: str, error: BaseException) -> None:
     it.
     """
     problem = " ".join(f"{type(error).__name__}: {error}".split())
-    warnings.warn(
-        f"the package '{package or 'unknown'}' is broken and left out: {what}: {problem}",
-        stacklevel=3,
+    logger.warning(
+        "the package '%s' is broken and left out: %s: %s", package or "unknown", what, problem
     )
 
 

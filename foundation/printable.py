@@ -1,8 +1,9 @@
-r"""What a world, a model or a file says, fit to be printed: a terminal obeys control characters, whoever wrote them::
+r"""Make what a world, a model or a file says fit to be printed::
 
     visible("\x1b]0;a title\x07You are \x1b[31mhere\u202e.")        # 'You are here.'
 
-A text may set the title, write over what was printed, fill the clipboard or turn letters around.
+A terminal obeys control characters, whoever wrote them: a text may set the title, write over what
+was printed, fill the clipboard or turn letters around.
 `visible` leaves the text and takes the commands; `turnrl.foundation.terminal` has a console that prints
 everything through it.
 """
@@ -39,9 +40,15 @@ def visible(text: str) -> str:
     return _HALVES.sub("\ufffd", plain)
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line that commands no terminal; any white space becomes one space."""
+    return " ".join(visible(text).split())
+
+
 def escaped(json_text: str) -> str:
-    """ "Return JSON in which what `visible` leaves out is written as ``\u009b``; to a reader it is
-    the same.
+    r"""Return JSON in which what `visible` leaves out is written as ``\u009b``.
+
+    To a reader of JSON it is the same.
     """
 
     def escape(found: re.Match[str]) -> str:

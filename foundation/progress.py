@@ -1,5 +1,6 @@
-"""Progress bars: on stderr, so that what a program prints can be read by another, and only where
-somebody looks.
+"""Show progress bars on stderr, so that what a program prints can be read by another one.
+
+Where stderr is no terminal nothing is shown.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def bars(visible: bool) -> Progress:
-    """A context for any number of bars, gone when it ends. Shows nothing unless stderr is a
-    terminal.
+    """Make a context for any number of bars, which disappear when it ends.
+
+    Args:
+        visible: show them, if stderr is a terminal.
     """
     from rich.progress import Progress
 
@@ -26,7 +29,15 @@ def bars(visible: bool) -> Progress:
 
 @contextmanager
 def bar(what: str, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
-    """One bar; the function it gives is told how many more are done."""
+    """Show one bar, and lend the function that moves it on.
+
+    Args:
+        what: the text beside it.
+        total: how many things are to be done.
+        visible: show it, if stderr is a terminal.
+
+    Yields a function that is called with how many more of them are done.
+    """
     with bars(visible) as progress:
         line = progress.add_task(what, total=total)
         yield lambda done: progress.advance(line, done)

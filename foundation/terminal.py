@@ -1,6 +1,6 @@
-"""A console of rich that shows text and obeys none of it: what it prints goes through `visible`.
+"""Print with rich, and let no printed text command the terminal: it goes through `visible`.
 
-It imports rich, so whoever prints imports it when it prints.
+This module imports rich, so whoever prints imports it when it prints.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .printable import visible
 
 
 class Terminal(Console):
-    """Prints as its base class does, colours included, but for control characters within texts."""
+    """A console of rich, colours included, that leaves out the control characters of texts."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -308,3 +308,23 @@ def test_every_module_says_what_it_is(room: str) -> None:
         if not ast.get_docstring(ast.parse(p.read_text("utf-8")))
     ]
     assert not silent
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    """The names, dotted where they are, of all that is called outside of the mains of scripts."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("main"):
+            continue
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+        yield from calls(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_not_an_answer_is_logged(path: Path) -> None:
+    """Programs print what they were asked for; all else goes through `logging`."""
+    called = set(calls(ast.parse(path.read_text("utf-8"))))
+    assert "warnings.warn" not in called
+    assert path.is_relative_to(ROOT / "cli") or "print" not in called

@@ -29,6 +29,7 @@ from ..envs.closing import close_worlds
 from ..envs.pool.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
+from ..foundation.logs import shown_on_stderr
 from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from ..foundation.progress import bars
 from ..rewards.base import TurnReward
@@ -135,7 +136,7 @@ def probe(
     Args:
         recipe: a Recipe, the path of one, or its data.
         tasks: training tasks at most.
-        progress: a progress bar on the terminal.
+        progress: show a bar on the terminal, and say on stderr what goes wrong.
 
     Raises:
         UserError: no honest winner to compare with, no reward that can be judged without a model,
@@ -149,7 +150,8 @@ def probe(
         raise UserError(
             "every reward of the recipe needs the policy, so nothing can be judged without a model"
         )
-    return asyncio.run(_probe(recipe, rewards, tasks, progress))
+    with shown_on_stderr(progress):
+        return asyncio.run(_probe(recipe, rewards, tasks, progress))
 
 
 async def _probe(

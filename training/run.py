@@ -16,6 +16,7 @@ from ..envs.closing import close_worlds
 from ..envs.pool.pool import EnvPool
 from ..envs.registry import import_worlds
 from ..foundation.errors import RunFailed, UserError
+from ..foundation.logs import shown_on_stderr
 from ..foundation.manifest import check_manifest
 from .clock import Clock
 from .corpus import marks, world_text
@@ -54,7 +55,7 @@ def train(
         run_dir: default ``runs/<name>``.
         resume: go on from the last checkpoint of that folder. The recipe may differ in what
             `training.resume` lists.
-        progress: say on stderr how far it is.
+        progress: say on stderr how far it is, and what goes wrong.
         on_record: called with each line of the metrics.
 
     Returns:
@@ -78,7 +79,7 @@ def train(
         if on_record is not None:
             on_record(record)
 
-    with Interrupts() as interrupts:
+    with shown_on_stderr(progress), Interrupts() as interrupts:
         with interrupts.at_once():
             log = RunLog(Path(run_dir or Path("runs") / recipe.name), resume=resume)
         try:

@@ -6,7 +6,7 @@ mask is needed.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import narrow
+
+logger = logging.getLogger(__name__)
 
 LOGIT_CHUNK = 1 << 23
 """Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward
@@ -58,10 +60,9 @@ def autocast(bf16: bool) -> AbstractContextManager[Any]:
 def _warn_if_slow() -> None:
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if found.get("architecture") == "x86_64" and not found.get("avx512_bw"):
-        warnings.warn(
+        logger.warning(
             "bf16: this processor has no AVX-512, so bfloat16 takes many times as long as float32;"
-            " leave bf16 off",
-            stacklevel=3,
+            " leave bf16 off"
         )
 
 

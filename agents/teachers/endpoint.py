@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import re
 import time
-import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -253,7 +255,7 @@ class Endpoint:
 
     def _say(self, what: str) -> None:
         where = f"the {self.who} '{self.config.model}' at {shown_url(self.config.url)}"
-        warnings.warn(visible(f"{where} {self._redacted(what)}"), stacklevel=4)
+        logger.warning("%s", visible(f"{where} {self._redacted(what)}"))
 
     # -- one question ------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +29,8 @@ from .env import HouseEnv, explained, grammar_commands
 from .games import compiled_official, opened
 from .params import OfficialParams, check
 from .source import TYPES, package
+
+logger = logging.getLogger(__name__)
 
 FULL: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
 """Games of the official splits after the official filter."""
@@ -124,10 +126,10 @@ class AlfworldEnv(HouseEnv):
     def _tasks(self, split: Split) -> Sequence[Task]:
         games = _playable(self._root(), split)
         if len(games) != FULL[split]:
-            warnings.warn(
-                f"alfworld/text: {FOLDERS[split]} has {len(games)} of {FULL[split]} official games"
-                f" under {self._root()}: what is measured on it is no ALFWorld result",
-                stacklevel=3,
+            logger.warning(
+                "alfworld/text: %s has %d of %d official games under %s: what is measured on it is"
+                " no ALFWorld result",
+                *(FOLDERS[split], len(games), FULL[split], self._root()),
             )
         return _Games(self, split, [game for game in games if game.kind in self._checked.chosen])
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -24,6 +24,8 @@ from ..core import TextEnv
 from ..registry import import_worlds
 from ..task import Task
 from .worker import CLOSED, Fault, Reply, Stage, answer, leave_copy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -173,10 +175,7 @@ class Threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         stuck = sum(thread.is_alive() for thread in self._closing)
         if stuck:
-            warnings.warn(
-                f"close() of a world has not ended after {closing.LIMIT:g} s: it is left",
-                stacklevel=2,
-            )
+            logger.warning("close() of a world has not ended after %g s: it is left", closing.LIMIT)
         self._closing.clear()
 
     def close(self) -> None:

@@ -17,8 +17,8 @@ said.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ from .params import Params
 from .readers import read_passages, read_questions
 from .score import normalise
 from .store import Corpus, Lines, Passage, Question, write_corpus
+
+logger = logging.getLogger(__name__)
 
 _FILES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -169,10 +171,10 @@ def _convert(
         _write(folder, split, questions)
     total = sum(map(len, asked.values()))
     if total > len(seen):
-        warnings.warn(
-            f"search/qa: of the {total} questions of {where}, {total - len(seen)} were asked"
-            " before, word for word, and are left out",
-            stacklevel=2,
+        logger.warning(
+            "search/qa: of the %d questions of %s, %d were asked before, word for word, and are"
+            " left out",
+            *(total, where, total - len(seen)),
         )
     if corpus is not None and not remote:
         write_corpus(folder, read_passages(corpus))

@@ -18,6 +18,8 @@ from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
 from turnrl.foundation.errors import UserError
 
+from ..logged import logged
+
 import_worlds(str(Path(__file__).parents[1] / "envs" / "toy_envs.py"))
 CorridorEnv: Any = type(make("toy/corridor-v0"))
 """The class that is registered; another test may have imported the file of toy worlds under another
@@ -80,15 +82,14 @@ def test_a_task_that_cannot_be_played_is_left_out_and_said(
 
     monkeypatch.setattr(CorridorEnv, "expert_action", mostly)
     monkeypatch.setattr(CorridorEnv, "_begin", silent)
-    with pytest.warns(
-        UserWarning,
-        match=r"10 of 30 episodes, such as toy/corridor-v0.*, cannot be played and count",
+    with logged(
+        r"10 of 30 episodes, such as toy/corridor-v0.*, cannot be played and count",
     ):
         episodes = played(agent, tasks=3)
     stops = [episode.stop for episode in episodes]
     assert [stop is StopReason.UNPLAYABLE for stop in stops] == [
         episode.task.seed == 2 for episode in episodes
     ]
-    with pytest.warns(UserWarning, match="cannot be played"):
+    with logged("cannot be played"):
         result = evaluate("toy/corridor-v0", agent, split="train", tasks=3, progress=False)
     assert (result.n, result.failed) == (2, {"unplayable": 1})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import warnings
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from turnrl.agents.teachers.breaker import PAUSE, ROW, Breaker
 from turnrl.agents.teachers.endpoint import Endpoint
 from turnrl.foundation.aio import await_all
 
+from ..logged import listening, logged
 from .fake_server import Reply, at, direct, says, serving  # noqa: F401
 
 
@@ -77,8 +77,7 @@ def test_a_judge_that_never_answers_is_asked_a_few_times_only() -> None:
     freed = threading.Event()
     with serving(lambda body: says(str(freed.wait(30)))) as server:
         asked = at(server, timeout=0.3, retries=4, concurrency=4)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        with listening() as said:
             assert [questions(asked, 30) for _ in range(2)] == [[None] * 30] * 2
         freed.set()
     assert len(server.requests) <= 2 * asked.config.concurrency
@@ -98,7 +97,7 @@ def test_a_server_that_comes_back_is_found_by_one_probe(monkeypatch: pytest.Monk
         asked = at(server, retries=0)
         asked._breaker.silence = 0.0
         asked._breaker._pause = 0.0
-        with pytest.warns(UserWarning, match="unavailable"):
+        with logged("unavailable"):
             assert questions(asked, 5) == [None] * 5
         assert asked._breaker.open
         up.set()

@@ -16,6 +16,7 @@ from turnrl.agents.teachers.answer_cache import AnswerCache
 from turnrl.agents.teachers.endpoint import Endpoint
 from turnrl.foundation.aio import await_all
 
+from ..logged import logged
 from .fake_server import Reply, ask, at, direct, failure, says, script, serving  # noqa: F401
 
 
@@ -130,7 +131,7 @@ def test_a_run_goes_on_without_a_cache_that_cannot_be_used_and_says_so_once(
     before = path.read_bytes() if trouble == "text" else b""
     with serving(lambda body: says(body["messages"][0]["content"])) as server:
         asked = at(server, cache=str(path))
-        with pytest.warns(UserWarning, match="goes on without its cache") as said:
+        with logged("goes on without its cache") as said:
             assert [ask(asked, text) for text in "abca"] == list("abca")
     assert len(said) == 1
     assert len(server.requests) == 4
@@ -155,7 +156,7 @@ def test_only_what_could_be_read_is_kept(tmp_path: Path) -> None:
     with serving(
         script(says("overloaded"), says("overloaded"), says("Well."), says("7"))
     ) as server:
-        with pytest.warns(UserWarning, match="unparsable"):
+        with logged("unparsable"):
             assert read(at(server, cache=path)) is None
         assert read(at(server, cache=path)) == 7
         assert read(at(server, cache=path)) == 7

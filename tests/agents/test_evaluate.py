@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from turnrl.agents.saved_agent import AGENT_FILE, load_agent
 from turnrl.envs import Task
 from turnrl.envs.registry import import_worlds
 
+from ..logged import listening, logged
 from ..toy_world import SEEDS
 from .fake_engine import FakeEngine, agent, light, tokenizer
 
@@ -120,9 +120,7 @@ def test_lost_episodes_are_counted_and_excluded() -> None:
 
 
 def test_what_was_not_measured_is_none_and_not_zero() -> None:
-    with pytest.warns(
-        UserWarning, match=r"nothing was measured: 1 of 1 episodes failed \(1 env_error\)"
-    ):
+    with logged(r"nothing was measured: 1 of 1 episodes failed \(1 env_error\)"):
         result = summary([episode("", "", stop=StopReason.ENV_ERROR)])
     assert (result.n, result.success, result.low, result.high) == (0, None, 0.0, 1.0)
     assert [
@@ -142,7 +140,7 @@ def test_what_was_not_measured_is_none_and_not_zero() -> None:
 
 
 def test_a_family_of_which_every_episode_was_lost_is_listed() -> None:
-    with pytest.warns(UserWarning, match="1 of 2 episodes failed"):
+    with logged("1 of 2 episodes failed"):
         result = summary([episode("a", "p"), episode("", "", stop=StopReason.ENV_ERROR, level=2)])
     assert {name: rate.success for name, rate in result.families.items()} == {
         "toy/x-v0?level=1": 0.0,
@@ -156,8 +154,7 @@ def test_a_family_of_which_every_episode_was_lost_is_listed() -> None:
 def test_an_evaluation_that_lost_more_than_a_tenth_is_not_whole(lost: int, whole: bool) -> None:
     played = [episode("", "", stop=StopReason.ENGINE_ERROR)] * lost
     played += [episode("a", "p", stop=StopReason.WON, success=True)] * (20 - lost)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with listening() as said:
         result = summary(played)
     assert (result.whole, bool(said)) == (whole, not whole)
     assert (result.trouble is None) == (lost == 0)
@@ -229,7 +226,7 @@ def test_the_result_says_under_which_conditions_and_how_each_task_went() -> None
     assert {"python", "torch", "transformers", "tokenizers", "gymnasium"} <= set(result.versions)
     assert Evaluation.model_validate_json(result.model_dump_json()) == result
     assert not {"tasks", "versions", "params"} & set(result.record())
-    with pytest.warns(UserWarning, match="1 of 1 episodes failed"):
+    with logged("1 of 1 episodes failed"):
         failed = summary([episode("a", "p", stop=StopReason.ENV_ERROR)])
     assert [(one.success, one.stop) for one in failed.tasks] == [(None, "env_error")]
 

@@ -19,6 +19,7 @@ from turnrl.agents.tagger.endpoint import EndpointTagger
 from turnrl.agents.teachers.transcript import json_value
 from turnrl.foundation.errors import UserError
 
+from ..logged import logged
 from .fake_engine import FakeEngine, agent, perfect
 from .fake_server import Reply, Server, direct, says, script, serving  # noqa: F401
 from .test_tagger import PARSER_CONFIG, acted, episode
@@ -109,9 +110,7 @@ def test_an_unusable_answer_is_asked_for_once_more(entries: object) -> None:
 def test_what_stays_unusable_is_counted_and_said_once() -> None:
     with serving(lambda body: says("No.")) as server:
         asked = tagger(server)
-        with pytest.warns(
-            UserWarning, match=r"the tagger 'm' at .* gave no usable answer \(unparsable: 'No\.'"
-        ) as caught:
+        with logged(r"the tagger 'm' at .* gave no usable answer \(unparsable: 'No\.'") as caught:
             assert [tag(asked), tag(asked)] == [None, None]
     assert (asked.failures, len(caught), len(server.requests)) == ({"unparsable": 2}, 1, 4)
 
@@ -165,7 +164,7 @@ def test_an_episode_cannot_write_its_own_thoughts(place: str) -> None:
 def test_an_endpoint_that_is_down_is_a_failure() -> None:
     with serving(lambda body: Reply(503, "busy")) as server:
         asked = tagger(server, endpoint={"url": server.url, "model": "m", "retries": 1})
-        with pytest.warns(UserWarning, match="unavailable: status 503: busy"):
+        with logged("unavailable: status 503: busy"):
             assert tag(asked) is None
     assert (asked.failures, len(server.requests)) == ({"unavailable": 1}, 2)
 
@@ -198,7 +197,6 @@ LISTS = st.lists(GOOD, min_size=2, max_size=2) | st.lists(ENTRY | VALUES, max_si
 ANSWERS = WORDS | st.builds(lambda prose, turns: prose + json.dumps({"turns": turns}), WORDS, LISTS)
 
 
-@pytest.mark.filterwarnings("ignore:the tagger")
 def test_any_answer_is_read_back_or_counted() -> None:
     parser = Tags(thoughts=KINDS, require_think=True)
     answers: list[str] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from turnrl.agents.play import EpisodeJob, play_many
 from turnrl.envs import Task, answers, make
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.registry import import_worlds
+
+from ..logged import listening
 
 ODD = str(Path(__file__).with_name("odd_worlds.py"))
 import_worlds(ODD)
@@ -120,10 +121,9 @@ def play(
             jobs = [EpisodeJob(task, f"{i}", 0) for i, task in enumerate(tasks)]
             return (await play_many(agent or Waits(), jobs, pool, max_turns=3, retries=0))[0]
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with listening() as said:
         episodes = asyncio.run(asyncio.wait_for(work(), 60))
-    return episodes, [str(each.message) for each in said]
+    return episodes, said
 
 
 def task(**params: Any) -> Task:

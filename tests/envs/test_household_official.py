@@ -10,7 +10,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,8 @@ games.require()
 from turnrl.envs.check.check import check_env
 from turnrl.envs.household.games import generated
 from turnrl.envs.household.official import _by_seed, _playable
+
+from ..logged import logged
 
 ID = "alfworld/text-v0"
 
@@ -82,7 +83,6 @@ print(json.dumps([sorted(os.path.realpath(p) for p in AlfredTWEnv(config, name).
 """
 
 
-@pytest.mark.filterwarnings("ignore:alfworld/text")
 def test_each_split_has_the_games_of_the_official_loader(
     tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -96,7 +96,6 @@ def test_each_split_has_the_games_of_the_official_loader(
     assert [len(paths) for paths in theirs] == [2, 1, 1]
 
 
-@pytest.mark.filterwarnings("ignore:alfworld/text")
 def test_tasks_name_their_type_and_outlive_changes_of_the_tree(tree: Path) -> None:
     env = opened(tree)
     tasks = list(env.tasks("train"))
@@ -119,9 +118,7 @@ def test_tasks_name_their_type_and_outlive_changes_of_the_tree(tree: Path) -> No
 def test_a_part_of_the_data_is_called_a_part(tree: Path) -> None:
     env = opened(tree)
     assert env.counts() == {"train": 2, "valid": 1, "test": 1}  # type: ignore[attr-defined]
-    with pytest.warns(
-        UserWarning, match="valid_unseen has 1 of 134 official games .* no ALFWorld result"
-    ):
+    with logged("valid_unseen has 1 of 134 official games .* no ALFWorld result"):
         env.tasks("test")
     before = env.fingerprint("train")  # type: ignore[attr-defined]
     game = next((tree / "json_2.1.1" / "train").glob("look_at_obj*/*/game.tw-pddl"))
@@ -129,7 +126,6 @@ def test_a_part_of_the_data_is_called_a_part(tree: Path) -> None:
     assert env.fingerprint("train") != before  # type: ignore[attr-defined]
 
 
-@pytest.mark.filterwarnings("ignore:alfworld/text")
 def test_the_verb_is_that_of_the_data(tree: Path) -> None:
     env = opened(tree)
     assert "move OBJECT" not in env.instructions
@@ -161,8 +157,7 @@ def test_missing_and_broken_data_is_told_in_one_sentence(
     with pytest.raises(UserError, match=r"elsewhere \(\$ALFWORLD_DATA\)"):
         make(ID).tasks("train")
     monkeypatch.setenv("ALFWORLD_DATA", str(tree))
-    with warnings.catch_warnings(action="ignore"):
-        [task] = make(ID).tasks("valid")
+    [task] = make(ID).tasks("valid")
     file = next(tree.rglob("valid_seen/*/*/game.tw-pddl"))
     whole = json.loads(file.read_text())
     for broken in (
@@ -182,7 +177,6 @@ def test_missing_and_broken_data_is_told_in_one_sentence(
         make(ID).tasks("valid")
 
 
-@pytest.mark.filterwarnings("ignore:alfworld/text")
 def test_the_contract(tree: Path) -> None:
     check_env(ID, params={"data": str(tree)})
 

@@ -8,7 +8,6 @@ import asyncio
 import os
 import runpy
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from turnrl.agents.episode import Turn
 from turnrl.envs import Task, closing
 from turnrl.envs.pool.pool import EnvFailure, EnvPool
 from turnrl.envs.registry import import_worlds
+
+from ..logged import logged
 
 BENCHMARK = str(Path(__file__).parents[2] / "benchmarks" / "misbehaviour.py")
 import_worlds(BENCHMARK)
@@ -60,9 +61,7 @@ def beside(how: str, backend: Any, **options: Any) -> tuple[list[str], dict[str,
             )
             return [*ends, await play(pool, QUIET)], dict(pool.stats)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return asyncio.run(asyncio.wait_for(work(), 60))
+    return asyncio.run(asyncio.wait_for(work(), 60))
 
 
 @BACKENDS
@@ -154,9 +153,7 @@ def test_a_daemon_ends_with_a_worker_that_died(monkeypatch: pytest.MonkeyPatch) 
                     await world.step("wait")
             assert len(WORLDS["leftovers"](mark)) == 0
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        asyncio.run(asyncio.wait_for(work(), 60))
+    asyncio.run(asyncio.wait_for(work(), 60))
 
 
 @pytest.mark.parametrize("how", ["raises in close", "exits in close", "hangs in close"])
@@ -164,7 +161,7 @@ def test_a_finished_evaluation_is_not_lost_by_a_close(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(closing, "LIMIT", 0.3)
-    with pytest.warns(UserWarning, match=r"close\(\) of (a world|bad/behaviour-v0)"):
+    with logged(r"close\(\) of (a world|bad/behaviour-v0)"):
         result = evaluate("bad/behaviour-v0", Waits(), params={"how": how}, progress=False)
     assert (result.n, result.success) == (1, 1.0)
 
@@ -193,7 +190,7 @@ def test_worlds_that_are_closed_to_make_room_do_not_hold_the_loop(
                 for task in (bad("hangs in close"), QUIET, bad("hangs in close"), QUIET)
             ]
 
-    with pytest.warns(UserWarning, match="has not ended after"):
+    with logged("has not ended after"):
         assert asyncio.run(asyncio.wait_for(work(), 30)) == ["played to the end"] * 4
 
 

@@ -18,6 +18,8 @@ from turnrl.envs.search.readers import Malformed, passage_of, read_passages, rea
 from turnrl.envs.search.store import Passage
 from turnrl.foundation.errors import UserError
 
+from ..logged import logged
+
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
 HOTPOT: dict[str, Any] = {
@@ -336,9 +338,7 @@ def test_a_folder_has_splits_of_its_own_and_keeps_a_question_once(tmp_path: Path
     )
     written(tmp_path / "test.json", [{"question": "A test  question", "answer": "x"}], lines=False)
     env = turnrl.make("search/qa-v0", data=str(tmp_path))
-    with pytest.warns(
-        UserWarning, match="of the 62 questions of .*, 1 were asked before, word for word"
-    ):
+    with logged("of the 62 questions of .*, 1 were asked before, word for word"):
         assert texts(env, "test") == {"A test question"}
     assert len(texts(env, "train")) + len(texts(env, "valid")) == 60
     written(tmp_path / "dev.jsonl", [{"question": "valid", "answer": "x"}])
@@ -364,9 +364,8 @@ def test_a_bad_row_among_many_is_left_out_and_said_and_two_in_a_hundred_are_not(
 ) -> None:
     good = questions(150)
     path = written(tmp_path / "q.jsonl", [*good[:70], {"question": "no answer"}, *good[70:]])
-    with pytest.warns(
-        UserWarning,
-        match=r"1 of 151 rows cannot be read and is left out; the first: .*line 71: a question",
+    with logged(
+        r"1 of 151 rows cannot be read and is left out; the first: .*line 71: a question",
     ):
         assert len(list(read_questions(path))) == 150
     written(path, [*good, {"question": "no answer"}, 3])

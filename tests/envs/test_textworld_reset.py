@@ -23,6 +23,8 @@ from turnrl.envs.textworld import limit
 from turnrl.envs.textworld.generate import generate
 from turnrl.envs.textworld.world import World
 
+from ..logged import logged
+
 ID = "textworld/cooking-v0"
 PARAMS: dict[str, Any] = {"recipe": 1, "take": 1, "cook": True}
 TASKS = 3
@@ -181,7 +183,7 @@ def test_a_damaged_game_of_the_cache_is_made_anew(
     file = story.parent / f"{story.stem}{suffix}"
     held = file.read_bytes()
     file.write_bytes(held[: len(held) // 2])
-    with pytest.warns(UserWarning, match="damaged or of an earlier version"):
+    with logged("damaged or of an earlier version"):
         again, _ = make(ID, **PARAMS).reset(options={"task": task})
     assert again == opening
     assert file.read_bytes() == held

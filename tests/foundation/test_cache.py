@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from turnrl.foundation import checksums
 from turnrl.foundation.cache import cache_dir, fill_once, make_once, sweep
 from turnrl.foundation.checksums import intact, write_sums
 from turnrl.foundation.manifest import digest
+
+from ..logged import logged, nothing_logged
 
 
 def test_the_cache_is_where_the_system_wants_it(
@@ -125,7 +126,7 @@ def test_a_damaged_file_is_made_anew_and_said(
     with told_damaged("thing") if (tmp_path / "thing").exists() else contextlib.nullcontext():
         make_once(thing, make)
     assert thing.read_text() == "what was made"
-    with no_warning():
+    with nothing_logged():
         make_once(thing, fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thing", "thing.sha256"]
 
@@ -145,7 +146,7 @@ def test_a_damaged_folder_is_made_anew_and_said(
     with told_damaged("thing"):
         fill_once(thing, fill)
     assert [(thing / "a").read_text(), (thing / "deeper" / "b").read_text()] == ["first", "second"]
-    with no_warning():
+    with nothing_logged():
         fill_once(thing, fail)
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
@@ -219,7 +220,7 @@ def test_a_cache_that_others_could_write_to_is_closed_and_said(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache_dir().mkdir()
     cache_dir().chmod(0o777)
-    with pytest.warns(UserWarning, match="could be written to by other users"):
+    with logged("could be written to by other users"):
         make_once(cache_dir("a") / "b", writes("x"))
     assert cache_dir().stat().st_mode & 0o777 == 0o755
 
@@ -229,7 +230,7 @@ def test_a_cache_of_another_user_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache_dir().mkdir()
     os.chown(cache_dir(), 12345, 12345)
-    with pytest.warns(UserWarning, match="another user .number 12345.*XDG_CACHE_HOME"):
+    with logged("another user .number 12345.*XDG_CACHE_HOME"):
         make_once(cache_dir("a") / "b", writes("x"))
 
 
@@ -276,13 +277,4 @@ def fail(path: Path) -> None:
 
 
 def told_damaged(name: str) -> contextlib.AbstractContextManager[Any]:
-    return pytest.warns(
-        UserWarning, match=f"{name} in the cache is damaged or of an earlier version"
-    )
-
-
-@contextlib.contextmanager
-def no_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+    return logged(f"{name} in the cache is damaged or of an earlier version")

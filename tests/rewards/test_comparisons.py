@@ -18,6 +18,7 @@ from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.pairwise import reference_of, verdict_of
 
 from ..agents.fake_server import Reply, Server, direct, says, script, serving  # noqa: F401
+from ..logged import logged
 from .test_judge import NAN, TASK, episode, pay, same, turn, verdict
 
 
@@ -121,7 +122,7 @@ def test_a_missing_verdict_is_not_a_number() -> None:
 
     with serving(answer) as server:
         reward = comparing(server)
-        with pytest.warns(UserWarning, match="unparsable"):
+        with logged("unparsable"):
             paid = [row[-1] for row in pay(reward, *made)]
         assert reward.failures == {"unparsable": 1}
     other = 3 - reference - lost
@@ -228,7 +229,7 @@ def test_a_part_that_was_not_measured_is_not_a_number() -> None:
     )
     with serving(lambda body: says("Hm.")) as server:
         reward = composite(judge={"rubric": "x", "endpoint": {"url": server.url, "model": "m"}})
-        with pytest.warns(UserWarning, match="unparsable"):
+        with logged("unparsable"):
             assert same(pay(reward, crafted()), [[NAN, -0.4, -0.3, NAN]])
         assert reward.failures == {"unparsable": 2}
 

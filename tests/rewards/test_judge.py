@@ -6,9 +6,7 @@ import asyncio
 import json
 import math
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from turnrl.rewards.base import REWARDS, TurnReward
 from turnrl.rewards.judge import Judge
 
 from ..agents.fake_server import Reply, Server, direct, says, script, serving  # noqa: F401
+from ..logged import logged, nothing_logged
 
 TASK = Task(env="toy/made-v0", seed=3)
 NAN = math.nan
@@ -58,14 +57,6 @@ def verdict(score: object) -> Reply:
     return says(f"Well. {json.dumps({'score': score, 'reason': 'so'})} Done.")
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warning may be raised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
 # -- judge -----------------------------------------------------------------------------------------
 
 
@@ -77,7 +68,7 @@ def test_an_episode_is_paid_on_its_last_turn() -> None:
             next(score for word, score in scores.items() if word in body["messages"][1]["content"])
         )
 
-    with serving(answer) as server, quiet():
+    with serving(answer) as server, nothing_logged():
         reward = judge(server)
         paid = pay(reward, episode(turn("good"), turn("x")), episode(), episode(turn("bad")))
     assert paid == [[0, 0.8], [], [0]]
@@ -172,7 +163,7 @@ def test_a_wrong_key_of_the_endpoint_is_named() -> None:
 )
 def test_an_unreadable_verdict_is_asked_for_once_more(first: str, tmp_path: Path) -> None:
     endpoint = {"model": "m", "cache": str(tmp_path / "answers.sqlite")}
-    with serving(script(says(first), verdict(3))) as server, quiet():
+    with serving(script(says(first), verdict(3))) as server, nothing_logged():
         for _ in range(2):
             reward = judge(server, endpoint={"url": server.url, **endpoint})
             assert pay(reward, episode(turn("x"))) == [[0.3]]
@@ -185,8 +176,8 @@ def test_an_unreadable_verdict_is_asked_for_once_more(first: str, tmp_path: Path
 def test_a_verdict_that_stays_unreadable_is_not_a_number() -> None:
     with serving(lambda body: says("Great!")) as server:
         reward = judge(server)
-        with pytest.warns(
-            UserWarning, match=r"the judge 'm' at .* gave no usable answer \(unparsable: 'Great!'\)"
+        with logged(
+            r"the judge 'm' at .* gave no usable answer \(unparsable: 'Great!'\)"
         ) as caught:
             assert same(
                 pay(reward, episode(turn("x"), turn("y")), episode(turn("x"))), [[0, NAN], [NAN]]
@@ -211,14 +202,12 @@ def test_failures_are_counted_and_said_once_per_kind() -> None:
         reward = judge(server, endpoint={"url": server.url, "model": "m", "retries": 0})
         assert pay(reward, episode(turn("fine"))) == [[1]]
         words = ["no", "fine", "broken", "no", "odd", "broken"]
-        with pytest.warns(UserWarning, match="gave no usable answer") as caught:
+        with logged("gave no usable answer") as caught:
             paid = pay(reward, *(episode(turn(word)) for word in words))
         assert same(paid, [[1.0 if word == "fine" else NAN] for word in words])
         assert reward.failures == {"refused": 2, "unavailable": 2, "unreadable": 1}
-        assert sorted(re.findall(r"\((\w+):", str([w.message for w in caught]))) == sorted(
-            reward.failures
-        )
-        with quiet():
+        assert sorted(re.findall(r"\((\w+):", str(caught))) == sorted(reward.failures)
+        with nothing_logged():
             pay(reward, episode(turn("no")))
     assert reward.failures["refused"] == 3
 
@@ -231,7 +220,7 @@ def test_a_refusal_of_the_first_request_is_a_mistake_of_the_user() -> None:
                 UserError,
                 match=r"the judge at .* refused the first request: status 401: Incorrect API key",
             ),
-            pytest.warns(UserWarning, match="refused"),
+            logged("refused"),
         ):
             pay(reward, episode(turn("x")), episode(turn("y")))
 

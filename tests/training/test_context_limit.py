@@ -15,6 +15,7 @@ from turnrl.agents.episode import Episode, Group, StopReason, episodes_of
 from turnrl.training.stages.sft import SupervisedTrainer
 from turnrl.training.walk import Trainer
 
+from ..logged import logged
 from ..toy_world import recipe
 from .test_on_policy import farthest, first_ratios, gpt2
 from .test_trainer import session_of
@@ -162,9 +163,7 @@ def test_demonstrations_end_where_the_context_does(tmp_path: Path, family: str) 
     with session_of(tmp_path / "run", tight(tmp_path, family, 24)) as session:
         session.engine.max_context = 24
         made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
-        with pytest.warns(
-            UserWarning, match="4 of 4 training demonstrations do not fit a context of 24 tokens"
-        ):
+        with logged("4 of 4 training demonstrations do not fit a context of 24 tokens"):
             train, valid = asyncio.run(made.demonstrate())
         whole: list[Episode] = [*train, *valid]
         for episode in whole:

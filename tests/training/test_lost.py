@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -32,6 +31,7 @@ from turnrl.training.run_folder.console import Narrator
 from turnrl.training.run_folder.report import write_report
 from turnrl.training.source.gather import merged
 
+from ..logged import listening
 from ..toy_world import recipe
 
 WORLD = str(Path(__file__).parents[1] / "toy_world.py")
@@ -66,7 +66,6 @@ def broken(which: Sequence[int] = ALL, fault: str = "step") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("steps", "patience", "played"), [(5, 3, 3), (2, 3, 2), (1, 3, 1), (5, 1, 1)]
 )
-@pytest.mark.filterwarnings("ignore")
 def test_a_run_of_lost_episodes_stops_and_says_why(
     tmp_path: Path, steps: int, patience: int, played: int
 ) -> None:
@@ -163,7 +162,6 @@ def test_an_evaluation_that_lost_most_is_an_error_and_one_that_lost_a_few_is_not
     assert "between 50.0% and 100.0%" in errors
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
     """It loses 11 of 12 validation tasks; the one that is left may be won or not: neither is a
     measurement.
@@ -187,7 +185,6 @@ def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
         assert ("[bold]-[/bold] of 0" in narrator._text(looked)) == (name == "none left")
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_test_that_measured_nothing_fails_the_run_after_everything_is_saved(
     tmp_path: Path,
 ) -> None:
@@ -203,7 +200,6 @@ def test_a_test_that_measured_nothing_fails_the_run_after_everything_is_saved(
     assert "not measured" in write_report(tmp_path / "run").read_text("utf-8")
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_an_engine_that_always_fails_stops_the_run_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +258,6 @@ class NanLoss(PolicyLoss):
         return LossOutput(-logprobs_BL * (1.0 if len(self.called) <= self.good else math.nan))
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("changes", "stage", "why"),
     [
@@ -297,7 +292,6 @@ def test_a_run_that_learns_nothing_stops(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_what_was_learnt_before_is_kept(tmp_path: Path) -> None:
     NanLoss.called.clear()
     lines = run(
@@ -313,7 +307,6 @@ def test_what_was_learnt_before_is_kept(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     loss = {"name": f"{__name__}:NanLoss", "good": 99}
     lines = run(tmp_path / "run", only_rl(rl={"steps": 6, "optim": {"lr": 1e39}, "loss": loss}))
@@ -323,7 +316,6 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_warm_start_without_a_finite_gradient_stops(tmp_path: Path) -> None:
     lines = run(tmp_path / "run", recipe(sft={"optim": {"lr": 1e38}, "epochs": 12}))
     assert lines[-1]["kind"] == "failed"
@@ -332,13 +324,12 @@ def test_a_warm_start_without_a_finite_gradient_stops(tmp_path: Path) -> None:
 
 
 def test_a_step_that_lost_many_warns_of_its_survivors_once(tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with listening() as said:
         lines = run(
             tmp_path / "run", only_rl(env=broken(range(0, 40, 2), "reset"), rl={"steps": 3})
         )
     assert any(line.get("lost/env_error", 0) > 1 and line["episodes"] > 0 for line in rl(lines))
-    assert sum("what is learnt from are the survivors" in str(each.message) for each in said) == 1
+    assert sum("what is learnt from are the survivors" in each for each in said) == 1
 
 
 def test_weights_are_looked_at_by_name() -> None:

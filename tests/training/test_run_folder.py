@@ -28,6 +28,7 @@ from turnrl.training.run_folder.log import RunLog
 from turnrl.training.run_folder.protocol import Protocol
 from turnrl.training.run_folder.report import write_report
 
+from ..logged import logged
 from ..toy_world import recipe, records
 
 DATA = recipe(
@@ -234,9 +235,9 @@ def test_damaged_episodes_are_named_and_a_report_says_what_it_cannot_vouch_for(c
         run(copy, resume=True)
     result = copy / "result.json"
     result.write_bytes(DAMAGE["flipped"](result.read_bytes()))
-    with pytest.warns(UserWarning, match="is not whole") as caught:
+    with logged("is not whole") as caught:
         write_report(copy)
-    said = " ".join(str(warning.message) for warning in caught)
+    said = " ".join(caught)
     page = (copy / "report.html").read_text("utf-8")
     for name in ("rl-000001.jsonl.gz", "result.json"):
         assert f"{name} is damaged" in said
@@ -244,7 +245,7 @@ def test_damaged_episodes_are_named_and_a_report_says_what_it_cannot_vouch_for(c
     (copy / "manifest.json").unlink()
     metrics = copy / "metrics.jsonl"
     metrics.write_bytes(DAMAGE["flipped"](metrics.read_bytes()))
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl is damaged"):
+    with logged(r"metrics\.jsonl is damaged"):
         write_report(copy)
 
 

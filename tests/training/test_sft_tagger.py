@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from turnrl.training.run_folder.log import Record
 from turnrl.training.stages.sft import SupervisedTrainer, expert_episodes
 
 from ..agents.fake_server import Reply, Server, direct, says, serving  # noqa: F401
+from ..logged import logged
 from ..toy_world import LightsEnv, recipe
 from .test_trainer import session_of
 
@@ -88,12 +88,9 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
         played = asyncio.run(expert_episodes(session, session.choose("train", 4), 0.0))
         bad.append([turn.action or "" for turn in played[1].turns])
         made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
-        with pytest.warns(UserWarning, match=r"tagger") as caught:
+        with logged(r"tagger") as said:
             asyncio.run(made.run(lines.append))
-        said = [str(warning.message) for warning in caught]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            told, valid = asyncio.run(made.demonstrate())
+        told, valid = asyncio.run(made.demonstrate())
     assert [episode.task for episode in told[::2]] == [played[e].task for e in (0, 2, 3)]
     assert len(valid) == 3
     assert all(turn.tag == "monitor" for episode in (*told, *valid) for turn in episode.turns)
@@ -109,7 +106,6 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
-@pytest.mark.filterwarnings("ignore:the tagger")
 def test_nothing_is_learnt_without_a_teacher(tmp_path: Path, split: str) -> None:
     good: list[list[str]] = []
     with (
@@ -139,6 +135,6 @@ def test_a_wrong_model_is_said_before_anything_is_learnt(tmp_path: Path) -> None
                 UserError,
                 match=r"the tagger at .* refused the first request: status 404: no such model",
             ),
-            pytest.warns(UserWarning, match="refused"),
+            logged("refused"),
         ):
             train(made, run_dir=tmp_path / "run", progress=False)

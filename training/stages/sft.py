@@ -7,9 +7,9 @@ Only the tokens an agent would have written carry loss, unless `observation_weig
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,6 +32,8 @@ from ..recipe import SftStage
 from ..run_folder.checkpoint import TrainerState
 from ..run_folder.log import Record
 from ..session import Session
+
+logger = logging.getLogger(__name__)
 
 Demonstration = tuple[Episode, list[Tagged] | None]
 """An expert's episode and what is thought in it, if anything is."""
@@ -228,10 +230,10 @@ class SupervisedTrainer:
             )
         shorter = sum(len(a.turns) < len(b.turns) for a, b in zip(cut, told, strict=True))
         if shorter:
-            warnings.warn(
-                f"sft: {shorter} of {len(told)} {split} demonstrations do not fit a context of"
-                f" {limit} tokens: they end where it does",
-                stacklevel=2,
+            logger.warning(
+                "sft: %d of %d %s demonstrations do not fit a context of %d tokens: they end where"
+                " it does",
+                *(shorter, len(told), split, limit),
             )
         return kept
 
@@ -264,7 +266,7 @@ class SupervisedTrainer:
         self.lost = len(everything) - sum(map(len, kept.values()))
         if self.lost:
             what = f"{self.lost} of {len(everything)} demonstrations"
-            warnings.warn(f"{self._failed_at(what)}: they are left out", stacklevel=2)
+            logger.warning("%s: they are left out", self._failed_at(what))
         return list(kept.values())
 
     def _failed_at(self, what: str) -> str:
@@ -355,7 +357,7 @@ async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> 
         what = f"{lost} of {len(episodes)} tasks, such as {first.task.id} ({why[0]})"
         if not won:
             raise UserError(f"the expert does not win {what}: nothing can be demonstrated")
-        warnings.warn(f"the expert does not win {what}: they are not demonstrated", stacklevel=2)
+        logger.warning("the expert does not win %s: they are not demonstrated", what)
     return won
 
 

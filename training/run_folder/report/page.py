@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +20,8 @@ from ....foundation.files import write_text
 from . import samples
 from .curves import MEASURED, Section, sections
 from .run_files import RunFiles, number
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise UserError(f"cannot write '{target}': {what}")
     write_text(target, html)
     for note in files.notes:
-        warnings.warn(f"the report of '{run}' is not whole: {note}", stacklevel=2)
+        logger.warning("the report of '%s' is not whole: %s", run, note)
     return target
 
 
