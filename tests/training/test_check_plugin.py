@@ -27,7 +27,9 @@ from turnrl.training.selection.base import Selection
 CONFIGURED: dict[str, dict[str, Any]] = {
     "clip": {"of": {"name": "progress"}},
     "delta": {"of": {"name": "progress"}},
-    "gate": {"levels": [{"of": {"name": "outcome"}}, {"of": {"name": "progress"}}]},
+    "gate": {
+        "levels": [{"of": {"name": "outcome"}, "threshold": 1.0}, {"of": {"name": "progress"}}]
+    },
     "pairwise": {"by": {"name": "outcome"}},
 }
 """Fields of the plug-ins that cannot be made without any."""
