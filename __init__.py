@@ -29,6 +29,7 @@ _LAZY = {
     "env_ids": "envs.registry",
     "check_env": "envs.check.check",
     "check_plugin": "training.check.check",
+    "check_engine": "agents.engines.check",
     "Episode": "agents.episode",
     "StopReason": "agents.episode",
     "Turn": "agents.episode",
@@ -42,6 +43,7 @@ _LAZY = {
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
+    from .agents.engines.check import check_engine as check_engine
     from .agents.episode import Episode as Episode
     from .agents.episode import StopReason as StopReason
     from .agents.episode import Turn as Turn

@@ -30,6 +30,7 @@ SLOTS = (
     "training.modifiers",
     "training.curriculum",
     "training.selection",
+    "agents.engines",
     "agents.context",
     "agents.parsers",
     "agents.tagger",

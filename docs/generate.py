@@ -18,7 +18,6 @@ from turnrl.cli.catalogue import describe_method, plain, slots, type_name
 from turnrl.training.learner.critic import CriticConfig
 from turnrl.training.learner.optim import OptimConfig
 from turnrl.training.recipe import (
-    EngineConfig,
     EvaluateConfig,
     PoolConfig,
     Recipe,
@@ -36,6 +35,7 @@ TITLES = {
     "training.modifiers": "Modifiers of advantages",
     "training.curriculum": "Curricula",
     "training.selection": "Selection",
+    "agents.engines": "Engines",
     "agents.context": "Contexts",
     "agents.parsers": "Parsers",
     "agents.tagger": "Taggers",
@@ -105,7 +105,6 @@ BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "": (Recipe, "The recipe"),
     "model": (ModelConfig, "Which model plays and learns. The sizes shape a tiny model only."),
     "model.lora": (LoraConfig, "Low-rank adapters, through peft: only they are trained."),
-    "engine": (EngineConfig, "Who generates responses."),
     "agent": (AgentConfig, "How the model plays."),
     "agent.sampling": (Sampling, "How a response is sampled."),
     "pool": (PoolConfig, "Where the worlds run."),

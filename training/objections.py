@@ -35,12 +35,29 @@ def objections(recipe: Recipe) -> Iterator[str]:
             f"model.lora.dropout={recipe.model.lora.dropout} would never act: dropout is off in rl,"
             " and in sft unless it has dropout: true"
         )
+    yield from _engine(recipe)
     for stage in recipe.stages:
         if stage.name == "rl":
             yield from _sampling(recipe)
             yield from _groups(stage)
             yield from _updates(stage, recipe.agent.max_turns)
             yield from _returns(recipe, stage)
+
+
+def _engine(recipe: Recipe) -> Iterator[str]:
+    """Name what a run asks of an engine that this one cannot do."""
+    name, can = recipe.engine.recipe_key, recipe.engine.capabilities
+    if not can.takes_weights:
+        yield (
+            f"engine '{name}' takes no weights, so what is learnt would never be played; a run"
+            " needs one that does, such as torch"
+        )
+    for reward in recipe.rewards:
+        if Need.SCORER in reward.needs() and not can.scores:
+            yield (
+                f"reward '{reward.name}' needs log-probabilities of given tokens, which engine"
+                f" '{name}' cannot tell; leave it out, or use an engine that can, such as torch"
+            )
 
 
 def _sampling(recipe: Recipe) -> Iterator[str]:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..agents.config import AgentConfig
-from ..agents.engines.base import Sampling
+from ..agents.engines.base import ENGINES, EngineConfig, Sampling
 from ..agents.models.load import ModelConfig
 from ..agents.tagger.base import KINDS, PARSER, Tagger, speaks
 from ..envs.pool.pool import EnvPool
@@ -42,24 +42,6 @@ class Config(BaseModel):
     """Base of the blocks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EngineConfig(Config):
-    """The `engine` block."""
-
-    name: Literal["torch"] = Field(
-        "torch",
-        description="who generates: the built-in engine, which shares the trainer's weights",
-    )
-    max_batch: int = Field(64, ge=1, description="responses that are generated at once, at most")
-    patience_ms: float | None = Field(
-        None,
-        ge=0,
-        description=(
-            "milliseconds that a forward pass waits for worlds to answer; null waits for all, so"
-            " that reruns are equal"
-        ),
-    )
 
 
 class PoolConfig(Config):
@@ -339,8 +321,9 @@ class Recipe(Config):
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="which model plays and learns"
     )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="who generates its responses"
+    engine: Plugged[EngineConfig] = Field(
+        default_factory=lambda: ENGINES.build({"name": "torch"}),
+        description="who generates its responses, by name and fields; the built-in one needs no name",
     )
     agent: AgentConfig = Field(default_factory=AgentConfig, description="how it plays")
     pool: PoolConfig = Field(default_factory=PoolConfig, description="where the worlds run")
@@ -354,6 +337,11 @@ class Recipe(Config):
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="how success is measured"
     )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _torch_needs_no_name(cls, value: Any) -> Any:
+        return {"name": "torch", **value} if isinstance(value, Mapping) else value
 
     @field_validator("env")
     @classmethod

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..agents.engines.base import ENGINES
 from ..agents.models.load import Loaded, load
 from ..envs import TextEnv, make
 from ..envs.closing import close_worlds
@@ -144,6 +143,8 @@ async def _train(
                     await _run_stage(session, stage, index, saved.state, on_record)
         except Asked:
             raise Interrupted(session.where, interrupts.signum) from None
+        finally:
+            await session.engine.aclose()
     finally:
         await pool.aclose()
         close_worlds([prototype])
@@ -298,7 +299,7 @@ def _finish(session: Session) -> dict[str, Any]:
 def _session(
     recipe: Recipe, loaded: Loaded, prototype: TextEnv, pool: EnvPool, log: RunLog, progress: bool
 ) -> Session:
-    engine = ENGINES.build(recipe.engine.model_dump()).make(loaded, loaded.max_context)
+    engine = recipe.engine.make(loaded, loaded.max_context)
     agent = recipe.agent.build(engine, loaded.tokenizer)
     fits(agent, prototype)
     return Session(

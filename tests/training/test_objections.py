@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from turnrl import Recipe, UserError
+from turnrl.agents.engines.base import Capabilities
+from turnrl.agents.engines.torch import TorchEngineConfig
 from turnrl.training.credit.base import CREDITS, Credit
 from turnrl.training.run import train
 from turnrl.training.selection.base import SELECTIONS
 
+from ..agents.echo_engine import Echo
 from ..toy_world import recipe
 from .builders import batch_of, table
 
@@ -178,6 +181,36 @@ def test_responses_too_short_for_an_action_are_refused_before_play(
     train_with(60)
 
 
+class Deaf(Echo):
+    """An engine that only samples."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+
+def test_a_run_is_refused_what_its_engine_cannot_do() -> None:
+    why = refused(recipe(engine=Deaf()))
+    assert "test_objections:Deaf' takes no weights" in why
+    assert "such as torch" in why
+
+
+class Mute(Echo):
+    """An engine that follows a training and scores nothing."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(takes_weights=True)
+
+
+def test_a_reward_is_refused_an_engine_that_does_not_score() -> None:
+    gain = {"name": "information_gain", "target": "expert"}
+    why = refused(recipe(engine=Mute(), rewards=[gain]))
+    assert "reward 'information_gain' needs log-probabilities" in why
+    assert "test_objections:Mute' cannot tell" in why
+    Recipe.parse(recipe(engine=Echo(), rewards=[gain]))
+
+
 def test_patience_of_the_engine_is_a_setting(tmp_path: Path) -> None:
     data = recipe(engine={"patience_ms": 0.5}, rl={"steps": 1})
     train(
@@ -185,4 +218,5 @@ def test_patience_of_the_engine_is_a_setting(tmp_path: Path) -> None:
         run_dir=tmp_path / "run",
         progress=False,
     )
-    assert Recipe.parse(recipe()).engine.patience_ms is None
+    assert Recipe.parse(data).engine == TorchEngineConfig(patience_ms=0.5)
+    assert Recipe.parse(recipe()).engine == TorchEngineConfig()
