@@ -45,13 +45,11 @@ class Need(StrEnum):
     VALUES = "values"
     """A value of each turn, by a critic that the stage trains beside the policy."""
     OLD_LOGPROBS = "old_logprobs"
-    """The trainer's own log-probabilities of sampled tokens, before a step's first update."""
+    """The trainer's own log-probabilities of the sampled tokens, before the first update of a step."""
     REF_LOGPROBS = "ref_logprobs"
     """Log-probabilities of the sampled tokens under a frozen copy of the policy, made when the
     stage begins.
     """
-    ENTROPY = "entropy"
-    """The policy's entropy at each sampled token, with its gradient, by the learner."""
     SCORER = "scorer"
     """The agent that played, to score given tokens; the engine keeps the episodes' caches until the
     rewards are known.

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from ..agents.episode import Episode, Group
+from ..agents.models.forward import Scores
 from ..envs import Task
 from ..foundation.errors import PluginError, boundary
 from ..foundation.plugins import Plugin
 from .batch import TokenBatch
 from .credit.base import Advantages, Credit
 from .curriculum.base import Curriculum
-from .losses.base import LossOutput, PolicyLoss
+from .losses.base import PolicyLoss
 from .modifiers.base import Modifier
+from .objective import LossOutput, Objective
 from .regularizers.base import Regularizer
 from .reward_table import RewardTable
 from .selection.base import Selection
@@ -58,24 +60,31 @@ def modified(modifier: Modifier, advantages: Advantages, batch: TokenBatch) -> A
     return replace(advantages, values=_tensor(answer, batch.tokens_BL.shape, what, _PER_TOKEN))
 
 
-def policy_loss(
-    loss: PolicyLoss, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+def token_loss(
+    objective: Objective, scores: Scores, batch: TokenBatch, advantages_BL: Tensor
 ) -> LossOutput:
-    """Ask a loss for its term per token."""
-    what = f"loss '{loss.name}'"
+    """Ask a loss or a regularizer for its term per token."""
+    what = _term(objective)
     with boundary(what):
-        answer = loss(logprobs_BL, batch, advantages_BL)
-    return _output(answer, logprobs_BL.shape, what)
+        answer: Any = objective(scores, batch, advantages_BL)
+    if not isinstance(answer, LossOutput):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a LossOutput")
+    for part in (answer.loss_BL, *answer.metrics.values()):
+        _check(part, scores.logprobs_BL.shape, what, _PER_TOKEN)
+    return answer
 
 
-def regularizing(
-    term: Regularizer, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
-) -> LossOutput:
-    """Ask a regularizer for its term per token."""
-    what = f"regularizer '{term.name}'"
+def batch_loss(
+    objective: Objective, scores: Scores, batch: TokenBatch, advantages_BL: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Ask a loss or a regularizer for its term of a whole batch, and metrics."""
+    what = _term(objective)
     with boundary(what):
-        answer = term.token_loss(logprobs_BL, batch, entropy_BL)
-    return _output(answer, logprobs_BL.shape, what)
+        answer: Any = objective.batch_loss(scores, batch, advantages_BL)
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+        raise PluginError(f"{what} answered {_named(answer)}: expected its value and a dict")
+    _check(answer[0], (), what, "[]: one number")
+    return answer
 
 
 def reward_of(term: Regularizer, batch: TokenBatch) -> Tensor | None:
@@ -170,12 +179,9 @@ def _odd_part(value: Any) -> str:
 _PER_TOKEN = "[B, L]: one number per token of each sequence"
 
 
-def _output(answer: Any, shape: Sequence[int], what: str) -> LossOutput:
-    if not isinstance(answer, LossOutput):
-        raise PluginError(f"{what} answered {_named(answer)}: expected a LossOutput")
-    for part in (answer.loss_BL, *answer.metrics.values()):
-        _check(part, shape, what, _PER_TOKEN)
-    return answer
+def _term(objective: Objective) -> str:
+    kind = "loss" if isinstance(objective, PolicyLoss) else "regularizer"
+    return f"{kind} '{objective.name}'"
 
 
 def _tensor(answer: Any, shape: Sequence[int], what: str, axes: str) -> Tensor:

@@ -27,14 +27,12 @@ from ..foundation.plugins import Plugged
 from ..rewards.base import REWARDS, TurnReward
 from .credit.base import CREDITS, Credit
 from .curriculum.base import CURRICULA, Curriculum
-from .learner.critic import CriticConfig
+from .learner.config import LearnerConfig
 from .learner.optim import OptimConfig
-from .losses.base import LOSSES, PolicyLoss
 from .modifiers.base import Modifier
 from .objections import objections
 from .overrides import override, stages_of
 from .paths import anchored, module_file
-from .regularizers.base import Regularizer
 from .selection.base import Selection
 
 
@@ -202,13 +200,10 @@ class SftStage(Config):
     )
 
 
-class RlStage(Config):
+class RlStage(LearnerConfig):
     """Reinforcement learning: play, reward, credit, update."""
 
     name: Literal["rl"] = "rl"
-    steps: int = Field(
-        100, ge=1, description="number of steps: play a batch of episodes, then learn from it"
-    )
     tasks: int | None = Field(
         None, ge=1, description="number of training tasks to draw from (default: all, at most 100)"
     )
@@ -229,21 +224,6 @@ class RlStage(Config):
         default_factory=lambda: CREDITS.build({"name": "grpo"}),
         description="estimator of advantages, by name and fields",
     )
-    loss: Plugged[PolicyLoss] = Field(
-        default_factory=lambda: LOSSES.build({"name": "ppo_clip"}),
-        description="policy loss, by name and fields",
-    )
-    regularizers: list[Plugged[Regularizer]] = Field(
-        [],
-        description=(
-            "terms that are added to the loss; the reference of kl is the policy at the start of"
-            " this stage"
-        ),
-    )
-    critic: CriticConfig = Field(
-        default_factory=CriticConfig,
-        description="the critic, which exists only if the credit requires values",
-    )
     modifiers: list[Plugged[Modifier]] = Field(
         [], description="changes of the advantages after the estimator, in order"
     )
@@ -254,28 +234,7 @@ class RlStage(Config):
     selection: list[Plugged[Selection]] = Field(
         [], description="filters that decide which groups are learnt from, one after the other"
     )
-    updates: int = Field(1, ge=1, description="passes over the episodes of a step")
-    minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser of this stage")
-    average: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="decay per step of a running mean of the weights, which is evaluated and saved",
-    )
-    token_budget: int = Field(
-        4096, ge=1, description="tokens of a micro-batch, padding included, at most"
-    )
     merge: bool = Field(True, description="train turns that extend each other as one sequence")
-    rows_multiple_of: int = Field(
-        1,
-        ge=1,
-        description=(
-            "sequences of a batch are a multiple of this; the rest is dropped at random after"
-            " credit"
-        ),
-    )
-    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
     save_episodes: int = Field(
         16, ge=0, description="episodes that are kept of a step whose episodes are kept"
     )
@@ -291,13 +250,6 @@ class RlStage(Config):
             " that end the run"
         ),
     )
-
-    @model_validator(mode="after")
-    def _regularizers_differ(self) -> RlStage:
-        names = [term.name for term in self.regularizers]
-        if len(set(names)) != len(names):
-            raise ValueError("a regularizer is listed twice")
-        return self
 
 
 Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]

@@ -4,36 +4,31 @@ to bottom.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
-from functools import partial
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
-from ..agents.models.forward import score_batch
 from ..foundation.plugins import Need
 from . import boundaries
 from .batch import TokenBatch, map_groups
-from .learner.average import WeightAverage
-from .learner.critic import Critic
-from .learner.optim import make_optimizer, restore_optimizer
-from .learner.update import Learner
-from .patience import check_finite, enough_memory
+from .credit.base import Advantages
+from .learner.local import Learner
+from .patience import enough_memory
+from .publisher import Publisher
 from .recipe import RlStage
 from .reward_table import RewardTable, measured, reward_all
 from .run_folder.checkpoint import TrainerState
 from .run_folder.log import Record
 from .session import Session
-from .source.gather import gather
-from .source.rollout import rollout
+from .source.base import Played, Source
+from .source.gather import Gathering
+from .source.lock_step import LockStep
 
 LOWER = (
     "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the"
@@ -52,39 +47,36 @@ class Trainer:
 
     def __init__(self, session: Session, stage: RlStage, index: int) -> None:
         self.session, self.stage, self.index = session, stage, index
-        longest = session.recipe.agent.max_turns * session.recipe.agent.sampling.max_tokens
-        self.credit, loss = stage.credit.begin(), stage.loss.begin().of_length(longest)
+        self.credit = stage.credit.begin()
+        self.rewards = [reward.begin() for reward in session.recipe.rewards]
         self.modifiers = [modifier.begin() for modifier in stage.modifiers]
         self.selection = [selection.begin() for selection in stage.selection]
-        regularizers = [term.begin() for term in stage.regularizers]
-        self.rewards = [reward.begin() for reward in session.recipe.rewards]
-        self.curriculum = stage.curriculum.begin()
-        self.plugins = [
-            self.credit,
-            loss,
-            *regularizers,
-            *self.rewards,
-            *self.modifiers,
-            self.curriculum,
-            *self.selection,
-        ]
         self.weights = {reward.name: reward.weight for reward in self.rewards}
-        self.drawn = 0
-        self.needs = frozenset().union(*(plugin.needs() for plugin in self.plugins))
-        self.critic = Critic(session.model, stage.critic) if Need.VALUES in self.needs else None
-        self.reference = frozen_copy(session.model) if Need.REF_LOGPROBS in self.needs else None
-        groups = [(session.model.parameters(), 1.0)]
-        if self.critic is not None:
-            groups.append((self.critic.parameters(), stage.critic.lr / stage.optim.lr))
-        self.learner = Learner(
-            session.model,
-            make_optimizer(groups, stage.optim),
-            stage,
-            loss,
-            regularizers,
-            self.critic,
+        curriculum = stage.curriculum.begin()
+        others = [*self.rewards, *self.modifiers, curriculum, *self.selection]
+        self.needs = frozenset().union(*(plugin.needs() for plugin in (self.credit, *others)))
+        if not session.engine.full_precision:
+            # Its arithmetic is not the learner's: its log-probabilities are of another policy.
+            self.needs |= {Need.OLD_LOGPROBS}
+        agent = session.recipe.agent
+        self.source: Source = LockStep(
+            session.agent,
+            session.pool,
+            curriculum,
+            session.choose("train", stage.tasks),
+            session.renamings(stage.symmetries),
+            group_size=stage.group_size,
+            concurrency=stage.concurrency,
+            steps=stage.steps,
+            max_turns=agent.max_turns,
+            seed=session.recipe.seed,
+            ask_expert=Need.EXPERT in self.needs,
+            keep=Need.SCORER in self.needs,
         )
-        self.average = WeightAverage(session.model, stage.average)
+        longest = agent.max_turns * agent.sampling.max_tokens
+        self.learner = Learner(stage, session.model, longest=longest, needs=self.needs)
+        self.plugins = [self.credit, *self.learner.objectives, *others]
+        self.publisher = Publisher(session.engine)
         self.seconds: dict[str, float] = {}
         self.measured = 0
         """Groups of the step that were played and rewarded, before any was filtered out."""
@@ -95,118 +87,84 @@ class Trainer:
     # -- the walk ----------------------------------------------------------------------------------
 
     async def step(self, number: int) -> Record:
-        """One step of learning; returns its metrics."""
-        session, stage, seed = self.session, self.stage, self.session.recipe.seed
+        """Play a batch of episodes and learn from it; returns the metrics."""
+        stage, what = self.stage, f"step {number + 1}"
         self.seconds, self.measured = {}, 0
-        before = session.pool.faults.counts.copy()
-        groups, metrics = await gather(
-            partial(self.play, number), self.selection, stage.tasks_per_step, self.weights
-        )
+        before = self.session.pool.faults.counts.copy()
+        kept = Gathering(self.selection, self.weights, stage.tasks_per_step)
+        while kept.missing:
+            with self._clock("play"):
+                played = await self.source.next(number, kept.missing)
+            with self._clock("reward"):
+                kept.take(*await self.rewarded(played))
+        groups, metrics = kept.groups, kept.metrics
         self.cause = self.why_nothing(before)
         if not groups:
             return metrics | {"skipped": 1.0}
         self.warn_of_survivors(number + 1, metrics)
-        with self._clock("score"), enough_memory(f"step {number + 1}", LOWER):
+        with self._clock("score"), enough_memory(what, LOWER):
             batch = self.batch(groups)
         with self._clock("credit"):
             table = self.table(groups, batch)
-            advantages = boundaries.advantages_of(self.credit, table, batch)
-            for modifier in self.modifiers:
-                advantages = boundaries.modified(modifier, advantages, batch)
-            annotate(groups, batch.per_turn(advantages.values))
+            advantages = self.advantages(table, batch)
+            annotate(groups, batch, advantages)
         if not bool(torch.isfinite(advantages.values).all()):
             self.cause = (
                 f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
             )
             return metrics | {"skipped": 1.0} | self.timing()
-        with self._clock("update"), enough_memory(f"step {number + 1}", LOWER):
-            updated = self.learner.update(batch, advantages, number, seed)
-            if updated.get("gradients/lost") == 1:
+        with self._clock("update"), enough_memory(what, LOWER):
+            report = self.learner.update(batch, advantages, number, self.session.recipe.seed)
+            if report.get("gradients/lost") == 1:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
-            check_finite(session.model, f"after step {number + 1}")
-            self.average.update()
-            await session.engine.push(session.model.state_dict(), number + 1)
+            await self.publisher.push(self.learner.weights(), number + 1)
         if self.due(number, stage.episodes_every):
-            session.write_episodes("rl", number + 1, episodes_of(groups), stage.save_episodes)
-        return metrics | updated | self.describe(batch, table, advantages.values) | self.timing()
+            episodes = episodes_of(groups)
+            self.session.write_episodes("rl", number + 1, episodes, stage.save_episodes)
+        return metrics | report | self.describe(batch, table, advantages) | self.timing()
 
-    async def play(
-        self, number: int, count: int, first: int
-    ) -> tuple[list[Group], dict[str, float]]:
-        """`count` more tasks of step `number`, played and rewarded; groups in which nothing was
-        said are left out.
+    async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:
+        """Reward what was played; leaves out what could not be measured, and groups in which
+        nothing was said.
         """
-        session, stage, seed = self.session, self.stage, self.session.recipe.seed
-        with ExitStack() as conversations:
-            with self._clock("play"):
-                full = session.recipe.agent.max_turns
-                known = session.choose("train", stage.tasks)
-                tasks = boundaries.next_tasks(self.curriculum, known, count, self.drawn, seed)
-                self.drawn += count
-                groups, metrics = await rollout(
-                    tasks,
-                    session.agent,
-                    session.pool,
-                    group_size=stage.group_size,
-                    step=number,
-                    seed=seed,
-                    max_turns=boundaries.turn_limit(self.curriculum, full, number / stage.steps),
-                    task_turns=full,
-                    concurrency=stage.concurrency,
-                    renamings=session.renamings(stage.symmetries),
-                    first=first,
-                    ask_expert=Need.EXPERT in self.needs,
-                    keep=conversations if Need.SCORER in self.needs else None,
-                )
-                boundaries.observe(self.curriculum, groups)
-            with self._clock("reward"):
-                table = await reward_all(self.rewards, groups, session.agent, session.pool.faults)
-        groups, unmeasured = measured(groups, table)
-        metrics |= {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
+        session = self.session
+        with played.conversations:
+            table = await reward_all(
+                self.rewards, played.groups, session.agent, session.pool.faults
+            )
+        groups, unmeasured = measured(played.groups, table)
+        lost = {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
         groups = [group for group in groups if any(episode.response_tokens for episode in group)]
         self.measured += len(groups)
-        return groups, metrics
+        return groups, played.metrics | lost
 
     def batch(self, groups: Sequence[Group]) -> TokenBatch:
-        """Tensors, with the costly fields that some plug-in asked for."""
-        stage, model = self.stage, self.session.model
-        temperature = self.session.recipe.agent.sampling.temperature
-        cut = self.credit.bootstraps() if self.critic is not None else frozenset()
-        batch = TokenBatch.pack(groups, merge=stage.merge, closing=cut, temperature=temperature)
-        rows = list(batch.split(stage.token_budget))
-
-        def scored(policy: nn.Module) -> Tensor:
-            return score_batch(
-                policy,
-                batch.tokens_BL,
-                batch.mask_BL,
-                rows,
-                temperature=temperature,
-                bf16=stage.bf16,
-            )
-
-        # Where the engine's arithmetic is not exactly the trainer's, its log-probabilities are of
-        # another policy.
-        if Need.OLD_LOGPROBS in self.needs or stage.bf16 or not self.session.engine.full_precision:
-            batch = replace(batch, old_logprobs_BL=scored(model))
-        if self.reference is not None:
-            batch = replace(batch, ref_logprobs_BL=scored(self.reference))
-        if self.critic is not None:
-            open_E = batch.stopped_E(cut)
-            values_BL, bootstrap_E = self.critic.evaluate(
-                model, batch, rows, open_E, bf16=stage.bf16
-            )
-            batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
-        return batch
+        """Pack groups as tensors, with the costly fields that some plug-in asked for."""
+        cut = self.credit.bootstraps() if self.learner.critic is not None else frozenset()
+        batch = TokenBatch.pack(
+            groups,
+            merge=self.stage.merge,
+            closing=cut,
+            temperature=self.session.recipe.agent.sampling.temperature,
+            device=self.learner.device,
+        )
+        return self.learner.measured(batch, cut)
 
     def table(self, groups: Sequence[Group], batch: TokenBatch) -> RewardTable:
-        """The recipe's rewards, and those of regularizers that act on rewards."""
+        """Collect the recipe's rewards, and those of regularizers that act on rewards."""
         table = RewardTable.of(groups, self.weights, batch.device)
         for term in self.learner.regularizers:
             reward_BL = boundaries.reward_of(term, batch)
             if reward_BL is not None:
                 table = table.with_reward(term.name, batch.per_turn(reward_BL), term.coefficient)
         return table
+
+    def advantages(self, table: RewardTable, batch: TokenBatch) -> Advantages:
+        """Ask the credit, then the modifiers in order; per token."""
+        advantages = boundaries.advantages_of(self.credit, table, batch)
+        for modifier in self.modifiers:
+            advantages = boundaries.modified(modifier, advantages, batch)
+        return advantages
 
     # -- beside the walk ---------------------------------------------------------------------------
 
@@ -250,14 +208,13 @@ class Trainer:
         """The model and the engine have the averaged weights inside the block: those to evaluate
         and to save.
         """
-        session = self.session
-        with self.average.applied():
-            await session.engine.push(session.model.state_dict(), done)
+        with self.learner.averaged():
+            await self.publisher.push(self.learner.weights(), done)
             yield
-        await session.engine.push(session.model.state_dict(), done)
+        await self.publisher.push(self.learner.weights(), done)
 
     def describe(
-        self, batch: TokenBatch, table: RewardTable, advantages_BL: Tensor
+        self, batch: TokenBatch, table: RewardTable, advantages: Advantages
     ) -> dict[str, float]:
         """Metrics of rewards and advantages."""
         return_E = table.total_E
@@ -265,7 +222,7 @@ class Trainer:
             f"reward/{name}": float(sums_E.mean())
             for name, sums_E in zip(table.names, table.sums_KE, strict=True)
         }
-        flat = advantages_BL[batch.mask_BL].double()
+        flat = advantages.values[batch.mask_BL].double()
         flat_groups: list[bool] = []
         map_groups(
             batch.group_E,
@@ -285,7 +242,7 @@ class Trainer:
     def memory(self) -> dict[str, Any]:
         """What playing a step changes: plug-ins, tasks drawn, random streams. A copy."""
         return {
-            "drawn": self.drawn,
+            "drawn": self.source.drawn,
             "plugins": [boundaries.memory_of(plugin) for plugin in self.plugins],
             "rng": torch.get_rng_state(),
         }
@@ -298,26 +255,19 @@ class Trainer:
             evaluated: whether the evaluation that is due at this step was made.
         """
         return {
-            "optimizer": self.learner.optimizer.state_dict(),
-            "critic": None if self.critic is None else self.critic.state_dict(),
-            "reference": None if self.reference is None else self.reference.state_dict(),
-            "average": self.average.state_dict(),
+            **self.learner.state_dict(),
             "memory": memory or self.memory(),
             "evaluated": evaluated,
         }
 
     async def restore(self, state: TrainerState) -> None:
         """Continue from what `state` returned."""
-        restore_optimizer(self.learner.optimizer, state.parts["optimizer"])
-        for module, key in ((self.critic, "critic"), (self.reference, "reference")):
-            if module is not None:
-                module.load_state_dict(state.parts[key])
-        self.average.load_state_dict(state.parts["average"])
+        self.learner.load_state_dict(state.parts)
         memory = state.parts["memory"]
-        self.drawn = memory["drawn"]
+        self.source.drawn = memory["drawn"]
         for plugin, saved in zip(self.plugins, memory["plugins"], strict=True):
             plugin.load_state_dict(saved)
-        await self.session.engine.push(self.session.model.state_dict(), state.step)
+        await self.publisher.push(self.learner.weights(), state.step)
         torch.set_rng_state(memory["rng"])
 
     def timing(self) -> dict[str, float]:
@@ -331,17 +281,9 @@ class Trainer:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
 
-def annotate(groups: Sequence[Group], sums_ET: Tensor) -> None:
-    """Write each turn's mean advantage into the turn, for reports.
-
-    Args:
-        sums_ET: of the advantages of a turn's tokens.
-    """
-    for episode, row in zip(episodes_of(groups), sums_ET.tolist(), strict=True):
+def annotate(groups: Sequence[Group], batch: TokenBatch, advantages: Advantages) -> None:
+    """Write each turn's mean advantage into the turn, for reports."""
+    sums = batch.per_turn(advantages.values).tolist()
+    for episode, row in zip(episodes_of(groups), sums, strict=True):
         for turn, value in zip(episode.turns, row, strict=False):
             turn.advantage = value / max(len(turn.response_ids), 1)
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """The policy as it is now, never trained."""
-    return copy.deepcopy(model).eval().requires_grad_(False)

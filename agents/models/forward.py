@@ -7,9 +7,11 @@ mask is needed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,34 +28,35 @@ pass.
 """
 
 
+Probe = Callable[[Tensor, Tensor], Tensor]
+"""(log-probabilities of the whole vocabulary [n, V], the tokens that came [n]) -> a number for each
+token [n].
+"""
+
+
 @dataclass(slots=True)
 class Scores:
-    """The numbers that a forward pass gives for chosen tokens; zeros elsewhere."""
+    """The numbers that a forward pass gives for chosen tokens."""
 
-    logprobs_BL: Tensor
-    entropy_BL: Tensor
-    """Entropy (nats) of the distribution each token was drawn from."""
-    hidden_ND: Tensor
-    """Last hidden states before the chosen tokens, in row-major order."""
-    where: tuple[Tensor, Tensor] = field(repr=False)
-    """Rows and columns of the chosen tokens."""
+    of: dict[str, Tensor]
+    """[B, L] by name, 0 elsewhere: 'logprobs', 'entropy' and those of probes."""
+    hidden_BLD: Tensor | None = None
+    """Last hidden states where a chosen token follows, for a value head; zeros elsewhere."""
 
     @property
-    def hidden_BLD(self) -> Tensor:
-        """Last hidden states where a chosen token follows, for a value head; zeros elsewhere."""
-        rows_N, columns_N = self.where
-        empty_BLD = self.hidden_ND.new_zeros(*self.logprobs_BL.shape, self.hidden_ND.shape[1])
-        return empty_BLD.index_put((rows_N, columns_N - 1), self.hidden_ND)
+    def logprobs_BL(self) -> Tensor:
+        """Log-probability of each token."""
+        return self.of["logprobs"]
 
 
-def autocast(bf16: bool) -> AbstractContextManager[Any]:
+def autocast(bf16: bool, device: torch.device) -> AbstractContextManager[Any]:
     """Enter bfloat16 arithmetic over float32 weights, or nothing.
 
     Warns once on a processor that it makes slower.
     """
-    if bf16:
+    if bf16 and device.type == "cpu":
         _warn_if_slow()
-    return torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
 @cache
@@ -83,7 +86,8 @@ def score(
     mask_BL: Tensor,
     *,
     temperature: float = 1.0,
-    entropy_grad: bool = False,
+    probes: Mapping[str, Probe] = MappingProxyType({}),
+    hidden: bool = False,
 ) -> Scores:
     """Compute log-probabilities of the tokens under `mask_BL`, given what precedes each.
 
@@ -91,48 +95,63 @@ def score(
         tokens_BL: int64, right-padded.
         mask_BL: bool; position 0 must be False.
         temperature: logits are divided by it; 0 counts as 1.
-        entropy_grad: keep the gradient of the entropy.
+        probes: what else to compute where the logits are, with its gradient. The entropy is
+            computed in any case, but without gradient unless it is among them.
+        hidden: keep the last hidden states.
     """
     hidden_ND = narrow.hidden_before(decoder(model), tokens_BL, mask_BL)
     rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
     target_N = tokens_BL[rows_N, columns_N]
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     scale = 1.0 / temperature if temperature > 0 else 1.0
-    logprobs_N, entropy_N = _token_scores(head, hidden_ND, target_N, scale, entropy_grad)
-    empty_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
-    return Scores(
-        logprobs_BL=empty_BL.index_put((rows_N, columns_N), logprobs_N),
-        entropy_BL=empty_BL.index_put((rows_N, columns_N), entropy_N),
-        hidden_ND=hidden_ND,
-        where=(rows_N, columns_N),
-    )
+    scores_N = _token_scores(head, hidden_ND, target_N, scale, probes)
+    empty_BL = scores_N["logprobs"].new_zeros(mask_BL.shape)
+    of = {name: empty_BL.index_put((rows_N, columns_N), score) for name, score in scores_N.items()}
+    if not hidden:
+        return Scores(of)
+    empty_BLD = hidden_ND.new_zeros(*mask_BL.shape, hidden_ND.shape[1])
+    return Scores(of, empty_BLD.index_put((rows_N, columns_N - 1), hidden_ND))
 
 
 def _token_scores(
-    head: nn.Module, hidden_ND: Tensor, target_N: Tensor, scale: float, entropy_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """Compute (log-probability, entropy) of each target, in chunks of bounded memory."""
+    head: nn.Module,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    scale: float,
+    probes: Mapping[str, Probe],
+) -> dict[str, Tensor]:
+    """Compute log-probability, entropy and probes of each target, in chunks of bounded memory."""
+    asked = {"entropy": entropy, **probes}
+    names = ("logprobs", *asked)
 
-    def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, Tensor]:
-        logits_nV = head(hidden_nD).float()
+    def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, ...]:
+        logits_nV = at_least_float32(head(hidden_nD))
         logprobs_nV = torch.log_softmax(logits_nV if scale == 1.0 else logits_nV * scale, dim=-1)
-        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-            entropy_n = _entropy(logprobs_nV)
-        return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), entropy_n
+        found = []
+        for name, probe in asked.items():
+            with torch.set_grad_enabled(name in probes and torch.is_grad_enabled()):
+                found.append(probe(logprobs_nV, target_n))
+        return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), *found
 
     vocabulary = int(head.weight.shape[0])  # type: ignore[index]
     size = max(LOGIT_CHUNK // vocabulary, 1)
     if len(target_N) <= size:
-        return chunk(hidden_ND, target_N)
+        return dict(zip(names, chunk(hidden_ND, target_N), strict=True))
     parts = [
         checkpoint(chunk, hidden_ND[i : i + size], target_N[i : i + size], use_reentrant=False)
         for i in range(0, len(target_N), size)
     ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    joined = [torch.cat(of_name) for of_name in zip(*parts, strict=True)]
+    return dict(zip(names, joined, strict=True))
 
 
-def _entropy(logprobs_nV: Tensor) -> Tensor:
-    """Compute the entropy [n] in nats; a token of probability 0 adds nothing."""
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return the values in float32, or in float64 if that is what they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def entropy(logprobs_nV: Tensor, target_n: Tensor) -> Tensor:
+    """Compute the entropy [n] in nats; a token of probability 0 adds nothing. A `Probe`."""
     if torch.is_grad_enabled():
         return -(logprobs_nV.exp() * logprobs_nV).nan_to_num(0.0).sum(-1)
     # In place, and over all tokens: these tensors are the largest of an update.
@@ -150,17 +169,23 @@ def score_batch(
     *,
     temperature: float,
     bf16: bool,
-) -> Tensor:
-    """Compute log-probabilities [B, L] of a whole batch without gradient.
+    probes: Mapping[str, Probe] = MappingProxyType({}),
+) -> Scores:
+    """Compute the scores of a whole batch without gradient.
 
     One micro-batch (row indices) is computed at a time.
     """
-    out_BL = torch.zeros(mask_BL.shape, dtype=torch.float32)
+    out: dict[str, Tensor] = {}
     for index in rows:
         width = int(mask_BL[index].any(0).nonzero().max()) + 1 if bool(mask_BL[index].any()) else 1
-        with autocast(bf16):
+        with autocast(bf16, tokens_BL.device):
             scores = score(
-                model, tokens_BL[index, :width], mask_BL[index, :width], temperature=temperature
+                model,
+                tokens_BL[index, :width],
+                mask_BL[index, :width],
+                temperature=temperature,
+                probes=probes,
             )
-        out_BL[index, :width] = scores.logprobs_BL
-    return out_BL
+        for name, part_BL in scores.of.items():
+            out.setdefault(name, part_BL.new_zeros(mask_BL.shape))[index, :width] = part_BL
+    return Scores(out)

@@ -1,8 +1,7 @@
-"""Makers: processes that make files, a JSON job per line in, a JSON answer per line out::
+"""Makers: worker processes that make files, one JSON job per line in, one JSON answer per line out::
 
-    makers = Makers("making games", [sys.executable, "worker.py"])
-    job = Job(path, "game 7", lambda made: {"seed": 7, "path": str(made)})
-    makers.ensure([job], cache_dir("games"))
+    makers = Makers("making games", [sys.executable, "worker.py"]) makers.ensure([Job(path, "game
+    7", lambda made: {"seed": 7, "path": str(made)})], cache_dir("games"))
 
 What must not happen in a process that plays (compilers, planners, libraries that change global
 state) happens in one of them. An answer has ``ok``; where that is false, ``error`` says why, and

@@ -507,9 +507,9 @@ def test_log_probabilities_of_rows_are_the_samplers() -> None:
     assert [len(episode.turns) for episode in episodes] == [3, 3, 3]
     batch = assert_rows_are_exact(episodes)
     rows = list(batch.split(2048))
-    again_BL = score_batch(model, batch.tokens_BL, batch.mask_BL, rows, temperature=1.0, bf16=False)
+    again = score_batch(model, batch.tokens_BL, batch.mask_BL, rows, temperature=1.0, bf16=False)
     torch.testing.assert_close(
-        again_BL[batch.mask_BL], batch.logprobs_BL[batch.mask_BL], atol=1e-4, rtol=0
+        again.logprobs_BL[batch.mask_BL], batch.logprobs_BL[batch.mask_BL], atol=1e-4, rtol=0
     )
 
 

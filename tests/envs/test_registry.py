@@ -1,4 +1,4 @@
-"""register and make: what is no text environment is refused in one sentence of advice."""
+"""register and make: what is no text environment is refused in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ class Bad(turnrl.TextEnv):
             raise ValueError("size must be at least 1")
         super().__init__(**more)
     def _tasks(self, split):
-        seeds = {"train": (1, 2), "valid": (3,), "test": (4,)}[split]
-        return [self.task(seed, split) for seed in seeds]
+        return [self.task(seed, split) for seed in {"train": (1, 2), "valid": (3,), "test": (4,)}[split]]
     def _begin(self, task): return turnrl.Outcome("Go.")
     def _act(self, action): return ("Done.", 1.0, True)
 

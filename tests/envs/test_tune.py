@@ -1,4 +1,4 @@
-"""The tuned interpreter: really compiled, really profiled, and it plays like the installed one."""
+"""The tuned interpreter: really compiled, really profiled, and it says what the installed one says."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.agents.models.forward import Scores
 from turnrl.envs.task import Task
 from turnrl.training.batch import TokenBatch
 from turnrl.training.reward_table import RewardTable
@@ -52,6 +53,11 @@ def batch_of(
         terminated_E=torch.tensor(terminated or [True] * count),
         success_E=torch.zeros(count, dtype=torch.bool),
     )
+
+
+def scores(logprobs_BL: Tensor, **more: Tensor) -> Scores:
+    """What a forward pass would have given."""
+    return Scores({"logprobs": logprobs_BL, **more})
 
 
 def table(

@@ -16,6 +16,7 @@ from turnrl import Recipe, Task, UserError
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.context.base import Context, History
 from turnrl.agents.episode import Episode, Group
+from turnrl.agents.models.forward import Scores
 from turnrl.agents.parsers.base import Parsed, Parser
 from turnrl.agents.tagger.base import Tagged, Tagger
 from turnrl.foundation.errors import PluginError, RunFailed
@@ -23,8 +24,9 @@ from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import Advantages, Credit
 from turnrl.training.curriculum.base import Curriculum
-from turnrl.training.losses.base import LossOutput, PolicyLoss
+from turnrl.training.losses.base import PolicyLoss
 from turnrl.training.modifiers.base import Modifier
+from turnrl.training.objective import LossOutput
 from turnrl.training.regularizers.base import Regularizer
 from turnrl.training.reward_table import RewardTable
 from turnrl.training.run import train
@@ -152,10 +154,10 @@ class OddLoss(PolicyLoss):
     skips_zero: ClassVar[bool] = False
     how: str
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> Any:
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> Any:
         if self.how == "scalar":
-            return LossOutput(logprobs_BL.sum())
-        return odd(self.how, LossOutput(-logprobs_BL))
+            return LossOutput(scores.logprobs_BL.sum())
+        return odd(self.how, LossOutput(-scores.logprobs_BL))
 
 
 class Abstract(PolicyLoss):
@@ -166,11 +168,11 @@ class OddTerm(Regularizer):
     name: Literal["odd"] = "odd"
     how: str
 
-    def token_loss(self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None) -> Any:
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> Any:
         return (
-            LossOutput(logprobs_BL.mean(1))
+            LossOutput(scores.logprobs_BL.mean(1))
             if self.how == "flat"
-            else odd(self.how, LossOutput(-logprobs_BL))
+            else odd(self.how, LossOutput(-scores.logprobs_BL))
         )
 
 

@@ -21,9 +21,14 @@ from .test_on_policy import farthest, first_ratios, gpt2
 from .test_trainer import session_of
 
 
+async def played_by(trainer: Trainer, count: int) -> list[Group]:
+    groups, _ = await trainer.rewarded(await trainer.source.next(0, count))
+    return groups
+
+
 def played(session: Any, count: int = 4) -> list[Group]:
     trainer = Trainer(session, session.recipe.stages[-1], 1)
-    return asyncio.run(trainer.play(0, count, 0))[0]
+    return asyncio.run(played_by(trainer, count))
 
 
 def tight(folder: Path, family: str, limit: int, **changes: Any) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def test_an_opening_that_does_not_fit_is_a_lost_game(
             return await generate(talk, [*prompt, *[0] * 600] if short else prompt, sampling)
 
         monkeypatch.setattr(Conversation, "generate", half)
-        groups, _ = asyncio.run(trainer.play(0, 2, 0))
+        groups = asyncio.run(played_by(trainer, 2))
         episodes = episodes_of(groups)
         silent = [episode for episode in episodes if not episode.response_tokens]
         assert len(silent) == 4

@@ -86,13 +86,6 @@ def build(config: dict[str, Any]) -> Credit:
     return CREDITS.build(config)
 
 
-def targets(config: dict[str, Any], batch: TokenBatch, paid: RewardTable) -> Tensor:
-    """What a critic learns to predict [B, L]."""
-    targets_BL = build(config)(paid, batch).critic_targets_BL
-    assert targets_BL is not None
-    return targets_BL
-
-
 def apply(config: dict[str, Any], batch: TokenBatch, paid: RewardTable) -> Tensor:
     """Advantages per token [B, L]."""
     credit = build(config)
@@ -120,6 +113,13 @@ def apply(config: dict[str, Any], batch: TokenBatch, paid: RewardTable) -> Tenso
     assert out.shape == batch.turn_BL.shape
     assert not out[~batch.mask_BL].any()
     return out
+
+
+def targets_of(config: dict[str, Any], batch: TokenBatch, paid: RewardTable) -> Tensor:
+    """What the critic is to learn [B, L]."""
+    targets_BL = build(config)(paid, batch).critic_targets_BL
+    assert targets_BL is not None
+    return targets_BL
 
 
 def close(actual: Tensor, expected: Any, atol: float = 1e-9) -> None:
@@ -163,7 +163,7 @@ def test_reference_per_token(name: str, config: dict[str, Any], outside: float) 
     close(apply(config | {"gamma": 0.99}, batch, paid), expected * golden("mask"), atol)
     if name.startswith("gae"):
         returns, atol = entry("gae_returns")
-        targets_BL = targets(config | {"gamma": 0.99}, batch, paid)
+        targets_BL = targets_of(config | {"gamma": 0.99}, batch, paid)
         close(targets_BL, torch.where(batch.mask_BL, returns, NAN), atol)
 
 
@@ -267,7 +267,7 @@ def test_token_gae_by_hand(stop: StopReason, limit: str, expected: Any, outside:
     paid = table_of(torch.tensor([[[0.5, 1.0]]]).double(), batch)
     config = {"name": "gae", "gamma": 0.9, "lam": 0.8, "whiten": False, "limit": limit}
     close(apply(config, batch, paid), [advantages], 1e-6)
-    close(targets(config, batch, paid), [returns], 1e-6)
+    close(targets_of(config, batch, paid), [returns], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_turn_gae_by_hand(
     paid = table_of(torch.tensor([[rewards]]).double(), batch)
     out = apply(config, batch, paid)
     close(out, batch.spread(torch.tensor([expected]).double()), 1e-6)
-    targets_BL = targets(config, batch, paid)
-    learnt = targets_BL[~targets_BL.isnan()]
-    close(learnt, torch.tensor(expected).double() + torch.tensor([0.5, 0.4, 0.3]).double(), 1e-6)
+    targets_BL = targets_of(config, batch, paid)
+    targets = targets_BL[~targets_BL.isnan()]
+    close(targets, torch.tensor(expected).double() + torch.tensor([0.5, 0.4, 0.3]).double(), 1e-6)
 
 
 def test_turn_gae_whitens_one_value_per_turn() -> None:
@@ -332,11 +332,8 @@ def test_turns_without_reward_are_turns() -> None:
     )
     for over in ("token", "turn"):
         config = {"name": "gae", "over": over, "whiten": False}
-        none, little = (
-            table_of(torch.tensor([[[*[small] * 3, 1]]]).double(), batch) for small in (0.0, 1e-9)
-        )
-        zero = apply(config, batch, none)
-        close(apply(config, batch, little), zero, 1e-8)
+        zero = apply(config, batch, table({"r": [[0.0, 0.0, 0.0, 1.0]]}))
+        close(apply(config, batch, table({"r": [[1e-9, 1e-9, 1e-9, 1.0]]})), zero, 1e-8)
         assert len(zero.unique()) == (6 if over == "token" else 4)
 
 

@@ -1,4 +1,4 @@
-"""Every credit estimator on problems with known gradients: unbiased, or biased as it says."""
+"""Every credit estimator on problems with known gradients: who is unbiased, and what the others do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from turnrl.agents.episode import StopReason
+from turnrl.agents.models.forward import Scores
 from turnrl.training.batch import TokenBatch
 from turnrl.training.boundaries import advantages_of
 from turnrl.training.credit.base import CREDITS, Advantages, Credit
@@ -548,7 +549,7 @@ def test_token_mean_by_hand() -> None:
 @pytest.mark.parametrize("name", ["words", "two rewards"])
 @pytest.mark.parametrize("aggregation", tabular.AGGREGATIONS)
 def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -> None:
-    """By automatic differentiation of the real loss over real log-probabilities of every token."""
+    """By automatic differentiation of the real loss over the real log-probabilities of every token."""
     problem, groups = BY_NAME[name], torch.arange(2).repeat_interleave(3)
     loss = LOSSES.build({"name": "ppo_clip", "aggregation": aggregation}).of_length(1)
     for index in ([0, 1, 2, 3, 3, 0], [1, 1, 2, 0, 0, 0], [2, 3, 1, 2, 0, 2]):
@@ -571,9 +572,8 @@ def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -
         batch = replace(case.batch, logprobs_BL=new_BL.detach())
         for credit in (build("rloo"), build("reinforce_pp")):
             advantages_BL = advantages_of(credit, case.rewards, batch).values
-            total = (
-                loss(new_BL, batch, advantages_BL).loss_BL * loss.weights_BL(batch, torch.float64)
-            ).sum()
+            out = loss(Scores({"logprobs": new_BL}), batch, advantages_BL)
+            total = (out.loss_BL * loss.weights_BL(batch, torch.float64)).sum()
             found = torch.autograd.grad(total, list(logits.values()), retain_graph=True)
             assert same(-torch.cat(found), tabular.estimates(credit, [case], aggregation)[0])
 

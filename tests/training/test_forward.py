@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.models import forward
-from turnrl.agents.models.forward import score, score_batch
+from turnrl.agents.models.forward import Probe, entropy, score, score_batch
 
 from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 
+ENTROPY: dict[str, Probe] = {"entropy": entropy}
+
 
 def rows(seed: int, count: int, width: int = 24) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens, mask, lengths): right-padded rows of several lengths, action tokens scattered."""
+    """(tokens, mask, lengths): right-padded rows of different lengths with scattered action tokens."""
     generator = torch.Generator().manual_seed(seed)
     lengths_B = torch.randint(4, width + 1, (count,), generator=generator)
     tokens_BL = torch.randint(0, VOCABULARY, (count, width), generator=generator)
@@ -83,13 +85,13 @@ def test_logits_at_actions_only_equal_all_logits(family: str, temperature: float
     model = build(family)
     tokens_BL, mask_BL, _ = rows(2, 4)
     weights_BL = torch.randn(mask_BL.shape, generator=torch.Generator().manual_seed(0))
-    scores = score(model, tokens_BL, mask_BL, temperature=temperature, entropy_grad=True)
+    scores = score(model, tokens_BL, mask_BL, temperature=temperature, probes=ENTROPY)
     logprobs_BL, entropy_BL = plain(model, tokens_BL, mask_BL, temperature)
     torch.testing.assert_close(scores.logprobs_BL, logprobs_BL, rtol=0, atol=1e-4)
-    torch.testing.assert_close(scores.entropy_BL, entropy_BL, rtol=0, atol=1e-4)
+    torch.testing.assert_close(scores.of["entropy"], entropy_BL, rtol=0, atol=1e-4)
     assert not scores.logprobs_BL[~mask_BL].any()
-    assert not scores.entropy_BL[~mask_BL].any()
-    ours = gradients(model, ((scores.logprobs_BL + 0.5 * scores.entropy_BL) * weights_BL).sum())
+    assert not scores.of["entropy"][~mask_BL].any()
+    ours = gradients(model, ((scores.logprobs_BL + 0.5 * scores.of["entropy"]) * weights_BL).sum())
     close(ours, gradients(model, ((logprobs_BL + 0.5 * entropy_BL) * weights_BL).sum()))
 
 
@@ -100,11 +102,11 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, entropy_grad: bo
     weights_BL = torch.randn(mask_BL.shape, generator=torch.Generator().manual_seed(0))
 
     def run() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        scores = score(model, tokens_BL, mask_BL, entropy_grad=entropy_grad)
-        total = scores.logprobs_BL + (scores.entropy_BL if entropy_grad else 0.0)
+        scores = score(model, tokens_BL, mask_BL, probes=ENTROPY if entropy_grad else {})
+        total = scores.logprobs_BL + (scores.of["entropy"] if entropy_grad else 0.0)
         return (
             scores.logprobs_BL.detach(),
-            scores.entropy_BL.detach(),
+            scores.of["entropy"].detach(),
             gradients(model, (total * weights_BL).sum()),
         )
 
@@ -120,8 +122,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, entropy_grad: bo
 def test_entropy_has_a_gradient_only_if_asked() -> None:
     model = build()
     tokens_BL, mask_BL, _ = rows(4, 2)
-    assert not score(model, tokens_BL, mask_BL).entropy_BL.requires_grad
-    assert score(model, tokens_BL, mask_BL, entropy_grad=True).entropy_BL.requires_grad
+    assert not score(model, tokens_BL, mask_BL).of["entropy"].requires_grad
+    assert score(model, tokens_BL, mask_BL, probes=ENTROPY).of["entropy"].requires_grad
 
 
 def test_score_batch_of_any_micro_batches() -> None:
@@ -137,9 +139,11 @@ def test_score_batch_of_any_micro_batches() -> None:
         [torch.tensor([b]) for b in range(9)],
         [torch.tensor([8, 0, 4]), torch.arange(1, 8)],
     ):
-        out_BL = score_batch(model, tokens_BL, mask_BL, index, temperature=1.0, bf16=False)
+        options: Any = {"temperature": 1.0, "bf16": False}
+        out_BL = score_batch(model, tokens_BL, mask_BL, index, **options).logprobs_BL
         torch.testing.assert_close(out_BL, expected_BL, rtol=0, atol=1e-4)
         assert not out_BL.requires_grad
-    rough_BL = score_batch(model, tokens_BL, mask_BL, [torch.arange(9)], temperature=1.0, bf16=True)
+    rough = score_batch(model, tokens_BL, mask_BL, [torch.arange(9)], temperature=1.0, bf16=True)
+    rough_BL = rough.logprobs_BL
     assert rough_BL.dtype == torch.float32
     assert float((rough_BL - expected_BL).abs().max()) < 0.5

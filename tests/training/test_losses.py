@@ -16,7 +16,8 @@ from turnrl.training.batch import TokenBatch
 from turnrl.training.boundaries import advantages_of
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.value_loss import explained_variance, value_loss, value_weights
-from turnrl.training.losses.base import LOSSES, LossOutput, PolicyLoss
+from turnrl.training.losses.base import LOSSES, PolicyLoss
+from turnrl.training.objective import LossOutput
 from turnrl.training.regularizers.base import REGULARIZERS
 
 from .builders import (
@@ -29,6 +30,7 @@ from .builders import (
     golden_batch,
     numbered,
     random_groups,
+    scores,
     table,
 )
 
@@ -63,7 +65,7 @@ def ratios(
     """Losses and gradients of ppo_clip at given ratios."""
     batch, new_BL = tokens([-1.0] * len(rho), [-1.0 + math.log(r) for r in rho])
     out = build("ppo_clip", **fields)(
-        new_BL, batch, torch.tensor([advantages], dtype=torch.float64)
+        scores(new_BL), batch, torch.tensor([advantages], dtype=torch.float64)
     )
     out.loss_BL.sum().backward()
     assert new_BL.grad is not None
@@ -78,7 +80,7 @@ def on_golden(loss: PolicyLoss, widen: float = 1.0) -> Tensor:
     old_BL = golden("old_logprobs")
     batch = replace(batch, old_logprobs_BL=torch.where(batch.mask_BL, old_BL, NAN))
     new_BL = torch.where(batch.mask_BL, old_BL + widen * (golden("new_logprobs") - old_BL), NAN)
-    out = loss(new_BL, batch, golden("seq_advantages")[:, None] * golden("mask"))
+    out = loss(scores(new_BL), batch, golden("seq_advantages")[:, None] * golden("mask"))
     return total(loss, out, batch)
 
 
@@ -87,6 +89,19 @@ def test_reference_clip(aggregation: str) -> None:
     expected, atol = entry(f"ppo_clip_{aggregation}")
     loss = build("ppo_clip", aggregation=aggregation, norm_length=12)
     torch.testing.assert_close(on_golden(loss), expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("cispo_two_sided", {"clip_low": 0.2, "clip_high": 0.2}),
+        ("cispo_upper_1_2", {"clip_high": 0.2}),
+    ],
+)
+def test_reference_cispo(name: str, fields: dict[str, Any]) -> None:
+    """Both bounds as in volcengine/verl, the upper one as in huggingface/trl."""
+    expected, atol = entry(name)
+    torch.testing.assert_close(on_golden(build("cispo", **fields)), expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "dual"), [("ppo_clip_wide", None), ("ppo_dual_clip_wide", 3.0)])
@@ -102,7 +117,9 @@ def test_reference_clip_with_kl() -> None:
     loss = build("ppo_clip", aggregation="seq_mean_token_mean")
     kl = REGULARIZERS.build({"name": "kl", "estimator": "k3", "coefficient": 0.04})
     batch = replace(golden_batch()[0], ref_logprobs_BL=golden("ref_logprobs"))
-    term = total(loss, kl.token_loss(golden("new_logprobs"), batch, None), batch)
+    term = total(
+        loss, kl.token_loss(scores(golden("new_logprobs")), batch, torch.zeros(8, 12)), batch
+    )
     torch.testing.assert_close(on_golden(loss) + kl.coefficient * term, expected, atol=atol, rtol=0)
 
 
@@ -157,16 +174,34 @@ def test_clip_metrics() -> None:
 
 def test_ratio_is_bounded() -> None:
     batch, new_BL = tokens([-1000.0, -1.0], [-1.0, -1000.0])
-    out = build("ppo_clip")(new_BL, batch, torch.tensor([[-1.0, 1.0]]))
+    out = build("ppo_clip")(scores(new_BL), batch, torch.tensor([[-1.0, 1.0]]))
     out.loss_BL.sum().backward()
     assert out.loss_BL[0].tolist() == pytest.approx([math.exp(20), -math.exp(-20)])
     assert new_BL.grad is not None
     assert new_BL.grad.tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.parametrize(("rho", "weight"), [(1.5, 1.2), (1.1, 1.1), (0.3, 0.8)])
+def test_cispo_goes_on_where_the_weight_is_bounded(rho: float, weight: float) -> None:
+    batch, new_BL = tokens([-0.5 - math.log(rho), 0.0], [-0.5, 0.0])
+    out = build("cispo", clip_low=0.2, clip_high=0.2)(
+        scores(new_BL), batch, torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    )
+    out.loss_BL.sum().backward()
+    assert out.loss_BL.tolist() == [[pytest.approx(0.5 * weight), 0.0]]
+    assert new_BL.grad is not None
+    assert new_BL.grad.tolist() == [[pytest.approx(-weight), 0.0]]
+    assert out.metrics["clip_fraction_high"].tolist() == [[float(rho > 1.2), 0.0]]
+    assert out.metrics["clip_fraction_low"].tolist() == [[float(rho < 0.8), 0.0]]
+    unbounded = build("cispo")(scores(new_BL), batch, torch.ones(1, 2))
+    assert float(unbounded.loss_BL[0, 0].detach()) == pytest.approx(0.5 * min(rho, 1.28))
+
+
 def test_reinforce_is_minus_advantage_times_logprob() -> None:
     batch, new_BL = tokens([0.0, 0.0], [-0.5, -2.0])
-    out = build("reinforce")(new_BL, batch, torch.tensor([[2.0, -1.0]], dtype=torch.float64))
+    out = build("reinforce")(
+        scores(new_BL), batch, torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+    )
     out.loss_BL.sum().backward()
     assert out.loss_BL.tolist() == [[1.0, -2.0]]
     assert new_BL.grad is not None
@@ -175,11 +210,14 @@ def test_reinforce_is_minus_advantage_times_logprob() -> None:
 
 def test_fresh_clip_has_the_gradient_of_reinforce() -> None:
     gradients = []
-    for name in ("ppo_clip", "reinforce"):
+    for name in ("ppo_clip", "reinforce", "cispo"):
         batch, new_BL = tokens([-0.3, -1.0, -2.0], [-0.3, -1.0, -2.0])
-        build(name)(new_BL, batch, torch.tensor([[1.0, -2.0, 0.0]])).loss_BL.sum().backward()
+        build(name)(
+            scores(new_BL), batch, torch.tensor([[1.0, -2.0, 0.0]])
+        ).loss_BL.sum().backward()
         gradients.append(new_BL.grad)
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[2], gradients[1])
 
 
 @pytest.mark.parametrize(
@@ -218,13 +256,13 @@ def test_the_constant_of_dr_grpo_does_not_depend_on_the_batch() -> None:
         loss.weights_BL(batch_of([[0]]))
 
 
-@pytest.mark.parametrize("name", ["ppo_clip", "reinforce"])
+@pytest.mark.parametrize("name", ["ppo_clip", "reinforce", "cispo"])
 def test_what_was_not_sampled_reaches_nothing(name: str) -> None:
     batch, _ = golden_batch()
     batch = replace(batch, old_logprobs_BL=torch.where(batch.mask_BL, golden("old_logprobs"), NAN))
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN).requires_grad_()
     loss = build(name)
-    out = loss(new_BL, batch, golden("mask"))
+    out = loss(scores(new_BL), batch, golden("mask"))
     total(loss, out, batch).backward()
     assert new_BL.grad is not None
     assert new_BL.grad.isfinite().all()
@@ -235,9 +273,11 @@ def test_what_was_not_sampled_reaches_nothing(name: str) -> None:
 def test_float32_stays_float32() -> None:
     batch, _ = tokens([-1.0], [-1.0])
     batch = replace(batch, logprobs_BL=batch.logprobs_BL.float())
-    for name in ("ppo_clip", "reinforce"):
+    for name in ("ppo_clip", "reinforce", "cispo"):
         assert (
-            build(name)(torch.tensor([[-1.0]]), batch, torch.ones(1, 1).double()).loss_BL.dtype
+            build(name)(
+                scores(torch.tensor([[-1.0]])), batch, torch.ones(1, 1).double()
+            ).loss_BL.dtype
             == torch.float32
         )
 
@@ -270,7 +310,7 @@ def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[fl
     assert loss.needs() == {"old_logprobs"}
     batch = replace(batch, signals=loss.prepare(batch)[0])
     new_BL = torch.full((2, 3), -1.0, dtype=torch.float64, requires_grad=True)
-    out = loss(new_BL, batch, batch.mask_BL.double())
+    out = loss(scores(new_BL), batch, batch.mask_BL.double())
     assert out.loss_BL[batch.mask_BL].tolist() == pytest.approx(expected)
     out.loss_BL.sum().backward()
     assert batch.old_logprobs_BL is not None
@@ -386,7 +426,7 @@ def test_importance_is_off_by_default_and_said_when_wrong() -> None:
     with pytest.raises(ValueError, match="old_logprobs_BL"):
         loss.prepare(batch)
     with pytest.raises(ValueError, match="prepare"):
-        loss(new_BL, batch, torch.ones(1, 1))
+        loss(scores(new_BL), batch, torch.ones(1, 1))
     with pytest.raises(UserError, match="low"):
         build("ppo_clip", importance={"mode": "token_truncate", "low": 0.5})
     with pytest.raises(UserError, match="clip_hihg"):
@@ -408,6 +448,7 @@ CREDITS_TESTED: list[dict[str, Any]] = [
 ]
 LOSSES_TESTED: list[dict[str, Any]] = [
     {"name": "reinforce", "aggregation": "seq_mean_token_mean"},
+    {"name": "cispo", "clip_low": 0.2, "clip_high": 0.1},
     *({"name": "ppo_clip", "aggregation": a} for a in AGGREGATIONS),
     *(
         {"name": "ppo_clip", "dual_clip": 1.5, "importance": {"mode": mode, "cap": 1.2}}
@@ -448,7 +489,8 @@ def loss_and_gradient(
     for rows in batch.split(budget) if budget else [torch.arange(len(batch.lengths_B))]:
         micro = batch.select(rows)
         width = micro.turn_BL.shape[1]
-        out = loss(by_token(micro, number_of, new), micro, advantages_BL[rows, :width])
+        new_BL = by_token(micro, number_of, new)
+        out = loss(scores(new_BL), micro, advantages_BL[rows, :width])
         result = result + (out.loss_BL * weights_BL[rows, :width]).sum()
     (gradient,) = torch.autograd.grad(result, new)
     return result.detach(), gradient

@@ -18,12 +18,14 @@ from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.engines.base import EngineError
 from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group
+from turnrl.agents.models.forward import Scores
 from turnrl.cli import main
 from turnrl.foundation.errors import RunFailed
 from turnrl.rewards.base import TurnReward
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import Advantages, Credit
-from turnrl.training.losses.base import LossOutput, PolicyLoss
+from turnrl.training.losses.base import PolicyLoss
+from turnrl.training.objective import LossOutput
 from turnrl.training.patience import Patience, check_finite, enough_memory
 from turnrl.training.reward_table import RewardTable
 from turnrl.training.run import train
@@ -251,11 +253,11 @@ class NanLoss(PolicyLoss):
     skips_zero: ClassVar[bool] = False
     good: int = 0
 
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
-    ) -> LossOutput:
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         self.called.append(1)
-        return LossOutput(-logprobs_BL * (1.0 if len(self.called) <= self.good else math.nan))
+        return LossOutput(
+            -scores.logprobs_BL * (1.0 if len(self.called) <= self.good else math.nan)
+        )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def values_and_gradients(
     model: Any, tokens_BL: Tensor, mask_BL: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
-    scores = score(model, tokens_BL, mask_BL)
+    scores = score(model, tokens_BL, mask_BL, hidden=True)
+    assert scores.hidden_BLD is not None
     (scores.logprobs_BL.sum() + scores.hidden_BLD.square().sum()).backward()
     return scores.logprobs_BL.detach(), {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
@@ -100,7 +101,7 @@ def test_nothing_is_left_behind() -> None:
 def test_bfloat16_autocast_stays_close() -> None:
     model = build()
     tokens_BL, mask_BL = batch(4, 40, 5)
-    with autocast(True):
+    with autocast(True, tokens_BL.device):
         rough_BL = score(model, tokens_BL, mask_BL).logprobs_BL
     assert narrows(model.get_decoder())
     torch.testing.assert_close(

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from turnrl import Recipe, UserError
+from turnrl.agents.models.forward import Scores
 from turnrl.agents.models.load import LoraConfig, ModelConfig, load, save
 from turnrl.agents.models.tiny import train_tokenizer
 from turnrl.training.batch import TokenBatch
-from turnrl.training.losses.base import LossOutput
 from turnrl.training.losses.ppo_clip import PpoClip
+from turnrl.training.objective import LossOutput
 from turnrl.training.session import Session
 from turnrl.training.walk import Trainer
 
@@ -33,11 +34,11 @@ def first_ratios(session: Session, steps: int = 1) -> list[Tensor]:
 
     class Watching(PpoClip):
         def token_loss(
-            self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
+            self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor
         ) -> LossOutput:
-            gap_BL = logprobs_BL.detach() - batch.behaviour_logprobs_BL
+            gap_BL = scores.logprobs_BL.detach() - batch.behaviour_logprobs_BL
             seen.append(gap_BL[batch.mask_BL].exp())
-            return super().token_loss(logprobs_BL, batch, advantages_BL)
+            return super().token_loss(scores, batch, advantages_BL)
 
     stage: Any = session.recipe.stages[-1]
     trainer = Trainer(session, stage, 1)
@@ -159,8 +160,8 @@ def test_dropout_is_off_in_the_critic_too(tmp_path: Path, backbone: str) -> None
     with session_of(tmp_path / "run", data) as session:
         trainer = Trainer(session, session.recipe.stages[-1], 1)  # type: ignore[arg-type]
         modes: list[bool] = []
-        assert trainer.critic is not None
-        for module in (*trainer.critic.modules(), *session.model.modules()):
+        assert trainer.learner.critic is not None
+        for module in (*trainer.learner.critic.modules(), *session.model.modules()):
             if isinstance(module, nn.Dropout):
                 module.register_forward_hook(lambda m, *_: modes.append(m.training))
         asyncio.run(trainer.step(0))

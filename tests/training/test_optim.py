@@ -1,4 +1,4 @@
-"""Schedules in closed form, clipping per module, and steps that are skipped, not poisoned."""
+"""Schedules in closed form, clipping per module, and steps that are skipped rather than poisoned."""
 
 from __future__ import annotations
 

@@ -12,11 +12,13 @@ from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.base import LOSSES
 from turnrl.training.regularizers.base import REGULARIZERS
 
-from .builders import NAN, batch_of, entry, golden, golden_batch
+from .builders import NAN, batch_of, entry, golden, golden_batch, scores
 
 P, REF = [0.7, 0.3], [0.5, 0.5]
 EXACT = 0.082283
 """KL(P || REF), nats."""
+NOTHING = torch.zeros(1, 1)
+"""Advantages, which regularizers do not look at."""
 
 
 def build(name: str, **fields: Any) -> Any:
@@ -37,7 +39,7 @@ def test_reference(estimator: str) -> None:
     batch, _ = golden_batch()
     batch = replace(batch, ref_logprobs_BL=torch.where(batch.mask_BL, golden("ref_logprobs"), NAN))
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN)
-    out = build("kl", estimator=estimator).token_loss(new_BL, batch, None)
+    out = build("kl", estimator=estimator).token_loss(scores(new_BL), batch, NOTHING)
     expected, atol = entry(f"kl_{estimator}")
     value = (
         out.loss_BL * LOSSES.build({"name": "reinforce"}).weights_BL(batch, torch.float64)
@@ -49,7 +51,9 @@ def test_reference(estimator: str) -> None:
 @pytest.mark.parametrize(("estimator", "expected"), [("k1", 0.3), ("k2", 0.045), ("k3", 0.040818)])
 def test_one_token(estimator: str, expected: float) -> None:
     batch = replace(batch_of([[0]]), ref_logprobs_BL=torch.tensor([[-1.3]]).double())
-    out = build("kl", estimator=estimator).token_loss(torch.tensor([[-1.0]]).double(), batch, None)
+    out = build("kl", estimator=estimator).token_loss(
+        scores(torch.tensor([[-1.0]]).double()), batch, NOTHING
+    )
     assert float(out.loss_BL) == pytest.approx(expected, abs=1e-6)
 
 
@@ -58,9 +62,11 @@ def test_one_token(estimator: str, expected: float) -> None:
     [("k1", EXACT, 0.0), ("k2", 0.078766, 0.177933), ("k3", EXACT, 0.2)],
 )
 def test_expectations_over_a_coin(estimator: str, expected: float, gradient: float) -> None:
-    """The mean over the policy's own samples; k2 has the gradient of KL(P || REF), 0.177933."""
+    """The mean over the policy's own samples; only k2 has the gradient of KL(P || REF), 0.177933."""
     batch, logits, logprobs_BL = coin()
-    loss_BL = build("kl", estimator=estimator).token_loss(logprobs_BL, batch, None).loss_BL
+    loss_BL = (
+        build("kl", estimator=estimator).token_loss(scores(logprobs_BL), batch, NOTHING).loss_BL
+    )
     mean = (loss_BL[0] * torch.tensor(P, dtype=torch.float64)).sum()
     assert mean.item() == pytest.approx(expected, abs=1e-6)
     assert float(torch.autograd.grad(mean, logits)[0][0]) == pytest.approx(gradient, abs=1e-6)
@@ -79,7 +85,9 @@ def test_identical_models_and_extremes(estimator: str) -> None:
         batch_of([[0, 0, 0, -1]]), ref_logprobs_BL=torch.tensor([[-0.7, -900.0, -0.1, NAN]])
     )
     kl = build("kl", estimator=estimator)
-    loss_BL = kl.token_loss(torch.tensor([[-0.7, -0.1, -900.0, NAN]]), batch, None).loss_BL
+    loss_BL = kl.token_loss(
+        scores(torch.tensor([[-0.7, -0.1, -900.0, NAN]])), batch, NOTHING
+    ).loss_BL
     assert loss_BL[0, 0] == 0
     assert loss_BL[0, 3] == 0
     assert loss_BL.abs().max() == {"k1": 20, "k2": 200, "k3": 10}[estimator]
@@ -94,7 +102,9 @@ def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
     )
     for estimator, low, high in (("k1", -20.0, 20.0), ("k2", -20.0, 20.0), ("k3", -2.611, 11.0)):
         new_BL = torch.tensor([[*d, NAN]], dtype=torch.float64, requires_grad=True)
-        out = build("kl", estimator=estimator, place=place).token_loss(new_BL, batch, None)
+        out = build("kl", estimator=estimator, place=place).token_loss(
+            scores(new_BL), batch, NOTHING
+        )
         clamped = [x < low or x > high for x in d]
         assert out.metrics["kl_clamped"][0].tolist() == [*map(float, clamped), 0.0]
         if place == "loss":
@@ -115,7 +125,7 @@ def test_as_a_reward_it_has_no_gradient() -> None:
     assert not reward_BL.requires_grad
     assert batch.ref_logprobs_BL is not None
     torch.testing.assert_close(reward_BL, batch.ref_logprobs_BL - logprobs_BL.detach())
-    out = kl.token_loss(logprobs_BL, batch, None)
+    out = kl.token_loss(scores(logprobs_BL), batch, NOTHING)
     assert out.loss_BL.eq(0).all()
     assert not out.loss_BL.requires_grad
     old_BL = torch.tensor([[-1.0, -1.0]]).double()
@@ -130,9 +140,8 @@ def test_entropy_is_a_bonus() -> None:
     logp = logits.log_softmax(0)
     entropy = -(logp.exp() * logp).sum()
     batch = batch_of([[0, -1]])
-    out = build("entropy").token_loss(
-        torch.zeros(1, 2), batch, torch.stack([entropy, torch.tensor(NAN)])[None]
-    )
+    entropy_BL = torch.stack([entropy, torch.tensor(NAN)])[None]
+    out = build("entropy").token_loss(scores(torch.zeros(1, 2), entropy=entropy_BL), batch, NOTHING)
     assert out.loss_BL.tolist() == [[pytest.approx(-0.610864, abs=1e-6), 0.0]]
     assert out.metrics["entropy"].tolist() == [[pytest.approx(0.610864, abs=1e-6), 0.0]]
     out.loss_BL[0, 0].backward()
@@ -143,8 +152,7 @@ def test_entropy_is_a_bonus() -> None:
 def test_what_is_missing_is_said() -> None:
     batch = batch_of([[0]])
     assert build("kl").needs() == {"ref_logprobs"}
-    assert build("entropy").needs() == {"entropy"}
+    assert build("entropy").probes().keys() == {"entropy"}
+    assert not build("kl").probes()
     with pytest.raises(ValueError, match="ref_logprobs_BL"):
-        build("kl").token_loss(torch.zeros(1, 1), batch, None)
-    with pytest.raises(ValueError, match="entropy_BL"):
-        build("entropy").token_loss(torch.zeros(1, 1), batch, None)
+        build("kl").token_loss(scores(torch.zeros(1, 1)), batch, NOTHING)

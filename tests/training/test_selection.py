@@ -4,7 +4,6 @@ smaller.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
 from turnrl.foundation.errors import UserError
 from turnrl.training.selection.base import SELECTIONS, Selection
-from turnrl.training.source.gather import gather, merged
+from turnrl.training.source.gather import Gathering, merged
 
 
 def group_of(returns: list[float], lengths: list[int] | None = None, seed: int = 0) -> Group:
@@ -77,8 +76,7 @@ def play_from(groups: list[Group]) -> tuple[Any, list[int]]:
     asked: list[int] = []
     source = iter(groups)
 
-    async def play(count: int, first: int) -> tuple[list[Group], dict[str, float]]:
-        assert first == sum(asked)
+    def play(count: int) -> tuple[list[Group], dict[str, float]]:
         asked.append(count)
         out = [next(source) for _ in range(count)]
         wins = [episode.success for group in out for episode in group]
@@ -91,13 +89,20 @@ def play_from(groups: list[Group]) -> tuple[Any, list[int]]:
     return play, asked
 
 
+def gathered(play: Any, selection: list[Selection], wanted: int) -> Gathering:
+    gathering = Gathering(selection, {"r": 2.0, "free": 0.0}, wanted)
+    while gathering.missing:
+        gathering.take(*play(gathering.missing))
+    return gathering
+
+
 def run(
     groups: list[Group], selection: list[dict[str, Any]], wanted: int
 ) -> tuple[list[int], dict[str, float], Any]:
     play, asked = play_from(groups)
     built: list[Selection] = [SELECTIONS.build(config) for config in selection]
-    chosen, metrics = asyncio.run(gather(play, built, wanted, {"r": 2.0, "free": 0.0}))
-    return [group.task.seed for group in chosen], metrics, asked
+    gathering = gathered(play, built, wanted)
+    return [group.task.seed for group in gathering.groups], gathering.metrics, asked
 
 
 MIXED, WON, LOST = [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]
@@ -131,7 +136,7 @@ def test_filters_act_one_after_the_other_on_weighted_returns() -> None:
     group = group_of([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], [8, 7, 6, 5, 4, 3, 2, 1])
     play, _ = play_from([group])
     built = [SELECTIONS.build({"name": name}) for name in ("zero_variance", "dynamic_contrastive")]
-    [chosen], _ = asyncio.run(gather(play, built, 1, {"r": 2.0, "free": 0.0}))
+    [chosen] = gathered(play, built, 1).groups
     assert [len(episode.turns[0].response_ids) for episode in chosen] == [7, 5, 4, 2]
 
 

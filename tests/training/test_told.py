@@ -17,7 +17,7 @@ from turnrl import Recipe
 from turnrl.cli import catalogue, main
 from turnrl.foundation.files import explaining_os_errors
 from turnrl.training.clock import Clock
-from turnrl.training.learner.update import Learner
+from turnrl.training.learner.local import Learner
 from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 

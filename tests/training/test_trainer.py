@@ -1,4 +1,4 @@
-"""The walk: every estimator learns the toy world, and what the recipe asks for is computed."""
+"""The walk: every estimator learns the toy world, and what the recipe asks for is what is computed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from turnrl.agents.models.load import LoraConfig, ModelConfig, load
 from turnrl.agents.symmetry import rename
 from turnrl.envs import make
 from turnrl.training.batch import TokenBatch
+from turnrl.training.learner.local import frozen_copy
 from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 from turnrl.training.session import Session
 from turnrl.training.source.rollout import rollout
-from turnrl.training.walk import Trainer, frozen_copy
+from turnrl.training.walk import Trainer
 
 from ..toy_world import TEXTS, episodes_won, recipe
 
@@ -204,7 +205,8 @@ def test_named_rewards_and_advantages_are_written_into_the_turns(tmp_path: Path)
         trainer.batch = lambda g: (kept.append(g), packed(g))[1]  # type: ignore
         trainer.describe = lambda b, t, a: (kept.extend((b, a)), describe(b, t, a))[1]  # type: ignore
         asyncio.run(trainer.step(0))
-    groups, batch, advantages_BL = kept
+    groups, batch, advantages = kept
+    advantages_BL = advantages.values
     sums = batch.per_turn(advantages_BL)
     for e, episode in enumerate(episodes_of(groups)):
         for t, turn in enumerate(episode.turns):

@@ -19,11 +19,12 @@ from turnrl.agents.episode import Group, episodes_of
 from turnrl.agents.models import tiny
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
+from turnrl.foundation.plugins import Need
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import Advantages
 from turnrl.training.learner.critic import Critic
-from turnrl.training.learner.optim import make_optimizer
-from turnrl.training.learner.update import Learner
+from turnrl.training.learner.gradients import Gradients
+from turnrl.training.learner.local import Learner
 from turnrl.training.losses.base import PolicyLoss
 from turnrl.training.recipe import RlStage
 from turnrl.training.source.rollout import rollout
@@ -89,21 +90,13 @@ class Step:
     ) -> None:
         self.model = copy.deepcopy(model())
         self.stage = RlStage.model_validate({"optim": {"lr": 0.01}, "steps": 10} | stage)
-        self.critic = build(self.model, self.stage) if build else None
-        groups: list[Any] = [(self.model.parameters(), 1.0)]
-        if self.critic is not None:
-            groups.append((self.critic.parameters(), 1.0))
-        optimizer = make_optimizer(groups, self.stage.optim)
-        self.learner = learner = Learner(
-            self.model,
-            optimizer,
-            self.stage,
-            self.stage.loss,
-            list(self.stage.regularizers),
-            self.critic,
-        )
+        needs = {Need.VALUES} if build else set()
+        self.learner = learner = Learner(self.stage, self.model, needs=needs)
+        self.critic = learner.critic
+        if build and self.critic is not None:
+            self.critic.load_state_dict(build(self.model, self.stage).state_dict())
         self.gradients: list[dict[str, Tensor]] = []
-        optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
+        learner.optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
         if advantages_BL is None:
             advantages_BL = advantages(batch)
         self.metrics = learner.update(batch, tokens(advantages_BL, targets_BL), 0, 0)
@@ -259,9 +252,9 @@ def test_the_first_update_has_ratio_one(context: str, merge: bool, temperature: 
 def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of("sliding_window")
     seen: list[list[int]] = []
-    accumulate = Learner._accumulate
+    accumulate = Gradients._accumulate
 
-    def watch(self: Learner, part: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
+    def watch(self: Gradients, part: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
         assert advantages_BL.shape == part.tokens_BL.shape
         whole_BL = advantages(batch)
         for b, episode in enumerate(part.episode_B.tolist()):
@@ -272,7 +265,7 @@ def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.Monke
         seen.append(sorted(set(part.episode_B.tolist())))
         accumulate(self, part, advantages_BL, policy=policy)
 
-    monkeypatch.setattr(Learner, "_accumulate", watch)
+    monkeypatch.setattr(Gradients, "_accumulate", watch)
     step = Step(batch, minibatches=4, updates=2)
     with_tokens = sorted(set(batch.episode_B.tolist()))
     half = len(seen) // 2

@@ -56,7 +56,7 @@ class Critic(nn.Module):
         super().__init__()
         self.config = config
         width = int(policy.get_output_embeddings().weight.shape[1])  # type: ignore[operator]
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(width, 1, device=policy.get_output_embeddings().weight.device)  # type: ignore[operator]
         # Zero: the first values say nothing, instead of something random.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -95,20 +95,19 @@ class Critic(nn.Module):
             open_E: bool, episodes to bootstrap: the last position of their last row is the state
                 after them.
         """
-        values_BL = torch.zeros(batch.tokens_BL.shape, dtype=torch.float32)
-        bootstrap_E = torch.zeros(batch.episodes, dtype=torch.float32)
-        last_row_E = torch.zeros(batch.episodes, dtype=torch.long)
-        last_row_E[batch.episode_B] = torch.arange(
-            len(batch.episode_B)
-        )  # rows of an episode are in order
+        values_BL = torch.zeros_like(batch.logprobs_BL, dtype=torch.float32)
+        bootstrap_E = torch.zeros_like(batch.turns_E, dtype=torch.float32)
+        last_row_E = torch.zeros_like(batch.turns_E)
+        # Rows of an episode are in order.
+        last_row_E[batch.episode_B] = torch.arange(len(batch.episode_B), device=batch.device)
         for index in rows:
             width = int(batch.lengths_B[index].max())
-            with autocast(bf16):
+            with autocast(bf16, batch.device):
                 hidden_BLD = self.hidden(policy, batch.tokens_BL[index, :width])
             values_BL[index, :width] = self.values(hidden_BLD)
-            after_B = self.head(
-                hidden_BLD[torch.arange(len(index)), batch.lengths_B[index] - 1].float()
-            ).squeeze(-1)
+            row_B = torch.arange(len(index), device=batch.device)
+            last_BD = hidden_BLD[row_B, batch.lengths_B[index] - 1]
+            after_B = self.head(last_BD.float()).squeeze(-1)
             episodes = batch.episode_B[index]
             closing = (last_row_E[episodes] == index) & open_E[episodes]
             bootstrap_E[episodes[closing]] = after_B[closing]

@@ -31,5 +31,6 @@ def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
             f"a step gave {len(rows)} sequences with sampled tokens, which is no multiple of"
             f" {multiple} above 0; play more episodes per step or ask for a smaller multiple"
         )
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return rows[order[:kept].sort().values]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(len(rows), generator=generator, device="cpu")
+    return rows[order[:kept].sort().values.to(rows.device)]

@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ..batch import TokenBatch
-
-MAX_LOG_RATIO = 20.0
+from ..objective import MAX_LOG_RATIO
 
 
 class Importance(BaseModel):

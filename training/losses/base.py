@@ -3,19 +3,18 @@
     class Mine(PolicyLoss):                                               # training/losses/mine.py
         name: Literal["mine"] = "mine"
 
-        def token_loss(self, logprobs_BL, batch, advantages_BL):
-            return LossOutput(-advantages_BL * logprobs_BL)
+        def token_loss(self, scores, batch, advantages_BL):
+            return LossOutput(-advantages_BL * scores.logprobs_BL)
 
 A loss never sees rewards. How tokens add up is a separate choice, `aggregation`, expressed as one
 weight per token that is computed on the whole optimiser batch: a micro-batch is then a plain
 partial sum, and cutting an episode into several sequences changes nothing. What needs whole
-episodes is computed once, in `prepare`.
+episodes of the policy that played is computed once, in `prepare`; what needs those of the policy
+that learns is a `batch_loss` (`turnrl.training.objective`).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, Self
 
@@ -23,8 +22,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...foundation.plugins import Need, Plugin, Slot
+from ...agents.models.forward import Scores
+from ...foundation.plugins import Need, Slot
 from ..batch import TokenBatch
+from ..objective import MAX_LOG_RATIO, LossOutput, Objective
 from ._importance import Importance
 
 Aggregation = Literal[
@@ -32,17 +33,7 @@ Aggregation = Literal[
 ]
 
 
-@dataclass(slots=True)
-class LossOutput:
-    """A loss per token [B, L] (anything outside the mask) and metrics per token [B, L] to be
-    averaged over the mask.
-    """
-
-    loss_BL: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-
-
-class PolicyLoss(Plugin):
+class PolicyLoss(Objective):
     """Base of the slot ``training.losses``. ``requires`` may name OLD_LOGPROBS and REF_LOGPROBS of
     `Need`.
     """
@@ -72,12 +63,6 @@ class PolicyLoss(Plugin):
         None, description="correct for an engine whose log-probabilities differ from the trainer's"
     )
 
-    @abstractmethod
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
-    ) -> LossOutput:
-        """Loss per token, with gradient through `logprobs_BL` only."""
-
     def needs(self) -> frozenset[Need]:
         """``requires``, and the trainer's own log-probabilities if `importance` is configured."""
         return self.requires | ({Need.OLD_LOGPROBS} if self.importance else frozenset())
@@ -103,9 +88,14 @@ class PolicyLoss(Plugin):
         weight_BL, cut_BL, metrics = self.importance.weights(batch)
         return {"importance_BL": weight_BL, "importance_cut_BL": cut_BL}, metrics
 
-    def __call__(self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """`token_loss`, times the importance weights if they are configured (after `prepare`)."""
-        out = self.token_loss(logprobs_BL, batch, advantages_BL)
+    def __call__(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """Compute `token_loss`, times the importance weights if they are configured."""
+        return self.corrected(self.token_loss(scores, batch, advantages_BL), batch)
+
+    def corrected(self, out: LossOutput, batch: TokenBatch) -> LossOutput:
+        """Multiply a loss per token with the importance weights if they are configured (after
+        `prepare`).
+        """
         if self.importance:
             if "importance_BL" not in batch.signals:
                 raise ValueError("importance weights: the signals of prepare(batch) are missing")
@@ -116,6 +106,16 @@ class PolicyLoss(Plugin):
                 "importance_cut": batch.signals["importance_cut_BL"],
             }
         return out
+
+    def added_up(self, out: LossOutput, batch: TokenBatch) -> tuple[Tensor, dict[str, float]]:
+        """Make the answer of a `batch_loss` of a loss per token: aggregated, metrics averaged over
+        the mask.
+        """
+        out = self.corrected(out, batch)
+        weights_BL, mask_BL = self.weights_BL(batch, out.loss_BL.dtype), batch.mask_BL
+        tokens = max(int(mask_BL.sum()), 1)
+        metrics = {n: float(v[mask_BL].double().sum()) / tokens for n, v in out.metrics.items()}
+        return (torch.where(mask_BL, out.loss_BL, 0.0) * weights_BL).sum(), metrics
 
     def weights_BL(self, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> Tensor:
         """[B, L], 0 outside the mask: the loss of a batch is ``(loss_BL * weights_BL).sum()``.
@@ -148,6 +148,12 @@ class PolicyLoss(Plugin):
                 )
             weight_E = full_E(1.0 / (episodes * self.norm_length))
         return (weight_E[batch.episode_B][:, None] * mask_BL).to(dtype)
+
+
+def log_ratios(logprobs_BL: Tensor, batch: TokenBatch) -> Tensor:
+    """Compute ``log p - log p_old`` of the sampled tokens [B, L], clamped; 0 elsewhere."""
+    log_ratio_BL = torch.where(batch.mask_BL, logprobs_BL - batch.behaviour_logprobs_BL, 0.0)
+    return log_ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 LOSSES: Slot[PolicyLoss] = Slot("turnrl.training.losses", PolicyLoss)

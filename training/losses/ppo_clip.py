@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...agents.models.forward import Scores
 from ..batch import TokenBatch
-from .base import LossOutput, PolicyLoss
-
-MAX_LOG_RATIO = 20.0
+from ..objective import LossOutput
+from .base import PolicyLoss, log_ratios
 
 
 class PpoClip(PolicyLoss):
@@ -43,13 +43,11 @@ class PpoClip(PolicyLoss):
         None, gt=1, description="bound of the loss in units of -A where A < 0"
     )
 
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
-    ) -> LossOutput:
-        """Loss and metrics per token [B, L], in the dtype of `logprobs_BL`; 0 outside the mask."""
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """Loss and metrics per token [B, L], in the dtype of the scores; 0 outside the mask."""
+        logprobs_BL = scores.logprobs_BL
         advantages_BL = advantages_BL.to(logprobs_BL.dtype)
-        log_ratio_BL = torch.where(batch.mask_BL, logprobs_BL - batch.behaviour_logprobs_BL, 0.0)
-        log_ratio_BL = log_ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        log_ratio_BL = log_ratios(logprobs_BL, batch)
         ratio_BL = log_ratio_BL.exp()
         clipped_BL = ratio_BL.clamp(1 - self.clip_low, 1 + self.clip_high)
         loss_BL = torch.maximum(-advantages_BL * ratio_BL, -advantages_BL * clipped_BL)

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...agents.models.forward import Scores
 from ..batch import TokenBatch
-from .base import LossOutput, PolicyLoss
+from ..objective import LossOutput
+from .base import PolicyLoss
 
 
 class ReinforceLoss(PolicyLoss):
@@ -26,10 +28,7 @@ class ReinforceLoss(PolicyLoss):
 
     name: Literal["reinforce"] = "reinforce"
 
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, advantages_BL: Tensor
-    ) -> LossOutput:
-        """Loss per token [B, L], in the dtype of `logprobs_BL`; 0 outside the mask."""
-        return LossOutput(
-            -advantages_BL.to(logprobs_BL.dtype) * torch.where(batch.mask_BL, logprobs_BL, 0.0)
-        )
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        """Loss per token [B, L], in the dtype of the scores; 0 outside the mask."""
+        logprobs_BL = torch.where(batch.mask_BL, scores.logprobs_BL, 0.0)
+        return LossOutput(-advantages_BL.to(logprobs_BL.dtype) * logprobs_BL)

@@ -3,36 +3,28 @@
 class Mine(Regularizer):                                              # training/regularizers/mine.py
     name: Literal["mine"] = "mine"
 
-    def token_loss(self, logprobs_BL, batch, entropy_BL):
-        return LossOutput(-entropy_BL)
+    def token_loss(self, scores, batch, advantages_BL):
+        return LossOutput(scores.logprobs_BL ** 2)
+
+It aggregates like the policy loss.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from pydantic import Field
 from torch import Tensor
 
-from ...foundation.plugins import Plugin, Slot
+from ...foundation.plugins import Slot
 from ..batch import TokenBatch
-from ..losses.base import LossOutput
+from ..objective import Objective
 
 
-class Regularizer(Plugin):
+class Regularizer(Objective):
     """Base of the slot ``training.regularizers``. ``requires`` may name REF_LOGPROBS and ENTROPY of
     `Need`.
     """
 
     coefficient: float = Field(1e-3, ge=0, description="weight of the term")
-
-    @abstractmethod
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
-    ) -> LossOutput:
-        """The unweighted term per token; the trainer multiplies by `coefficient` and aggregates
-        like the loss.
-        """
 
     def reward_BL(self, batch: TokenBatch) -> Tensor | None:
         """Unweighted reward per action token, [B, L] without gradient, if the term acts on rewards;

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...foundation.plugins import Need
+from ...agents.models.forward import Probe, Scores, entropy
 from ..batch import TokenBatch
-from ..losses.base import LossOutput
+from ..objective import LossOutput
 from .base import Regularizer
 
 
@@ -25,14 +26,13 @@ class Entropy(Regularizer):
     standard in the field.
     """
 
-    requires: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPY})
     name: Literal["entropy"] = "entropy"
 
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
-    ) -> LossOutput:
+    def probes(self) -> Mapping[str, Probe]:
+        """Ask for the entropy with its gradient."""
+        return {"entropy": entropy}
+
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """Minus the entropy with gradient, 0 outside the mask. Metric per token: ``entropy``."""
-        if entropy_BL is None:
-            raise ValueError("entropy needs entropy_BL")
-        masked_BL = torch.where(batch.mask_BL, entropy_BL, 0.0)
+        masked_BL = torch.where(batch.mask_BL, scores.of["entropy"], 0.0)
         return LossOutput(-masked_BL, {"entropy": masked_BL.detach()})

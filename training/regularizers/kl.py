@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...agents.models.forward import Scores
 from ...foundation.plugins import Need
 from ..batch import TokenBatch
-from ..losses.base import LossOutput
+from ..objective import MAX_LOG_RATIO, LossOutput
 from .base import Regularizer
 
-MAX_LOG_RATIO = 20.0
 MAX_K3 = 10.0
 
 
@@ -47,12 +47,10 @@ class Kl(Regularizer):
     )
     place: Literal["loss", "reward"] = Field("loss", description="where the term acts")
 
-    def token_loss(
-        self, logprobs_BL: Tensor, batch: TokenBatch, entropy_BL: Tensor | None
-    ) -> LossOutput:
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """The estimate with gradient, 0 outside the mask; all 0 if it acts on rewards."""
-        estimate_BL, clamped_BL = self._estimate_BL(logprobs_BL, batch)
-        loss_BL = estimate_BL if self.place == "loss" else torch.zeros_like(logprobs_BL)
+        estimate_BL, clamped_BL = self._estimate_BL(scores.logprobs_BL, batch)
+        loss_BL = estimate_BL if self.place == "loss" else torch.zeros_like(scores.logprobs_BL)
         return LossOutput(
             loss_BL, {"kl": estimate_BL.detach(), "kl_clamped": clamped_BL.to(loss_BL.dtype)}
         )

@@ -1,52 +1,63 @@
-"""gather: the groups of one step. Tasks are played, rewarded and filtered, and other tasks replace
-what was dropped.
-"""
+"""Gathering: the groups of one step, over as many rounds of playing as filters ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...agents.episode import Group
 from ..boundaries import selected
 from ..reward_table import RewardTable
 from ..selection.base import Selection
 
-Play = Callable[[int, int], Awaitable[tuple[list[Group], dict[str, float]]]]
-"""(how many tasks, groups played before in this step) -> rewarded groups without failed episodes,
-and metrics.
-"""
 
+@dataclass(slots=True)
+class Gathering:
+    """What filters leave of the groups of a step; other tasks are played in place of what they
+    drop::
 
-async def gather(
-    play: Play, selection: Sequence[Selection], wanted: int, weights: dict[str, float]
-) -> tuple[list[Group], dict[str, float]]:
-    """At most `wanted` groups to learn from, and metrics of all that was played.
-
-    Args:
-        selection: filters, applied one after the other; the largest `refill` among them is the
-            number of extra rounds.
-        weights: of the named rewards, for the returns that filters see.
+        gathering = Gathering(selection, weights, wanted=8)
+        while gathering.missing:
+            gathering.take(*play(gathering.missing))
     """
-    kept: list[Group] = []
-    rounds: list[dict[str, float]] = []
-    played = 0
-    for _ in range(1 + max((each.refill for each in selection), default=0)):
-        groups, metrics = await play(wanted - len(kept), played)
-        rounds.append(metrics)
-        played += wanted - len(kept)
-        kept += [
-            chosen for group in groups if (chosen := _select(group, selection, weights)) is not None
-        ]
-        if len(kept) >= wanted:
-            break
-    metrics = merged(rounds)
-    if selection:
-        metrics |= {"selection/kept": float(len(kept)), "selection/played": float(played)}
-    return kept, metrics
+
+    selection: Sequence[Selection]
+    """Filters, applied one after the other; the largest `refill` among them is the number of extra
+    rounds.
+    """
+    weights: Mapping[str, float]
+    """Of the named rewards, for the returns that filters see."""
+    wanted: int
+    groups: list[Group] = field(default_factory=list)
+    """What is left, to learn from."""
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    played: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many more groups to play; 0 if there are enough, or no round is left."""
+        rounds = 1 + max((each.refill for each in self.selection), default=0)
+        return self.wanted - len(self.groups) if len(self.rounds) < rounds else 0
+
+    def take(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
+        """Take in a round: `missing` groups were played, and these were measured."""
+        self.played += self.missing
+        self.rounds.append(metrics)
+        chosen = (_select(group, self.selection, self.weights) for group in groups)
+        self.groups += [group for group in chosen if group is not None]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of all that was played."""
+        found = merged(self.rounds)
+        if self.selection:
+            kept, played = float(len(self.groups)), float(self.played)
+            found |= {"selection/kept": kept, "selection/played": played}
+        return found
 
 
 def _select(
-    group: Group, selection: Sequence[Selection], weights: dict[str, float]
+    group: Group, selection: Sequence[Selection], weights: Mapping[str, float]
 ) -> Group | None:
     chosen: Group | None = group
     for each in selection:

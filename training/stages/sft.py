@@ -329,7 +329,7 @@ class SupervisedTrainer:
     def nll(self, batch: TokenBatch, weights_BL: Tensor) -> Tensor:
         """Weighted negative log-likelihood of a micro-batch."""
         weights_BL = weights_BL[:, : batch.tokens_BL.shape[1]]
-        with autocast(self.stage.bf16):
+        with autocast(self.stage.bf16, batch.device):
             scores = score(self.session.model, batch.tokens_BL, weights_BL > 0)
         return -(scores.logprobs_BL * weights_BL).sum()
 

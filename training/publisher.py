@@ -1,0 +1,29 @@
+"""Publisher: brings the learner's weights to the engine that plays.
+
+Every push is followed by a probe of parity, in the next update: its first pass compares the
+log-probabilities that the engine sampled with, with those of the weights that were pushed. The
+metrics `engine_gap` and `engine_gap/max` are the mean and the largest difference, in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..agents.engines.base import Engine
+
+
+@dataclass(slots=True)
+class Publisher:
+    """Whose weights an engine has, and in which version."""
+
+    engine: Engine
+    version: int = 0
+    """Of the weights that it plays with: the steps that are in them."""
+
+    async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Give the engine these weights, and wait until it plays with them."""
+        await self.engine.push(weights, version)
+        self.version = version

@@ -1,0 +1,30 @@
+"""Source: where the groups of a step come from."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ...agents.episode import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Groups as they were played, without failed episodes."""
+
+    groups: list[Group]
+    metrics: dict[str, float]
+    """What they were like, and what playing them cost."""
+    conversations: ExitStack = field(default_factory=ExitStack)
+    """Those that the engine keeps for rewards that score with it, until it is left."""
+
+
+class Source(Protocol):
+    """Who plays the groups that are learnt from."""
+
+    drawn: int
+    """Tasks that were drawn so far in the stage."""
+
+    async def next(self, step: int, wanted: int) -> Played:
+        """Play `wanted` more groups for a step."""
