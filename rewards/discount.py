@@ -35,7 +35,9 @@ class Discount(Wrapper):
         default_factory=lambda: REWARDS.build({"name": "outcome"}),
         description="the reward that is spread; its weight is ignored",
     )
-    gamma: float = Field(0.995, gt=0, le=1, description="factor per turn before the last")
+    gamma: float = Field(
+        0.995, gt=0, le=1, description="factor on the result for each turn before the last"
+    )
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None

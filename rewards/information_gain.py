@@ -53,7 +53,10 @@ class InformationGain(TurnReward):
 
     name: Literal["information_gain"] = "information_gain"
     target: Literal["answer", "expert", "goal"] = Field(
-        "answer", description="what should become likelier"
+        "answer",
+        description=(
+            "what should become likelier: a gold answer, the expert's winning action, or a text"
+        ),
     )
     goal: str | None = Field(
         None, min_length=1, description="text that should become likelier, for target 'goal'"

@@ -34,7 +34,7 @@ class MarginalGain(TurnReward):
 
     name: Literal["marginal_gain"] = "marginal_gain"
     what: Literal["observation", "action", "milestones"] = Field(
-        "observation", description="what is covered"
+        "observation", description="things that are counted when they are met for the first time"
     )
 
     async def __call__(

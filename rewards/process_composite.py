@@ -24,9 +24,9 @@ class Rule(BaseModel):
     of: Plugged[TurnReward] = Field(
         description="the reward that holds the rule; its own weight is ignored"
     )
-    weight: float = Field(1.0, description="price of one unit of it")
+    weight: float = Field(1.0, description="price of one unit of the rule's reward")
     least: float | None = Field(
-        None, description="the judge is asked only about turns on which it pays this or more"
+        None, description="smallest pay of the rule on a turn about which the judge is asked"
     )
 
 

@@ -66,7 +66,7 @@ class Report(Parser):
     """
 
     name: Literal["report"] = "report"
-    require_report: bool = Field(True, description="a response without a report is unparsable")
+    require_report: bool = Field(True, description="take a response without a report as unparsable")
 
     @property
     def expects(self) -> str:

@@ -26,7 +26,7 @@ class Tags(Parser):
 
     name: Literal["tags"] = "tags"
     require_think: bool = Field(
-        default=False, description="a response without a thought is unparsable"
+        default=False, description="take a response without a thought as unparsable"
     )
     thoughts: tuple[str, ...] = Field(
         ("think",), min_length=1, description="tags of which a thought must have one"

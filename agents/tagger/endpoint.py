@@ -66,7 +66,7 @@ class EndpointTagger(Tagger):
 
     name: Literal["endpoint"] = "endpoint"
     endpoint: EndpointConfig = Field(description="the model that teaches: url, model, and limits")
-    longest: int = Field(30, ge=1, description="words of a thought at most")
+    longest: int = Field(30, ge=1, description="number of words of a thought at most")
     clip: int = Field(
         2000,
         ge=1,

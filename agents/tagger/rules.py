@@ -31,7 +31,7 @@ class RuleTagger(Tagger):
     """
 
     name: Literal["rules"] = "rules"
-    steps: int = Field(3, ge=1, description="things that a plan lists at most")
+    steps: int = Field(3, ge=1, description="number of things that a plan lists at most")
 
     async def __call__(self, episode: Episode, instructions: str = "") -> list[Tagged]:
         """Give one tag and thought per turn."""

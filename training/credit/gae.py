@@ -72,7 +72,7 @@ class Gae(Credit):
             "what the recipe's turn limit is: an end of the task, or a cut that hides its future"
         ),
     )
-    whiten: bool = Field(True, description="normalise over the steps of the batch")
+    whiten: bool = Field(True, description="normalise advantages over the steps of the batch")
 
     def bootstraps(self) -> frozenset[StopReason]:
         """A curriculum's shorter limit, and the recipe's own if `limit` says so."""

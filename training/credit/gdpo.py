@@ -30,7 +30,7 @@ class Gdpo(Credit):
 
     compares: ClassVar[Peers] = "group"
     name: Literal["gdpo"] = "gdpo"
-    eps: float = Field(1e-4, ge=0, description="added to each standard deviation")
+    eps: float = Field(1e-4, ge=0, description="small number added to each standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""

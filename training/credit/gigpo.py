@@ -35,12 +35,14 @@ class Gigpo(Credit):
     compares: ClassVar[Peers] = "group"
     name: Literal["gigpo"] = "gigpo"
     gamma: float = Field(0.95, ge=0, le=1, description="discount per turn of the return-to-go")
-    omega: float = Field(1.0, ge=0, description="weight of the level of turns")
+    omega: float = Field(
+        1.0, ge=0, description="weight of the advantage among turns in the same state"
+    )
     norm: Literal["mean", "mean_std"] = Field(
-        "mean", description="subtract the mean, or give z-scores"
+        "mean", description="what normalises: the mean alone, or mean and standard deviation"
     )
     step_weighted: bool = Field(False, description="weigh episodes by their turns, for parity")
-    eps: float = Field(1e-6, ge=0, description="added to standard deviations")
+    eps: float = Field(1e-6, ge=0, description="small number added to each standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""

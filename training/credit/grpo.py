@@ -27,7 +27,9 @@ class Grpo(Credit):
 
     compares: ClassVar[Peers] = "group"
     name: Literal["grpo"] = "grpo"
-    eps: float = Field(1e-6, ge=0, description="added to the group's standard deviation")
+    eps: float = Field(
+        1e-6, ge=0, description="small number added to the group's standard deviation"
+    )
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""

@@ -33,14 +33,16 @@ class Igpo(Credit):
         UserError: the recipe has no reward of the name `process`.
 
     Paper: IGPO (arXiv 2510.14967). Source: the code of GuoqingWang1/IGPO and a description of the
-    paper; ``joint`` from memory.
+    paper; ``joint`` from general knowledge.
     """
 
     name: Literal["igpo"] = "igpo"
     process: str = Field("information_gain", description="name of the process reward")
     gamma: float = Field(1.0, ge=0, le=1, description="discount per turn")
-    norm: Literal["separate", "joint"] = Field("separate", description="whose statistics normalise")
-    eps: float = Field(1e-6, ge=0, description="added to each standard deviation")
+    norm: Literal["separate", "joint"] = Field(
+        "separate", description="process rewards and outcomes are normalised apart, or together"
+    )
+    eps: float = Field(1e-6, ge=0, description="small number added to each standard deviation")
 
     def peers(self) -> Peers:
         """Name the other episodes that it compares with."""

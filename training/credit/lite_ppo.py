@@ -28,7 +28,9 @@ class LitePpo(Credit):
 
     compares: ClassVar[Peers] = "group"
     name: Literal["lite_ppo"] = "lite_ppo"
-    eps: float = Field(1e-6, ge=0, description="added to the batch's standard deviation")
+    eps: float = Field(
+        1e-6, ge=0, description="small number added to the batch's standard deviation"
+    )
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""

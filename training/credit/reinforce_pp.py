@@ -33,9 +33,11 @@ class ReinforcePp(Credit):
     name: Literal["reinforce_pp"] = "reinforce_pp"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per sampled token")
     baseline: Literal["none", "group"] = Field(
-        "none", description="'group': centred returns, the same on all tokens"
+        "none", description="'group' starts every token from the return less the group's mean"
     )
-    whiten: bool = Field(True, description="normalise over the sampled tokens of the batch")
+    whiten: bool = Field(
+        True, description="normalise advantages over the sampled tokens of the batch"
+    )
 
     def peers(self) -> Peers:
         """Name the other episodes that it compares with."""

@@ -35,8 +35,8 @@ class Stepwise(Credit):
     compares: ClassVar[Peers] = "group"
     name: Literal["stepwise"] = "stepwise"
     gamma: float = Field(1.0, ge=0, le=1, description="discount per turn")
-    scale: bool = Field(True, description="divide by the group's standard deviation")
-    eps: float = Field(1e-6, ge=0, description="added to the standard deviation")
+    scale: bool = Field(True, description="divide advantages by the group's standard deviation")
+    eps: float = Field(1e-6, ge=0, description="small number added to the standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
         """Advantages [E, T], float64."""

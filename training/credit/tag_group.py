@@ -34,9 +34,11 @@ class TagGroup(Credit):
     """
 
     name: Literal["tag_group"] = "tag_group"
-    alpha: float = Field(0.5, ge=0, le=1, description="share of the episode's return")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="share of the return's z-score; the rest is that of the tag"
+    )
     reward: str = Field("meta_reasoning", description="name of the reward that is compared by tag")
-    eps: float = Field(1e-6, ge=0, description="added to standard deviations")
+    eps: float = Field(1e-6, ge=0, description="small number added to each standard deviation")
 
     def peers(self) -> Peers:
         """Name the other episodes that it compares with."""

@@ -51,9 +51,9 @@ class TurnReturn(Credit):
         "turn", description="what is subtracted from the return"
     )
     scale: Literal["none", "group", "batch"] = Field(
-        "none", description="whose standard deviation divides the result"
+        "none", description="returns whose standard deviation divides the result, or none"
     )
-    eps: float = Field(1e-6, ge=0, description="added to the standard deviation")
+    eps: float = Field(1e-6, ge=0, description="small number added to the standard deviation")
 
     def peers(self) -> Peers:
         """Name the other episodes that it compares with."""

@@ -26,7 +26,9 @@ class Adora(Modifier):
     """
 
     name: Literal["adora"] = "adora"
-    factor: float = Field(0.1, ge=0, description="weight of groups that are not advantageous")
+    factor: float = Field(
+        0.1, ge=0, description="factor on the advantages of groups that are not advantageous"
+    )
     length: Literal["tokens", "turns"] = Field(
         "tokens", description="unit of the length of an episode"
     )

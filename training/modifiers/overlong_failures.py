@@ -27,7 +27,7 @@ class OverlongFailures(Modifier):
 
     name: Literal["overlong_failures"] = "overlong_failures"
     base: float = Field(
-        1.00001, gt=1, description="the factor approaches 2 faster for a larger base"
+        1.00001, gt=1, description="base of the factor, which approaches 2 faster for a larger one"
     )
     length: Literal["tokens", "turns"] = Field(
         "tokens", description="unit of the length of an episode"

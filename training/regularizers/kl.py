@@ -45,7 +45,9 @@ class Kl(Regularizer):
     estimator: Literal["k1", "k2", "k3"] = Field(
         "k3", description="how the divergence is estimated from one sample"
     )
-    place: Literal["loss", "reward"] = Field("loss", description="where the term acts")
+    place: Literal["loss", "reward"] = Field(
+        "loss", description="where the term acts: on the loss, or as a negative reward per token"
+    )
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
         """The estimate with gradient, 0 outside the mask; all 0 if it acts on rewards."""
