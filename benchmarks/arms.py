@@ -58,7 +58,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an arm on one seed."""
+    """The result of one arm on one seed."""
 
     arm: str
     seed: int
@@ -149,8 +149,7 @@ def reinforce(recipe: Path, arm: Arm, seed: int, start: Path, folder: Path) -> R
 
 
 def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -> str:
-    """Markdown: test tasks won per seed, their mean over seeds, and the difference to the arm each
-    is compared with.
+    """Write test tasks won per seed, their mean and the difference between arms as Markdown.
 
     Intervals are 95 % t intervals over seeds, those of differences not widened for their number;
     p-values of the paired t test are corrected for it (Holm), those of the exact sign-flip test

@@ -1,5 +1,4 @@
-"""What is measured of every credit estimator, and of every selection in front of one: mean and
-noise of the gradient.
+"""Measure the gradient of every credit estimator, and of every selection in front of one.
 
 Two groups are enumerated exactly, by aggregation of the loss; large batches are sampled.
 """
@@ -37,9 +36,7 @@ HIDDEN = ("name", "process", "reward")
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration of an estimator. `pooled`: it compares groups, so a batch of several is
-    needed.
-    """
+    """One configuration of an estimator; `pooled` if it compares groups and needs several."""
 
     config: dict[str, Any]
     pooled: bool = False
@@ -138,9 +135,7 @@ SETTINGS = _settings()
 
 @dataclass(frozen=True)
 class Row:
-    """One setting on one problem: a batch of two groups, and `large`: the same with `MANY` groups,
-    sampled.
-    """
+    """One setting on one problem: a batch of two groups, and of `MANY` groups, sampled."""
 
     setting: Setting
     problem: str
@@ -152,7 +147,7 @@ class Row:
 
     @property
     def small(self) -> Comparison:
-        """Without a normalisation that depends on the batch."""
+        """Return the comparison without a normalisation that depends on the batch."""
         return self.by["seq_mean_token_sum"]
 
 
@@ -201,7 +196,7 @@ def _critic(problem: Problem, setting: Setting) -> Callable[[Sequence[Case]], Se
 
 
 def difficulty(chance: float, size: int) -> float:
-    """By what `grpo` multiplies the gradient of a task of one turn that is won with this chance."""
+    """Return by what `grpo` multiplies the gradient of a task of one turn, won with this chance."""
     logits = {"once": (0.0, math.log(chance / (1 - chance)))}
     task = Problem(
         "one turn", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),)
@@ -214,9 +209,7 @@ def difficulty(chance: float, size: int) -> float:
 
 @dataclass(frozen=True)
 class Chosen:
-    """One selection in front of one estimator on one problem; exact, with as many rounds as the
-    batch needs.
-    """
+    """One selection before one estimator on one problem, exact, with as many rounds as it needs."""
 
     selection: str
     credit: str
@@ -228,8 +221,9 @@ class Chosen:
 
 
 def select(selection: str, problem: Problem, size: int) -> dict[tuple[int, ...], float]:
-    """What the selection leaves of the groups that can occur (empty: dropped), and the chance of
-    each.
+    """List what a selection leaves of each group that can occur, with the group's chance.
+
+    Nothing is left of a group that is dropped.
 
     Groups are listed in order, because ties may go to the earlier episode.
     """
@@ -263,8 +257,9 @@ def select(selection: str, problem: Problem, size: int) -> dict[tuple[int, ...],
 def selected(
     selection: str, credit: str, problem: Problem, left: dict[tuple[int, ...], float], size: int
 ) -> Chosen:
-    """The estimate of a full batch: the mean over groups of which something is left, and over what
-    is left of them.
+    """Return the estimate of a full batch: the mean over groups, and over what is left of them.
+
+    Groups of which nothing is left are in no mean.
     """
     groups = [group for group in left if group]
     chance_C = torch.tensor([left[group] for group in groups], dtype=torch.float64)

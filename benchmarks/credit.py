@@ -1,5 +1,6 @@
-"""Does turn-level credit learn faster, with a dense reward and without one? Same warm starts,
-tasks, seeds and budget.
+"""Compare turn-level with episode-level credit, with and without a dense reward.
+
+All arms share warm starts, tasks, seeds and budget.
 
     python benchmarks/credit.py --parallel 2
 
@@ -27,7 +28,7 @@ CORRIDOR = ROOT / "examples" / "custom_env.py"
 
 @dataclass(frozen=True)
 class World:
-    """Where the estimators are compared."""
+    """A world in which the estimators are compared."""
 
     recipe: Path
     changes: tuple[str, ...]
@@ -75,8 +76,9 @@ PANELS = {"with progress": "dense", "without it": "outcome"}
 
 
 def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
-    """Each estimator with each reward, compared with `grpo` on the same one, and that with `grpo`
-    on the outcome.
+    """List each estimator with each reward, and the arm that it is compared with.
+
+    That is `grpo` on the same reward, and for `grpo` itself `grpo` on the outcome.
     """
     arms = []
     for name in names:
@@ -88,8 +90,9 @@ def arms_of(world: World, steps: int, names: Sequence[str]) -> list[Arm]:
 
 
 def plot(results: Sequence[Result], arms: Sequence[Arm], target: Path) -> None:
-    """Success of training episodes per step, smoothed over three steps: thin lines are seeds, thick
-    ones their mean.
+    """Draw success of training episodes per step, smoothed over three steps.
+
+    Thin lines are seeds, thick ones their mean.
     """
     import matplotlib
 

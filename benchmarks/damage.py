@@ -1,5 +1,6 @@
-"""Is damage ever silent? Each file of a finished run is cut, emptied or changed in one byte, and
-the run is used.
+"""Use a finished run whose files are cut, emptied or changed in one byte, one at a time.
+
+Is damage ever silent?
 
     python benchmarks/damage.py
 
@@ -67,7 +68,7 @@ def use(home: Path, how: str) -> tuple[int, str, Any]:
 
 
 def verdict(name: str, code: int, said: str, given: Any, wanted: Any) -> str:
-    """What a damage led to; 'WRONG' and why where it may not."""
+    """Say what a damage led to; 'WRONG' and why where it must not."""
     plain_name = Path(name).name
     if "Traceback" in said or code not in (0, 2):
         return f"WRONG: exit {code}: {said[-300:]}"

@@ -1,5 +1,6 @@
-"""Is what a cache keeps ever played damaged? Every file of every world's cache is halved, emptied,
-or changed by a bit.
+"""Play from caches whose files are halved, emptied or changed by a bit, one at a time.
+
+Is what a cache keeps ever played damaged?
 
     python benchmarks/damaged_caches.py --families coin household
 
@@ -58,12 +59,12 @@ RIGHT = ("the same", ANEW, "one sentence")
 
 
 def halve(held: bytearray) -> bytearray:
-    """The first half."""
+    """Return the first half."""
     return held[: len(held) // 2]
 
 
 def flip(held: bytearray) -> bytearray:
-    """One bit in the middle is another."""
+    """Change one bit in the middle."""
     if held:
         held[len(held) // 2] ^= 4
     return held
@@ -109,7 +110,7 @@ def outcome(played: tuple[int, str, str], reference: str) -> str:
 
 
 def kind(file: Path) -> str:
-    """What a file is called, without what numbers and digests say."""
+    """Name a kind of files: a file's name without its numbers and digests."""
     return (
         f"*{file.suffix}"
         if file.suffix and any(letter.isdigit() for letter in file.stem)

@@ -1,5 +1,4 @@
-"""Does it matter? Dense rewards with turn-level credit against episode-level GRPO on the outcome
-alone.
+"""Compare dense rewards with turn-level credit against episode-level GRPO on the outcome.
 
     python benchmarks/dense.py --world coin --seeds 0 1 2 3 4 --parallel 2
 
@@ -64,7 +63,7 @@ ARMS = [
 
 @dataclass(frozen=True)
 class World:
-    """Where the arms are compared."""
+    """A world in which the arms are compared."""
 
     recipe: Path
     changes: tuple[str, ...] = ()

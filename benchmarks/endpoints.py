@@ -1,5 +1,4 @@
-"""What an endpoint makes of servers that do not behave: a table of server -> what a question to it
-ends in.
+"""Ask servers that do not behave: a table of server -> what a question to it ends in.
 
     python benchmarks/endpoints.py
 
@@ -184,7 +183,7 @@ ADDRESSES: dict[str, str] = {
 
 @dataclass
 class Tried:
-    """What one question ended in."""
+    """The end of one question."""
 
     outcome: str
     """The answer in quotes, or the kind of failure and its message."""
@@ -195,7 +194,7 @@ class Tried:
 
     @property
     def secret(self) -> bool:
-        """Whether something secret is in what a user would see."""
+        """Tell whether something secret is in what a user would see."""
         text = " ".join([self.outcome, *self.warned])
         return any(
             secret in text for secret in (KEY, "passw0rd", "dXNlcjpwYXNzdzByZA", "abcdefgh12345")
@@ -243,7 +242,7 @@ def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def ask(url: str) -> str:
-    """What a judge's question to this address ends in."""
+    """Ask a judge's question at this address, and say what it ends in."""
     from pydantic import ValidationError
     from turnrl.agents.teachers.endpoint import Endpoint, EndpointConfig, EndpointError
     from turnrl.foundation.errors import UserError

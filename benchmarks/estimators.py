@@ -104,9 +104,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def difficulties() -> str:
-    """Markdown: `grpo`'s factor on the gradient of a task, by its chance of a win and the size of
-    the group.
-    """
+    """Write `grpo`'s factor on a task's gradient as Markdown, by chance of a win and group size."""
     lines = [
         "| chance of a win | " + " | ".join(f"groups of {size}" for size in SIZES) + " |",
         "|---" * 5 + "|",
@@ -357,9 +355,7 @@ For estimators that compare groups, with *sum*: batches of {many} groups, sample
 
 
 def unbiased(rows: Sequence[Row]) -> str:
-    """Markdown: the settings without bias on any problem under the sum, their scale, and their
-    other biases.
-    """
+    """Write the settings without bias under the sum as Markdown, with scale and other biases."""
     lines = [
         "| credit | settings | scale | bias: sum | `token_mean` | `seq_mean_token_mean` |",
         "|---" * 6 + "|",

@@ -30,9 +30,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def prepared(family: str, count: int) -> tuple[list[Task], str]:
-    """The first so many training tasks of a family, ready to be played; or none, and what is
-    missing.
-    """
+    """Return a family's first training tasks, ready to be played; or none, and what is missing."""
     name, params = FAMILIES[family]
     try:
         env = turnrl.make(name, **params)

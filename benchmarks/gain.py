@@ -1,5 +1,4 @@
-"""Did reinforcement learning help? A run's test tasks, played several times with the weights before
-it and after it.
+"""Play a run's test tasks several times with the weights before and after reinforcement.
 
     turnrl train recipes/search.yaml --run runs/search
     python benchmarks/gain.py runs/search --plays 3                     # the weights that the run tested
@@ -68,8 +67,9 @@ def main() -> None:
 
 
 def after_name(run: Path, weights: str) -> str:
-    """The checkpoint of a run: 'tested' is what its result is of, the best if it was evaluated on
-    the way.
+    """Name the checkpoint of a run; 'tested' is the one whose tests the run reports.
+
+    That is the best one if the run was evaluated on the way.
     """
     looked = bool(Recipe.load(run / "recipe.yaml").evaluate.every)
     return (
@@ -104,7 +104,7 @@ def played(run: Path, stage: str, plays: int) -> dict[str, float]:
 
 
 def difference(before: Mapping[str, float], after: Mapping[str, float]) -> Mean:
-    """After minus before, mean over the tasks that both played, with its normal 95 % interval."""
+    """Subtract before from after over tasks that both played: mean and normal 95 % interval."""
     gains = [after[task] - before[task] for task in before.keys() & after.keys()]
     mean, error = statistics.fmean(gains), statistics.stdev(gains) / len(gains) ** 0.5
     return Mean(mean, mean - Z * error, mean + Z * error, len(gains))

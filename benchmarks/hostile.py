@@ -86,7 +86,7 @@ def row(name: str, count: int, raised: int, longest: float) -> str:
 
 
 def tried(call: Callable[[str], Any], texts: Iterable[str]) -> tuple[int, int, float]:
-    """How many texts there were, how many raised, and the longest time in seconds."""
+    """Count texts, and those that raised; return the longest time in seconds too."""
     count, raised, longest = 0, 0, 0.0
     for text in texts:
         started = time.perf_counter()

@@ -1,5 +1,4 @@
-"""What household games cost: making, resetting and stepping them, beside the stock engine in the
-same run.
+"""Time household games: making, resetting and stepping, beside the stock engine.
 
     python benchmarks/household.py
     python benchmarks/household.py --games 2 --json
@@ -148,9 +147,7 @@ def per_env(count: int) -> float:
 
 
 def experts(tasks: int) -> None:
-    """A line per type: the expert on the first tasks of each split, beside the planner's
-    walkthrough.
-    """
+    """Write a line per type: the expert's play of a split, beside the planner's walkthrough."""
     from turnrl.envs.household.games import generated, opened
 
     for kind in KINDS:

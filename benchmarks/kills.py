@@ -1,5 +1,4 @@
-"""Does a run survive the end of its process? Killed and interrupted at random and at each file
-operation, resumed.
+"""Kill and interrupt runs, at random and at each file operation, and resume them.
 
     python benchmarks/kills.py --kills 100 --signals 30 --operations all
 
@@ -48,7 +47,7 @@ CHAIN = 3
 
 @dataclass
 class Tally:
-    """What happened."""
+    """Counts of what happened to the runs."""
 
     kills: int = 0
     resumes: int = 0
@@ -93,16 +92,14 @@ class Operations:
 
 
 def halve(path: str, appended: bool) -> None:
-    """Lose half of a file that is being written; of one that is appended to, a part of the last
-    line.
-    """
+    """Lose half of a file that is being written, or a part of the last line of an appended one."""
     if os.path.isfile(path):
         size = os.path.getsize(path)
         os.truncate(path, max(0, size - 7) if appended else size // 2)
 
 
 def phase(folder: Path) -> str:
-    """How far a killed run was."""
+    """Name the phase that a killed run was in."""
     if any(folder.rglob(".*.new")) or any(folder.rglob(".*.old")):
         return "in a save"
     if (folder / "result.json").exists():
@@ -122,7 +119,7 @@ def phase(folder: Path) -> str:
 
 
 def look(home: Path, tally: Tally) -> None:
-    """Note what a killed run left."""
+    """Note what a killed run left behind."""
     folder = home / "run"
     tally.kills += 1
     tally.hit[phase(folder)] += 1
@@ -132,7 +129,7 @@ def look(home: Path, tally: Tally) -> None:
 
 
 def compare(home: Path, wanted: dict[str, Any], what: str, child: Child, tally: Tally) -> None:
-    """Note whether a resumed run is the one that nothing happened to."""
+    """Note whether a resumed run equals the one that nothing happened to."""
     if child.code != 0:
         tally.faults.append(f"{what}: exit {child.code}: {child.said()[-300:]}")
     elif names := different(facts(home / "run"), wanted):
@@ -141,7 +138,7 @@ def compare(home: Path, wanted: dict[str, Any], what: str, child: Child, tally: 
 
 
 def reference(home: Path, data: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """What a run leaves that nothing happens to, and how long it takes."""
+    """Make a run that nothing happens to; return what it leaves and how long it takes."""
     started, folder = time.monotonic(), cleared(home) / "run"
     child = Child.start(home, lambda: trained(folder, data, resume=False))
     child.wait()
@@ -206,9 +203,7 @@ def signals(home: Path, count: int, rng: random.Random, tally: Tally) -> None:
 
 
 def operations(home: Path, which: str, rng: random.Random, tally: Tally) -> None:
-    """Kill runs before operations on their files, from the second save of the reinforcement to the
-    end.
-    """
+    """Kill runs before operations on their files, from the second save of reinforcement on."""
     data = small_recipe("thread")
     folder, begun = home / "run", home.parent / "begun"
     wanted, _ = reference(home, data)
@@ -249,8 +244,9 @@ def operations(home: Path, which: str, rng: random.Random, tally: Tally) -> None
 
 
 def chosen(names: list[str], which: str) -> list[int]:
-    """All operations, or one of each kind: the same operation on the same file of another
-    checkpoint is the same.
+    """Choose all operations, or one of each kind.
+
+    The same operation on the same file of another checkpoint is of the same kind.
     """
     if which == "all":
         return list(range(len(names)))

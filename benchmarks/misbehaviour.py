@@ -1,5 +1,4 @@
-"""What a pool makes of worlds that misbehave: a table of behaviour -> thread backend, process
-backend.
+"""Play worlds that misbehave: a table of behaviour -> thread backend, process backend.
 
     python benchmarks/misbehaviour.py [NAME ...]
 
@@ -57,7 +56,7 @@ def hang() -> None:
 
 
 def throw(error: BaseException) -> Callable[[], None]:
-    """Something that raises this."""
+    """Return a function that raises this."""
 
     def act() -> None:
         raise error
@@ -220,7 +219,7 @@ register("bad/behaviour-v0", Bad)
 
 
 async def play(pool: Any, task: Task) -> str:
-    """How an episode ends."""
+    """Play an episode and say how it ends."""
     from turnrl.envs.pool.pool import EnvFailure
 
     try:

@@ -74,9 +74,7 @@ TEMPLATE = (
 
 
 class NoiseEnv(TextEnv):
-    """Answers any action with the next room and a reward that depends on nothing but its
-    characters.
-    """
+    """A world that answers any action with the next room and a reward by its characters alone."""
 
     instructions = RULES
 
@@ -102,8 +100,9 @@ turnrl.register(WORLD, NoiseEnv)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """4,096 whole words and no token that ends a response, so every answer has its 8 tokens from
-    the plain softmax.
+    """Make a tokenizer of 4,096 whole words, none of which ends a response.
+
+    Every answer therefore has its 8 tokens from the plain softmax.
     """
     known = dict.fromkeys(" ".join((ROOM, RULES, *PLACES, *THINGS)).split())
     known |= dict.fromkeys(("<|start|>", "<|end|>", "system", "user", "assistant", "?"))

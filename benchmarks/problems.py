@@ -1,6 +1,4 @@
-"""The problems: small enough that every episode can be listed, each with something that misleads
-some estimator.
-"""
+"""Problems so small that every episode can be listed, each misleading some estimator."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ from tabular import Move, Play, Problem
 
 
 def stop_go(*paid: tuple[float, ...]) -> tuple[tuple[Play, ...]]:
-    """Go on or stop, three times at most; the rewards of the four episodes there can be, one number
-    per turn.
+    """Return a problem of going on or stopping, three times at most.
+
+    The rewards are those of the four episodes there can be, one number per turn.
     """
     actions = ((0,), (1, 0), (1, 1, 0), (1, 1, 1))
     play = lambda a, r: tuple(Move(f"turn {t + 1}", a[t], (r[t],)) for t in range(len(a)))
@@ -19,7 +18,7 @@ def stop_go(*paid: tuple[float, ...]) -> tuple[tuple[Play, ...]]:
 
 
 def _two_steps(task: str) -> tuple[Play, ...]:
-    """Only doing the right thing twice wins."""
+    """Return a problem in which only doing the right thing twice wins."""
     first, second, lost = f"{task} 1", f"{task} 2", f"{task} lost"
     return (
         (Move(first, 0), Move(lost, 0)),

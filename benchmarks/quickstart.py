@@ -1,5 +1,4 @@
-"""The main job: train a 0.46 M-parameter model on TextWorld coin-collector games and measure it on
-held-out ones.
+"""Train a 0.46 M-parameter model on TextWorld coin games and measure it on held-out ones.
 
     python benchmarks/quickstart.py                 # runs/quickstart/{result.json, report.html, ...}
     python benchmarks/quickstart.py --seed 1 --run runs/quickstart-1

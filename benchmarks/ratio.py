@@ -1,5 +1,4 @@
-"""How much of a budget belongs to the warm start? Updates on demonstrations against steps of
-reinforcement learning.
+"""Divide a budget between updates on demonstrations and steps of reinforcement learning.
 
     python benchmarks/ratio.py --seeds 0 1 2 3 4 --parallel 2
 

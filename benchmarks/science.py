@@ -1,5 +1,4 @@
-"""What ScienceWorld costs: starting Java, resetting, steps per second against upstream's class, and
-memory.
+"""Time ScienceWorld: Java's start, resets and steps against upstream's class, and memory.
 
     python benchmarks/science.py
     python benchmarks/science.py --tasks boil grow-plant --rounds 5
@@ -108,7 +107,7 @@ def _play(path: list[str], step: Any) -> float:
 
 
 def gold(count: int, seed: int) -> None:
-    """How the expert does on `count` random variations of every task."""
+    """Play the expert on `count` random variations of every task."""
     env = turnrl.make(ID)
     rng, won, played, start = random.Random(seed), 0, 0, time.perf_counter()
     for name in TASKS:

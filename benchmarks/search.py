@@ -1,5 +1,4 @@
-"""Search worlds: seconds to build 100,000 passages, milliseconds per query, steps per second of 64
-episodes at once.
+"""Time search worlds: building 100,000 passages, queries, and 64 episodes at once.
 
     python benchmarks/search.py
     python benchmarks/search.py --pages 3000 --json
@@ -92,7 +91,7 @@ async def play(backend: Any, workers: int, tasks: list[Task], slots: int) -> dic
 
 
 def measure(pages: int, episodes: int, rounds: int) -> dict[str, Any]:
-    """Everything, in order."""
+    """Measure everything, in order."""
     retriever, result = build(pages)
     env = turnrl.make("search/qa-v0", pages=pages)
     tasks = list(env.tasks("train")[: episodes * rounds])

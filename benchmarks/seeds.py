@@ -25,8 +25,9 @@ SCRIPT = Path(__file__).with_name("quickstart.py")
 
 
 def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """One quickstart in a process of its own; its output goes beside its run. Raises RuntimeError
-    if it fails.
+    """Run one quickstart in a process of its own. Raises RuntimeError if it fails.
+
+    Its output goes beside its run.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")

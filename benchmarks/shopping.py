@@ -1,4 +1,4 @@
-"""What a generated shop costs: making it, searching it, and playing 64 episodes in it at once.
+"""Time a generated shop: making it, searching it, and 64 episodes in it at once.
 
     python benchmarks/shopping.py
     python benchmarks/shopping.py --products 50000 --json
@@ -61,7 +61,7 @@ def shop(products: int, searches: int) -> dict[str, float]:
 
 
 def plays(env: TextEnv, episodes: int) -> list[Play]:
-    """What the expert does in the first training tasks."""
+    """Play the expert in the first training tasks."""
     found = []
     for task in env.tasks("train")[:episodes]:
         env.reset(options={"task": task})

@@ -1,5 +1,4 @@
-"""Does every world survive? Thousands of episodes of random play while worker processes are killed
-at random.
+"""Play thousands of random episodes in every world while worker processes are killed.
 
     python benchmarks/soak.py --families coin webshop --episodes 2000
 
@@ -46,7 +45,7 @@ SETTLED = 1000
 
 @dataclass
 class Soak:
-    """What happened to one family."""
+    """The counts of one family of worlds."""
 
     family: str
     episodes: int = 0
@@ -64,7 +63,7 @@ class Soak:
 
     @property
     def faults(self) -> list[str]:
-        """What was promised and does not hold."""
+        """List what was promised and does not hold."""
         failed = sum(count for stop, count in self.stops.items() if StopReason(stop).failed)
         found = []
         if sum(self.stops.values()) != self.episodes:
@@ -145,9 +144,7 @@ def soak(
 
 
 def _inside(process: psutil.Process, folder: str) -> bool:
-    """Whether it works there, as workers and all that they start do, whoever their parent is by
-    now.
-    """
+    """Tell whether a process works in a folder, as workers and all that they start do."""
     try:
         return str(process.cwd()).startswith(folder)
     except psutil.Error:

@@ -29,8 +29,9 @@ def sweep(
     folder: Path,
     parallel: int,
 ) -> tuple[dict[str, float], str]:
-    """The rate of each arm that won most validation tasks over all seeds, the smallest of equals;
-    and a table of all.
+    """Return the rate of each arm that won most validation tasks, and a table of all rates.
+
+    Tasks are summed over all seeds; of equals the smallest rate is taken.
 
     Every seed has a warm start of its own, which the arms share.
     """

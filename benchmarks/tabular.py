@@ -1,5 +1,4 @@
-"""Multi-turn problems so small that every episode can be listed, and exact moments of gradient
-estimates on them.
+"""Compute exact moments of gradient estimates on problems whose episodes can be listed.
 
 A policy has one softmax per state. `Problem.gradient` is the exact policy gradient,
 `moments_of_groups` and `moments_of_batches` are mean and variance of an estimate over all groups,
@@ -46,9 +45,7 @@ Play = tuple[Move, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Tasks, drawn with equal chance for each group, and every episode that each of them can
-    become.
-    """
+    """Tasks, drawn with equal chance for each group, and every episode that each can become."""
 
     name: str
     about: str
@@ -74,7 +71,7 @@ class Problem:
 
     @cached_property
     def tokens_NT(self) -> Tensor:
-        """Tokens of each turn; 0 where there is no turn."""
+        """Count the tokens of each turn; 0 where there is no turn."""
         return self._per_turn(lambda move: move.tokens, 0)
 
     @cached_property
@@ -131,8 +128,9 @@ class Problem:
         return future_NT
 
     def gradient(self, gamma: float = 1.0) -> Tensor:
-        """Exact policy gradient [P]: the expectation of every turn's score times its discounted
-        return-to-go.
+        """Compute the exact policy gradient [P].
+
+        It is the expectation of every turn's score times its discounted return-to-go.
 
         With gamma below 1 this is what discounting estimators aim at; it is the gradient of no
         fixed objective.
@@ -141,8 +139,9 @@ class Problem:
         return torch.einsum("n,nt,ntp->p", chance_N, self.future_NT(gamma), self.score_NTP)
 
     def values_NL(self, critic: Critic, gamma: float = 1.0) -> Tensor:
-        """Before each token: the expected return-to-go given all that was written, or a function of
-        state and turn.
+        """Return a value before each token: the expected return-to-go, or a wrong critic's.
+
+        The former knows all that was written; the latter is a function of state and turn.
         """
         states, future_NT = list(self.logits), self.future_NT(gamma)
         values_NL = torch.zeros(self.turn_NL.shape, dtype=torch.float64)
@@ -225,8 +224,9 @@ class Case:
     """The column of each turn's first token, which decides."""
 
     def gradient_EP(self, credit: Estimator) -> Tensor:
-        """Each episode's part of the estimate: turns are added up, the mean over episodes is left
-        to the caller.
+        """Compute each episode's part of the estimate, turns added up.
+
+        The mean over episodes is left to the caller.
         """
         advantages = credit(self.rewards, self.batch)
         values_ET = advantages.values
@@ -235,12 +235,12 @@ class Case:
         return (values_ET[:, :, None] * self.score_ETP).sum(1)
 
     def with_values(self, values_NL: Tensor) -> Case:
-        """The same batch with a critic's values."""
+        """Return the same batch with a critic's values."""
         values_BL = values_NL[self.index_E, : self.batch.turn_BL.shape[1]]
         return replace(self, batch=replace(self.batch, values_BL=values_BL))
 
     def weights_E(self, aggregation: Aggregation) -> Tensor:
-        """What the loss's aggregation multiplies each episode's tokens with, in this batch."""
+        """Return what the loss's aggregation multiplies each episode's tokens with."""
         loss = LOSSES.build({"name": "reinforce", "aggregation": aggregation}).of_length(1)
         return loss.weights_BL(self.batch, torch.float64)[
             :, 0
@@ -249,8 +249,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [P] of a gradient estimate, its variance (trace of the covariance), and the 95 % radius
-    of the mean.
+    """The mean [P] of a gradient estimate, its variance, and the 95 % radius of the mean.
+
+    The variance is the trace of the covariance.
     """
 
     mean_P: Tensor
@@ -259,14 +260,15 @@ class Moments:
 
 
 def moments(gradient_CP: Tensor, chance_C: Tensor) -> Moments:
-    """Of cases with these chances."""
+    """Compute the moments of cases with these chances."""
     mean_P = (chance_C[:, None] * gradient_CP).sum(0)
     return Moments(mean_P, float((chance_C * ((gradient_CP - mean_P) ** 2).sum(1)).sum()))
 
 
 def groups(problem: Problem, size: int) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Every group that can occur, regardless of order (no estimator looks at it), and its
-    probability.
+    """Yield every group that can occur, regardless of order, and its probability.
+
+    No estimator looks at the order.
     """
     found, chances = [], []
     for task in range(len(problem.tasks)):
@@ -304,8 +306,9 @@ class Batches:
     """The weight of each episode [C, E], by aggregation of the loss."""
 
     def gradient_CEP(self, credit: Estimator, *, pooled: bool) -> Tensor:
-        """Each episode's part of the estimate, case by case; `pooled` if the estimator compares
-        groups.
+        """Compute each episode's part of the estimate, case by case.
+
+        `pooled`: the estimator compares groups.
         """
         if pooled:
             return torch.stack([case.gradient_EP(credit) for case in self.cases])
@@ -369,8 +372,7 @@ def sample_batches(
 
 
 def sampled_moments(gradient_CP: Tensor, controls_CPX: Tensor) -> Moments:
-    """Sampled moments; the controls X, whose mean is known to be 0, take most of the noise out of
-    the mean.
+    """Estimate moments; controls X of known mean 0 take most of the noise out of the mean.
 
     The radius holds for the distance between the mean found and the true one, whatever the shape of
     the covariance.
@@ -407,7 +409,7 @@ class Comparison:
 
 
 def compare(found: Moments, exact_P: Tensor) -> Comparison:
-    """How far the mean points from the exact gradient."""
+    """Measure how far the mean points from the exact gradient."""
     norm = float(exact_P.norm())
     scale = float(found.mean_P @ exact_P) / norm**2
     variance = found.variance / norm**2

@@ -116,8 +116,9 @@ def pair(name: str, template: str | None, tokenizers: dict[str, Any]) -> Pair:
 
 
 def rendered_words(template: str | None, tokenizer: Any) -> set[str]:
-    """What is spelled like a token in a conversation; some templates put their tokens together from
-    pieces.
+    """List what is spelled like a token in a conversation.
+
+    Some templates put their tokens together from pieces.
     """
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     try:
@@ -128,9 +129,7 @@ def rendered_words(template: str | None, tokenizer: Any) -> set[str]:
 
 
 def reference(chat: Chat) -> tuple[str, list[int]]:
-    """(text, ids) of the template's own rendering of what was said so far. Written independently of
-    Chat.
-    """
+    """Return (text, ids) of the template's own rendering, written independently of Chat."""
     tokenizer, header = chat.tokenizer, chat.continued("")
     # A server gives such a template (gpt-oss, Solar) the last message of a response.
     messages: list[Any] = [
@@ -161,12 +160,12 @@ def reference(chat: Chat) -> tuple[str, list[int]]:
 
 
 def beginning(text: str) -> str:
-    """What must be in a rendering without white space if it holds a text."""
+    """Return what must be in a rendering without white space if it holds a text."""
     return "".join(text.split()[:3])
 
 
 def said(chat: Chat, thinking: bool) -> list[str]:
-    """What the player says, as a model of this template would."""
+    """Write what the player says, as a model of this template would."""
     if not thinking:
         return [chat.continued(text) for text in SAID]
     if (header := chat.continued("")).startswith("<|channel|>"):
@@ -183,8 +182,9 @@ def said(chat: Chat, thinking: bool) -> list[str]:
 
 
 def written(chat: Chat, text: str) -> list[int]:
-    """The ids of a response; the messages of gpt-oss have control tokens inside, which a
-    demonstration has not.
+    """Return the ids of a response.
+
+    The messages of gpt-oss have control tokens inside, which a demonstration has not.
     """
     if text.startswith("<|channel|>"):
         return [
@@ -209,7 +209,7 @@ def play(tokenizer: Any, system: str, thinking: bool) -> Result:
 
 
 def difference(chat: Chat, text: str, ids: list[int]) -> str:
-    """How the ids differ from the rendering's."""
+    """Say how the ids differ from the rendering's."""
     pairs = enumerate(zip(chat.ids, ids, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), min(len(chat.ids), len(ids)))
     here, there = (chat.tokenizer.decode(some[first : first + 6]) for some in (chat.ids, ids))

@@ -1,5 +1,6 @@
-"""Small runs in processes of their own, for kills.py and damage.py: a toy world, forked where
-everything is imported.
+"""Small runs in processes of their own, for kills.py and damage.py, in a toy world.
+
+They are forked where everything is imported.
 
 A fork starts in milliseconds and shares no state with the other runs; only the memory of the
 imports is the same.
@@ -105,14 +106,15 @@ class Child:
         return True
 
     def kill(self, tree: bool) -> None:
-        """SIGKILL for its process group, or for it with all its worker processes, which lie in
-        groups of their own.
+        """Kill its process group, or it with all its worker processes, by SIGKILL.
+
+        Workers lie in groups of their own.
         """
         kill_all(self.pid, tree)
         self.wait()
 
     def said(self) -> str:
-        """What it printed."""
+        """Return what it printed."""
         return self.output.read_text("utf-8", errors="replace")
 
 
@@ -154,7 +156,7 @@ def trained(
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """Everything that a run left, without what the clock says: equal for equal runs."""
+    """Collect what a run left, without what the clock says: equal for equal runs."""
     found: dict[str, Any] = {
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     }
@@ -182,7 +184,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 def leaves(data: Any, name: str) -> dict[str, Any]:
-    """What stands in nested data, by its place; tensors as lists, for comparisons."""
+    """List the leaves of nested data by their places; tensors as lists, for comparisons."""
     if isinstance(data, dict):
         return {
             place: leaf
@@ -219,8 +221,9 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def left_behind(home: Path, seconds: float = 10.0) -> list[str]:
-    """Processes and temporary files of runs that have ended, after the time that workers take to
-    notice.
+    """List processes and temporary files of runs that have ended.
+
+    Workers get the time that they take to notice.
     """
     deadline = time.monotonic() + seconds
     while True:

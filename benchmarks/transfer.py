@@ -1,5 +1,4 @@
-"""Does what was learnt on one complexity help on another? Train on some levels of the coin
-collector, test on others.
+"""Train on some levels of the coin collector and test on others.
 
     python benchmarks/transfer.py --seeds 0 1 2 3 4 --parallel 2
 
@@ -69,9 +68,7 @@ def main() -> None:
 
 
 def test(result: Result, level: int) -> int:
-    """Test games of a level that the checkpoint wins, in as many turns as a level needs and four
-    more.
-    """
+    """Count the test games of a level that a checkpoint wins, in four turns more than it needs."""
     from turnrl import evaluate
 
     measured = evaluate(

@@ -1,5 +1,4 @@
-"""What a world costs: episodes and steps per second, reset time and memory, at 1, 16 and 64
-concurrent episodes.
+"""Time worlds: episodes and steps per second, resets and memory, at 1, 16 and 64 at once.
 
     python benchmarks/worlds.py --families coin webshop --workers 2
 

@@ -1,6 +1,4 @@
-"""An environment of Gymnasium's as a text environment, checked and played: ``python
-examples/wrap_env.py``.
-"""
+"""A Gymnasium environment as a text world, checked and played: ``python examples/wrap_env.py``."""
 
 import gymnasium
 import turnrl
