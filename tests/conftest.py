@@ -1,6 +1,4 @@
-"""What every test shares: one thread per process, no network, and no clock that fails a property
-test.
-"""
+"""Shared by all tests: one thread per process, no network, no deadline of a property test."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """Path of a program of the system. Without it a test is skipped on a laptop and fails where
-    CI=true.
-    """
+    """Find a program of the system. Without it a test is skipped, and fails where CI=true."""
 
     def find(name: str) -> str:
         path = shutil.which(name)

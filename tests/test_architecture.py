@@ -88,9 +88,7 @@ def module_of(path: Path) -> str:
 
 
 def edges(modules: Mapping[str, str], packages: Container[str]) -> dict[str, set[str]]:
-    """Module -> modules that its source imports, at any depth. What only a type checker imports is
-    no part of it.
-    """
+    """Map modules to what their source imports, at any depth, but not for a type checker only."""
     found: dict[str, set[str]] = {}
     for name, source in modules.items():
         package = name.split(".") if name in packages else name.split(".")[:-1]
@@ -140,9 +138,7 @@ def test_a_circle_is_seen_through_functions_and_packages_but_not_through_types()
 
 
 def test_the_checkout_shadows_no_installed_package() -> None:
-    """Python looks into the folder it is started in first, and processes that play keep that
-    folder.
-    """
+    """Python looks first where it is started, and processes that play keep that folder."""
     ours = {path.stem for path in ROOT.glob("*.py")} | {
         path.parent.name for path in ROOT.glob("*/__init__.py")
     }

@@ -1,6 +1,4 @@
-"""The comparisons of benchmarks/: a seed is one observation, and what is chosen is chosen without
-test tasks.
-"""
+"""The comparisons of benchmarks/: a seed is one observation, nothing is chosen on test tasks."""
 
 from __future__ import annotations
 

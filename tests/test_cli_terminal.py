@@ -1,6 +1,4 @@
-"""What a hostile world, model folder or parameter says reaches the terminal as text, whatever the
-command.
-"""
+"""Hostile words of worlds, model folders and parameters reach the terminal as text."""
 
 from __future__ import annotations
 

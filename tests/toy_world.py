@@ -1,5 +1,4 @@
-"""A world that a very small model learns in seconds: name the light. Importable by path in worker
-processes.
+"""A world that a very small model learns in seconds, importable by path: name the light.
 
 Each turn shows one of four colours; the right answer is its name, a wrong colour loses. Registers
 itself when imported.
@@ -22,9 +21,7 @@ SEEDS: dict[str, range] = {"train": range(40), "valid": range(40, 52), "test": r
 
 
 class LightsEnv(TextEnv):
-    """`length` lights; the seed says which. Unless it is `forgiving`, a wrong colour ends it: that
-    is no success.
-    """
+    """`length` lights by the seed; a wrong colour ends it without success, unless `forgiving`."""
 
     instructions = "Say the colour of the light: red, blue, green or white."
     symmetries = ({"red": "blue", "blue": "red"},)
@@ -75,8 +72,7 @@ class SlowLightsEnv(LightsEnv):
 
 
 class FaultyLightsEnv(LightsEnv):
-    """Tasks whose seed is in `broken` raise at their first step (`fault`: 'hang' there, or raise at
-    the 'reset').
+    """Tasks with a seed in `broken` raise at their first step (`fault`: 'hang', or 'reset').
 
     Those in `once` do so only the first time.
     """
@@ -148,9 +144,7 @@ TEXTS = [
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
-    """A recipe of seconds: a weak warm start, then reinforcement. `changes` by block; 'sft' and
-    'rl' are its stages.
-    """
+    """A recipe of seconds. `changes` by block; 'sft' and 'rl' are its stages."""
     sft: dict[str, Any] = {
         "name": "sft",
         "demonstrations": 4,

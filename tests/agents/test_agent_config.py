@@ -1,6 +1,4 @@
-"""AgentConfig: what a template is told is part of it, is saved with a checkpoint, and reaches the
-conversation.
-"""
+"""AgentConfig: what a template is told is part of it, is saved, and reaches the conversation."""
 
 from __future__ import annotations
 

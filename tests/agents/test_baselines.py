@@ -67,9 +67,7 @@ def test_a_world_without_an_expert_is_said_to_have_none(
 def test_a_task_that_cannot_be_played_is_left_out_and_said(
     monkeypatch: pytest.MonkeyPatch, agent: Agent
 ) -> None:
-    """One task without an expert's way, or whose opening lists nothing, does not end the evaluation
-    of the others.
-    """
+    """A task without an expert's way, or that lists nothing, does not end the others."""
     expert, begin = CorridorEnv.expert_action, CorridorEnv._begin
 
     def mostly(self: CorridorEnv) -> str | None:

@@ -1,6 +1,4 @@
-"""Chat: the ids are exact for templates of well-known model families, whatever the player and the
-world write.
-"""
+"""Chat: ids are exact for templates of known model families, whatever player and world write."""
 
 from __future__ import annotations
 

@@ -181,9 +181,7 @@ def test_any_text_can_be_asked_answered_and_kept(
 
 
 def test_no_more_than_so_many_at_once() -> None:
-    """Every request waits until three are there, so fewer would hang; then it lingers, so that more
-    would be seen.
-    """
+    """Every request waits until three are there (fewer hang), then lingers (more would be seen)."""
     barrier = threading.Barrier(3)
 
     def together(body: dict[str, Any]) -> Reply:

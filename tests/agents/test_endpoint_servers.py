@@ -1,6 +1,4 @@
-"""Servers that do not behave: each question ends in an answer or a typed failure, and says nothing
-secret.
-"""
+"""Servers that do not behave: each question ends in an answer or a typed failure, no secrets."""
 
 from __future__ import annotations
 

@@ -15,8 +15,7 @@ TEXTS = [f" {a}{b}{c}" * 2 for a in LETTERS for b in "aeiou" for c in LETTERS]
 
 
 def copied(model: torch.nn.Module, vocabulary: int, gap: int) -> float:
-    """Share of the tokens of a passage that are predicted when it comes a second time, `gap` tokens
-    later.
+    """Share of a passage's tokens that are predicted when it comes again, `gap` tokens later.
 
     No other token comes twice, so that there is one right guess.
     """

@@ -1,6 +1,4 @@
-"""Models: tiny ones are the same everywhere, whatever is saved loads again, and mistakes are told
-in a sentence.
-"""
+"""Models: tiny ones are equal everywhere, what is saved loads again, mistakes are a sentence."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A request is the same request whatever is beside it, for models whose position encoding follows
-the batch too.
-"""
+"""A request is the same beside others, also where position encodings follow the batch."""
 
 from __future__ import annotations
 
@@ -120,9 +118,7 @@ def test_a_short_request_beside_a_long_one_is_the_same_request(family: str) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_beside_longer_ones_keeps_its_positions(family: str) -> None:
-    """Turns of several lengths in one batch: the padding of short turns lies at positions that no
-    row has.
-    """
+    """Turns of several lengths in one batch: the padding lies at positions that no row has."""
     model = made(family)
     engine = TorchEngine(model, max_context=ORIGINAL)
 
@@ -172,9 +168,7 @@ def test_a_row_that_the_trainer_would_encode_by_its_neighbours_is_refused() -> N
 
 
 def test_positions_by_the_neighbour_are_found_though_no_config_says_so() -> None:
-    """A model's own code may do what it likes: its first eight positions beside the last eight of
-    the context tell.
-    """
+    """A model's own code may do as it likes: its first positions are tried beside the last."""
     model = made("yarn")
     rope, plain = model.model.rotary_emb, model.model.rotary_emb.forward
 

@@ -1,6 +1,4 @@
-"""Reasoning: thought and answer of a response, however a model wrote its tags; and every parser
-reads them.
-"""
+"""Reasoning: thought and answer of a response, in any tags, and every parser reads them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Statistics of comparisons: against closed forms, and numbers of scipy 1.x and statsmodels where
-it says so.
-"""
+"""Statistics of comparisons against closed forms, and numbers of scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -92,9 +90,7 @@ def test_pairs_that_all_differ_alike_or_not_at_all() -> None:
 
 
 def test_the_same_pairs_say_more_than_intervals_side_by_side() -> None:
-    """Seeds that differ by far more than the arms do: the intervals overlap, and the difference is
-    plain.
-    """
+    """Seeds differ by more than the arms do: the intervals overlap, and the difference is plain."""
     first, second = [10, 30, 50, 20, 40], [14, 33, 55, 24, 43]
     assert mean_interval(first).high > mean_interval(second).low
     assert paired(first, second).difference.low > 0

@@ -1,6 +1,4 @@
-"""The rules: tags and thoughts from facts known before the turn, in words that any tag parser reads
-back.
-"""
+"""The rules: tags and thoughts from facts known before the turn, in words that parsers read."""
 
 from __future__ import annotations
 

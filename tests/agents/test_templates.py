@@ -1,6 +1,4 @@
-"""Templates: the ids are those of the template's own rendering, for templates in the style of real
-families.
-"""
+"""Templates: the ids are those of the template's own rendering, in the style of real families."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ CUT = (
 def style(
     header: str, content: str, end: str, opened: str = "", cut: bool = False, before: str = ""
 ) -> str:
-    """A template: `header` with the role, then `content`, then `end`; reasoning cut out of earlier
-    answers.
-    """
+    """A template: `header` with the role, `content`, `end`; reasoning is cut out of old answers."""
     body = (
         "{% if m.role == 'assistant' %}"
         + CUT

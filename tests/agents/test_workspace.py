@@ -433,9 +433,7 @@ def played(player: Any, *, n: int = 1, length: int = 3, max_turns: int = 8) -> l
 
 
 def assert_rows_are_exact(episodes: list[Episode]) -> TokenBatch:
-    """Every turn is a row: the prompt the engine saw, then the sampled ids with their
-    log-probabilities.
-    """
+    """Every turn is a row: the engine's prompt, then sampled ids with their log-probabilities."""
     batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
     turns = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode.turns))]
     assert len(batch.lengths_B) == len(turns)

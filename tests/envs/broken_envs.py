@@ -1,6 +1,4 @@
-"""Worlds with one defect each, and the name of the rule that must see it. For ``imports``, like
-toy_envs.
-"""
+"""Worlds with one defect each, and the rule that must see it. For ``imports``, like toy_envs."""
 
 from __future__ import annotations
 

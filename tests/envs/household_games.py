@@ -1,6 +1,4 @@
-"""What the household tests share: is the extra there, and how does the stock engine play, in its
-own process?
-"""
+"""Shared by the household tests: is the extra there, and how does the stock engine play?"""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def require() -> None:
 
 
 def small(kind: str, start: int = 0) -> int:
-    """The seed among sixty whose room is smallest: the stock engine takes a second per command in a
-    big one.
-    """
+    """Choose the seed among sixty with the smallest room: in a big one the stock engine is slow."""
     from turnrl.envs.household.problem import sample
 
     return min(range(start, start + 60), key=lambda seed: len(sample(kind, seed).plan.receptacles))
@@ -71,9 +67,7 @@ print(json.dumps(transcripts), file=out)
 
 
 def stock(paths: list[Path], home: Path) -> dict[str, list[Any]]:
-    """Play the games with the stock engine: by path, a list of [command, text, admissible commands,
-    won].
-    """
+    """Play games with the stock engine: by path, [command, text, admissible commands, won]."""
     environment = {**os.environ, "ALFWORLD_DATA": str(home / "data"), "HOME": str(home)}
     command = [sys.executable, "-c", STOCK, json.dumps([str(path) for path in paths])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -81,9 +75,7 @@ def stock(paths: list[Path], home: Path) -> dict[str, list[Any]]:
 
 
 def official(tree: Path, folder: Path, split: str, task: str = "", **change: Any) -> Path:
-    """Copy a generated game to where the official data would have it; `change` replaces keys of the
-    game file.
-    """
+    """Copy a generated game to its official place; `change` replaces keys of the file."""
     trajectory = json.loads((folder / "traj_data.json").read_text())
     params = trajectory["pddl_params"]
     names = (

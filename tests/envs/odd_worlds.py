@@ -37,9 +37,7 @@ SPECIAL: dict[str, Any] = {
 
 
 class OddAnswers(TextEnv):
-    """Answers with one field of an odd type, ``how="reward none"`` say, when it is reset or
-    stepped.
-    """
+    """Answers reset or step with one field of an odd type, ``how="reward none"`` say."""
 
     instructions = "Wait."
 

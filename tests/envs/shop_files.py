@@ -1,6 +1,4 @@
-"""A tiny shop in WebShop's file format, written by hand, and the cache that the shopping tests
-share.
-"""
+"""A tiny shop in WebShop's file format, written by hand, and the cache of the shopping tests."""
 
 from __future__ import annotations
 
@@ -92,9 +90,7 @@ NOUNS = {
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """The shop in `folder`; a file given by the start of its name replaces the one here, None
-    leaves it out.
-    """
+    """Write the shop; a file given by the start of its name replaces the one here."""
     contents = {
         "items_shuffle": PRODUCTS,
         "items_ins_v2": ATTRIBUTES,

@@ -1,6 +1,4 @@
-"""What worlds may answer: numbers of numpy are numbers, lone surrogates are replaced, everything
-else is named.
-"""
+"""Answers of worlds: numpy's numbers are numbers, lone surrogates go, the rest is named."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Household games: word for word the stock engine's, solvable, deterministic, and won by rules from
-anywhere.
-"""
+"""Household games: word for word the stock engine's, deterministic, and won from anywhere."""
 
 # What is imported after the check needs the extra.
 # ruff: noqa: E402

@@ -1,6 +1,4 @@
-"""What a grammar may say of a thing is worked out as Python would, and whatever else it says is
-refused unread.
-"""
+"""Expressions of a grammar are worked out as Python would; whatever else it says is refused."""
 
 from __future__ import annotations
 

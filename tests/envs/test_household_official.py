@@ -45,9 +45,7 @@ def home(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two games to train on, one each to validate and test, and five that the official loader
-    leaves out.
-    """
+    """Two games to train on, one each to validate and test, and five that the loader leaves out."""
     place, light, two = generated([(kind, games.small(kind)) for kind in ("place", "light", "two")])
     games.official(tmp_path, place, "train")
     games.official(tmp_path, light, "train")

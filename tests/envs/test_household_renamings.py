@@ -1,6 +1,4 @@
-"""Renamings of household worlds: the names in the text, exchanged within their kind, none a word of
-the rules.
-"""
+"""Renamings of household worlds: names are exchanged within their kind, no word of the rules."""
 
 # What is imported after the check needs the extra.
 # ruff: noqa: E402

@@ -1,6 +1,4 @@
-"""Worlds that misbehave in a pool: their own episode ends at once, the others go on, and nothing is
-left behind.
-"""
+"""Worlds that misbehave in a pool: their own episode ends at once, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -205,9 +203,7 @@ if count in {which!r}:
 
 
 def test_workers_that_are_killed_while_they_start_do_not_end_the_run(tmp_path: Path) -> None:
-    """The first four are killed, as by a system that is short of memory, and three more after one
-    that lived.
-    """
+    """Four are killed, as by a system short of memory, and three more after one that lived."""
     killer = tmp_path / "killer.py"
     killer.write_text(KILLED.format(path=str(tmp_path / "count"), which=[0, 1, 2, 3, 5, 6, 7]))
 

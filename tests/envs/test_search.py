@@ -1,6 +1,4 @@
-"""search/qa-v0 over the generated encyclopedia: the contract, what the questions give away, and how
-a game goes.
-"""
+"""search/qa-v0 over the generated encyclopedia: the contract, what questions give away, a game."""
 
 from __future__ import annotations
 
@@ -181,9 +179,7 @@ def nearest(world: World, seen: list[Question]) -> Callable[[Question, list[str]
 
 
 def alike(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
-    """Knows all answers that the split has for this, and says the one whose letters look most like
-    the question.
-    """
+    """Says that answer of the split, of those for this, which is spelled most like the question."""
 
     def grams(text: str) -> set[str]:
         return {text[i : i + 3].lower() for i in range(len(text) - 2)}
@@ -201,9 +197,11 @@ def dice(world: World, seen: list[Question]) -> Callable[[Question, list[str]], 
 
 @pytest.mark.parametrize("make_reader", [frequent, nearest, alike, dice])
 def test_who_reads_only_the_question_is_at_chance(world: World, make_reader: Any) -> None:
-    """Chance is exact: what the reader's answers would score if answers were shuffled among
-    questions that ask for the same. It has to be small, and no reader may do better than four
-    standard deviations above it."""
+    """No reader of the question alone does better than four standard deviations above chance.
+
+    Chance is exact: what the reader's answers would score if answers were shuffled among questions
+    that ask for the same. It has to be small.
+    """
     questions = world.questions["test"]
     groups: dict[str, list[str]] = {}
     for question in questions:

@@ -1,6 +1,4 @@
-"""shopping/assistant-v0: tools, what a recommendation is found to be, and that no reward prefers a
-wrong one.
-"""
+"""shopping/assistant-v0: tools, recommendations as found, and no reward for a wrong one."""
 
 from __future__ import annotations
 

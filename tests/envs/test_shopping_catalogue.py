@@ -1,6 +1,4 @@
-"""The generated shop: products and look-alikes, goals and splits, and that it is the same wherever
-it is made.
-"""
+"""The generated shop: products and look-alikes, goals and splits, equal wherever it is made."""
 
 from __future__ import annotations
 

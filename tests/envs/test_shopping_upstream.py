@@ -1,6 +1,4 @@
-"""WebShop's files: upstream's rules on a tiny shop written by hand, and what is said about files
-that are broken.
-"""
+"""WebShop's files: upstream's rules on a tiny shop written by hand, and words on broken files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""shopping/webshop-v0: WebShop's pages word by word on a shop written by hand, its actions, and the
-generated shop.
-"""
+"""shopping/webshop-v0: WebShop's pages word by word, its actions, and the generated shop."""
 
 from __future__ import annotations
 

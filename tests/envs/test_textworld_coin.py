@@ -1,6 +1,4 @@
-"""Coin routes: computed without making games, and split so that no held-out route occurs in
-training.
-"""
+"""Coin routes: computed without making games, and no held-out route occurs in training."""
 
 from __future__ import annotations
 

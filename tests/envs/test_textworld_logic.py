@@ -1,6 +1,4 @@
-"""The logic and the interpreter of TextWorld games, shared and cached, against TextWorld's own
-wrappers.
-"""
+"""The cached logic and interpreter of TextWorld games against TextWorld's own wrappers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Renamings of nouns: TextWorld's own words, exchanged within their kind, without a trace in what
-the world is told.
-"""
+"""Renamings of nouns: TextWorld's own words, exchanged within their kind, without a trace."""
 
 from __future__ import annotations
 

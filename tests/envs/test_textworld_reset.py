@@ -87,9 +87,7 @@ def test_every_start_sets_the_interpreter_up_anew(
 
 
 def test_cooking_games_played_again_and_again_all_end() -> None:
-    """Two threads and instances used again: how games came to hang when memory was put back into
-    interpreters.
-    """
+    """Two threads with used instances: games came to hang when memory was put back."""
     tasks = make(ID, **PARAMS).tasks("test")[:TASKS]
     jobs = [EpisodeJob(tasks[number % TASKS], f"again:{number}", number) for number in range(60)]
 

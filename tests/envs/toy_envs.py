@@ -1,6 +1,4 @@
-"""Small worlds for the tests; importable in worker processes through ``imports=[path of this
-file]``.
-"""
+"""Small worlds for the tests; workers import them by ``imports=[path of this file]``."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ SEEDS: dict[str, range] = {"train": range(6), "valid": range(6, 9), "test": rang
 
 
 class CorridorEnv(TextEnv):
-    """A corridor of ``length`` cells; a coin lies in the last one. The seed decides what the walls
-    look like.
-    """
+    """A corridor of ``length`` cells with a coin in the last one. The seed decides its walls."""
 
     instructions = "Reach the end of the corridor and take the coin: go east, go west, take coin."
     length = 3

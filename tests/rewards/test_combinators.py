@@ -219,9 +219,7 @@ share = st.floats(0, 1)
 def test_no_style_makes_up_for_a_wrong_outcome(
     wrong: float, style: tuple[float, float], right: tuple[float, float], shop: st.DataObject
 ) -> None:
-    """Both well formed: the wrong episode is paid less, whatever its style and whatever the other's
-    lacks.
-    """
+    """Both well formed: the wrong episode is paid less, whatever its style."""
     weights, taus = shop.draw(st.tuples(share, share)), shop.draw(share)
     tree = shop.draw(st.booleans())
     deep = [level("p", taus, weights[0]), level("e", taus, weights[1])]

@@ -1,6 +1,4 @@
-"""Rewards from comparisons: within the group (length_penalty, winrate) and within the episode
-(marginal_gain).
-"""
+"""Rewards from comparisons: within the group, and within the episode (marginal_gain)."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def episode(*turns: Turn, success: bool = False, opening: str = "") -> Episode:
 
 @cache
 def built(config: str) -> TurnReward:
-    """Looking a name up reads the metadata of every installed package: once per configuration, not
-    per example.
-    """
+    """A name's look-up reads every package's metadata: once per configuration, not per example."""
     return REWARDS.build(json.loads(config))
 
 
@@ -125,9 +121,7 @@ def test_gains_of_actions() -> None:
 
 
 def test_gains_of_milestones() -> None:
-    """The world reports all that were reached so far, and an unparsable turn none: nothing is paid
-    again.
-    """
+    """The world reports all reached so far, an unparsable turn none: nothing is paid again."""
     reports = [["key"], [], ["key", "door", "lamp"], ["key", "door", "lamp"]]
     made = episode(*(turn(milestones=list(names)) for names in reports))
     assert rewards("marginal_gain", made, what="milestones") == [[1, 0, 2, 0]]
@@ -135,9 +129,7 @@ def test_gains_of_milestones() -> None:
 
 @pytest.mark.parametrize("what", ["observation", "action"])
 def test_mistakes_gain_nothing(what: str) -> None:
-    """Not the words of the parser, and not an endless supply of new errors; they count as never
-    met.
-    """
+    """Neither the parser's words nor an endless supply of new errors count as met."""
     refused = [
         turn(
             action=f"xyzzy {n}",
@@ -173,9 +165,7 @@ def test_gains_do_not_grow_with_the_set(first: list[str], more: list[str], name:
 
 @given(names, names, st.booleans())
 def test_a_stretched_episode_gains_nothing(first: list[str], more: list[str], same: bool) -> None:
-    """The total is the number of distinct states beyond the opening; turns among known ones add
-    nothing to it.
-    """
+    """The total is the number of distinct states beyond the opening, however many turns."""
     again = [name for name in more if name in first] if same else more
     short, long = rewards(
         "marginal_gain", visits(*first, opening="a"), visits(*first, *again, opening="a")

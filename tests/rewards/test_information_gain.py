@@ -1,6 +1,4 @@
-"""information_gain: against plain forward passes of the same model, from caches, under symmetries,
-for every target.
-"""
+"""information_gain against plain forward passes, from caches, under symmetries, all targets."""
 
 from __future__ import annotations
 

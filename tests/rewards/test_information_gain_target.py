@@ -1,6 +1,4 @@
-"""information_gain of the expert's plan: one target per episode, so that no detour pays. A hall
-with a dead end.
-"""
+"""information_gain of the expert's plan: one target per episode, so that no detour pays."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ LIKELY = {
 
 
 class DeadEndEnv(TextEnv):
-    """The hall has a dead end to the right and the gate to the left; to open the gate wins. Seed 9
-    has no expert.
-    """
+    """A hall with a dead end to the right and the gate to the left. Seed 9 has no expert."""
 
     instructions = "Go left, right or back, or open the gate."
 
@@ -82,9 +78,7 @@ register("toy/lonely-v0", LonelyEnv)
 
 
 class Rooms(FakeEngine):
-    """A policy that follows a script, and whose probabilities depend on nothing but the room it is
-    in.
-    """
+    """A policy that follows a script, with probabilities by the room it is in alone."""
 
     async def _score(
         self, conversation: str | None, tokens: Sequence[int], start: int
@@ -118,9 +112,7 @@ def walked(
 
 
 def test_a_wrong_turn_into_a_dead_end_is_not_paid_because_the_way_back_is_plain() -> None:
-    """With the expert's next action as target this was +0.642 for the wrong turn, and -0.642 for
-    its correction.
-    """
+    """For the expert's next action this was +0.642, and -0.642 for the correction."""
     assert math.log(0.95 / 0.5) == pytest.approx(0.642, abs=1e-3)
     episode, row = walked("right", "back", "left", "open")
     assert episode.stop is StopReason.WON

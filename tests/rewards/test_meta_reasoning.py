@@ -261,9 +261,7 @@ def test_totals_stay_within_the_bounds(spoken: list[Any], success: bool) -> None
 
 @given(spoken=SPOKEN, times=st.integers(2, 4))
 def test_stretching_an_episode_pays_no_more_than_plans(spoken: list[Any], times: int) -> None:
-    """The same turns again, in a world that comes back to where it was: only plans below the cap
-    are left to pay.
-    """
+    """The same turns again in a world that comes back: only plans below the cap are left to pay."""
     home = [("monitor", "go kitchen"), ("monitor", "close box")]
     once, often = ([*START, *([*spoken, *home] * n)] for n in (1, times))
     first, again = by_kind(lived(once)), by_kind(lived(often))

@@ -89,9 +89,7 @@ def episodic(
 
 
 def golden_batch() -> tuple[TokenBatch, RewardTable]:
-    """Two turns per episode, the first of three tokens, with the golden token rewards on their
-    turns.
-    """
+    """Two turns per episode, the first of three tokens, with the golden rewards on their turns."""
     mask, reward_BL = golden("mask").bool(), golden("token_rewards")
     turn = torch.where(mask, (torch.arange(12) > 2).long(), -1)
     batch = batch_of(turn.tolist(), groups=GOLDEN["inputs"]["group"])
@@ -163,9 +161,7 @@ def env_rewards(groups: list[Group]) -> dict[str, list[list[float]]]:
 def by_token(
     batch: TokenBatch, number_of: dict[tuple[int, int, int], int], values: Tensor
 ) -> Tensor:
-    """[B, L]: `values` at the index of each sampled token (episode, turn, position in the turn);
-    NaN elsewhere.
-    """
+    """`values` [B, L] by sampled token (episode, turn, position in the turn); NaN elsewhere."""
     seen: dict[tuple[int, int], int] = {}
     index_BL = torch.full(batch.turn_BL.shape, -1)
     for b, column in batch.mask_BL.nonzero().tolist():

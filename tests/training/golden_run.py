@@ -37,9 +37,7 @@ def is_time(key: str) -> bool:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Train a golden recipe in a folder that goes away; returns its records and the digests of its
-    weights.
-    """
+    """Train a golden recipe in a folder that goes away; return records and digests of weights."""
     import turnrl
     from safetensors import safe_open
 

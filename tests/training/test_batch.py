@@ -32,9 +32,7 @@ def packed(
 @settings(max_examples=30)
 @given(seed=SEEDS, merge=st.booleans(), closing=st.frozensets(st.sampled_from(StopReason)))
 def test_round_trip(seed: int, merge: bool, closing: frozenset[StopReason]) -> None:
-    """Sampled tokens, read row by row, are the responses in order; what precedes each is the prompt
-    the engine saw.
-    """
+    """Sampled tokens, row by row, are the responses; what precedes each is the engine's prompt."""
     groups, episodes, batch = packed(seed, merge, closing)
     expected = [
         (e, t, token, logprob)

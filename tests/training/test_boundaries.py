@@ -1,6 +1,4 @@
-"""What plug-ins of others answer wrongly is one sentence with the plug-in's name, for every slot of
-a recipe.
-"""
+"""Wrong answers of others' plug-ins are one sentence with the plug-in's name, for every slot."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What the end of the context does to an episode: it ends there, it is learnt from, and it is no
-way out of losing.
-"""
+"""The end of the context ends the episode, is learnt from, and is no way out of losing."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def test_an_opening_that_does_not_fit_is_a_lost_game(
         generate = Conversation.generate
 
         async def half(talk: Conversation, prompt: Any, sampling: Any) -> Any:
-            """Half of the conversations meet a context that is too short, as under a renaming of
-            longer words.
-            """
+            """Half of the conversations meet a short context, as under longer words."""
             short = int(talk.id[-1]) % 2
             return await generate(talk, [*prompt, *[0] * 600] if short else prompt, sampling)
 

@@ -360,9 +360,7 @@ def test_reward_of_a_turn_without_tokens_goes_to_the_one_before() -> None:
 
 
 def test_turn_return_by_hand() -> None:
-    """Others still playing at the turn; once none is, those that played longest, at their last
-    turn.
-    """
+    """Others still playing at the turn; once none is, those that played longest, at their end."""
     batch, paid = episodic([[1.0, 2.0, 4.0], [0.0, 3.0], [5.0]])
     out = build({"name": "turn_return"})(paid, batch).values
     close(out, [[7 - 4, 6 - 3, 4 - 3], [3 - 6, 3 - 6, 0], [5 - 5, 0, 0]])

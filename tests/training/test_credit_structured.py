@@ -1,6 +1,4 @@
-"""Estimators that keep rewards apart, or look at states and tags: hand-computed cases from their
-papers' formulas.
-"""
+"""Estimators that keep rewards apart, or look at states and tags: cases worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Critic: values stand before the token they judge, bootstrap values after the last; gradients
-where they belong.
-"""
+"""Critic: values stand before their token, bootstrap values at the end; gradients go right."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ CUT = frozenset({StopReason.CURRICULUM_LIMIT})
 
 
 def groups_of(context: str) -> list[Group]:
-    """As played, but every third episode ended by itself, and every third by the limit of a
-    curriculum.
-    """
+    """Groups as played, but a third of the episodes ended by itself, a third by a curriculum."""
     groups = copy.deepcopy(played(context))
     for group in groups:
         group.episodes[1].stop = StopReason.LOST
@@ -155,9 +151,7 @@ def learn(
 
 
 def test_the_critic_of_an_adapted_policy_is_as_small_as_what_is_trained() -> None:
-    """It learns adapters of its own and a head; the frozen weights are the policy's, and stay as
-    they are.
-    """
+    """It learns adapters and a head of its own; the policy's frozen weights stay as they are."""
     config = ModelConfig(layers=1, width=32, heads=2, vocabulary=320, lora=LoraConfig(rank=4))
     policy = load(config, corpus=lambda: ["go north", "take the lamp"]).model
 

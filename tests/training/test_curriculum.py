@@ -1,6 +1,4 @@
-"""Curricula: what they draw, what they remember, and that a resume goes on as if nothing had
-happened.
-"""
+"""Curricula: what they draw and remember, and that a resume goes on as if nothing happened."""
 
 from __future__ import annotations
 

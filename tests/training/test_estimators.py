@@ -188,9 +188,7 @@ def written(problem: Any, tokens: int) -> Any:
 def test_gae_with_lam_1_is_unbiased_with_any_critic(
     name: str, seed: int, over: str, tokens: int
 ) -> None:
-    """Values of every token: any function of what happened before the turn, and anything inside a
-    turn.
-    """
+    """Values of every token: any function of what came before the turn, anything inside a turn."""
     problem, random = written(BY_NAME[name], tokens), torch.Generator().manual_seed(seed)
     values: dict[Any, float] = {}
 
@@ -225,9 +223,7 @@ def test_gae_with_lam_0_is_as_wrong_as_its_critic(problem: Any) -> None:
 
 
 def test_gae_bootstraps_where_a_curriculum_cut() -> None:
-    """Cut before the third turn, the gradient of the first two turns is still that of the whole
-    problem.
-    """
+    """Cut before the third turn, the first two turns have the gradient of the whole problem."""
     problem = BY_NAME["length"]
     value_NL = problem.values_NL("exact")
     # A prefix stands for the two episodes that it can become.
@@ -291,9 +287,7 @@ def test_grpo_weighs_a_task_by_its_difficulty(chance: float, size: int) -> None:
 
 
 def test_grpo_turns_the_gradient_where_tasks_differ_in_difficulty() -> None:
-    """Direction and scale: rare wins count more, and the more the larger the group; `rloo` leaves
-    them as they are.
-    """
+    """Rare wins count more, and the more the larger the group; `rloo` leaves them as they are."""
     problem = BY_NAME["rare"]
     hard = torch.tensor(
         [s.startswith("hard") for s, logits in problem.logits.items() for _ in logits]
@@ -368,9 +362,7 @@ def test_step_weighted_gigpo_is_biased_where_length_goes_with_the_return(problem
 
 
 def test_gigpo_shortens_the_gradient_of_states_that_are_seldom_met() -> None:
-    """A state met with chance q: the n ~ Binom(G, q) turns there share a mean, which leaves ``E[(n
-    - 1)+] / (G q)``.
-    """
+    """Of a state met with chance q, n ~ Binom(G, q) turns share a mean: ``E[(n - 1)+] / (G q)``."""
     problem = BY_NAME["sparse"]
     found = mean(build("gigpo", gamma=1.0), problem) - mean(
         build("gigpo", gamma=1.0, omega=0.0), problem
@@ -523,9 +515,7 @@ def test_the_default_aggregation_has_two_percent_on_ties() -> None:
 
 
 def test_token_mean_by_hand() -> None:
-    """One turn, won with chance p, and a win takes three tokens: the mean over ordered pairs of
-    groups of two.
-    """
+    """One turn, won with chance p in three tokens: the mean over ordered pairs of groups of two."""
     problem = BY_NAME["words"]
     one = replace(
         once(0.3),
@@ -617,9 +607,7 @@ def test_dynamic_contrastive_has_another_objective(problem: Any) -> None:
 
 
 def test_balanced_difficulty_weighs_tasks_by_their_difficulty() -> None:
-    """With two returns and groups of four it drops what has no variance; with eight also one win,
-    and seven.
-    """
+    """Of groups of four it drops what has no variance; of eight also one win, and seven."""
     assert all(
         of_rloo("balanced_difficulty", BY_NAME[name]).bias < 1e-9
         for name in ("sparse", "words", "rare", "ties")
@@ -671,9 +659,7 @@ def test_the_page_is_what_the_script_finds() -> None:
 
 
 def test_selections_say_what_they_do_to_the_gradient() -> None:
-    """The page of each holds the exact figures that the script finds with `rloo` and groups of
-    four.
-    """
+    """Each one's page holds the exact figures that the script finds with `rloo`, groups of four."""
     chosen = [row for problem in problems.PROBLEMS for row in biases.selections(problem, [4])]
     for name in SELECTIONS.names():
         found = [

@@ -1,6 +1,4 @@
-"""score: the log-probabilities of a row are its own, and the shortcuts change neither values nor
-gradients.
-"""
+"""score: a row's log-probabilities are its own; shortcuts change no value and no gradient."""
 
 from __future__ import annotations
 

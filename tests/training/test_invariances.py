@@ -1,6 +1,4 @@
-"""Which changes of a batch change nothing: each estimator holds exactly the invariances that it
-should.
-"""
+"""Changes of a batch that change nothing: each estimator holds exactly its invariances."""
 
 from __future__ import annotations
 

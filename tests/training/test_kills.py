@@ -1,6 +1,4 @@
-"""A run survives the end of its process: the benchmark itself, a dozen kills and each kind of file
-operation.
-"""
+"""A run survives the end of its process: the benchmark itself, with a dozen kills."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Policy losses and the critic's loss: reference numbers, gradients by hand, and invariance to
-packing and cutting.
-"""
+"""Policy losses and the critic's loss: reference numbers, gradients by hand, and invariance."""
 
 from __future__ import annotations
 
@@ -231,9 +229,7 @@ def test_fresh_clip_has_the_gradient_of_reinforce() -> None:
 )
 @pytest.mark.parametrize("cut", [False, True])
 def test_aggregation_by_hand(aggregation: str, expected: float, cut: bool) -> None:
-    """Rows of losses 1, 1, 1 and 4; a fully masked episode counts nowhere; an episode in pieces is
-    one sequence.
-    """
+    """Rows of losses 1, 1, 1 and 4; a masked episode counts nowhere; pieces are one sequence."""
     if cut:
         batch = batch_of([[0, -1, 0], [1], [0], [-1]], episodes=[0, 0, 1, 2], turns=[2, 1, 0])
         loss_BL = torch.tensor([[1, NAN, 1], [1, NAN, NAN], [4, NAN, NAN], [NAN] * 3])
@@ -369,9 +365,7 @@ def test_a_sequence_may_weigh_more_than_a_token(mode: str, cap: float) -> None:
 def test_the_effective_sample_size_by_hand(
     mode: str, ratios: list[list[float]], acting: list[float]
 ) -> None:
-    """``(sum w)^2 / sum w^2 / n`` of the weights that act: one a token, or one an episode however
-    many rows it has.
-    """
+    """``(sum w)^2 / sum w^2 / n`` of the weights that act: one a token, or one an episode."""
     squares = sum(w * w for w in acting)
     expected = sum(acting) ** 2 / squares / len(acting) if squares else 0.0
     loss = build("reinforce", importance={"mode": mode})
@@ -464,9 +458,7 @@ def loss_and_gradient(
     budget: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of random episodes whose log-probabilities, one per response token, are the
-    parameters.
-    """
+    """The loss of random episodes whose log-probabilities are the parameters."""
     groups = random_groups(seed, gaps=0.1)
     number_of, noise = numbered(groups), torch.Generator().manual_seed(seed)
     old, new, values = (

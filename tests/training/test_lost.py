@@ -1,6 +1,4 @@
-"""Failures are no zeros and no successes: what was not measured is absent, and a run that learns
-nothing stops.
-"""
+"""Failures are no zeros and no successes, and a run that learns nothing stops."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ ALL = list(range(64))
 
 
 def run(folder: Path, data: dict[str, Any]) -> list[dict[str, Any]]:
-    """All lines of the metrics, also of a run that fails, which is told by its sentence in the last
-    one.
-    """
+    """All lines of the metrics, also of a run that fails: its sentence is in the last one."""
     lines: list[dict[str, Any]] = []
     try:
         train(Recipe.parse(data), run_dir=folder, progress=False, on_record=lines.append)
@@ -165,9 +161,7 @@ def test_an_evaluation_that_lost_most_is_an_error_and_one_that_lost_a_few_is_not
 
 
 def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
-    """It loses 11 of 12 validation tasks; the one that is left may be won or not: neither is a
-    measurement.
-    """
+    """It loses 11 of 12 validation tasks; the one that is left is no measurement, won or not."""
     evaluate = {"every": 1, "split": "valid", "tasks": 12, "test_tasks": 0}
     for name, lost in (("whole", []), ("one left", range(41, 52)), ("none left", range(40, 52))):
         data = recipe(

@@ -1,6 +1,4 @@
-"""A run on several worlds at once: each task is demonstrated and played with the rules of its own
-world.
-"""
+"""A run on several worlds: each task is demonstrated and played by its own world's rules."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The shortcuts of the forward pass for training: same values, same gradients, and a way out where
-they do not suit.
-"""
+"""The shortcuts of the forward pass for training: same values, same gradients, and a way out."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
 
 
 def batch(rows: int, width: int, actions: int, shared: int = 0) -> tuple[Tensor, Tensor]:
-    """(tokens, mask): up to `actions` action tokens per row, none in the last row; the first
-    `shared` are the same.
-    """
+    """(tokens, mask): up to `actions` action tokens a row, none in the last; `shared` are equal."""
     generator = torch.Generator().manual_seed(rows)
     tokens_BL = torch.randint(0, VOCABULARY, (rows, width), generator=generator)
     tokens_BL[:, :shared] = tokens_BL[0, :shared]

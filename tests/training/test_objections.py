@@ -53,9 +53,7 @@ def lone(credit: Credit, episodes: int) -> bool:
 
 @pytest.mark.parametrize("config", ESTIMATORS, ids=str)
 def test_an_estimator_that_compares_needs_others_to_compare_with(config: dict[str, Any]) -> None:
-    """Each says so itself, and what it says is true: alone it gives zeros if it needs others, else
-    it does not.
-    """
+    """What each says of itself is true: alone it gives zeros if it needs others, else not."""
     credit = CREDITS.build(config)
     alone = recipe(rl={"credit": config, "group_size": 1, "tasks_per_step": 2})
     if credit.peers() == "group":

@@ -1,6 +1,4 @@
-"""The first update after play has importance ratio 1, whatever a recipe says of sampling, model and
-arithmetic.
-"""
+"""The first update after play has ratio 1, whatever the recipe, the model and the arithmetic."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ from .test_trainer import session_of
 
 
 def first_ratios(session: Session, steps: int = 1) -> list[Tensor]:
-    """Importance ratios at the sampled tokens, one tensor for each forward pass of each first
-    update.
-    """
+    """Importance ratios at the sampled tokens, a tensor for each forward pass of first updates."""
     seen: list[Tensor] = []
 
     class Watching(PpoClip):

@@ -30,8 +30,9 @@ LINE = {"name": "line"}
 
 
 class CorridorEnv(TextEnv):
-    """Four rooms in a row, a start in room 1 and a coin in room 3: three actions win. Progress is
-    1/4 at the start.
+    """Four rooms in a row, a start in room 1 and a coin in room 3: three actions win.
+
+    Progress is 1/4 at the start.
 
     A `silent` one lists no actions, a `mute` one has no expert.
     """
@@ -313,9 +314,7 @@ def test_the_rewards_of_the_quickstart_have_no_exploit(env: str) -> None:
 
 @pytest.mark.parametrize("max_turns", [3, 4, 7, 20])
 def test_progress_cannot_be_farmed_by_going_forth_and_back(max_turns: int) -> None:
-    """The differences telescope: Phi at the end minus Phi at the start, however many turns there
-    were.
-    """
+    """The differences telescope: Phi at the end minus Phi at the start, for any number of turns."""
     row = rows(report([{"name": "progress"}], max_turns=max_turns))["bonus_farming"]
     assert row.turns == max_turns
     assert row.rewards["progress"] == (0.25 if max_turns % 2 else 0.0)
@@ -389,9 +388,7 @@ def test_meta_reasoning_beside_a_larger_outcome_and_a_price_on_turns_has_no_expl
 
 
 def test_meta_reasoning_alone_pays_failures_that_are_made_in_order_to_reflect() -> None:
-    """Three useless turns followed by three corrections; however large the outcome, the padded
-    winner has it too.
-    """
+    """Three useless turns, then three corrections; the padded winner has the outcome too."""
     rewards: list[dict[str, Any]] = [
         {"name": "outcome", "weight": 100},
         {"name": "meta_reasoning"},

@@ -93,9 +93,7 @@ def test_a_killed_run_goes_on_bit_for_bit_in_a_new_process(tmp_path: Path, whole
 
 
 def test_an_interrupted_run_says_where_and_loses_nothing(tmp_path: Path, whole: Path) -> None:
-    """In the warm start, before an evaluation that is due, and in the last test; each resume is
-    interrupted again.
-    """
+    """In the warm start, before an evaluation and in the last test; every resume is cut again."""
     stops = [
         ("sft:3:train", "INT", 130, "at sft update 3"),
         ("rl:3:train", "TERM", 143, "at rl step 3"),

@@ -1,6 +1,4 @@
-"""The folder of a run: one process at a time, never begun anew where there is something to lose,
-damage by name.
-"""
+"""The folder of a run: one process at a time, never begun anew over a run, damage by name."""
 
 from __future__ import annotations
 
@@ -300,9 +298,7 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path: Path, pl
 
 
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(copy: Path) -> None:
-    """A limit on the size of files stands for the disk: the system refuses to write in the same
-    way.
-    """
+    """A limit on the size of files stands for the disk: the system refuses in the same way."""
     before, points = contents(copy), {path.name for path in (copy / "checkpoints").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,6 +1,4 @@
-"""Selection and gather: the filters' own examples, and batches that are refilled or honestly
-smaller.
-"""
+"""Selection and gather: the filters' examples, and batches refilled or honestly smaller."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The warm start: loss on the expert's own words, stopped by the validation split, the best weights
-kept.
-"""
+"""The warm start: loss on the expert's own words, early stopping, the best weights kept."""
 
 from __future__ import annotations
 

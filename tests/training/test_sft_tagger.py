@@ -1,6 +1,4 @@
-"""The warm start with a teacher model: what it says is learnt, and what it cannot say is never
-shown without it.
-"""
+"""The warm start with a teacher model: what it says is learnt, the rest never shown without."""
 
 from __future__ import annotations
 

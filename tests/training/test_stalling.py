@@ -1,6 +1,4 @@
-"""Stalling: waiting for the turn limit is never worth more than the episode was, whatever a critic
-believes.
-"""
+"""Stalling: waiting for the turn limit is never worth more than the episode was."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ TURNS, DOORS = 3, 3
 
 
 def problem(logits: tuple[tuple[float, ...], ...] = ((0.3, -0.2, 0.1, 0.0),) * TURNS) -> Any:
-    """Wait, or try a door: it wins 1 or loses in one task out of `DOORS` each. Waiting all along
-    meets the limit.
-    """
+    """Wait, or try a door: one of `DOORS` wins. Waiting all along meets the limit."""
 
     def play(task: int, waits: int, door: int) -> Any:
         waited = tuple(tabular.Move(str(t), 0) for t in range(waits))
@@ -94,9 +90,7 @@ def test_a_limit_of_the_task_ends_it_whatever_the_critic_believes(
 
 @pytest.mark.parametrize("values_T", BELIEFS, ids=str)
 def test_a_value_beyond_the_limit_pays_for_stalling(values_T: Tensor) -> None:
-    """With `limit` bootstrap the mean gains that value times the gradient of the chance to stall:
-    its closed form.
-    """
+    """With `limit` bootstrap the mean gains that value times the gradient of stalling."""
     world = problem()
     stall_P = torch.einsum("n,ntp->p", world.chance_N * stalled_N(world) / DOORS, world.score_NTP)
     for stop, limit in ((StopReason.TURN_LIMIT, "bootstrap"), (StopReason.CURRICULUM_LIMIT, "end")):
@@ -106,9 +100,7 @@ def test_a_value_beyond_the_limit_pays_for_stalling(values_T: Tensor) -> None:
 
 @pytest.mark.parametrize(("limit", "stalls"), [("end", False), ("bootstrap", True)])
 def test_a_policy_learns_to_stall_only_if_the_limit_has_a_future(limit: str, stalls: bool) -> None:
-    """Exact updates of policy and critic; nothing ever corrects what a critic believes of a state
-    without a turn.
-    """
+    """Exact updates: nothing corrects what a critic believes of a state without a turn."""
     logits = torch.zeros(TURNS, DOORS + 1, dtype=torch.float64)
     values_T = torch.full((TURNS + 1,), 0.5, dtype=torch.float64)
     for _ in range(300):

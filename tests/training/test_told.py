@@ -1,6 +1,4 @@
-"""What a run says: lines where nobody looks on, JSON that is JSON, seconds of the whole run, and
-how to go on.
-"""
+"""A run's words: plain lines where nobody looks on, JSON that is JSON, and how to go on."""
 
 from __future__ import annotations
 
@@ -162,9 +160,7 @@ def test_seconds_are_those_of_all_processes_and_tests_are_recorded_at_the_step_t
 def test_what_a_second_signal_cut_in_two_is_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first signal comes in an update, the second before its end: half an update must not be
-    kept as none.
-    """
+    """The first signal comes in an update, the second before its end: half of it is not kept."""
     folder, update = tmp_path / "run", Learner.update
 
     def cut(self: Learner, *arguments: Any) -> dict[str, float]:

@@ -169,9 +169,7 @@ def test_kl_acts_on_rewards_or_on_the_loss(tmp_path: Path) -> None:
 
 
 def test_members_of_a_group_play_under_different_symmetries(tmp_path: Path) -> None:
-    """The world's words stay its own in actions and observations; what the model reads and writes
-    is renamed.
-    """
+    """Actions and observations stay the world's; what the model reads and writes is renamed."""
     with session_of(tmp_path / "run", recipe(rl={"symmetries": 2, "group_size": 4})) as session:
         stage: Any = session.recipe.stages[1]
         trainer = Trainer(session, stage, 1)

@@ -1,5 +1,4 @@
-"""Train in a process of its own, which a signal reaches where the test says: a resume must need
-nothing but the folder.
+"""Train in a process of its own, which a signal reaches where the test says.
 
 python train_and_die.py RECIPE.json FOLDER [--resume] [--at rl:3:train] [--signal TERM] [--after
 0.05] [--times 2]
