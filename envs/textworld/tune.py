@@ -15,7 +15,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from ...foundation.errors import UserError
 from ...foundation.files import new_file
+from ...foundation.processes import run
 from .generate import GameKey, generate
 from .params import check
 
@@ -151,15 +151,12 @@ def play(package: Path, games: list[str]) -> str:
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> bytes:
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, check=False
-        )
+        ended = run(command, folder=folder, environment=environment)
     except FileNotFoundError:
         raise UserError(f"tuning needs '{command[0]}', which is not installed") from None
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UserError(f"tuning failed at '{command[0]}': {last[0]}")
-    return done.stdout
+    if ended.code:
+        raise UserError(f"tuning failed at '{command[0]}': {ended.words.splitlines()[-1]}")
+    return ended.output
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ def test_workers_that_cannot_start_are_not_tried_for_ever(tmp_path: Path) -> Non
 SCRIPT = """
 import asyncio, sys, tempfile
 from turnrl.envs import Task
-from turnrl.envs.pool import EnvPool
+from turnrl.envs.pool.pool import EnvPool
 tempfile.tempdir = sys.argv[2]
 
 async def main():
