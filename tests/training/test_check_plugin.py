@@ -12,6 +12,7 @@ from torch import Tensor
 from turnrl import check_plugin
 from turnrl.agents.agent import LanguageAgent
 from turnrl.agents.episode import Group
+from turnrl.agents.models.forward import Scores
 from turnrl.envs import Task
 from turnrl.foundation.errors import UserError
 from turnrl.foundation.plugins import Plugin
@@ -20,7 +21,10 @@ from turnrl.training.batch import TokenBatch
 from turnrl.training.check.check import SUITES
 from turnrl.training.credit.base import Advantages, Credit
 from turnrl.training.curriculum.base import Curriculum
+from turnrl.training.losses.base import PolicyLoss
 from turnrl.training.modifiers.base import Modifier
+from turnrl.training.objective import LossOutput
+from turnrl.training.regularizers.base import Regularizer
 from turnrl.training.reward_table import RewardTable
 from turnrl.training.selection.base import Selection
 
@@ -160,6 +164,47 @@ class Unstable(Selection):
         return group
 
 
+class Relative(PolicyLoss):
+    """Divides by what is largest in the part of the batch that it sees."""
+
+    name: Literal["relative"] = "relative"
+
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        largest = advantages_BL.abs().max().clamp(min=1) + batch.tokens_BL.shape[0]
+        return LossOutput(-advantages_BL * scores.logprobs_BL / largest)
+
+
+class Restless(PolicyLoss):
+    """Says that it skips tokens without an advantage, and pushes them."""
+
+    name: Literal["restless"] = "restless"
+
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        return LossOutput(-scores.logprobs_BL)
+
+
+class Scribbles(Regularizer):
+    """Leaves something in the batch."""
+
+    name: Literal["scribbles"] = "scribbles"
+
+    def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
+        batch.signals["mine_BL"] = scores.logprobs_BL.detach()
+        return LossOutput(scores.logprobs_BL**2)
+
+
+class ByRows(PolicyLoss):
+    """Takes a sequence for an episode."""
+
+    granularity = "batch"
+    name: Literal["by_rows"] = "by_rows"
+
+    def batch_loss(
+        self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        return -(advantages_BL * scores.logprobs_BL).sum(1).square().mean(), {}
+
+
 @pytest.mark.parametrize(
     ("slot", "plugin", "rules"),
     [
@@ -172,6 +217,10 @@ class Unstable(Selection):
         ("rewards", Rewrites(), {"answers", "fields have help"}),
         ("selection", Moody(), {"answers"}),
         ("selection", Unstable(), {"is its configuration"}),
+        ("losses", Relative(), {"cuts change nothing", "packing changes nothing"}),
+        ("losses", Restless(), {"no advantage, no gradient"}),
+        ("losses", ByRows(), {"packing changes nothing"}),
+        ("regularizers", Scribbles(), {"writes nothing"}),
         ("curriculum", Forgetful(), {"draws by seed and memory alone"}),
     ],
     ids=lambda value: value.name if isinstance(value, Plugin) else None,

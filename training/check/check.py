@@ -21,9 +21,11 @@ from ...foundation.plugins import Plugin, Slot
 from ...rewards.base import REWARDS
 from ..credit.base import CREDITS
 from ..curriculum.base import CURRICULA
+from ..losses.base import LOSSES
 from ..modifiers.base import MODIFIERS
+from ..regularizers.base import REGULARIZERS
 from ..selection.base import SELECTIONS
-from . import advantages, groups
+from . import advantages, groups, objectives
 from .common import about
 
 SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
@@ -32,6 +34,8 @@ SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
     "curriculum": (CURRICULA, groups.CURRICULUM),
     "credit": (CREDITS, advantages.CREDIT),
     "modifiers": (MODIFIERS, advantages.MODIFIER),
+    "losses": (LOSSES, objectives.LOSS),
+    "regularizers": (REGULARIZERS, objectives.REGULARIZER),
 }
 """The slots that are checked, by the last word of their name."""
 
