@@ -21,6 +21,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _LAZY = {
     "Task": "envs.task",
     "TextEnv": "envs.core",
+    "EnvSettings": "envs.settings",
     "Outcome": "envs.core",
     "TurnInfo": "envs.core",
     "make": "envs.registry",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from .envs.registry import make as make
     from .envs.registry import make_for as make_for
     from .envs.registry import register as register
+    from .envs.settings import EnvSettings as EnvSettings
     from .envs.task import Task as Task
     from .foundation.errors import UserError as UserError
     from .training.check.check import check_plugin as check_plugin

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turnrl.envs import Outcome, Split, Task, TextEnv, register
+from turnrl.envs import EnvSettings, Outcome, Split, Task, TextEnv, register
 
 MARK = "TURNRL_MISBEHAVIOUR"
 
@@ -192,8 +192,13 @@ NAMES = (*STEPS, *OTHERS)
 class Bad(Quiet):
     """Misbehaves as its parameter says, at its second step."""
 
+    class Settings(EnvSettings):
+        how: str
+
+    settings: Settings
+
     def _does(self, place: str) -> Any:
-        name = self.params["how"]
+        name = self.settings.how
         return OTHERS[name]() if name in OTHERS and name.endswith(f"in {place}") else None
 
     def _begin(self, task: Task) -> Outcome:
@@ -202,7 +207,7 @@ class Bad(Quiet):
 
     def _act(self, action: str) -> Outcome:
         outcome = super()._act(action)
-        name = self.params["how"]
+        name = self.settings.how
         said = STEPS[name]() if self.waited == 2 and name in STEPS else None
         return outcome if said is None else said
 

@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import turnrl
 from turnrl.envs import Task
-from turnrl.envs.scienceworld.env import HEAP_MB
-from turnrl.envs.scienceworld.params import TASKS
+from turnrl.envs.scienceworld.settings import TASKS, ScienceSettings
 
 ID = "scienceworld/task-v0"
+HEAP_MB = ScienceSettings().heap_mb
 FLAGS = f"-Xmx{HEAP_MB}m -XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 SOME = ("boil", "find-living-thing", "power-component", "grow-plant")
 

@@ -27,14 +27,14 @@ import turnrl
 from turnrl.envs import Task
 from turnrl.envs.pool.pool import EnvPool
 from turnrl.envs.search.library import open_library
-from turnrl.envs.search.params import check
 from turnrl.envs.search.retrieve import open_retriever
 from turnrl.envs.search.retriever import Retriever
+from turnrl.envs.search.settings import SearchSettings
 
 
 def build(pages: int) -> tuple[Retriever, dict[str, float]]:
     """The world and its index, and how long they took in seconds."""
-    params = check({"pages": pages})
+    params = SearchSettings(pages=pages)
     start = time.perf_counter()
     library = open_library(params)
     made = time.perf_counter()
@@ -95,7 +95,7 @@ def measure(pages: int, episodes: int, rounds: int) -> dict[str, Any]:
     retriever, result = build(pages)
     env = turnrl.make("search/qa-v0", pages=pages)
     tasks = list(env.tasks("train")[: episodes * rounds])
-    library = open_library(check({"pages": pages}))
+    library = open_library(SearchSettings(pages=pages))
     assert library.corpus is not None
     rows = random.Random(0).sample(range(len(library.corpus)), min(1000, len(library.corpus)))
     questions = [library.question("test", number) for number in library.numbers("test", None)]

@@ -34,14 +34,14 @@ Play = tuple[Task, list[str]]
 
 def shop(products: int, searches: int) -> dict[str, float]:
     """Seconds to make and to open the catalogue and the index, and milliseconds per search."""
-    from turnrl.envs.shopping.params import ShopParams
+    from turnrl.envs.shopping.settings import ShopSettings
     from turnrl.envs.shopping.shop import _shops, shop_for
 
     found: dict[str, float] = {}
     for when in ("make", "open"):
         _shops.clear()
         start = time.perf_counter()
-        made = shop_for(ShopParams(products=products))
+        made = shop_for(ShopSettings(products=products))
         found[f"{when}_catalogue_s"] = time.perf_counter() - start
         start = time.perf_counter()
         index = made.index()

@@ -167,3 +167,9 @@ def import_modules(modules: Sequence[str] | None) -> None:
 def fields(values: dict[str, Any]) -> str:
     """Write ``key=value`` pairs on one line, values as JSON."""
     return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def field_line(field: dict[str, Any]) -> str:
+    """One field of a method or a world: its name, type, bounds, default and help."""
+    kind = ", ".join([field["type"], *field["limits"]])
+    return f"{field['name']}: {kind} = {json.dumps(field['default'])}   {field['description']}"

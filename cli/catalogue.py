@@ -14,14 +14,16 @@ from typing import Any
 
 import gymnasium
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from ..envs import SPLITS, TextEnv, env_ids, make
-from ..envs.registry import extra_of
+from ..envs import SPLITS, EnvSettings, env_ids, make
+from ..envs.registry import creator_of, extra_of
 from ..foundation.errors import UserError, nearest
 from ..foundation.plugins import Plugin, Slot
 
 logger = logging.getLogger(__name__)
 
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 SLOTS = (
     "rewards",
     "training.credit",
@@ -56,8 +58,7 @@ def slots() -> dict[str, Slot[Any]]:
 def methods(wanted: str | None = None) -> list[dict[str, Any]]:
     """List every plug-in, or those of one slot or name. Raises UserError for an unknown name.
 
-    Each is ``{slot, name, summary, paper, requires, fields: [{name, type, default,
-    description}]}``.
+    Each is ``{slot, name, summary, paper, requires, fields}``, the last as `describe_fields` says.
     """
     known = slots()
     pairs = [(slot, name) for slot in known for name in known[slot].names()]
@@ -91,19 +92,34 @@ def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
         "summary": _first_sentence(own or module),
         "paper": _paper(f"{own}\n\n{module}"),
         "requires": sorted(cls.requires),
-        "fields": [
-            {
-                "name": key,
-                "type": type_name(field.annotation),
-                "default": None
-                if field.is_required()
-                else plain(field.get_default(call_default_factory=True)),
-                "description": field.description or "",
-            }
-            for key, field in cls.model_fields.items()
-            if key != "name"
-        ],
+        "fields": [one for one in describe_fields(cls) if one["name"] != "name"],
     }
+
+
+def describe_fields(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Describe every field of a model: ``{name, type, limits, default, description}``."""
+    return [
+        {
+            "name": key,
+            "type": type_name(field.annotation),
+            "limits": limits(field),
+            "default": None
+            if field.is_required()
+            else plain(field.get_default(call_default_factory=True)),
+            "description": field.description or "",
+        }
+        for key, field in model.model_fields.items()
+    ]
+
+
+def limits(field: FieldInfo) -> list[str]:
+    """Return the bounds of a field in words, such as 'at least 1'."""
+    return [
+        f"{word} {value}"
+        for mark, word in _LIMITS.items()
+        for item in field.metadata
+        if (value := getattr(item, mark, None)) is not None and value < 2**32
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -161,27 +177,13 @@ def installed(extra: str) -> bool:
     return True
 
 
-def parameters(id: str) -> dict[str, Any]:
-    """Return an environment's default parameters; empty if its class cannot be imported here."""
-    spec = gymnasium.registry[id]
+def settings_of(id: str) -> type[EnvSettings]:
+    """Return the parameters of an environment; none if its class cannot be imported here."""
     try:
-        creator: Any = spec.entry_point
-        if isinstance(creator, str):
-            module, _, attribute = creator.partition(":")
-            creator = getattr(importlib.import_module(module), attribute)
+        settings: type[EnvSettings] = getattr(creator_of(id), "Settings", EnvSettings)
     except ImportError:
-        return {}
-    found: dict[str, Any] = {}
-    for cls in reversed(inspect.getmro(creator)) if isinstance(creator, type) else ():
-        if cls is not TextEnv and issubclass(cls, TextEnv) and "__init__" in vars(cls):
-            signature = inspect.signature(cls.__init__)
-            found |= {
-                p.name: plain(p.default)
-                for p in signature.parameters.values()
-                if p.default is not p.empty
-            }
-    common = inspect.signature(TextEnv.__init__).parameters
-    return {name: value for name, value in (found | spec.kwargs).items() if name not in common}
+        return EnvSettings
+    return settings
 
 
 def environments() -> list[dict[str, Any]]:
@@ -191,21 +193,25 @@ def environments() -> list[dict[str, Any]]:
             "id": id,
             "extra": extra_of(id),
             "installed": installed(extra_of(id)),
-            "parameters": parameters(id),
+            "parameters": {one["name"]: one["default"] for one in describe_fields(settings_of(id))}
+            | plain(gymnasium.registry[id].kwargs),
         }
         for id in env_ids()
     ]
 
 
 def environment(id: str, **params: Any) -> dict[str, Any]:
-    """Describe one environment, with instructions, limits and sizes of splits. Raises UserError."""
+    """Describe one environment, with its parameters, instructions and sizes of splits. Raises
+    UserError.
+    """
     env = make(id, **params)
     try:
         return {
             "id": id,
             "extra": extra_of(id),
             "installed": True,
-            "parameters": parameters(id) | plain(params),
+            "parameters": env.settings.model_dump(mode="json"),
+            "fields": describe_fields(type(env.settings)),
             "splits": {split: len(env.tasks(split)) for split in SPLITS},
             "instructions": env.instructions,
             "reward_range": list(env.reward_range),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..foundation.errors import UserError
-from .app import AsJson, Imports, Overrides, RecipeFile, answer, aside, import_modules
+from .app import AsJson, Imports, Overrides, RecipeFile, answer, aside, field_line, import_modules
 
 
 def init(
@@ -137,10 +136,7 @@ def methods(
             if value:
                 console.print(Text(f"      {label}: {value}", style="dim"))
         for field in one["fields"]:
-            default = json.dumps(field["default"])
-            console.print(
-                Text(f"      {field['name']}: {field['type']} = {default}   {field['description']}")
-            )
+            console.print(Text(f"      {field_line(field)}"))
     return None
 
 

@@ -17,6 +17,7 @@ from .app import (
     Trust,
     answer,
     aside,
+    field_line,
     fields,
     import_modules,
     parse_params,
@@ -50,12 +51,10 @@ def envs(
     if id:
         one = found[0]
         console.print(Text(id, style="bold"), Text(f"needs {one['extra'] or 'nothing extra'}"))
-        console.print(
-            Text(
-                f"parameters: {fields(one['parameters']) or 'none'}\nsplits:"
-                f" {fields(one['splits'])}"
-            )
-        )
+        console.print(Text(f"parameters: {fields(one['parameters']) or 'none'}"))
+        for field in one["fields"]:
+            console.print(Text(f"    {field_line(field)}"), soft_wrap=True)
+        console.print(Text(f"splits: {fields(one['splits'])}"))
         return console.print(Text(visible(f"\n{one['instructions']}")))
     table = Table("id", "needs", "parameters", box=None, pad_edge=False)
     for one in found:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import Sampling
 from turnrl.agents.models.load import LoraConfig, ModelConfig
-from turnrl.cli.catalogue import describe_method, plain, slots, type_name
+from turnrl.cli.catalogue import describe_method, limits, plain, slots, type_name
 from turnrl.training.learner.critic import CriticConfig
 from turnrl.training.learner.optim import OptimConfig
 from turnrl.training.recipe import (
@@ -24,8 +24,6 @@ from turnrl.training.recipe import (
     RlStage,
     SftStage,
 )
-
-LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 TITLES = {
     "rewards": "Rewards",
@@ -123,13 +121,7 @@ def row(key: str, field: FieldInfo) -> str:
     kind = type_name(field.annotation)
     for name, (model, _) in BLOCKS.items():
         kind = kind.replace(model.__name__, f"block `{name}`")
-    limits = [
-        f"{word} {value}"
-        for mark, word in LIMITS.items()
-        for item in field.metadata
-        if (value := getattr(item, mark, None)) is not None and value < 2**32
-    ]
-    kind = ", ".join([kind, *limits]).replace("|", "\\|")
+    kind = ", ".join([kind, *limits(field)]).replace("|", "\\|")
     shown = (
         "" if default == "" or isinstance(default, BaseModel) else f"`{json.dumps(plain(default))}`"
     )

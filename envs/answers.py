@@ -13,9 +13,11 @@ The pool plays behind these checks, so that a wrong answer ends its own episode 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from .artifacts import LARGEST, MOST, Artifact
 from .sanitise import well_formed
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MEDIA = re.compile(r"[a-z]{1,20}/[a-z0-9][a-z0-9.+-]{0,79}")
 LONGEST = 1_000_000
 """Characters of a text; what is longer could be read by no model, and a tokenizer would be busy
 with it for minutes.
@@ -86,6 +90,29 @@ def maybe(check: Callable[[Any, str], T], value: Any, what: str) -> T | None:
     return None if value is None else check(value, what)
 
 
+def artifacts(value: Any, what: str) -> dict[str, Artifact]:
+    """Return artifacts by name. Raises TypeError for what is none, ValueError for a name or a media
+    type that cannot be one, and for more than a turn may carry.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} is {_named(value)}, not a dict of Artifact")
+    for name, artifact in value.items():
+        if not isinstance(artifact, Artifact) or type(artifact.data) is not bytes:
+            raise TypeError(f"an entry of {what} is no Artifact of bytes")
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(
+                f"{what} has the name {name!r:.80}: use letters, digits, '.', '_', '-'"
+            )
+        if not isinstance(artifact.media_type, str) or not _MEDIA.fullmatch(artifact.media_type):
+            raise ValueError(f"{what} has the media type {artifact.media_type!r:.80}")
+    size = sum(len(artifact.data) for artifact in value.values())
+    if len(value) > MOST or size > LARGEST:
+        raise ValueError(
+            f"{what}: {len(value)} of {size:,} bytes, more than {MOST} of {LARGEST:,} together"
+        )
+    return dict(value)
+
+
 def tools(value: Any) -> list[dict[str, Any]] | None:
     """Return JSON schemas of actions, their texts without lone surrogates. Raises TypeError for
     what is no list.
@@ -146,6 +173,7 @@ def _info(value: Any) -> TurnInfo:
         checked[key] = maybe(number, value[key], f"info['{key}']")
     for key in _LISTS:
         checked[key] = maybe(names, value[key], f"info['{key}']")
+    checked["artifacts"] = artifacts(value.get("artifacts", {}), "info['artifacts']")
     checked["invalid_reason"] = maybe(text, value["invalid_reason"], "info['invalid_reason']")
     return cast("TurnInfo", checked)
 

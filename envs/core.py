@@ -15,27 +15,38 @@
 
     turnrl.register("guess/number-v0", GuessEnv)
 
-The base class does what every world needs: it picks the Task, sanitises actions, latches the end,
-sets ``truncated`` at the turn limit, and fills the info with fixed keys. It never truncates on the
-world's behalf and never takes success from anything but the world's own verdict.
+Parameters, if it has any, are the fields of a class `Settings` inside (see `turnrl.envs.settings`).
+
+The base class does what every world needs: it checks parameters, picks the Task, refuses Tasks of
+other worlds, cuts seeds into splits, sanitises actions, latches the end, sets ``truncated`` at the
+turn limit, and fills the info with fixed keys. It never truncates on the world's behalf and never
+takes success from anything but the world's own verdict.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import gymnasium
 from pydantic import ValidationError
 
 from ..foundation.config import explain, keys_of
 from ..foundation.errors import UserError
+from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from . import answers
+from .artifacts import Artifact
 from .sanitise import REASONS, Grammar, clean
+from .settings import EnvSettings
 from .spaces import UnicodeText
-from .task import SPLITS, SeededTasks, Split, Task
+from .task import SPLITS, SeededTasks, Split, Task, seeds_of
+
+T = TypeVar("T")
+EXTRAS: tuple[str, ...] = tuple(sorted(TOLD_BY_WORLDS))
+"""What a world tells only where it is asked, because it can cost more than the step itself."""
 
 
 class TurnInfo(TypedDict):
@@ -63,11 +74,17 @@ class TurnInfo(TypedDict):
     """Names of the sub-goals reached so far, in the order they were reached."""
     answer: list[str] | None
     """Gold answers, where a family has them. Never rendered to the agent."""
+    artifacts: dict[str, Artifact]
+    """What is attached to the observation, by name. Never rendered to the agent as text."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a world reports after a reset or an action."""
+    """What a world reports after a reset or an action.
+
+    What is an extra may be a function, which is called only if this instance was made with that
+    extra; `EXTRAS` names them.
+    """
 
     observation: str
     reward: float = 0.0
@@ -76,11 +93,12 @@ class Outcome:
     success: bool = False
     valid: bool = True
     """False if the world did not understand or refused the action."""
-    admissible: list[str] | None = None
+    admissible: list[str] | Callable[[], list[str] | None] | None = None
     score: float | None = None
-    progress: float | None = None
+    progress: float | Callable[[], float | None] | None = None
     milestones: list[str] = field(default_factory=list)
     answer: list[str] | None = None
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 class TextEnv(gymnasium.Env[str, str]):
@@ -91,10 +109,18 @@ class TextEnv(gymnasium.Env[str, str]):
         max_turns: steps after which ``truncated`` is True (None: never; the player may have its own
             limit).
         extras: what to put into the info beyond the free facts: 'admissible_actions', 'progress',
-            or both. Worlds compute these only when asked, because they can cost more than the step
-            itself.
-        params: parameters of the family (``rooms=2``), stored in its Tasks.
+            or both.
+        params: the fields of `Settings` (``rooms=2``).
+
+    Raises UserError for an unknown extra, and for a parameter that is unknown or out of range.
     """
+
+    Settings: ClassVar[type[EnvSettings]] = EnvSettings
+    """The parameters that an instance takes."""
+    settings: EnvSettings
+    """Those of this instance, complete; subclasses say `settings: Settings` for a type checker."""
+    sizes: ClassVar[Mapping[Split, int]] = {}
+    """Tasks per split, where each seed of the split's range is a task; others write `_tasks`."""
 
     instructions: str = ""
     """What a player must know: the rules and the grammar of actions."""
@@ -123,23 +149,30 @@ class TextEnv(gymnasium.Env[str, str]):
         extras: Collection[str] = ("admissible_actions",),
         **params: Any,
     ) -> None:
-        unknown = set(extras) - {"admissible_actions", "progress"}
+        unknown = set(extras) - set(EXTRAS)
         if unknown:
-            raise UserError(
-                f"unknown extra '{sorted(unknown)[0]}': known are admissible_actions and progress"
-            )
+            raise UserError(f"unknown extra '{min(unknown)}': known are {' and '.join(EXTRAS)}")
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
-        self.max_turns, self.extras, self.params = max_turns, frozenset(extras), params
+        self.max_turns, self.extras = max_turns, frozenset(extras)
+        self.settings = self.Settings.of(params, self._name())
         self.current: Task | None = None
+        self.last_outcome = Outcome("")
+        """What the world reported last, in plain types and without the extras that nobody asked for."""
         self._turns, self._over = 0, True
-        self._last = Outcome("")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not (isinstance(cls.Settings, type) and issubclass(cls.Settings, EnvSettings)):
+            raise UserError(f"{cls.__name__}.Settings must derive from turnrl.EnvSettings")
 
     # -- for subclasses ----------------------------------------------------------------------------
 
-    @abstractmethod
     def _tasks(self, split: Split) -> Sequence[Task]:
-        """The fixed tasks of a split; splits share no problem."""
+        """The fixed tasks of a split; splits share no problem. As many seeds as `sizes` says."""
+        if split not in self.sizes:
+            raise UserError(f"{self._name()}: there are no {split} tasks: write _tasks, or sizes")
+        return self.seeded(seeds_of(split, self.sizes[split]), split)
 
     @abstractmethod
     def _begin(self, task: Task) -> Outcome:
@@ -169,6 +202,14 @@ class TextEnv(gymnasium.Env[str, str]):
         progress bar.
         """
 
+    @classmethod
+    def _name(cls) -> str:
+        """The id that this class is registered under first; else its own name."""
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        specs = gymnasium.registry.values()
+        ids = (spec.id for spec in specs if spec.entry_point in (cls, path))
+        return next(ids, cls.__name__)
+
     # -- the public face ---------------------------------------------------------------------------
 
     @property
@@ -179,6 +220,26 @@ class TextEnv(gymnasium.Env[str, str]):
                 f"{type(self).__name__} has no id: register it and make it with turnrl.make(id)"
             )
         return self.spec.id
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The parameters that stand in this instance's Tasks: what is not at its default, and what
+        the id was registered with.
+        """
+        whole = self.settings.model_dump(mode="json")
+        registered = gymnasium.registry[self.spec.id].kwargs if self.spec is not None else {}
+        return {key: whole[key] for key in registered if key in whole} | self.settings.params()
+
+    def own(self, task: Task) -> Task:
+        """Return the task if this instance plays it. Raises UserError for one of another world, or
+        with parameters that this world does not take.
+        """
+        if self.spec is not None and task.env != self.spec.id:
+            raise UserError(
+                f"task '{task.id}' is not a {self.id} task: play it with turnrl.make_for(task)"
+            )
+        self.Settings.of_task(task)
+        return task
 
     def task(self, seed: int, split: Split = "train") -> Task:
         """The Task of this instance's parameters with the given seed."""
@@ -208,12 +269,12 @@ class TextEnv(gymnasium.Env[str, str]):
             chosen = pool[
                 seed % len(pool) if seed is not None else int(self.np_random.integers(len(pool)))
             ]
-        task = chosen if isinstance(chosen, Task) else self._task_of(chosen)
+        task = self.own(chosen if isinstance(chosen, Task) else self._task_of(chosen))
         # Over until the world has begun: a world that raises is not playable.
         self.current, self._turns, self._over = task, 0, True
-        self._last = self._settled(self._begin(task), "_begin")
+        outcome = self.last_outcome = self._settled(self._begin(task), "_begin")
         self._over = False
-        return self._last.observation, self._info(self._last, None)
+        return outcome.observation, self._info(outcome, None)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, TurnInfo]:  # type: ignore[override]
         """Run one action, any string. Refused actions cost a turn and answer why. Raises
@@ -229,7 +290,7 @@ class TextEnv(gymnasium.Env[str, str]):
         else:
             outcome = self._settled(self._act(allowed), "_act")
             reason = None if outcome.valid else "rejected"
-        self._last = outcome
+        self.last_outcome = outcome
         truncated = (
             not outcome.ended and self.max_turns is not None and self._turns >= self.max_turns
         )
@@ -244,15 +305,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def _refused(self, reason: str) -> Outcome:
         """The world stands still; the player is told why."""
-        last = self._last
-        return Outcome(
-            f"Invalid action: {REASONS[reason]}.",
+        return replace(
+            self.last_outcome,
+            observation=f"Invalid action: {REASONS[reason]}.",
+            reward=0.0,
+            ended=False,
+            success=False,
             valid=False,
-            admissible=last.admissible,
-            score=last.score,
-            progress=last.progress,
-            milestones=last.milestones,
-            answer=last.answer,
+            artifacts={},
         )
 
     @staticmethod
@@ -277,25 +337,34 @@ class TextEnv(gymnasium.Env[str, str]):
             ended=answers.flag(outcome.ended, "ended"),
             success=answers.flag(outcome.success, "success"),
             valid=answers.flag(outcome.valid, "valid"),
-            admissible=answers.maybe(answers.names, outcome.admissible, "admissible"),
+            admissible=self._extra(Need.ADMISSIBLE_ACTIONS, answers.names, outcome.admissible),
             score=answers.maybe(answers.number, outcome.score, "the score"),
-            progress=answers.maybe(answers.number, outcome.progress, "progress"),
+            progress=self._extra(Need.PROGRESS, answers.number, outcome.progress),
             milestones=answers.names(outcome.milestones, "milestones"),
             answer=answers.maybe(answers.names, outcome.answer, "answer"),
+            artifacts=answers.artifacts(outcome.artifacts, "artifacts"),
         )
 
+    def _extra(self, extra: Need, check: Callable[[Any, str], T], told: Any) -> T | None:
+        """What a world tells of an extra, itself or through a function; None if nobody asked."""
+        asked = extra in self.extras
+        if callable(told):
+            told = told() if asked else None
+        checked = answers.maybe(check, told, extra.removesuffix("_actions"))
+        return checked if asked else None
+
     def _info(self, outcome: Outcome, reason: str | None) -> TurnInfo:
+        told: Any = outcome
         return TurnInfo(
             success=outcome.success,
             valid_action=reason is None,
             invalid_reason=reason,
-            admissible_actions=(
-                _copy(outcome.admissible) if "admissible_actions" in self.extras else None
-            ),
+            admissible_actions=_copy(told.admissible),
             score=outcome.score,
-            progress=outcome.progress if "progress" in self.extras else None,
+            progress=told.progress,
             milestones=list(outcome.milestones),
             answer=_copy(outcome.answer),
+            artifacts=dict(outcome.artifacts),
         )
 
 

@@ -12,15 +12,15 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..foundation.config import explain
 from ..foundation.errors import UserError
 from .core import Outcome, TextEnv
 from .registry import make
+from .settings import EnvSettings
 from .task import LazyTasks, Split, Task
 
 
@@ -33,7 +33,22 @@ class Part(BaseModel):
     weight: float = Field(1, gt=0, allow_inf_nan=False)
 
 
-_PARTS = TypeAdapter(list[Part])
+class MixedSettings(EnvSettings):
+    """Which environments are mixed; their parameters stand in Tasks whole."""
+
+    parts: list[Part] = Field(
+        [],
+        validate_default=True,
+        description="{id: a registered id, weight: its share, ...its parameters}, once or more",
+    )
+
+    @field_validator("parts")
+    @classmethod
+    def _some(cls, parts: list[Part]) -> list[Part]:
+        if not parts:
+            example = "[{id: textworld/coin-v0, level: 5, weight: 3}, {id: textworld/quest-v0}]"
+            raise ValueError(f"needs the environments that it mixes, e.g. parts='{example}'")
+        return parts
 
 
 class MixedEnv(TextEnv):
@@ -42,41 +57,22 @@ class MixedEnv(TextEnv):
     The first n tasks of a split have those proportions for every n, as nearly as whole tasks can; a
     split ends where one of its parts has no more. Symmetries are those that all parts share.
 
-    Args:
-        parts: one or more of {id: a registered id, weight: a positive number (1), ...parameters of
-            that environment}.
-
     Raises UserError for parts that are none, alike, or not makeable.
     """
 
-    name: ClassVar[str] = "turnrl/mixed-v0"
+    Settings = MixedSettings
+    settings: MixedSettings
 
-    def __init__(
-        self,
-        *,
-        parts: Sequence[Mapping[str, Any]] = (),
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        if not parts:
-            example = "[{id: textworld/coin-v0, level: 5, weight: 3}, {id: textworld/quest-v0}]"
-            raise UserError(
-                f"{self.name} needs the environments that it mixes, e.g. parts='{example}'"
-            )
-        try:
-            checked = _PARTS.validate_python(parts)
-        except ValidationError as error:
-            raise UserError(explain(error, f"{self.name}: parts")) from None
-        super().__init__(
-            max_turns=max_turns, extras=extras, parts=[part.model_dump() for part in checked]
-        )
-        self._weights = [part.weight for part in checked]
-        self.parts = [make(part.id, extras=extras, **(part.model_extra or {})) for part in checked]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        name, parts = self._name(), self.settings.parts
+        self._weights = [part.weight for part in parts]
+        self.parts = [make(p.id, extras=self.extras, **(p.model_extra or {})) for p in parts]
         if any(isinstance(part, MixedEnv) for part in self.parts):
-            raise UserError(f"{self.name}: a mix cannot be part of a mix; list its parts")
+            raise UserError(f"{name}: a mix cannot be part of a mix; list its parts")
         self._families = [part.tasks("train")[0].family for part in self.parts]
         if len(set(self._families)) < len(self.parts):
-            raise UserError(f"{self.name}: a part is listed twice; give it more weight instead")
+            raise UserError(f"{name}: a part is listed twice; give it more weight instead")
         self.instructions = "\n\n".join(dict.fromkeys(part.instructions for part in self.parts))
         self.in_process = all(part.in_process for part in self.parts)
         first, *others = self.parts
@@ -110,6 +106,10 @@ class MixedEnv(TextEnv):
         for part in self.parts:
             part.close()
 
+    def own(self, task: Task) -> Task:
+        """Return the task if one of the parts plays it. Raises UserError for another one."""
+        return self._owner(task).own(task)
+
     def _owner(self, task: Task) -> TextEnv:
         owners = [i for i, part in enumerate(self.parts) if part.id == task.env]
         if len(owners) > 1:
@@ -128,11 +128,11 @@ class MixedEnv(TextEnv):
         part = self._part = self._owner(task)
         self.instructions, self.tools, self.grammar = part.instructions, part.tools, part.grammar
         part.reset(options={"task": task})
-        return part._last
+        return part.last_outcome
 
     def _act(self, action: str) -> Outcome:
         self._part.step(action)
-        return self._part._last
+        return self._part.last_outcome
 
 
 class Interleaved(LazyTasks):

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
-from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -36,7 +34,7 @@ def register(id: str, entry_point: str | type[TextEnv], *, extra: str = "", **pa
         id: ``namespace/name-vN``.
         entry_point: the class, or 'module:Class' to import it only when it is made.
         extra: the optional dependency group it needs, named when an import fails.
-        params: default parameters of the family.
+        params: parameters of the world that this id has by default.
 
     An id that is registered already stays as it is.
 
@@ -120,19 +118,13 @@ def make(id: str, **params: Any) -> TextEnv:
     load_plugins()
     if not isinstance(id, str) or id not in _FAMILIES:
         raise UserError(f"no environment '{id}'; {nearest(str(id), env_ids())}")
-    for key, value in params.items():
-        if key not in ("extras", "max_turns") and not _is_plain(value):
-            raise UserError(
-                f"{id}: the parameter '{key}' is a {type(value).__name__}: parameters are numbers,"
-                " words, true, false, null, and lists and mappings of them"
-            )
     for key in params.keys() & _GYMNASIUM:
         raise UserError(
             f"{id}: unknown parameter '{key}'"
             + ("; did you mean 'max_turns'?" if "steps" in key else "")
         )
     try:
-        _lead_somewhere(gymnasium.registry[id].entry_point)
+        creator_of(id)
         env = gymnasium.make(id, **params)
     except ImportError as error:
         if not _FAMILIES[id]:
@@ -148,38 +140,25 @@ def make(id: str, **params: Any) -> TextEnv:
     if not isinstance(world, TextEnv):
         _speaks_text(world, f"{id}: {type(world).__name__}")
         raise UserError(f"{id}: {type(world).__name__} is not a turnrl.TextEnv")
-    _remember(world, params)
+    for key in params.keys() - {"extras", "max_turns", *type(world).Settings.model_fields}:
+        raise UserError(
+            f"{id}: '{key}' is a parameter of its constructor, which its Tasks would not carry:"
+            " declare it in a class Settings(EnvSettings)"
+        )
     return world
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a Task can carry it, to be written as JSON and read again."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _lead_somewhere(entry_point: Any) -> None:
-    """Raise ImportError for an entry point that names no attribute of its module."""
-    if isinstance(entry_point, str):
-        module, _, attribute = entry_point.partition(":")
-        if not attribute or not hasattr(importlib.import_module(module), attribute):
-            raise ImportError(f"'{entry_point}' is no class: write module:Class")
-
-
-def _remember(env: TextEnv, params: Mapping[str, Any]) -> None:
-    """Let the Tasks of an instance carry the parameters that it was made with.
-
-    A class that takes a parameter of its own and does not hand it to `TextEnv.__init__` would make
-    Tasks without it, which another instance then plays with the default.
+def creator_of(id: str) -> Any:
+    """Return the class, or the function, that makes instances of an id. Raises ImportError where
+    it cannot be imported.
     """
-    known = inspect.signature(type(env).__init__).parameters
-    for key, value in params.items():
-        is_default = key in known and known[key].default == value
-        if key not in ("max_turns", "extras") and not is_default:
-            env.params.setdefault(key, value)
+    creator: Any = gymnasium.registry[id].entry_point
+    if isinstance(creator, str):
+        module, _, attribute = creator.partition(":")
+        if not attribute or not hasattr(importlib.import_module(module), attribute):
+            raise ImportError(f"'{creator}' is no class: write module:Class")
+        creator = getattr(importlib.import_module(module), attribute)
+    return creator
 
 
 def make_for(task: Task, **options: Any) -> TextEnv:

@@ -19,6 +19,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+SEEDS_PER_SPLIT = 1_000_000
+
+
+def seeds_of(split: Split, count: int, span: int = SEEDS_PER_SPLIT) -> range:
+    """Return the first `count` seeds of a split's own range, which has `span` of them: train begins
+    at 0, valid at `span`, test at twice that.
+    """
+    first = span * SPLITS.index(split)
+    return range(first, first + count)
+
+
+def split_of(seed: int, span: int = SEEDS_PER_SPLIT) -> Split:
+    """Return the split in whose range a seed lies; all seeds from twice `span` on are test."""
+    return SPLITS[min(seed // span, len(SPLITS) - 1)]
 
 
 class Task(BaseModel):

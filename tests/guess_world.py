@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import turnrl
-from turnrl import Outcome, Task, TextEnv
+from pydantic import Field
+from turnrl import EnvSettings, Outcome, Task, TextEnv
 from turnrl.envs import Split
 
 SEEDS: dict[str, Sequence[int]] = {"train": range(6), "valid": (6, 7), "test": (8, 9)}
@@ -16,15 +17,10 @@ class GuessEnv(TextEnv):
 
     instructions = "Guess the number between 0 and 9. Answer with the number."
 
-    def __init__(
-        self,
-        *,
-        broken: bool = False,
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        super().__init__(max_turns=max_turns, extras=extras, broken=broken)
-        self.broken = broken
+    class Settings(EnvSettings):
+        broken: bool = Field(False, description="every guess pays 7")
+
+    settings: Settings
 
     def _tasks(self, split: Split) -> list[Task]:
         return [self.task(seed, split) for seed in SEEDS[split]]
@@ -35,7 +31,7 @@ class GuessEnv(TextEnv):
     def _act(self, action: str) -> Outcome:
         assert self.current is not None
         won = action == str(self.current.seed)
-        reward = 7.0 if self.broken else float(won)
+        reward = 7.0 if self.settings.broken else float(won)
         digits = [str(digit) for digit in range(10)]
         valid = action in digits
         return Outcome(

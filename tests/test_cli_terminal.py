@@ -11,16 +11,19 @@ from turnrl.cli import main
 
 COMMANDS = "\x1b]0;owned\x07\x1b[2J\x9b31m\x1b]52;c;b3duZWQ=\x1b\\\u202e\r\b\u2028"
 WORLD = f"""
-from turnrl import Outcome, TextEnv, register
+from turnrl import EnvSettings, Outcome, TextEnv, register
 
 COMMANDS = {COMMANDS!r}
 
 class Hostile(TextEnv):
     instructions = "Say " + COMMANDS + "something."
 
-    def __init__(self, *, word="a" + COMMANDS, fails=False, **options):
-        super().__init__(word=word, fails=fails, **options)
-        self.fails = fails
+    class Settings(EnvSettings):
+        word: str = "a" + COMMANDS
+        fails: bool = False
+
+        def params(self):
+            return self.model_dump()
 
     def _tasks(self, split):
         return [self.task({{"train": 0, "valid": 1, "test": 2}}[split], split)]
@@ -29,7 +32,7 @@ class Hostile(TextEnv):
         return Outcome("Here " + COMMANDS + "you are.", admissible=["go " + COMMANDS + "on"])
 
     def _act(self, action):
-        if self.fails:
+        if self.settings.fails:
             raise ValueError("broken " + COMMANDS + "here")
         return Outcome("Well " + COMMANDS + "done.", 1.0, ended=True, success=True, admissible=[])
 

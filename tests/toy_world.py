@@ -12,17 +12,36 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from turnrl.envs import Outcome, Split, Task, TextEnv, register
+from pydantic import Field
+from turnrl.envs import EnvSettings, Outcome, Split, Task, TextEnv, register
 
 COLOURS = ("red", "blue", "green", "white")
 SEEDS: dict[str, range] = {"train": range(40), "valid": range(40, 52), "test": range(52, 64)}
 
 
+class LightsSettings(EnvSettings):
+    """What was asked for stands in Tasks, at its default too."""
+
+    length: int = Field(3, ge=1, description="lights in a row")
+    forgiving: bool = Field(False, description="a wrong colour does not end it")
+
+    def params(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+class FaultySettings(LightsSettings):
+    fault: Literal["step", "hang", "reset"] = Field("step", description="what goes wrong, or where")
+    broken: list[int] = Field([], description="seeds of tasks that fail")
+    once: list[int] = Field([], description="seeds of tasks that fail the first time only")
+
+
 class LightsEnv(TextEnv):
     """`length` lights by the seed; a wrong colour ends it without success, unless `forgiving`."""
 
+    Settings = LightsSettings
+    settings: LightsSettings
     instructions = "Say the colour of the light: red, blue, green or white."
     symmetries = ({"red": "blue", "blue": "red"},)
 
@@ -30,7 +49,7 @@ class LightsEnv(TextEnv):
         return [self.task(seed, split) for seed in SEEDS[split]]
 
     def _begin(self, task: Task) -> Outcome:
-        self.length = int(task.params.get("length", 3))
+        self.length = self.settings.of_task(task).length
         rng = random.Random(task.seed)
         self.lights = [rng.choice(COLOURS) for _ in range(self.length)]
         self.passed = 0
@@ -40,7 +59,7 @@ class LightsEnv(TextEnv):
         if action not in COLOURS:
             return self._look(valid=False)
         if action != self.lights[self.passed]:
-            if self.params.get("forgiving"):
+            if self.settings.forgiving:
                 return self._look()
             return Outcome("Dark.", ended=True, admissible=[], progress=self.passed / self.length)
         self.passed += 1
@@ -77,19 +96,21 @@ class FaultyLightsEnv(LightsEnv):
     Those in `once` do so only the first time.
     """
 
+    Settings = FaultySettings
+    settings: FaultySettings
     attempts: dict[str, int] = {}  # noqa: RUF012
 
     def _begin(self, task: Task) -> Outcome:
-        if task.params.get("fault") == "reset" and task.seed in task.params["broken"]:
+        if self.settings.fault == "reset" and task.seed in self.settings.broken:
             raise ValueError("no lamp")
         return super()._begin(task)
 
     def _act(self, action: str) -> Outcome:
         assert self.current is not None
-        params, seed = self.current.params, self.current.seed
+        settings, seed = self.settings, self.current.seed
         tried = self.attempts[self.current.id] = self.attempts.get(self.current.id, 0) + 1
-        if seed in params.get("broken", []) or (seed in params.get("once", []) and tried == 1):
-            if params.get("fault") == "hang":
+        if seed in settings.broken or (seed in settings.once and tried == 1):
+            if settings.fault == "hang":
                 time.sleep(0.6)
             raise ValueError("the lamp burst")
         return super()._act(action)

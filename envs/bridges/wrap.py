@@ -15,7 +15,7 @@ import, and name it in a recipe as ``pool: {imports: [my_worlds.py]}``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -23,12 +23,12 @@ import gymnasium
 from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
-from ..task import Split, Task
+from ..task import Split, Task, seeds_of
 
 SEEDS: Mapping[Split, range] = {
-    "train": range(10_000),
-    "valid": range(1_000_000, 1_000_200),
-    "test": range(2_000_000, 2_000_200),
+    "train": seeds_of("train", 10_000),
+    "valid": seeds_of("valid", 200),
+    "test": seeds_of("test", 200),
 }
 """Seeds of the tasks, unless others are given."""
 ONE_LINE = Grammar(chaining=True, deny=frozenset())
@@ -44,10 +44,8 @@ class WrappedEnv(TextEnv):
     text: ClassVar[Callable[[gymnasium.Env[Any, Any], Any], Any]]
     verdict: ClassVar[Callable[[float, Mapping[str, Any]], bool]]
 
-    def __init__(
-        self, *, max_turns: int | None = None, extras: Collection[str] = ("admissible_actions",)
-    ) -> None:
-        super().__init__(max_turns=max_turns, extras=extras)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._inner = type(self).inner()
 
     def close(self) -> None:

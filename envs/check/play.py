@@ -17,7 +17,7 @@ from typing import Any
 
 from ...foundation.checking import Skip
 from ...foundation.processes import Child, python
-from ..core import TextEnv
+from ..core import EXTRAS, TextEnv
 from ..task import Task
 from .limits import limit_calls
 
@@ -34,8 +34,6 @@ WORDS = (
     "yes",
     "xyzzy",
 )
-EXTRAS = ("admissible_actions", "progress")
-"""Everything that a world can be asked for."""
 _LONGEST = 30
 
 

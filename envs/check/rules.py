@@ -21,10 +21,10 @@ from itertools import islice
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ...foundation.checking import Rules, Skip
-from ..core import TextEnv, TurnInfo
+from ..core import EXTRAS, TextEnv, TurnInfo
 from ..registry import make_for
 from ..task import SPLITS, Task
-from .play import EXTRAS, WORDS, Play, Step, hostile, same
+from .play import WORDS, Play, Step, hostile, same
 
 _HOSTILE, _EXPERT_STEPS, _TASKS = 10_000, 500, 5_000
 _PLAYS = 30
@@ -208,6 +208,11 @@ def _info(play: Play) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is dict:
+        name, item = get_args(kind)
+        return isinstance(value, dict) and all(
+            _fits(key, name) and _fits(value[key], item) for key in value
+        )
     if get_origin(kind) is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     options = get_args(kind)

@@ -13,24 +13,20 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
-from ..task import SPLITS, SeededTasks, Split, Task
+from ..task import SeededTasks, Split, Task
 from .compiled_format import Compiled
 from .engine import Engine
 from .games import generated, opened
 from .goal import Goal, Move
-from .params import HomeParams, HouseParams, check
-from .problem import SEEDS_PER_SPLIT
 from .renamings import names, renamings
+from .settings import HomeSettings, HouseSettings
 from .source import TYPES, package
 
-SIZES: dict[Split, int] = {"train": 3553, "valid": 140, "test": 134}
-"""Tasks per split, as many as the official ones have."""
 _ORDER = (
     "gotolocation",
     "openobject",
@@ -79,25 +75,21 @@ def grammar_commands(grammar: str) -> dict[str, str]:
 class HouseEnv(TextEnv):
     """What all household worlds share: playing a compiled game."""
 
-    name: ClassVar[str]
+    Settings = HouseSettings
+    settings: HouseSettings
     # No command of the game does more than one thing or anything outside it, and each must match to
     # the letter.
     grammar = Grammar(chaining=True, deny=frozenset(), max_chars=128)
 
-    def __init__(
-        self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]
-    ) -> None:
-        super().__init__(
-            max_turns=max_turns, extras=extras, **params.model_dump(exclude_defaults=True)
-        )
-        self._searches = params.expert == "search"
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._engine = Engine()
         self._seen: set[str] = set()
         self._goal: Goal | None = None
         self._reached: dict[str, None] = {}
         self._way: list[Move] | None = None
         self._planned = False
-        self._length = 1
+        self._length: int | None = None
 
     @abstractmethod
     def _game(self, task: Task) -> Compiled:
@@ -111,7 +103,7 @@ class HouseEnv(TextEnv):
         """
         if self.current is None or self._over or self._goal is None:
             return None
-        if self._searches:
+        if self.settings.expert == "search":
             facts = self._engine.facts
             moves = self._goal.moves(facts, self._seen) or self._goal.search(facts, self._seen)
         else:
@@ -123,17 +115,13 @@ class HouseEnv(TextEnv):
         self._engine.close()
 
     def _begin(self, task: Task) -> Outcome:
-        if task.env.rpartition("-v")[0] != self.name:
-            raise UserError(
-                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
-            )
         game = self._game(task)
         self._goal = None
         self._engine.load(game)
         text = self._engine.start()
         self._goal, self._reached, self._planned, self._seen = Goal(game), {}, False, set()
         self.instructions = explained({name: action.said for name, action in game.actions.items()})
-        self._length = len(self._moves() or [None]) if "progress" in self.extras else 1
+        self._length = None
         return self._outcome(text)
 
     def _act(self, action: str) -> Outcome:
@@ -150,31 +138,27 @@ class HouseEnv(TextEnv):
         won = self._engine.won
         self._reached.update(dict.fromkeys(self._goal.milestones(self._engine.facts, won)))
         self._seen |= self._goal.in_sight(self._engine.facts)
-        listed = "admissible_actions" in self.extras
-        outcome = Outcome(
+        if won:
+            self._engine.close()
+        return Outcome(
             text,
             reward=float(won),
             ended=won,
             success=won,
             valid=valid,
             score=float(won),
-            admissible=(([] if won else self._engine.commands()) if listed else None),
-            progress=self._progress(won),
+            admissible=[] if won else self._engine.commands,
+            progress=1.0 if won else self._progress,
             milestones=list(self._reached),
         )
-        if won:
-            self._engine.close()
-        return outcome
 
-    def _progress(self, won: bool) -> float | None:
-        """Share of the way from the start that is behind: 1 when won, 0 where it is no shorter, or
-        none is known.
+    def _progress(self) -> float:
+        """Share of the way from the start that is behind: 0 where it is no shorter, or none is
+        known.
         """
-        if "progress" not in self.extras:
-            return None
-        if won:
-            return 1.0
         moves = self._moves()
+        if self._length is None:
+            self._length = len(moves or [None])
         return max(0.0, 1 - len(moves) / self._length) if moves else 0.0
 
     def _moves(self) -> list[Move] | None:
@@ -223,10 +207,11 @@ class _ByType(SeededTasks):
 class GeneratedEnv(HouseEnv):
     """What worlds of generated games share."""
 
-    def __init__(
-        self, params: HouseParams, *, max_turns: int | None, extras: Collection[str]
-    ) -> None:
-        super().__init__(params, max_turns=max_turns, extras=extras)
+    # As many as the official ones have.
+    sizes = {"train": 3553, "valid": 140, "test": 134}  # noqa: RUF012
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.instructions = explained(grammar_commands(package().grammar))
         self.symmetries = renamings()
 
@@ -241,10 +226,6 @@ class GeneratedEnv(HouseEnv):
         """Make the missing games of these tasks with `workers` processes (None: one per CPU)."""
         generated([self._key(task) for task in tasks], workers=workers, progress=progress)
 
-    def _tasks(self, split: Split) -> Sequence[Task]:
-        first = SEEDS_PER_SPLIT * SPLITS.index(split)
-        return self.seeded(range(first, first + SIZES[split]), split)
-
     def _game(self, task: Task) -> Compiled:
         return opened(generated([self._key(task)])[0] / "compiled.json.gz")
 
@@ -254,28 +235,10 @@ class GeneratedEnv(HouseEnv):
 
 
 class HomeEnv(GeneratedEnv):
-    """Generated games of several task types, evenly mixed.
+    """Generated games of several task types, evenly mixed; each Task names the one it is of."""
 
-    Args:
-        types: which of place, light, clean, heat, cool, two (default all). Each Task names the one
-            it is of.
-        expert: shortest knows where everything is, search only what it has seen.
-
-    Raises UserError for an unknown task type or expert.
-    """
-
-    name = "household/home"
-
-    def __init__(
-        self,
-        *,
-        types: list[str] | None = None,
-        expert: str = "shortest",
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        self._types = check(HomeParams, self.name, {"types": types, "expert": expert})
-        super().__init__(self._types, max_turns=max_turns, extras=extras)
+    Settings = HomeSettings
+    settings: HomeSettings
 
     def task(self, seed: int, split: Split = "train") -> Task:
         """The Task of a seed; its parameters name its task type."""
@@ -285,72 +248,56 @@ class HomeEnv(GeneratedEnv):
         """The tasks with these seeds, made when they are asked for. Types follow each other by
         seed.
         """
-        return _ByType(self.id, self.params, self._types.chosen, split, seeds)
+        return _ByType(self.id, self.params, self.settings.chosen, split, seeds)
 
     def _key(self, task: Task) -> tuple[str, int]:
-        types = check(HomeParams, self.name, task.params).chosen
+        types = self.settings.of_task(self.own(task)).chosen
         return types[task.seed % len(types)], task.seed
 
 
 class TypeEnv(GeneratedEnv):
-    """Generated games of one task type. Subclasses name it.
-
-    Args:
-        expert: shortest knows where everything is, search only what it has seen.
-    """
+    """Generated games of one task type. Subclasses name it."""
 
     kind: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        expert: str = "shortest",
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-        **unknown: Any,
-    ) -> None:
-        params = check(HouseParams, self.name, {"expert": expert, **unknown})
-        super().__init__(params, max_turns=max_turns, extras=extras)
-
     def _key(self, task: Task) -> tuple[str, int]:
-        check(HouseParams, self.name, task.params)
-        return self.kind, task.seed
+        return self.kind, self.own(task).seed
 
 
 class PlaceEnv(TypeEnv):
     """Put a thing somewhere."""
 
-    name, kind = "household/place", "place"
+    kind = "place"
 
 
 class LightEnv(TypeEnv):
     """Look at a thing under a lamp."""
 
-    name, kind = "household/light", "light"
+    kind = "light"
 
 
 class CleanEnv(TypeEnv):
     """Clean a thing and put it somewhere."""
 
-    name, kind = "household/clean", "clean"
+    kind = "clean"
 
 
 class HeatEnv(TypeEnv):
     """Heat a thing and put it somewhere."""
 
-    name, kind = "household/heat", "heat"
+    kind = "heat"
 
 
 class CoolEnv(TypeEnv):
     """Cool a thing and put it somewhere."""
 
-    name, kind = "household/cool", "cool"
+    kind = "cool"
 
 
 class TwoEnv(TypeEnv):
     """Put two things of a kind in the same place."""
 
-    name, kind = "household/two", "two"
+    kind = "two"
 
 
 assert set(TYPES) == {env.kind for env in TypeEnv.__subclasses__()}

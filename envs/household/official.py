@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..task import LazyTasks, Split, Task
 from .compiled_format import Compiled
 from .env import HouseEnv, explained, grammar_commands
 from .games import compiled_official, opened
-from .params import OfficialParams, check
+from .settings import OfficialSettings
 from .source import TYPES, package
 
 logger = logging.getLogger(__name__)
@@ -74,30 +74,14 @@ class _Games(LazyTasks):
 class AlfworldEnv(HouseEnv):
     """The games of an ALFWorld data folder.
 
-    Args:
-        data: the folder that holds json_2.1.1 (default: $ALFWORLD_DATA, else ~/.cache/alfworld).
-        types: which of place, light, clean, heat, cool, two (default all).
-        expert: shortest knows where everything is, search only what it has seen.
-
-    Raises UserError where there are no games, for files that are broken, and for an unknown task
-    type.
+    Raises UserError where there are no games, and for files that are broken.
     """
 
-    name = "alfworld/text"
+    Settings = OfficialSettings
+    settings: OfficialSettings
 
-    def __init__(
-        self,
-        *,
-        data: str | None = None,
-        types: list[str] | None = None,
-        expert: str = "shortest",
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        self._checked = check(
-            OfficialParams, self.name, {"data": data, "types": types, "expert": expert}
-        )
-        super().__init__(self._checked, max_turns=max_turns, extras=extras)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         # How a thing is put down depends on the release of the data: a reset takes it from the
         # game.
         commands = grammar_commands(package().grammar)
@@ -131,13 +115,13 @@ class AlfworldEnv(HouseEnv):
                 " no ALFWorld result",
                 *(FOLDERS[split], len(games), FULL[split], self._root()),
             )
-        return _Games(self, split, [game for game in games if game.kind in self._checked.chosen])
+        return _Games(self, split, [game for game in games if game.kind in self.settings.chosen])
 
     def _game(self, task: Task) -> Compiled:
         return opened(compiled_official([self._path(task)])[0])
 
     def _path(self, task: Task) -> Path:
-        root = _root(check(OfficialParams, self.name, task.params))
+        root = _root(self.settings.of_task(self.own(task)))
         path = _by_seed(root).get(task.seed)
         if path is None:
             raise UserError(
@@ -147,15 +131,17 @@ class AlfworldEnv(HouseEnv):
         return path
 
     def _root(self) -> Path:
-        return _root(self._checked)
+        return _root(self.settings)
 
 
-def _root(params: OfficialParams) -> Path:
+def _root(settings: OfficialSettings) -> Path:
     """The json_2.1.1 folder. Raises UserError where there is none."""
-    named = params.data or os.environ.get("ALFWORLD_DATA")
+    named = settings.data or os.environ.get("ALFWORLD_DATA")
     place = Path(named).expanduser() if named else Path.home() / ".cache" / "alfworld"
     if not (place / _TREE).is_dir():
-        where = "data" if params.data else "$ALFWORLD_DATA" if named else "ALFWORLD_DATA is not set"
+        where = (
+            "data" if settings.data else "$ALFWORLD_DATA" if named else "ALFWORLD_DATA is not set"
+        )
         raise UserError(
             f"alfworld/text: there is no folder {_TREE} in {place} ({where}): run alfworld-download"
             " to get the games, and name its folder in data=... or ALFWORLD_DATA"

@@ -17,12 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..task import SPLITS, Split
+from ..task import split_of
 from .source import APPLIANCES, TYPES, FloorPlan, package
 
 GENERATOR = 1
 """Version of the rules in this file: another version makes other games."""
-SEEDS_PER_SPLIT = 1_000_000
 _VALID_SHARE = 10
 """One in so many combinations is kept for validation."""
 LAMP, _LAMP_PLACES = "DeskLamp", frozenset({"Desk", "SideTable", "Dresser", "Shelf"})
@@ -30,11 +29,6 @@ _LAST_RESORT = frozenset({"Microwave", "Fridge", "SinkBasin"})
 _DISTRACTORS = 12
 _ABLE = {"clean": "Cleanable", "heat": "Heatable", "cool": "Coolable"}
 _ESCAPES = (("|", "_bar_"), ("+", "_plus_"), ("-", "_minus_"), (".", "_dot_"), (",", "_comma_"))
-
-
-def split_of(seed: int) -> Split:
-    """The split whose range a seed lies in."""
-    return SPLITS[min(seed // SEEDS_PER_SPLIT, 2)]
 
 
 def pddl_id(key: str) -> str:

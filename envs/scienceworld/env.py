@@ -11,8 +11,9 @@ differences of the score: a won episode's sum to 1, a failed one's to 0. Success
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
@@ -20,10 +21,9 @@ from ..sanitise import Grammar
 from ..task import Split, Task
 from .game import Game, Reply
 from .goals import reached
-from .params import check, electrical
+from .settings import ScienceSettings, electrical
 from .splits import VariationTasks, table
 
-HEAP_MB = 384
 _WON = 100
 _UNMATCHED = ("No known action matches that input.", "Unknown action.")
 _QUESTION = "Ambiguous request:"
@@ -41,45 +41,19 @@ class ScienceWorldEnv(TextEnv):
     """Tasks of elementary science: change the state of matter, grow plants, build circuits, find
     animals.
 
-    Args:
-        task: one of the 30 task names, a list of them, or None for all.
-        simplification: 'easy' (all of them), '' (none), or some of 'teleportAction', 'openDoors',
-            'openContainers', 'selfWateringFlowerPots', 'noElectricalAction', with commas.
-        generalisation: None for upstream's splits; 'L0', 'L1' or 'L2' train on the seen task types
-            and test on seen variations of them, unseen variations of them, or on the held-out
-            types.
-        heap_mb: most MiB that the Java process may use for its objects. No part of a Task.
-
-    Raises UserError for parameters that are unknown or impossible, and where Java is missing or too
-    old.
+    Raises UserError where Java is missing or too old.
     """
 
+    Settings = ScienceSettings
+    settings: ScienceSettings
     instructions = _RULES
     grammar = Grammar(chaining=True, deny=frozenset())
     reward_range = (-1.0, 1.0)
     in_process = False
     any_params: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        task: str | list[str] | None = None,
-        simplification: str = "easy",
-        generalisation: Literal["L0", "L1", "L2"] | None = None,
-        heap_mb: int = HEAP_MB,
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-        **unknown: Any,
-    ) -> None:
-        given = {"task": task, "simplification": simplification, "generalisation": generalisation}
-        self.checked = check({**given, **unknown})
-        if heap_mb < 1:
-            raise UserError(
-                f"scienceworld/task: heap_mb={heap_mb}: use a positive number of MiB, {HEAP_MB} is"
-                " usual"
-            )
-        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump())
-        self._heap_mb = heap_mb
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._game: Game | None = None
         self._gold: tuple[Task, list[str]] | None = None
         self._followed: int | None = 0
@@ -119,7 +93,7 @@ class ScienceWorldEnv(TextEnv):
             game.close()
 
     def _tasks(self, split: Split) -> Sequence[Task]:
-        return VariationTasks(self.id, self.checked, split)
+        return VariationTasks(self.id, self.settings, split)
 
     def _begin(self, task: Task) -> Outcome:
         name, simplification = self._wanted(task)
@@ -131,7 +105,7 @@ class ScienceWorldEnv(TextEnv):
         self._reached = reached(game.goals())
         return Outcome(
             f"{game.description()}\n\n{first.text.strip()}",
-            admissible=self._admissible(first.text),
+            admissible=partial(self._admissible, first.text),
             score=float(first.score),
             progress=first.score / _WON,
             milestones=self._reached,
@@ -150,27 +124,22 @@ class ScienceWorldEnv(TextEnv):
             else:
                 self._game = game
                 return first
-        game = Game(self._heap_mb)
+        game = Game(self.settings.heap_mb)
         first, self._game = game.load(*wanted), game
         return first
 
     def _wanted(self, task: Task) -> tuple[str, str]:
-        if not task.env.startswith("scienceworld/task-"):
-            raise UserError(
-                f"task '{task.id}' is not a scienceworld/task task: play it with"
-                " turnrl.make_for(task)"
-            )
-        checked = check(task.params)
-        if not isinstance(checked.task, str):
+        settings = self.settings.of_task(task)
+        if not isinstance(settings.task, str):
             raise UserError(
                 f"task '{task.id}' must name one of the 30 tasks in its parameter 'task'"
             )
-        count = sum(len(variations) for variations in table()[checked.task].values())
+        count = sum(len(variations) for variations in table()[settings.task].values())
         if task.seed >= count:
             raise UserError(
-                f"task '{task.id}': {checked.task} has {count} variations, counted from 0"
+                f"task '{task.id}': {settings.task} has {count} variations, counted from 0"
             )
-        return checked.task, checked.simplification
+        return settings.task, settings.simplification
 
     def _act(self, action: str) -> Outcome:
         assert self._game is not None
@@ -182,7 +151,7 @@ class ScienceWorldEnv(TextEnv):
             if name not in self._reached:
                 self._reached.append(name)
         # Listing costs many steps' time, and where nothing happened it would list the same.
-        possible = [] if over else self._last.admissible if same else self._admissible(reply.text)
+        again = self.last_outcome.admissible if same else partial(self._admissible, reply.text)
         earned = 0.0 if lost else (reply.score - self._given) / (_WON - self._given)
         reward, self._earned = earned - self._earned, earned
         return Outcome(
@@ -191,15 +160,13 @@ class ScienceWorldEnv(TextEnv):
             ended=over,
             success=won,
             valid=not reply.text.startswith(_UNMATCHED),
-            admissible=possible,
+            admissible=[] if over else again,
             score=float(reply.score),
             progress=max(reply.score, 0) / _WON,
             milestones=self._reached,
         )
 
-    def _admissible(self, text: str) -> list[str] | None:
-        if "admissible_actions" not in self.extras:
-            return None
+    def _admissible(self, text: str) -> list[str]:
         assert self._game is not None
         return _CHOICE.findall(text) if text.startswith(_QUESTION) else self._game.possible()
 

@@ -1,6 +1,6 @@
 """Which variations of which tasks a split holds, without a Java process after the first time::
 
-    pairs(check({}), "test")[:2]         # [('boil', 21), ('melt', 21)]: task by task in turn
+    pairs(ScienceSettings(), "test")[:2]         # [('boil', 21), ('melt', 21)]: task by task in turn
 
 The simulator is asked once per version, and its answer is kept in the cache.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...foundation.cache import cache_dir, make_once
 from ..task import LazyTasks, Split, Task
-from .params import ScienceParams
+from .settings import ScienceSettings
 
 _HEAP_MB = 128
 Pairs = tuple[tuple[str, int], ...]
@@ -37,16 +37,16 @@ def _read(path: Path) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def pairs(params: ScienceParams, split: Split) -> Pairs:
+def pairs(settings: ScienceSettings, split: Split) -> Pairs:
     """(task name, variation) of a split: the first variation of every task, then the second of
     every task, and so on.
 
     So the first tasks of a split are a sample of all kinds, whatever their numbers of variations
     are.
     """
-    level, source = params.generalisation, split
+    level, source = settings.generalisation, split
     unseen = level == "L2" and split != "train"
-    names = params.names if level is None else params.played(unseen=unseen)
+    names = settings.names if level is None else settings.played(unseen=unseen)
     if level == "L0":
         source = "train"
     found = table()
@@ -59,9 +59,9 @@ class VariationTasks(LazyTasks):
     simplification, nothing else.
     """
 
-    def __init__(self, env: str, params: ScienceParams, split: Split) -> None:
-        self._env, self._simplification, self._split = env, params.simplification, split
-        self._pairs = pairs(params, split)
+    def __init__(self, env: str, settings: ScienceSettings, split: Split) -> None:
+        self._env, self._simplification, self._split = env, settings.simplification, split
+        self._pairs = pairs(settings, split)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -22,8 +22,8 @@ import numpy as np
 
 from ...foundation.cache import cache_dir, fill_once
 from ...foundation.errors import UserError
-from .params import Dense
 from .retriever import RetrieverError, best
+from .settings import Dense
 from .store import Corpus, Passage
 
 BATCH = 64

@@ -11,20 +11,20 @@ The grammar is in `actions`, scoring in `score`, what may be searched in `librar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, clean
-from ..task import SPLITS, Split, Task
+from ..task import SPLITS, Split, Task, seeds_of
 from .actions import ARGUMENTS, HELP, LONGEST, TOOLS, Action, canonical, parse
 from .library import Library, open_library
-from .params import check, given
 from .retrieve import open_retriever
 from .retriever import Retriever
 from .score import exact_match, f1
+from .settings import SearchSettings
 from .store import Passage, Question
 
 NUMBERS_PER_SPLIT = 10_000_000
@@ -39,62 +39,24 @@ class SearchEnv(TextEnv):
     """A question; search, read, answer. The answer ends the episode; it is right if it matches
     exactly.
 
-    Args:
-        data: file or folder of questions (see `readers` and `library`); None is the generated
-            encyclopedia.
-        corpus: file of passages to search; None: those that came with the questions.
-        retriever: 'bm25', or {name: bm25 | http | dense, ...its settings}.
-        hops: only questions with so many supporting pages.
-        topk: passages that a search shows (1 to 20).
-        observation_chars: characters of an observation, about; a search shares them among its
-            passages.
-        reward: of the answer, 'em' (1 for an exact match) or 'f1'.
-        pages: size of the generated encyclopedia (300 to 200,000).
-        world: seed of the generated encyclopedia.
-
     Raises:
-        UserError: for bad parameters, files that are missing or malformed, questions without
-            passages.
+        UserError: for files that are missing or malformed, and questions without passages.
         RetrieverError: from `step`, if the retriever fails.
     """
 
+    Settings = SearchSettings
+    settings: SearchSettings
     instructions = _READING
     tools = TOOLS
     # Names and titles hold dots, and every word may be searched for.
     grammar = Grammar(chaining=True, deny=frozenset(), max_chars=LONGEST)
 
-    def __init__(
-        self,
-        *,
-        data: str | None = None,
-        corpus: str | None = None,
-        retriever: str | Mapping[str, Any] = "bm25",
-        hops: int | None = None,
-        topk: int = 3,
-        observation_chars: int = 1200,
-        reward: str = "em",
-        pages: int = 3000,
-        world: int = 0,
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-        **unknown: Any,
-    ) -> None:
-        asked = {
-            "data": data,
-            "corpus": corpus,
-            "retriever": retriever,
-            "hops": hops,
-            "topk": topk,
-            "observation_chars": observation_chars,
-            "reward": reward,
-            "pages": pages,
-            "world": world,
-            **unknown,
-        }
-        self.checked = check(asked)
-        if self.checked.retriever.name == "bm25":
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.settings.retriever.name == "bm25":
             _import_engine()
-        super().__init__(max_turns=max_turns, extras=extras, **given(self.checked))
+        self._playing = self.settings
+        """What the task that is played says."""
         self._library: Library | None = None
         self._retriever: Retriever | None = None
         self._question = Question("", ())
@@ -153,15 +115,18 @@ class SearchEnv(TextEnv):
     # -- the three methods -------------------------------------------------------------------------
 
     def _tasks(self, split: Split) -> Sequence[Task]:
-        numbers = open_library(self.checked).numbers(split, self.checked.hops)
+        numbers = open_library(self.settings).numbers(split, self.settings.hops)
         if not numbers:
             raise UserError(
-                f"search/qa: the split '{split}' has no question with hops={self.checked.hops}"
+                f"search/qa: the split '{split}' has no question with hops={self.settings.hops}"
             )
-        first = NUMBERS_PER_SPLIT * SPLITS.index(split)
+        first = seeds_of(split, 0, NUMBERS_PER_SPLIT).start
         return self.seeded([first + number for number in numbers], split)
 
     def _begin(self, task: Task) -> Outcome:
+        settings = self.settings.of_task(task)
+        if settings != self._playing:
+            self._playing, self._retriever = settings, None
         place, number = divmod(task.seed, NUMBERS_PER_SPLIT)
         found = self._open().question(SPLITS[place], number) if place < len(SPLITS) else None
         if found is None:
@@ -190,7 +155,7 @@ class SearchEnv(TextEnv):
 
     def _open(self) -> Library:
         """The library as it is now: a file may have been written to since the last episode."""
-        library = open_library(self.checked)
+        library = open_library(self._playing)
         if library is not self._library:
             self._library, self._retriever = library, None
         return library
@@ -198,13 +163,13 @@ class SearchEnv(TextEnv):
     def _index(self) -> Retriever:
         """Opened by the first search: who only answers needs none."""
         assert self._library is not None
-        self._retriever = self._retriever or open_retriever(self.checked, self._library.corpus)
+        self._retriever = self._retriever or open_retriever(self._playing, self._library.corpus)
         return self._retriever
 
     def _search(self, query: str) -> Outcome:
-        passages = self._index().search(query, self.checked.topk)
+        passages = self._index().search(query, self._playing.topk)
         self._recent = []
-        room = self.checked.observation_chars // self.checked.topk
+        room = self._playing.observation_chars // self._playing.topk
         lines = [
             f"Doc {n}(Title: {p.title}) {self._show(p, room)}" for n, p in enumerate(passages, 1)
         ]
@@ -215,14 +180,14 @@ class SearchEnv(TextEnv):
         if not passages:
             return self._outcome(f"Invalid action: there is no page '{title}'.", valid=False)
         self._recent = []
-        room = self.checked.observation_chars // len(passages)
+        room = self._playing.observation_chars // len(passages)
         return self._outcome(
             "\n".join([passages[0].title, *(self._show(p, room, read=True) for p in passages)])
         )
 
     def _answer(self, said: str) -> Outcome:
         right, share = exact_match(said, self._question.answers), f1(said, self._question.answers)
-        reward = share if self.checked.reward == "f1" else float(right)
+        reward = share if self._playing.reward == "f1" else float(right)
         text = "Your answer is right." if right else "Your answer is wrong."
         return self._outcome(text, reward=reward, ended=True, success=right, score=share)
 
@@ -230,7 +195,7 @@ class SearchEnv(TextEnv):
         """Passages with this title or id; of a corpus elsewhere, those that were listed before."""
         corpus = self._library.corpus if self._library is not None else None
         if corpus is not None:
-            return [corpus[row] for row in corpus.find(title)[: self.checked.topk]]
+            return [corpus[row] for row in corpus.find(title)[: self._playing.topk]]
         key = title.casefold()
         return [
             p
@@ -266,7 +231,7 @@ class SearchEnv(TextEnv):
             ended=ended,
             score=score,
             progress=1.0 if success else share,
-            admissible=[] if ended else self._possible(),
+            admissible=[] if ended else self._possible,
             answer=list(self._question.answers),
             milestones=[f"support {index + 1}" for index in self._seen] + ["answer"] * success,
             **more,

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...foundation.errors import UserError
-from .params import Http
 from .readers import Malformed, passage_of
 from .retriever import RetrieverError
+from .settings import Http
 from .store import Passage
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Library: the questions and passages of some parameters, made or read once and kept on disk::
 
-    library = open_library(check({"pages": 3000}))
+    library = open_library(SearchSettings(pages=3000))
     library.question("test", 0)
     library.corpus[0]
 
@@ -30,9 +30,9 @@ from ...foundation.errors import UserError
 from .. import rows, sanitise
 from ..task import SPLITS, Split
 from . import names, prose, readers, score, store, world
-from .params import Params
 from .readers import read_passages, read_questions
 from .score import normalise
+from .settings import SearchSettings
 from .store import Corpus, Lines, Passage, Question, write_corpus
 
 logger = logging.getLogger(__name__)
@@ -68,29 +68,29 @@ class Library:
         return [int(number) for number in chosen]
 
 
-def open_library(params: Params) -> Library:
+def open_library(settings: SearchSettings) -> Library:
     """The library of these parameters, shared by all who ask in this process.
 
     Raises UserError for files that are missing or malformed, and for questions without any
     passages.
     """
     with _opening:  # Many instances begin at once; one of them reads.
-        folder = _folder(params)
+        folder = _folder(settings)
         library = _open.get(folder)
         if library is None:
             library = _open[folder] = Library(folder)
         return library
 
 
-def _folder(params: Params) -> Path:
-    if params.data is None:
-        key = f"{params.pages}-{params.world}-{_code()}"
+def _folder(settings: SearchSettings) -> Path:
+    if settings.data is None:
+        key = f"{settings.pages}-{settings.world}-{_code()}"
         return fill_once(
-            cache_dir("search", "generated", key), lambda folder: _generate(folder, params)
+            cache_dir("search", "generated", key), lambda folder: _generate(folder, settings)
         )
-    sources = _sources(Path(params.data))
-    corpus = Path(params.corpus) if params.corpus is not None else None
-    remote = params.retriever.name == "http"
+    sources = _sources(Path(settings.data))
+    corpus = Path(settings.corpus) if settings.corpus is not None else None
+    remote = settings.retriever.name == "http"
     files = [*sources.values(), *([corpus] if corpus else [])]
     parts = [
         f"{split}={_digest(path)}" for split, path in zip([*sources, "corpus"], files, strict=False)
@@ -101,8 +101,8 @@ def _folder(params: Params) -> Path:
     )
 
 
-def _generate(folder: Path, params: Params) -> None:
-    made = world.World(params.pages, params.world)
+def _generate(folder: Path, settings: SearchSettings) -> None:
+    made = world.World(settings.pages, settings.world)
     write_corpus(folder, made.passages())
     for split in SPLITS:
         _write(folder, split, made.questions[split])

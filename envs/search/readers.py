@@ -286,4 +286,4 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 
 def _keys(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"'{key}'" for key in list(record)[:8]) or "nothing"
+    return ", ".join(map(repr, list(record)[:8])) or "nothing"

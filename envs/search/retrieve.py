@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ...foundation.cache import cache_dir, fill_once
-from .params import Bm25, Params
 from .retriever import Retriever, best
+from .settings import Bm25, SearchSettings
 from .store import Corpus, Passage
 
 _WORD = re.compile(r"\w+")
@@ -29,18 +29,18 @@ _retrievers: dict[Any, Retriever] = {}
 _opening = threading.Lock()
 
 
-def open_retriever(params: Params, corpus: Corpus | None) -> Retriever:
-    """The retriever of these parameters, shared by all who ask in this process; its index is built
+def open_retriever(settings: SearchSettings, corpus: Corpus | None) -> Retriever:
+    """The retriever of these settings, shared by all who ask in this process; its index is built
     if it is missing.
 
     Raises UserError for a package or a model that is not there.
     """
-    settings = params.retriever
-    key = settings, corpus.digest if corpus is not None else None
+    wanted = settings.retriever
+    key = wanted, corpus.digest if corpus is not None else None
     with _opening:
         found = _retrievers.get(key)
         if found is None:
-            found = _retrievers[key] = _make(settings, corpus)
+            found = _retrievers[key] = _make(wanted, corpus)
         return found
 
 

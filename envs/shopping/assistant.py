@@ -16,20 +16,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, composed
-from ..task import SPLITS, Split, Task
+from ..task import Task, split_of
 from ..tools import tool
-from .params import PRODUCTS, AssistantParams, check
 from .product import Product
 from .requests import CONSTRAINTS, Item, Pick, Request, facts, request
+from .settings import AssistantSettings
 from .shop import NewCodes, shop_for
 
-SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
-SEEDS_PER_SPLIT = 1_000_000
-"""The range a seed lies in says from which products its request is made: train, valid, test."""
 LISTED, COMPARED = 10, 4
 RENAMINGS = 15
 """Symmetries: how many ways of giving products each other's codes."""
@@ -39,17 +36,11 @@ _RECOMMEND = "recommend[ID option=value, option=value; ID option=value | reasons
 
 
 class AssistantEnv(TextEnv):
-    """Recommend what a customer asks for, with reasons.
+    """Recommend what a customer asks for, with reasons."""
 
-    Args:
-        products: size of the generated catalogue (100 to 50,000; default 10,000).
-        items: how many different things a customer wants (1 to 3), within one budget.
-        expert: shortest knows what every product is, search only what it has seen.
-
-    Raises UserError for parameters out of range.
-    """
-
-    name = "shopping/assistant"
+    Settings = AssistantSettings
+    settings: AssistantSettings
+    sizes = {"train": 10_000, "valid": 200, "test": 200}  # noqa: RUF012
     instructions = (
         "You are a shop assistant. Find what the customer asks for: the right products, attributes"
         " and options, within the budget. Answer with one action per turn:\nsearch[keywords] -"
@@ -77,49 +68,27 @@ class AssistantEnv(TextEnv):
         ),
     ]
 
-    def __init__(
-        self,
-        *,
-        products: int = PRODUCTS,
-        items: int = 2,
-        expert: str = "shortest",
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        self.checked = check(
-            AssistantParams, self.name, {"products": products, "items": items, "expert": expert}
-        )
-        usual = {"expert"} if self.checked.expert == "shortest" else None
-        super().__init__(
-            max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude=usual)
-        )
-        shop = functools.partial(shop_for, self.checked)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        shop = functools.partial(shop_for, self.settings)
         self.symmetries = tuple(NewCodes(shop, number) for number in range(RENAMINGS))
 
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
         """Make the catalogue and the index, if they are not there."""
-        shop_for(self.checked, progress).index(progress)
+        shop_for(self.settings, progress).index(progress)
 
     @property
     def codes(self) -> Sequence[str]:
         """The ids of all products."""
-        return tuple(shop_for(self.checked).products)
-
-    def _tasks(self, split: Split) -> Sequence[Task]:
-        first = SEEDS_PER_SPLIT * SPLITS.index(split)
-        return self.seeded(range(first, first + SIZES[split]), split)
+        return tuple(shop_for(self.settings).products)
 
     def _begin(self, task: Task) -> Outcome:
-        if not task.env.startswith(f"{self.name}-"):
-            raise UserError(
-                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
-            )
-        params = check(AssistantParams, self.name, task.params)
-        self._shop = shop_for(params)
-        split = SPLITS[min(task.seed // SEEDS_PER_SPLIT, 2)]
-        self._wish: Request = request(self._shop, split, task.seed, params.items)
+        settings = self.settings.of_task(task)
+        self._shop = shop_for(settings)
+        # The range a seed lies in says from which products its request is made.
+        self._wish: Request = request(self._shop, split_of(task.seed), task.seed, settings.items)
         self._reached: list[str] = []
         self._listed: tuple[str, ...] = ()
         self._asked: list[str] = []
@@ -208,9 +177,9 @@ class AssistantEnv(TextEnv):
         return Outcome(
             text,
             valid=valid,
-            admissible=self._admissible(),
+            admissible=self._admissible,
             score=0.0,
-            progress=self._progress(),
+            progress=self._progress,
             milestones=list(self._reached),
         )
 
@@ -222,10 +191,8 @@ class AssistantEnv(TextEnv):
         views = [f"view[{asin}]" for asin in self._listed]
         return [*searches, *views, *(f"recommend[{asin}]" for asin in self._seen)]
 
-    def _progress(self) -> float | None:
+    def _progress(self) -> float:
         """Mean over the items: 0.3 where a fitting product was listed, 0.6 where one was looked at."""
-        if "progress" not in self.extras:
-            return None
         worth = [
             (
                 _SEEN
@@ -247,7 +214,7 @@ class AssistantEnv(TextEnv):
         """
         if self.current is None or self._over:
             return None
-        return self._next_look() if self.checked.expert == "search" else self._straight()
+        return self._next_look() if self.settings.expert == "search" else self._straight()
 
     def _next_look(self) -> str | None:
         """The next action of an expert that knows what it has seen."""

@@ -1,6 +1,6 @@
 """Shop: a catalogue with its search index and its splits, one per process and set of products.
 
-shop = shop_for(ShopParams(products=300))
+shop = shop_for(ShopSettings(products=300))
 shop.search("travel backpack")[0]                   # an asin
 shop.goals[shop.splits["test"][0]].instruction
 """
@@ -22,9 +22,9 @@ from ..renaming import exchanged
 from ..task import Split
 from .catalogue import VERSION, Catalogue, generate
 from .index import TANTIVY, Index, build
-from .params import ShopParams, WebShopParams
 from .plan import Plan
 from .product import Product
+from .settings import ShopSettings, WebShopSettings
 from .upstream import fingerprint, load
 
 TEST, VALID_GENERATED, VALID_UPSTREAM = 500, 200, 1000
@@ -127,29 +127,29 @@ _shops: OrderedDict[tuple[object, ...], Shop] = OrderedDict()
 _opening = threading.Lock()
 
 
-def shop_for(params: ShopParams, visible: bool = False) -> Shop:
+def shop_for(settings: ShopSettings, visible: bool = False) -> Shop:
     """The shop of these parameters, made or read on first use; `visible` shows a progress bar.
 
     Raises UserError for upstream files that are missing or malformed.
     """
-    key = (params.products, getattr(params, "data", None), getattr(params, "goals", "human"))
+    key = (settings.products, getattr(settings, "data", None), getattr(settings, "goals", "human"))
     with _opening:
         if key not in _shops:
-            _shops[key] = _made(params, visible)
+            _shops[key] = _made(settings, visible)
             while len(_shops) > _OPEN:
                 _shops.popitem(last=False)
         _shops.move_to_end(key)
         return _shops[key]
 
 
-def _made(params: ShopParams, visible: bool) -> Shop:
-    if isinstance(params, WebShopParams) and params.data is not None:
-        return _upstream(params)
-    return _generated(params, visible)
+def _made(settings: ShopSettings, visible: bool) -> Shop:
+    if isinstance(settings, WebShopSettings) and settings.data is not None:
+        return _upstream(settings)
+    return _generated(settings, visible)
 
 
-def _generated(params: ShopParams, visible: bool) -> Shop:
-    count = params.products
+def _generated(settings: ShopSettings, visible: bool) -> Shop:
+    count = settings.products
     assert count is not None
 
     def make(path: Path) -> None:
@@ -161,11 +161,11 @@ def _generated(params: ShopParams, visible: bool) -> Shop:
     return Shop(catalogue, VALID_GENERATED, cache_dir("shopping") / f"{name}-index-{TANTIVY}")
 
 
-def _upstream(params: WebShopParams) -> Shop:
-    assert params.data is not None
-    folder = Path(params.data)
-    catalogue = load(folder, goals=params.goals, limit=params.products)
-    key = json.dumps([fingerprint(folder), params.products])
+def _upstream(settings: WebShopSettings) -> Shop:
+    assert settings.data is not None
+    folder = Path(settings.data)
+    catalogue = load(folder, goals=settings.goals, limit=settings.products)
+    key = json.dumps([fingerprint(folder), settings.products])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return Shop(
         catalogue, VALID_UPSTREAM, cache_dir("shopping") / f"webshop-{digest}-index-{TANTIVY}"

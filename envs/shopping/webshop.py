@@ -11,7 +11,7 @@ called WebShop's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,10 +20,10 @@ from ..core import Outcome, TextEnv
 from ..task import Split, Task
 from ..tools import tool
 from . import pages
-from .params import WebShopParams, check
 from .plan import DISCOUNT, Plan
 from .product import Goal, Product, typed
 from .reward import score
+from .settings import WebShopSettings
 from .shop import Shop, shop_for
 
 _SPECIAL = frozenset({"<r>", "<a>", "<c>", "<q>"})
@@ -49,19 +49,11 @@ class _Page:
 class WebShopEnv(TextEnv):
     """Buy what the instruction asks for.
 
-    Args:
-        products: size of the generated catalogue (100 to 50,000; default 10,000), or with `data`
-            how many records of its product file are read (default all).
-        data: a folder with WebShop's product and instruction files.
-        goals: 'human' or 'synthetic' instructions of that folder.
-        strict: searching works on the search page only. Upstream's text mode takes it anywhere
-            (false).
-        attributes: product pages link to a list of attributes, as upstream's `show_attrs`.
-
-    Raises UserError for parameters out of range and for files that are missing or malformed.
+    Raises UserError for files that are missing or malformed.
     """
 
-    name = "shopping/webshop"
+    Settings = WebShopSettings
+    settings: WebShopSettings
     instructions = (
         "You are shopping online. Find and buy what the instruction asks for: the right product,"
         " attributes and options, within the price.\nAnswer with one action per"
@@ -79,50 +71,23 @@ class WebShopEnv(TextEnv):
         ),
     ]
 
-    def __init__(
-        self,
-        *,
-        products: int | None = None,
-        data: str | None = None,
-        goals: Literal["human", "synthetic"] = "human",
-        strict: bool = True,
-        attributes: bool = False,
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-    ) -> None:
-        given = {
-            "products": products,
-            "data": data,
-            "goals": goals,
-            "strict": strict,
-            "attributes": attributes,
-        }
-        self.checked = check(WebShopParams, self.name, given)
-        super().__init__(
-            max_turns=max_turns, extras=extras, **self.checked.model_dump(exclude_none=True)
-        )
-
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
         """Make the catalogue and the index, if they are not there."""
-        shop_for(self.checked, progress).index(progress)
+        shop_for(self.settings, progress).index(progress)
 
     @property
     def codes(self) -> Sequence[str]:
         """The ids of all products."""
-        return tuple(shop_for(self.checked).products)
+        return tuple(shop_for(self.settings).products)
 
     def _tasks(self, split: Split) -> Sequence[Task]:
-        return self.seeded(shop_for(self.checked).splits[split], split)
+        return self.seeded(shop_for(self.settings).splits[split], split)
 
     def _begin(self, task: Task) -> Outcome:
-        if not task.env.startswith(f"{self.name}-"):
-            raise UserError(
-                f"task '{task.id}' is not a {self.name} task: play it with turnrl.make_for(task)"
-            )
-        self._settings = check(WebShopParams, self.name, task.params)
-        self._shop: Shop = shop_for(self._settings)
+        self._playing = self.settings.of_task(task)
+        self._shop: Shop = shop_for(self._playing)
         if task.seed >= len(self._shop.goals):
             raise UserError(
                 f"task '{task.id}': this shop has {len(self._shop.goals)} goals, counted from 0"
@@ -134,7 +99,7 @@ class WebShopEnv(TextEnv):
 
     def _act(self, action: str) -> Outcome:
         kind, argument = pages.parse(action)
-        if kind == "search" and (self._page.kind == "search" or not self._settings.strict):
+        if kind == "search" and (self._page.kind == "search" or not self._playing.strict):
             words = " ".join(word for word in argument.split(" ") if word not in _SPECIAL)
             self._page = _Page("results", self._shop.search(words))
             return self._show()
@@ -183,7 +148,7 @@ class WebShopEnv(TextEnv):
             found[pages.NEXT.lower()] = None
             found.update((product.asin.lower(), None) for product in self._listed())
         if page.kind == "item":
-            links = pages.SUB_PAGES if self._settings.attributes else pages.SUB_PAGES[:3]
+            links = pages.SUB_PAGES if self._playing.attributes else pages.SUB_PAGES[:3]
             found.update((name.lower(), None) for name in (*links, pages.BUY))
             for axis, values in self._item.options.items():
                 found.update((value, (axis, value)) for value in values)
@@ -218,24 +183,20 @@ class WebShopEnv(TextEnv):
         elif page.kind == "results":
             text = pages.results_page(wish, self._listed(), page.number, len(page.hits))
         elif page.kind == "item":
-            text = pages.item_page(wish, self._item, self._settings.attributes)
+            text = pages.item_page(wish, self._item, self._playing.attributes)
         else:
             text = pages.sub_page(wish, self._item, page.sub)
         return Outcome(
-            text, valid=valid, admissible=self._admissible(), score=0.0, progress=self._progress()
+            text, valid=valid, admissible=self._admissible, score=0.0, progress=self._progress
         )
 
-    def _admissible(self) -> list[str] | None:
-        if "admissible_actions" not in self.extras:
-            return None
+    def _admissible(self) -> list[str]:
         if self._page.kind == "search":
             return [f"search[{self._goal.plain}]"]
         return [f"click[{value}]" for value in self._clickables() if pages.can_click(value)]
 
-    def _progress(self) -> float | None:
+    def _progress(self) -> float:
         """The value of the best purchase within reach; on the search page nothing is."""
-        if "progress" not in self.extras:
-            return None
         page = self._page
         if page.kind == "search":
             return 0.0

@@ -18,8 +18,7 @@ from typing import overload
 
 from numpy.random import RandomState
 
-from ..task import Split
-from .params import SEEDS_PER_SPLIT
+from ..task import Split, seeds_of
 
 DIRECTIONS = ("north", "south", "east", "west")
 BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
@@ -105,9 +104,8 @@ def _all_routes(length: int) -> Iterator[tuple[str, ...]]:
 def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
     """Seeds of 'valid' or 'test', one for each of its routes, at most `limit`."""
     wanted = routes_in(length, split, limit)
-    first = SEEDS_PER_SPLIT * (1 if split == "valid" else 2)
     seeds: dict[tuple[str, ...], int] = {}
-    for seed in itertools.count(first):
+    for seed in itertools.count(seeds_of(split, 0).start):
         if len(seeds) == wanted:
             return tuple(seeds.values())
         route = route_of(length, seed)

@@ -1,6 +1,6 @@
 """TextWorld families as text environments: quest, coin, treasure, simple and cooking.
 
-Each is a class with typed parameters; everything else is shared::
+Each is a class with settings of its own; everything else is shared::
 
     env = turnrl.make("textworld/quest-v0", rooms=2, objects=3, quest_length=4)
     text, info = env.reset(options={"task": env.tasks("test")[0]})
@@ -14,8 +14,8 @@ the game gives points on the way.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
@@ -24,11 +24,16 @@ from ..task import Split, Task
 from .coin import COMPASS, TrainSeeds, held_out_seeds, route_of
 from .generate import GameKey, generate
 from .nouns import renamings
-from .params import SEEDS_PER_SPLIT, CoinParams, check
+from .settings import (
+    CoinSettings,
+    CookingSettings,
+    GameSettings,
+    QuestSettings,
+    SimpleSettings,
+    TreasureSettings,
+)
 from .world import World
 
-SIZES: dict[Split, int] = {"train": 10_000, "valid": 200, "test": 200}
-"""Tasks per split. Coin games may have fewer held-out routes than that."""
 _UNSAFE = re.compile(r'[\[\]<>*,"]')
 """Brackets and stars could forge the traces and the end that are read from the text; a comma gives
 orders to oneself, which would carry a denied verb past the grammar."""
@@ -43,28 +48,22 @@ put X on Y, insert X into Y, open X, close X, unlock X with Y, lock X with Y, ea
 
 
 class TextWorldEnv(TextEnv):
-    """What the five families share. Subclasses name their `family` and their parameters.
+    """What the five families share.
 
-    Raises UserError for parameters that are unknown or out of range, and for games TextWorld cannot
-    make.
+    Raises UserError for games that TextWorld cannot make.
     """
 
-    family: ClassVar[str]
+    settings: GameSettings
+    # Coin games may have fewer held-out routes than that.
+    sizes = {"train": 10_000, "valid": 200, "test": 200}  # noqa: RUF012
     grammar = Grammar(chaining=False, deny=frozenset(_DENIED), max_chars=128)
     instructions = _RULES
     symmetries: tuple[Mapping[str, str], ...] = COMPASS
 
-    def __init__(
-        self,
-        *,
-        max_turns: int | None = None,
-        extras: Collection[str] = ("admissible_actions",),
-        **params: Any,
-    ) -> None:
-        self.checked = check(self.family, params)
-        super().__init__(max_turns=max_turns, extras=extras, **self.checked.model_dump())
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._world: World | None = None
-        self._steps_to_win = 0
+        self._steps_to_win: int | None = None
         self._earned = 0.0
 
     def prepare(
@@ -88,17 +87,9 @@ class TextWorldEnv(TextEnv):
             self._world.close()
             self._world = None
 
-    def _tasks(self, split: Split) -> Sequence[Task]:
-        first = SEEDS_PER_SPLIT * list(SIZES).index(split)
-        return self.seeded(range(first, first + SIZES[split]), split)
-
     def _key(self, task: Task) -> GameKey:
-        if task.env.rpartition("/")[2].rpartition("-v")[0] != self.family:
-            raise UserError(
-                f"task '{task.id}' is not a textworld/{self.family} task: play it with"
-                " turnrl.make_for(task)"
-            )
-        return GameKey(self.family, check(self.family, task.params).model_dump(), task.seed)
+        settings = self.settings.of_task(self.own(task))
+        return GameKey(settings.family, settings.params(), task.seed)
 
     def _begin(self, task: Task) -> Outcome:
         path = generate([self._key(task)], progress=False)[0]
@@ -111,12 +102,9 @@ class TextWorldEnv(TextEnv):
         self._world = world
         text = self._world.start()
         self._earned = 0.0
-        self._steps_to_win = len(self._world.plan()) if "progress" in self.extras else 0
+        self._steps_to_win = None
         return Outcome(
-            text,
-            admissible=self._possible(),
-            score=0.0,
-            progress=self._progress(won=False, lost=False),
+            text, admissible=self._world.possible, score=0.0, progress=self._share_of_the_plan
         )
 
     def _act(self, action: str) -> Outcome:
@@ -125,9 +113,9 @@ class TextWorldEnv(TextEnv):
             return Outcome(
                 "Invalid action: use letters, digits, spaces and hyphens only.",
                 valid=False,
-                score=self._last.score,
-                admissible=self._last.admissible,
-                progress=self._last.progress,
+                score=self.last_outcome.score,
+                admissible=self.last_outcome.admissible,
+                progress=self.last_outcome.progress,
             )
         reply = self._world.send(action)
         # A won game has all its points; saying so keeps the sum at exactly 1 whatever the scores
@@ -141,131 +129,70 @@ class TextWorldEnv(TextEnv):
             ended=over,
             success=reply.won,
             valid=reply.understood or over,
-            admissible=[] if over and self._wants("admissible_actions") else self._possible(),
+            admissible=[] if over else self._world.possible,
             score=float(reply.score),
-            progress=self._progress(won=reply.won, lost=reply.lost),
+            progress=float(reply.won) if over else self._share_of_the_plan,
         )
 
-    def _wants(self, extra: str) -> bool:
-        return extra in self.extras
-
-    def _possible(self) -> list[str] | None:
+    def _share_of_the_plan(self) -> float:
+        """Share of the initial plan that is done: 0 where no plan is left."""
         assert self._world is not None
-        return self._world.possible() if self._wants("admissible_actions") else None
-
-    def _progress(self, *, won: bool, lost: bool) -> float | None:
-        """Share of the initial plan that is done: 1 when won, 0 when lost or when no plan is left."""
-        if not self._wants("progress"):
-            return None
-        assert self._world is not None
-        if won or lost:
-            return float(won)
         left = len(self._world.plan())
-        return (
-            max(0.0, (self._steps_to_win - left) / self._steps_to_win)
-            if left and self._steps_to_win
-            else 0.0
-        )
+        if self._steps_to_win is None:
+            self._steps_to_win = left
+        done = self._steps_to_win - left
+        return max(0.0, done / self._steps_to_win) if left and self._steps_to_win else 0.0
 
 
 class QuestEnv(TextWorldEnv):
     """A random house and one quest; the objective tells its steps in words. Papers write w2-o3-q4
     for the defaults.
-
-    Args:
-        rooms: rooms of the house (1 to 50).
-        objects: things in it at least (1 to 100).
-        quest_length: actions the quest takes (1 to 50).
     """
 
-    family = "quest"
+    Settings = QuestSettings
     symmetries = (*COMPASS, *renamings(56))
-
-    def __init__(
-        self, *, rooms: int = 2, objects: int = 3, quest_length: int = 4, **options: Any
-    ) -> None:
-        super().__init__(rooms=rooms, objects=objects, quest_length=quest_length, **options)
 
 
 class CoinEnv(TextWorldEnv):
-    """A chain of rooms with a coin at its end. Splits are disjoint in routes, not only in seeds.
+    """A chain of rooms with a coin at its end. Splits are disjoint in routes, not only in seeds."""
 
-    Args:
-        level: 1 to 100 is the number of rooms to the coin; 101 to 150 and 201 to 233 repeat it with
-            one and two dead ends per room.
-    """
-
-    family = "coin"
+    Settings = CoinSettings
+    settings: CoinSettings
     instructions = _RULES.replace("eat X.", "eat X.\nFind the coin and take it: take coin.")
 
-    def __init__(self, *, level: int = 5, **options: Any) -> None:
-        super().__init__(level=level, **options)
-
     def _tasks(self, split: Split) -> Sequence[Task]:
-        assert isinstance(self.checked, CoinParams)
-        length = self.checked.length
+        length, size = self.settings.length, self.sizes[split]
         if split == "train":
-            return self.seeded(TrainSeeds(length, SIZES[split]), split)
-        seeds = held_out_seeds(length, split, SIZES[split])
+            return self.seeded(TrainSeeds(length, size), split)
+        seeds = held_out_seeds(length, split, size)
         if not seeds:
             raise UserError(
-                f"textworld/coin: level={self.checked.level} has no {split} routes, use level 4 or"
+                f"textworld/coin: level={self.settings.level} has no {split} routes, use level 4 or"
                 " more"
             )
         return self.seeded(seeds, split)
 
 
 class TreasureEnv(TextWorldEnv):
-    """A maze with a thing to take and a thing that loses the game.
+    """A maze with a thing to take and a thing that loses the game; harder with each level."""
 
-    Args:
-        level: 1 to 10: 5 empty rooms; 11 to 20: 10 rooms with doors and containers. Harder with
-            each level.
-    """
-
-    family = "treasure"
-
-    def __init__(self, *, level: int = 1, **options: Any) -> None:
-        super().__init__(level=level, **options)
+    Settings = TreasureSettings
 
 
 class SimpleEnv(TextWorldEnv):
     """Leave the bedroom, find the food, put it on the stove: one house, places of key and foods
     vary.
-
-    Args:
-        rewards: 'dense' (a point per step of the walkthrough), 'balanced' (some) or 'sparse' (the
-            last).
-        goal: how much the opening tells: 'detailed', 'brief' or 'none'.
     """
 
-    family = "simple"
-
-    def __init__(
-        self,
-        *,
-        rewards: Literal["dense", "balanced", "sparse"] = "dense",
-        goal: Literal["detailed", "brief", "none"] = "detailed",
-        **options: Any,
-    ) -> None:
-        super().__init__(rewards=rewards, goal=goal, **options)
+    Settings = SimpleSettings
 
 
 class CookingEnv(TextWorldEnv):
     """Read the cookbook, gather and prepare the ingredients, make the meal and eat it. A wrong
     preparation loses.
-
-    Args:
-        recipe: ingredients (1 to 5).
-        take: of these, how many must be found; the others are in the inventory.
-        go: rooms (1, 6, 9 or 12).
-        open: doors and containers start closed.
-        cook: ingredients need cooking.
-        cut: ingredients need cutting.
-        drop: the inventory is limited.
     """
 
-    family = "cooking"
+    Settings = CookingSettings
     instructions = _RULES.replace(
         "eat X.",
         "eat X, cook X with Y, slice X with Y, dice X with Y, chop X with Y, prepare meal.\nRead"
@@ -274,31 +201,14 @@ class CookingEnv(TextWorldEnv):
         " the meal in the kitchen, then eat it.",
     )
 
-    def __init__(
-        self,
-        *,
-        recipe: int = 1,
-        take: int = 1,
-        go: Literal[1, 6, 9, 12] = 1,
-        open: bool = False,
-        cook: bool = False,
-        cut: bool = False,
-        drop: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            recipe=recipe, take=take, go=go, open=open, cook=cook, cut=cut, drop=drop, **options
-        )
-
 
 def route(task: Task) -> tuple[str, ...]:
     """Directions from the start to the coin of a coin task, without making its game. UserError for
     other families.
     """
-    checked = check("coin", task.params)
-    if not isinstance(checked, CoinParams) or not task.env.startswith("textworld/coin-"):
+    if not task.env.startswith("textworld/coin-"):
         raise UserError(f"task '{task.id}' has no route: only textworld/coin tasks do")
-    return route_of(checked.length, task.seed)
+    return route_of(CoinSettings.of_task(task).length, task.seed)
 
 
 __all__ = ["CoinEnv", "CookingEnv", "QuestEnv", "SimpleEnv", "TextWorldEnv", "TreasureEnv", "route"]

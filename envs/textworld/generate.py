@@ -20,7 +20,7 @@ from typing import Any
 
 from ...foundation.cache import cache_dir
 from ..making.makers import BuildJob, Makers
-from .params import job_for
+from .settings import job_for
 
 TEXTWORLD = version("textworld")
 # -P and a path instead of -m: the worker imports TextWorld only, not turnrl and what that imports.

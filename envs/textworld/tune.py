@@ -25,7 +25,6 @@ from ...foundation.errors import UserError
 from ...foundation.files import new_file
 from ...foundation.processes import run
 from .generate import GameKey, generate
-from .params import check
 
 LIBRARY = "libfrotz.so"
 GAMES: dict[str, dict[str, int]] = {
@@ -73,10 +72,7 @@ def build(folder: Path) -> Path:
     macros = _run([compiler, "-dM", "-E", "-x", "c", os.devnull], folder)
     if b"__GNUC__" not in macros or b"__clang__" in macros:
         raise UserError(f"tuning needs gcc, and '{compiler}' is another compiler: set CC")
-    keys = [
-        GameKey(family, check(family, params).model_dump(), seed=0)
-        for family, params in GAMES.items()
-    ]
+    keys = [GameKey(family, params, seed=0) for family, params in GAMES.items()]
     games = [str(path) for path in generate(keys)]
     before = play(installed(), games)
     source = fetch(folder)

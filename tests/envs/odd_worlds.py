@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from turnrl.envs import Outcome, Split, Task, TextEnv, register
+from turnrl.envs import EnvSettings, Outcome, Split, Task, TextEnv, register
 
 VALUES: dict[str, Any] = {
     "none": None,
@@ -39,6 +39,11 @@ SPECIAL: dict[str, Any] = {
 class OddAnswers(TextEnv):
     """Answers reset or step with one field of an odd type, ``how="reward none"`` say."""
 
+    class Settings(EnvSettings):
+        how: str = "nothing odd"
+        when: str = "step"
+
+    settings: Settings
     instructions = "Wait."
 
     def _tasks(self, split: Split) -> list[Task]:
@@ -51,9 +56,9 @@ class OddAnswers(TextEnv):
         return self._answer("step")
 
     def _answer(self, when: str) -> Any:
-        how = self.params.get("how", "nothing odd")
+        how = self.settings.how
         field, _, kind = how.partition(" ")
-        if how == "nothing odd" or self.params.get("when", "step") != when:
+        if how == "nothing odd" or self.settings.when != when:
             return Outcome("You wait.")
         if field == "outcome":
             return None if kind == "none" else ("You wait.", 0.0, False)
@@ -68,9 +73,14 @@ class OddAnswers(TextEnv):
 class Overrides(OddAnswers):
     """Breaks what the base class fills in, as ``what`` says."""
 
+    class Settings(OddAnswers.Settings):
+        what: str = ""
+
+    settings: Settings
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        field, _, kind = self.params.get("what", "").partition(" ")
+        field, _, kind = self.settings.what.partition(" ")
         if field == "instructions":
             self.instructions = VALUES[kind]
         if field == "tools":
@@ -80,7 +90,7 @@ class Overrides(OddAnswers):
             self.tools = broken
 
     def expert_action(self) -> Any:
-        return 7 if self.params.get("what") == "expert number" else "wait"
+        return 7 if self.settings.what == "expert number" else "wait"
 
     def step(self, action: str) -> Any:
         stepped = super().step(action)
@@ -89,11 +99,11 @@ class Overrides(OddAnswers):
             "step short": stepped[:4],
             "step bytes": (b"text", *stepped[1:]),
         }
-        return broken.get(self.params.get("what", ""), stepped)
+        return broken.get(self.settings.what, stepped)
 
     def _info(self, outcome: Outcome, reason: str | None) -> Any:
         info: Any = super()._info(outcome, reason)
-        what = self.params.get("what", "")
+        what = self.settings.what
         if what == "info short":
             del info["answer"]
         more = {

@@ -10,7 +10,8 @@ import pytest
 import turnrl
 from hypothesis import given
 from hypothesis import strategies as st
-from turnrl import Outcome, Task, TextEnv, TurnInfo, UserError
+from pydantic import Field
+from turnrl import EnvSettings, Outcome, Task, TextEnv, TurnInfo, UserError
 from turnrl.envs import SPLITS, Split
 from turnrl.envs.registry import import_worlds
 from turnrl.envs.spaces import UnicodeText
@@ -181,17 +182,18 @@ def test_what_gymnasium_would_take_for_itself_is_an_unknown_parameter(key: str) 
 
 
 class SizedEnv(TextEnv):
-    """Ends when it was told to go `size` times. Takes that parameter and does not hand it on."""
+    """Ends when it was told to go `size` times."""
 
-    def __init__(self, size: int = 3, **more: Any) -> None:
-        super().__init__(**more)
-        self.size = size
+    class Settings(EnvSettings):
+        size: int = Field(3, ge=1, le=9, description="steps to go")
+
+    settings: Settings
 
     def _tasks(self, split: Split) -> list[Task]:
         return [self.task(3 * SPLITS.index(split) + number, split) for number in range(3)]
 
     def _begin(self, task: Task) -> Outcome:
-        self.left = self.size
+        self.left = self.settings.size
         return Outcome("Go.")
 
     def _act(self, action: str) -> Outcome:

@@ -240,7 +240,7 @@ def test_types_narrow_and_name_the_task() -> None:
             make("household/home-v0", types=types)
     with pytest.raises(UserError, match="unknown key 'types'"):
         make("household/heat-v0", types=["heat"])
-    with pytest.raises(UserError, match="not a household/heat task"):
+    with pytest.raises(UserError, match="not a household/heat-v0 task"):
         make("household/heat-v0").reset(options={"task": tasks[0]})
 
 

@@ -100,8 +100,8 @@ def test_it_knows_what_its_parts_say_and_the_renamings_they_share() -> None:
     [
         ([], "needs the environments that it mixes, e.g. parts="),
         ("toy/lights-v0", "turnrl/mixed-v0: parts: Input should be a valid list"),
-        (["toy/lights-v0"], "turnrl/mixed-v0: parts: 0: Input should be a valid dictionary"),
-        ([{"length": 3}], "turnrl/mixed-v0: parts: 0.id: Field required"),
+        (["toy/lights-v0"], "turnrl/mixed-v0: parts.0: Input should be a valid dictionary"),
+        ([{"length": 3}], "turnrl/mixed-v0: parts.0.id: Field required"),
         ([{"id": "toy/lights-v0", "weight": 0}], "0.weight: Input should be greater than 0"),
         ([{"id": "toy/lights-v0", "lenght": 0, "extras": ()}], "bad parameter"),
         ([{"id": "toy/light-v0"}], "no environment 'toy/light-v0'; did you mean"),

@@ -69,10 +69,12 @@ import turnrl
 
 class Bad(turnrl.TextEnv):
     instructions = "Do it."
-    def __init__(self, size=1, **more):
-        if size < 1:
-            raise ValueError("size must be at least 1")
+    class Settings(turnrl.EnvSettings):
+        size: int = 1
+    def __init__(self, **more):
         super().__init__(**more)
+        if self.settings.size < 1:
+            raise ValueError("size must be at least 1")
     def _tasks(self, split):
         return [self.task(seed, split) for seed in {"train": (1, 2), "valid": (3,), "test": (4,)}[split]]
     def _begin(self, task): return turnrl.Outcome("Go.")

@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from turnrl.envs import SPLITS, Task, make
 from turnrl.envs.scienceworld.env import ScienceWorldEnv
 from turnrl.envs.scienceworld.goals import reached
-from turnrl.envs.scienceworld.params import HELD_OUT, SIMPLIFICATIONS, TASKS, check, electrical
+from turnrl.envs.scienceworld.settings import (
+    HELD_OUT,
+    SIMPLIFICATIONS,
+    TASKS,
+    ScienceSettings,
+    electrical,
+)
 from turnrl.envs.scienceworld.splits import pairs, table
 from turnrl.foundation.errors import UserError
 
@@ -93,9 +99,9 @@ def test_tasks_are_known_without_java(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_levels_of_generalisation() -> None:
-    usual = {split: set(pairs(check({}), split)) for split in SPLITS}
+    usual = {split: set(pairs(ScienceSettings(), split)) for split in SPLITS}
     levels = {
-        level: {split: set(pairs(check({"generalisation": level}), split)) for split in SPLITS}
+        level: {split: set(pairs(ScienceSettings(generalisation=level), split)) for split in SPLITS}
         for level in ("L0", "L1", "L2")
     }
     seen = {pair for pair in usual["train"] if pair[0] not in HELD_OUT}
@@ -115,9 +121,9 @@ def test_levels_of_generalisation() -> None:
 def test_parameters_have_one_spelling(names: list[str], words: list[str]) -> None:
     if "noElectricalAction" in words:
         names = [name for name in names if not electrical(name)] or ["boil"]
-    one = check({"task": names, "simplification": ",".join(words)})
-    assert one == check({"task": names[::-1], "simplification": " , ".join(words[::-1] + words)})
-    assert one == check(one.model_dump())
+    one = ScienceSettings(task=names, simplification=",".join(words))
+    assert one == ScienceSettings(task=names[::-1], simplification=" , ".join(words[::-1] + words))
+    assert one == ScienceSettings(**one.params())
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_missing_extra_is_one_sentence(tmp_path: Path) -> None:
 import sys
 sys.modules["Stemmer"] = None
 from turnrl.envs import make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 try:
     make("search/qa-v0")
 except UserError as error:

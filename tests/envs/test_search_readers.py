@@ -13,8 +13,8 @@ import turnrl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from turnrl.envs.search.library import open_library
-from turnrl.envs.search.params import check
 from turnrl.envs.search.readers import Malformed, passage_of, read_passages, read_questions
+from turnrl.envs.search.settings import SearchSettings
 from turnrl.envs.search.store import Passage
 from turnrl.foundation.errors import UserError
 
@@ -471,7 +471,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, params: dict[str, Any], words
 
 def test_what_was_read_is_kept_until_the_file_changes(tmp_path: Path) -> None:
     data = written(tmp_path / "all.jsonl", questions(60, **HOTPOT_CONTEXT))
-    params = check({"data": str(data)})
+    params = SearchSettings(data=str(data))
     assert open_library(params) is open_library(params)
     before = open_library(params)
     written(data, questions(90, **HOTPOT_CONTEXT))

@@ -28,9 +28,9 @@ from turnrl.foundation.errors import UserError
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
 from turnrl.envs.search.library import open_library
-from turnrl.envs.search.params import Bm25, Http, check
 from turnrl.envs.search.retrieve import Bm25Index, Tokens
 from turnrl.envs.search.retriever import Retriever, RetrieverError, best
+from turnrl.envs.search.settings import Bm25, Http, SearchSettings
 from turnrl.envs.search.store import Corpus, Passage, write_corpus
 from turnrl.foundation.cache import fill_once
 
@@ -103,7 +103,7 @@ def test_the_best_places() -> None:
 OPEN = """
 import sys
 from pathlib import Path
-from turnrl.envs.search.params import Bm25
+from turnrl.envs.search.settings import Bm25
 from turnrl.envs.search.retrieve import Bm25Index
 from turnrl.envs.search.store import Corpus
 index = Bm25Index(Corpus(Path(sys.argv[1])), Bm25())
@@ -131,7 +131,7 @@ def test_one_index_serves_many_threads() -> None:
     other = turnrl.make(ID, pages=300, topk=5)
     other.prepare([], progress=False)
     assert other._retriever is index  # type: ignore[attr-defined]
-    queries = [passage.title for passage in open_library(check({"pages": 300})).corpus or []]
+    queries = [passage.title for passage in open_library(SearchSettings(pages=300)).corpus or []]
     wanted = [index.search(query, 3) for query in queries]
     wrong: list[str] = []
 
@@ -149,7 +149,7 @@ def test_one_index_serves_many_threads() -> None:
 
 
 def test_titles_are_found_where_names_are_alike() -> None:
-    library = open_library(check({}))
+    library = open_library(SearchSettings())
     assert library.corpus is not None
     index = Bm25Index(library.corpus, Bm25())
     rows = range(0, len(library.corpus), 10)
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def data(home: Path) -> dict[str, str]:
     """Questions and passages of a generated world as files that anybody could have brought."""
-    library = open_library(check({"pages": 300}))
+    library = open_library(SearchSettings(pages=300))
     assert library.corpus is not None
     records: list[dict[str, Any]] = []
     for number in library.numbers("test", None):
@@ -248,7 +248,7 @@ def data(home: Path) -> dict[str, str]:
 @pytest.fixture
 def server(data: dict[str, str]) -> Iterator[Server]:
     pytest.importorskip("httpx", reason="needs the extra: pip install 'turnrl[endpoint]'")
-    corpus = open_library(check(data)).corpus
+    corpus = open_library(SearchSettings(**data)).corpus
     assert corpus is not None
     server = Server(("127.0.0.1", 0), Handler)
     server.retriever, server.asked = Bm25Index(corpus, Bm25()), []
@@ -396,7 +396,7 @@ def test_vectors_find_a_passage_by_its_own_words(
     import torch
     from transformers import AutoModel, AutoTokenizer
     from turnrl.envs.search.dense import DenseIndex
-    from turnrl.envs.search.params import Dense
+    from turnrl.envs.search.settings import Dense
 
     settings = Dense.model_validate({"name": "dense", "model": encoder, "pooling": pooling})
     index = DenseIndex(corpus, settings)

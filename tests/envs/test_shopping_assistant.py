@@ -286,7 +286,7 @@ def test_a_recommendation_stands_or_not(change: Any, valid: bool) -> None:
 
 def test_requests_are_made_of_their_own_split_and_no_two_are_alike() -> None:
     env, _ = started()
-    shop = shop_for(env.checked)  # type: ignore[attr-defined]
+    shop = shop_for(env.settings)  # type: ignore[attr-defined]
     texts: dict[str, set[str]] = {}
     for split in SPLITS:
         wishes = [request(shop, split, task.seed, 2) for task in env.tasks(split)[:100]]
@@ -312,7 +312,7 @@ def test_bad_parameters_are_told_in_one_sentence(params: dict[str, Any], words: 
 
 
 def test_a_strange_task_is_refused() -> None:
-    with pytest.raises(UserError, match="is not a shopping/assistant task"):
+    with pytest.raises(UserError, match="is not a shopping/assistant-v0 task"):
         make(ID, products=SMALL).reset(options={"task": Task(env="shopping/webshop-v0", seed=0)})
 
 

@@ -402,7 +402,7 @@ def test_the_search_that_is_listed_is_for_the_words_of_the_instruction(folder: P
     ("params", "words"),
     [
         ({"products": 5}, "products=5: a generated catalogue has 100 to 50000"),
-        ({"products": 0, "data": "/nowhere"}, "products: use a positive number"),
+        ({"products": 0, "data": "/nowhere"}, "products: Input should be greater than or equal to 1"),
         ({"goals": "synthetic"}, "goals=synthetic needs data"),
         ({"goals": "mine"}, "goals: Input should be 'human' or 'synthetic'"),
         ({"strict": "maybe"}, "strict: Input should be a valid boolean"),
@@ -422,7 +422,7 @@ def test_a_folder_that_is_not_there_is_said(home: Path) -> None:
 
 def test_strange_tasks_are_refused() -> None:
     env = small()
-    with pytest.raises(UserError, match="is not a shopping/webshop task"):
+    with pytest.raises(UserError, match="is not a shopping/webshop-v0 task"):
         env.reset(options={"task": Task(env="shopping/assistant-v0", seed=0)})
     with pytest.raises(UserError, match=r"this shop has \d+ goals, counted from 0"):
         env.reset(options={"task": Task(env=ID, params={"products": SMALL}, seed=10_000)})

@@ -173,7 +173,7 @@ def test_missing_extra_is_told_in_one_sentence() -> None:
 import sys
 sys.modules["textworld"] = None
 from turnrl.envs import make
-from turnrl.plugins import UserError
+from turnrl.foundation.errors import UserError
 try:
     make("textworld/coin-v0")
 except UserError as error:
@@ -200,7 +200,7 @@ def test_splits_are_lazy_complete_and_disjoint_in_seeds(id: str) -> None:
 
 def test_another_familys_task_is_refused() -> None:
     coin, quest = make("textworld/coin-v0"), make("textworld/quest-v0")
-    with pytest.raises(UserError, match="not a textworld/coin task"):
+    with pytest.raises(UserError, match="not a textworld/coin-v0 task"):
         coin.reset(options={"task": quest.tasks("test")[0]})
     with pytest.raises(RuntimeError):
         coin.step("look")

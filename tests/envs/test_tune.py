@@ -14,7 +14,7 @@ pytest.importorskip("jericho", reason="pip install 'turnrl[textworld]'")
 
 from turnrl.envs.textworld import tune
 from turnrl.envs.textworld.generate import GameKey, generate
-from turnrl.envs.textworld.params import check
+from turnrl.envs.textworld.settings import CookingSettings, SimpleSettings
 
 
 @pytest.mark.timeout(900)
@@ -30,8 +30,8 @@ def test_a_tuned_interpreter_plays_other_games_alike(
     assert tune.compiled(source, "gcc").read_bytes() != tuned, "the profile was not used"
     assert (tune.installed() / tune.LIBRARY).read_bytes() == before, "build() exchanges nothing"
     keys = [
-        GameKey("cooking", check("cooking", {}).model_dump(), 1),
-        GameKey("simple", check("simple", {}).model_dump(), 1),
+        GameKey("cooking", CookingSettings().params(), 1),
+        GameKey("simple", SimpleSettings().params(), 1),
     ]
     games = [str(path) for path in generate(keys)]
     assert tune.play(library.parent, games) == tune.play(tune.installed(), games)

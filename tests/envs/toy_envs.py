@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from turnrl.envs import Outcome, Split, Task, TextEnv, register
+from pydantic import Field
+from turnrl.envs import EnvSettings, Outcome, Split, Task, TextEnv, register
 
 WALLS = (
     "grey",
@@ -27,6 +28,10 @@ SEEDS: dict[str, range] = {"train": range(6), "valid": range(6, 9), "test": rang
 class CorridorEnv(TextEnv):
     """A corridor of ``length`` cells with a coin in the last one. The seed decides its walls."""
 
+    class Settings(EnvSettings):
+        length: int | None = Field(None, ge=1, description="cells (default: the class's own)")
+
+    settings: Settings
     instructions = "Reach the end of the corridor and take the coin: go east, go west, take coin."
     length = 3
 
@@ -35,7 +40,7 @@ class CorridorEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         self.cell, self.taken = 0, False
-        self.goal = int(task.params.get("length", self.length))
+        self.goal = self.settings.of_task(task).length or self.length
         self.walls = WALLS[task.seed % len(WALLS)]
         return self._look("You are in a corridor.")
 

@@ -1,21 +1,17 @@
-"""Parameters of ``search/qa-v0``, checked. What is left at its default does not appear in the ids
-of tasks.
-"""
+"""The parameters of ``search/qa-v0`` and of its retrievers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ...foundation.config import explain, keys_of
-from ...foundation.errors import UserError
+from ..settings import EnvSettings
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Bm25(_Block):
@@ -51,21 +47,38 @@ class Dense(_Block):
     device: str = Field("cpu", description="where the encoder runs; the comparison is numpy's")
 
 
-RetrieverParams = Annotated[Bm25 | Http | Dense, Field(discriminator="name")]
+Retrieval = Annotated[Bm25 | Http | Dense, Field(discriminator="name")]
 
 
-class Params(_Block):
-    """See `turnrl.envs.search.env.SearchEnv`."""
+class SearchSettings(EnvSettings):
+    """Parameters of search/qa."""
 
-    data: str | None = None
-    corpus: str | None = None
-    retriever: RetrieverParams = Field(default_factory=Bm25)
-    hops: int | None = Field(None, ge=1, le=20)
-    topk: int = Field(3, ge=1, le=20)
-    observation_chars: int = Field(1200, ge=200, le=100_000)
-    reward: Literal["em", "f1"] = "em"
-    pages: int = Field(3000, ge=300, le=200_000)
-    world: int = Field(0, ge=0)
+    data: str | None = Field(
+        None, description="file or folder of questions (default: the generated encyclopedia)"
+    )
+    corpus: str | None = Field(
+        None,
+        description="file of passages to search (default: those that came with the questions)",
+    )
+    retriever: Retrieval = Field(
+        default_factory=lambda: Bm25(name="bm25"),
+        description="'bm25', or {name: bm25 | http | dense, ...its settings}",
+    )
+    hops: int | None = Field(
+        None, ge=1, le=20, description="only questions with so many supporting pages"
+    )
+    topk: int = Field(3, ge=1, le=20, description="passages that a search shows")
+    observation_chars: int = Field(
+        1200,
+        ge=200,
+        le=100_000,
+        description="characters of an observation, about; a search shares them among its passages",
+    )
+    reward: Literal["em", "f1"] = Field(
+        "em", description="reward of the answer: 1 for an exact match, or the share of its words"
+    )
+    pages: int = Field(3000, ge=300, le=200_000, description="size of the generated encyclopedia")
+    world: int = Field(0, ge=0, description="seed of the generated encyclopedia")
 
     @field_validator("data", "corpus")
     @classmethod
@@ -84,7 +97,7 @@ class Params(_Block):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _together(self) -> Params:
+    def _together(self) -> SearchSettings:
         if self.data is None and self.corpus is not None:
             raise ValueError("corpus=... needs data=..., the questions that are asked about it")
         if self.data is None and self.retriever.name == "http":
@@ -93,7 +106,7 @@ class Params(_Block):
             )
         generated = {"pages", "world"} & self.model_fields_set
         if self.data is not None and any(
-            getattr(self, name) != Params.model_fields[name].default for name in generated
+            getattr(self, name) != SearchSettings.model_fields[name].default for name in generated
         ):
             raise ValueError(
                 f"{sorted(generated)[0]} belongs to the generated encyclopedia: leave it out with"
@@ -101,20 +114,9 @@ class Params(_Block):
             )
         return self
 
-
-def given(params: Params) -> dict[str, Any]:
-    """What was asked for that is not the default, as JSON: `check` makes the same parameters of it."""
-    asked = params.model_dump(mode="json", exclude_defaults=True)
-    if "retriever" in asked:
-        asked["retriever"]["name"] = params.retriever.name
-    return asked
-
-
-def check(params: Mapping[str, Any]) -> Params:
-    """The parameters, complete. Raises UserError naming the first that is unknown, out of range or
-    not there.
-    """
-    try:
-        return Params.model_validate(dict(params))
-    except ValidationError as error:
-        raise UserError(explain(error, "search/qa", keys_of(Params))) from None
+    def params(self) -> dict[str, Any]:
+        """Return what is not at its default; a retriever keeps its name."""
+        asked = super().params()
+        if "retriever" in asked:
+            asked["retriever"]["name"] = self.retriever.name
+        return asked

@@ -1,15 +1,14 @@
-"""Parameters of scienceworld/task, checked; complete after validation."""
+"""The parameters of scienceworld/task, and the names of its tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from scienceworld.constants import ID2TASK
 
-from ...foundation.config import explain
-from ...foundation.errors import UserError, nearest
+from ...foundation.errors import nearest
+from ..settings import EnvSettings
 
 TASKS: tuple[str, ...] = tuple(ID2TASK.values())
 """The 30 task names, in the order of the benchmark's numbers."""
@@ -34,13 +33,32 @@ def electrical(name: str) -> bool:
     return "power-component" in name or "conductivity" in name
 
 
-class ScienceParams(BaseModel):
-    """Of scienceworld/task: see `ScienceWorldEnv`."""
+class ScienceSettings(EnvSettings):
+    """Parameters of scienceworld/task; its Tasks name their own task type and simplification."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    task: str | list[str] | None = None
-    simplification: str = "easy"
-    generalisation: Literal["L0", "L1", "L2"] | None = None
+    task: str | list[str] | None = Field(
+        None, description="one of the 30 task names, or a list of them (default: all)"
+    )
+    simplification: str = Field(
+        "easy",
+        description=f"'easy' (all of them), '' (none), or some of {', '.join(SIMPLIFICATIONS[1:])}",
+    )
+    generalisation: Literal["L0", "L1", "L2"] | None = Field(
+        None,
+        description=(
+            "train on the seen task types and test on seen variations of them, unseen variations of"
+            " them, or on the held-out types (default: upstream's splits)"
+        ),
+    )
+    heap_mb: int = Field(
+        384,
+        ge=1,
+        description="most MiB that the Java process may use for its objects; no part of a Task",
+    )
+
+    def params(self) -> dict[str, Any]:
+        """Return what decides what is played."""
+        return self.model_dump(exclude={"heap_mb"})
 
     @field_validator("task")
     @classmethod
@@ -70,7 +88,7 @@ class ScienceParams(BaseModel):
         return ",".join(word for word in SIMPLIFICATIONS if word in words)
 
     @model_validator(mode="after")
-    def _fits(self) -> ScienceParams:
+    def _fits(self) -> ScienceSettings:
         wired = [name for name in self.names if electrical(name)]
         if wired and "noElectricalAction" in self.simplification:
             raise ValueError(
@@ -96,15 +114,5 @@ class ScienceParams(BaseModel):
         return [self.task] if isinstance(self.task, str) else self.task
 
     def played(self, *, unseen: bool) -> list[str]:
-        """Those of them that are held out, or that are not."""
+        """The tasks that are asked for and held out (`unseen`), or asked for and seen in training."""
         return [name for name in self.names if (name in HELD_OUT) == unseen]
-
-
-def check(params: Mapping[str, Any]) -> ScienceParams:
-    """The complete parameters. Raises UserError naming the first that is unknown or impossible."""
-    try:
-        return ScienceParams.model_validate(dict(params))
-    except ValidationError as error:
-        raise UserError(
-            explain(error, "scienceworld/task", {"": list(ScienceParams.model_fields)})
-        ) from None
