@@ -1,4 +1,4 @@
-"""Write docs/methods.md and docs/recipe.md from docstrings and fields: ``python docs/generate.py``.
+"""Write the pages of methods, of recipes and of worlds' parameters: ``python docs/generate.py``.
 
 A test holds that the pages are what this script prints.
 """
@@ -14,7 +14,17 @@ from pydantic.fields import FieldInfo
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import Sampling
 from turnrl.agents.models.load import LoraConfig, ModelConfig
-from turnrl.cli.catalogue import describe_method, limits, plain, slots, type_name
+from turnrl.cli.catalogue import (
+    describe_fields,
+    describe_method,
+    limits,
+    plain,
+    settings_of,
+    slots,
+    type_name,
+)
+from turnrl.envs import EnvSettings, env_ids
+from turnrl.envs.registry import creator_of
 from turnrl.training.learner.critic import CriticConfig
 from turnrl.training.learner.optim import OptimConfig
 from turnrl.training.recipe import (
@@ -132,6 +142,39 @@ def row(key: str, field: FieldInfo) -> str:
     return f"| `{key}` | {kind} | {shown} | {field.description or ''} |"
 
 
+WORLDS = """# The parameters of the worlds
+
+Every parameter of every world, as the code documents it (`python docs/generate.py` writes this
+page). They are keys of the `env` block of a recipe, arguments of `turnrl.make(id, ...)` and, as
+`key=value`, of the command line; any other is refused. `turnrl envs ID` prints those of one world,
+also of one of your own.
+"""
+
+
+def worlds_page() -> str:
+    """The page about the parameters of the worlds that ship with turnrl."""
+    ids: dict[type[EnvSettings], list[str]] = {}
+    for id in env_ids():
+        if creator_of(id).__module__.startswith("turnrl."):
+            ids.setdefault(settings_of(id), []).append(id)
+    parts = [WORLDS]
+    for model, names in ids.items():
+        parts.append(f"## {', '.join(f'`{name}`' for name in names)}\n")
+        rows = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+        for field in describe_fields(model):
+            kind = ", ".join([field["type"], *field["limits"]]).replace("|", "\\|")
+            meaning = field["description"].replace("|", "\\|")
+            default = json.dumps(field["default"])
+            rows.append(f"| `{field['name']}` | {kind} | `{default}` | {meaning} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
 if __name__ == "__main__":
-    for name, text in (("methods.md", page()), ("recipe.md", recipe_page())):
-        Path(__file__).with_name(name).write_text(text, "utf-8")
+    pages = {
+        "methods.md": page,
+        "recipe.md": recipe_page,
+        "environments/parameters.md": worlds_page,
+    }
+    for name, text in ((name, write()) for name, write in pages.items()):
+        (Path(__file__).parent / name).write_text(text, "utf-8")

@@ -59,8 +59,8 @@ def group(returns: list[float]) -> Group:
     return Group(task, episodes)
 
 
-def test_there_are_three_of_one_screen_each() -> None:
-    assert len(BLOCKS) == 3
+def test_there_are_four_of_one_screen_each() -> None:
+    assert len(BLOCKS) == 4
     assert all(len(block.splitlines()) <= SCREEN for block in BLOCKS)
 
 
@@ -75,6 +75,21 @@ def test_the_environment_keeps_the_contract(
     assert isinstance(turnrl.make("demo/guess-v0"), modules[0].GuessEnv)
 
 
+def test_a_world_with_parameters_keeps_the_contract_and_declares_them_once(
+    modules: list[types.ModuleType], tmp_path: Path
+) -> None:
+    world = tmp_path / "number.py"
+    world.write_text(BLOCKS[1], "utf-8")
+    id, params = "demo/number-v0", {"highest": 30_000}
+    report = turnrl.check_env(id, params=params, tasks=2, imports=[str(world)], report=True)
+    assert report.ok, str(report)
+    assert isinstance(turnrl.make(id), modules[1].NumberEnv)
+    assert turnrl.make(id, **params).tasks("valid")[0].id == f"{id}?highest=30000#1000000"
+    assert turnrl.make(id).tasks("test")[7].id == f"{id}#2000007"
+    with pytest.raises(turnrl.UserError, match="unknown key 'higest'; did you mean 'highest'"):
+        turnrl.make(id, higest=3)
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     root = GUIDE.parent
     for page in [GUIDE, *root.glob("README.md"), *(root / "docs").rglob("*.md")]:
@@ -85,13 +100,13 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_the_reward_is_built_from_a_recipe_line(modules: list[types.ModuleType]) -> None:
-    reward = REWARDS.build({"name": f"{modules[1].__name__}:Novelty", "weight": 0.1})
+    reward = REWARDS.build({"name": f"{modules[2].__name__}:Novelty", "weight": 0.1})
     assert asyncio.run(reward(group([1.0]))) == [[1.0, 0.0]]
 
 
 def test_the_methods_are_built_from_a_recipe_line(modules: list[types.ModuleType]) -> None:
-    credit = CREDITS.build({"name": f"{modules[2].__name__}:BestOfGroup", "scale": 2.0})
-    loss = LOSSES.build({"name": f"{modules[2].__name__}:Plain"})
+    credit = CREDITS.build({"name": f"{modules[3].__name__}:BestOfGroup", "scale": 2.0})
+    loss = LOSSES.build({"name": f"{modules[3].__name__}:Plain"})
     played = group([1.0, 0.0])
     for episode in played:
         for turn, value in zip(episode.turns, (0.0, float(episode.success)), strict=True):

@@ -11,9 +11,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 from turnrl import Recipe
-from turnrl.cli.catalogue import methods
+from turnrl.cli.catalogue import describe_fields, methods, settings_of
+from turnrl.envs import env_ids
 from turnrl.foundation.plugins import Plugin
 
+BUILT_IN = env_ids()
+"""Worlds that are there before a test registers its own."""
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -36,6 +39,14 @@ def test_the_methods_page_is_what_the_docstrings_say(generate: Any) -> None:
 
 def test_the_recipe_page_is_what_the_fields_say(generate: Any) -> None:
     assert (DOCS / "recipe.md").read_text("utf-8") == generate.recipe_page(), (
+        "run python docs/generate.py"
+    )
+
+
+def test_the_page_of_worlds_is_what_their_settings_say(generate: Any) -> None:
+    for needed in ("textworld", "scienceworld", "alfworld"):
+        pytest.importorskip(needed)
+    assert (DOCS / "environments" / "parameters.md").read_text("utf-8") == generate.worlds_page(), (
         "run python docs/generate.py"
     )
 
@@ -71,8 +82,10 @@ def test_every_help_reads_alone() -> None:
             assert not FRAGMENT.match(field.description or ""), (
                 f"{model.__name__}.{name}: {field.description}"
             )
-    for method in methods():
-        for field in method["fields"]:
+    described = {method["name"]: method["fields"] for method in methods()}
+    described |= {id: describe_fields(settings_of(id)) for id in BUILT_IN}
+    for name, fields in described.items():
+        for field in fields:
             text = field["description"]
-            assert text, f"{method['name']}.{field['name']} has no help"
-            assert not FRAGMENT.match(text), f"{method['name']}.{field['name']}: {text}"
+            assert text, f"{name}.{field['name']} has no help"
+            assert not FRAGMENT.match(text), f"{name}.{field['name']}: {text}"

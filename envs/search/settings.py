@@ -65,7 +65,10 @@ class SearchSettings(EnvSettings):
         description="'bm25', or {name: bm25 | http | dense, ...its settings}",
     )
     hops: int | None = Field(
-        None, ge=1, le=20, description="only questions with so many supporting pages"
+        None,
+        ge=1,
+        le=20,
+        description="how many supporting pages a question has (default: any number)",
     )
     topk: int = Field(3, ge=1, le=20, description="passages that a search shows")
     observation_chars: int = Field(

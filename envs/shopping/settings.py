@@ -14,32 +14,9 @@ _LEAST, _MOST = 100, 50_000
 
 
 class ShopSettings(EnvSettings):
-    """What a shop sells. `products` None means all of them."""
+    """What a shop sells; None for all that its files have."""
 
-    products: int | None = Field(
-        None,
-        ge=1,
-        description=(
-            f"size of the generated catalogue, {_LEAST} to {_MOST} (default: {PRODUCTS}); with data"
-            " how many records of its product file are read (default: all)"
-        ),
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("data") is not None or values.get("products") is not None:
-            return values
-        return {**values, "products": PRODUCTS}
-
-    @model_validator(mode="after")
-    def _generated(self) -> ShopSettings:
-        generated = getattr(self, "data", None) is None
-        if generated and not _LEAST <= (self.products or 0) <= _MOST:
-            raise ValueError(
-                f"products={self.products}: a generated catalogue has {_LEAST} to {_MOST}"
-            )
-        return self
+    products: int | None
 
     def params(self) -> dict[str, Any]:
         """Return all that is not None."""
@@ -49,6 +26,14 @@ class ShopSettings(EnvSettings):
 class WebShopSettings(ShopSettings):
     """Parameters of shopping/webshop."""
 
+    products: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            f"products of the generated catalogue, {_LEAST} to {_MOST} (default: {PRODUCTS}); with"
+            " data how many records of its product file are read (default: all)"
+        ),
+    )
     data: str | None = Field(
         None, description="folder with WebShop's product and instruction files (default: none)"
     )
@@ -66,6 +51,13 @@ class WebShopSettings(ShopSettings):
         False, description="product pages link to a list of attributes, as upstream's `show_attrs`"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("data") is not None or values.get("products") is not None:
+            return values
+        return {**values, "products": PRODUCTS}
+
     @field_validator("data")
     @classmethod
     def _absolute(cls, data: str | None) -> str | None:
@@ -73,7 +65,11 @@ class WebShopSettings(ShopSettings):
         return None if data is None else str(Path(data).expanduser().resolve())
 
     @model_validator(mode="after")
-    def _upstream(self) -> WebShopSettings:
+    def _generated(self) -> WebShopSettings:
+        if self.data is None and not _LEAST <= (self.products or 0) <= _MOST:
+            raise ValueError(
+                f"products={self.products}: a generated catalogue has {_LEAST} to {_MOST}"
+            )
         if self.data is None and self.goals == "synthetic":
             raise ValueError("goals=synthetic needs data, a folder with WebShop's files")
         return self
@@ -82,6 +78,9 @@ class WebShopSettings(ShopSettings):
 class AssistantSettings(ShopSettings):
     """Parameters of shopping/assistant; the usual expert does not stand in Tasks."""
 
+    products: int = Field(
+        PRODUCTS, ge=_LEAST, le=_MOST, description="products of the generated catalogue"
+    )
     items: int = Field(
         2, ge=1, le=3, description="different things that a customer wants, within one budget"
     )

@@ -303,7 +303,7 @@ def test_requests_are_made_of_their_own_split_and_no_two_are_alike() -> None:
     ("params", "words"),
     [
         ({"items": 4}, "items: Input should be less than or equal to 3"),
-        ({"products": 99}, "has 100 to 50000"),
+        ({"products": 99}, "products: Input should be greater than or equal to 100"),
     ],
 )
 def test_bad_parameters_are_told_in_one_sentence(params: dict[str, Any], words: str) -> None:

@@ -402,7 +402,10 @@ def test_the_search_that_is_listed_is_for_the_words_of_the_instruction(folder: P
     ("params", "words"),
     [
         ({"products": 5}, "products=5: a generated catalogue has 100 to 50000"),
-        ({"products": 0, "data": "/nowhere"}, "products: Input should be greater than or equal to 1"),
+        (
+            {"products": 0, "data": "/nowhere"},
+            "products: Input should be greater than or equal to 1",
+        ),
         ({"goals": "synthetic"}, "goals=synthetic needs data"),
         ({"goals": "mine"}, "goals: Input should be 'human' or 'synthetic'"),
         ({"strict": "maybe"}, "strict: Input should be a valid boolean"),
