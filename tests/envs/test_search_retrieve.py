@@ -248,7 +248,7 @@ def data(home: Path) -> dict[str, str]:
 @pytest.fixture
 def server(data: dict[str, str]) -> Iterator[Server]:
     pytest.importorskip("httpx", reason="needs the extra: pip install 'turnrl[endpoint]'")
-    corpus = open_library(SearchSettings(**data)).corpus
+    corpus = open_library(SearchSettings.of(data, "it")).corpus
     assert corpus is not None
     server = Server(("127.0.0.1", 0), Handler)
     server.retriever, server.asked = Bm25Index(corpus, Bm25()), []

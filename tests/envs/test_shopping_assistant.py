@@ -286,7 +286,7 @@ def test_a_recommendation_stands_or_not(change: Any, valid: bool) -> None:
 
 def test_requests_are_made_of_their_own_split_and_no_two_are_alike() -> None:
     env, _ = started()
-    shop = shop_for(env.settings)  # type: ignore[attr-defined]
+    shop = shop_for(env.settings)  # type: ignore[arg-type]
     texts: dict[str, set[str]] = {}
     for split in SPLITS:
         wishes = [request(shop, split, task.seed, 2) for task in env.tasks(split)[:100]]

@@ -93,7 +93,7 @@ def test_the_vocabulary_is_told_apart_by_the_reward() -> None:
 
 def test_splits_share_no_goal_no_family_and_no_request() -> None:
     env = make(ID, products=SMALL)
-    goals = shop.shop_for(env.settings).goals  # type: ignore[attr-defined]
+    goals = shop.shop_for(env.settings).goals  # type: ignore[arg-type]
     found: dict[str, list[Goal]] = {
         split: [goals[task.seed] for task in env.tasks(split)] for split in SPLITS
     }
