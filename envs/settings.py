@@ -1,5 +1,8 @@
 """EnvSettings: the parameters of a world, each written once, with its default, its bounds and its help::
 
+    from pydantic import Field
+    from turnrl import EnvSettings, TextEnv
+
     class MazeEnv(TextEnv):
         class Settings(EnvSettings):
             rooms: int = Field(4, ge=1, le=50, description="rooms of the maze")

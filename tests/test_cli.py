@@ -129,10 +129,24 @@ def test_envs_lists_and_describes(turnrl: Any) -> None:
     }
     assert listed["textworld/coin-v0"]["extra"] == "textworld"
     assert "guess/number-v0" in turnrl("envs").out
-    one = turnrl("envs", *GUESS, "--json").data
+    one = turnrl("envs", *GUESS, "broken=true", "--json").data
+    assert one["parameters"] == {"broken": True}
+    assert one["fields"] == [
+        {
+            "name": "broken",
+            "type": "bool",
+            "limits": [],
+            "default": False,
+            "description": "every guess pays 7",
+        }
+    ]
     assert one["splits"] == {"train": 6, "valid": 2, "test": 2}
     assert "Guess the number" in one["instructions"]
-    assert "Guess the number" in turnrl("envs", *GUESS).out
+    told = turnrl("envs", *GUESS).out
+    assert "Guess the number" in told
+    assert "broken: bool = false   every guess pays 7" in told
+    level = "level: int, at least 1, at most 233 = 5   number of rooms to the coin"
+    assert level in turnrl("envs", "textworld/coin-v0").out
 
 
 def test_check(turnrl: Any) -> None:
@@ -258,6 +272,7 @@ def test_methods(turnrl: Any) -> None:
     assert grpo["fields"][0] == {
         "name": "eps",
         "type": "float",
+        "limits": ["at least 0"],
         "default": 1e-6,
         "description": "added to the group's standard deviation",
     }

@@ -137,7 +137,7 @@ def test_parameters_have_one_spelling(names: list[str], words: list[str]) -> Non
         ({"generalisation": "L2", "task": "boil"}, "needs a held-out task"),
         ({"generalisation": "L1", "task": HELD_OUT[0]}, "needs a seen task"),
         ({"tasks": "boil"}, "unknown key 'tasks'; did you mean 'task'?"),
-        ({"heap_mb": 0}, "heap_mb=0: use a positive number"),
+        ({"heap_mb": 0}, "heap_mb: Input should be greater than or equal to 1"),
     ],
 )
 def test_bad_parameters_are_told_in_one_sentence(params: dict[str, Any], words: str) -> None:
@@ -149,7 +149,7 @@ def test_bad_parameters_are_told_in_one_sentence(params: dict[str, Any], words: 
 
 def test_strange_tasks_are_refused(env: ScienceWorldEnv) -> None:
     for strange, words in (
-        (Task(env="search/qa-v0", seed=0), "is not a scienceworld/task task"),
+        (Task(env="search/qa-v0", seed=0), "is not a scienceworld/task-v0 task"),
         (Task(env=ID, seed=0), "must name one of the 30 tasks"),
         (task("boil", 30), "boil has 30 variations, counted from 0"),
     ):
