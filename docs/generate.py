@@ -50,11 +50,22 @@ TITLES = {
 }
 INTRODUCTION = """# Methods
 
-Every plug-in by slot, as its code documents it (`python docs/generate.py` writes this page). A recipe names one by its
-key: `credit: {name: turn_return, gamma: 0.9}`. `turnrl methods NAME` prints the same in a terminal.
+Every plug-in by slot, as its code documents it (`python docs/generate.py` writes this page). A
+recipe names one by its key: `credit: {name: turn_return, gamma: 0.9}`. `turnrl methods NAME` prints
+the same in a terminal.
 
-Each says where it comes from: "the code of X" was read and is followed; "the paper" was read; "a description of the
-paper" was, but neither the paper nor its code; "inspired by" is written from general knowledge, with details of ours.
+## Where a method comes from
+
+Each method names its paper, if it has one, and its source, which is what we worked from:
+
+- "the code of X": that code was read, and the method computes what it computes;
+- "the paper": the paper was read, and no code of its authors;
+- "a description of the paper": somebody's account of it was read, neither the paper nor its code;
+- "inspired by": the idea is the paper's, the method was written from general knowledge of it, and
+  its details may differ;
+- "standard in the field", "general knowledge": textbooks and many public trainers have it, and no
+  single one was followed;
+- "ours": we chose it, and no source stands behind it.
 """
 
 
@@ -88,13 +99,15 @@ def page() -> str:
 
 RECIPE = """# The keys of a recipe
 
-Every key that a recipe may have, as the code documents it (`python docs/generate.py` writes this page). A key without a
-default must be given; any other key is refused. On the command line a key is named with dots, a stage by its name:
-`turnrl train recipe.yaml seed=3 model.width=128 rl.optim.lr=0.001`. `--dry-run` prints the whole recipe.
+Every key that a recipe may have, as the code documents it (`python docs/generate.py` writes this
+page). A key without a default must be given; any other key is refused. On the command line a key is
+named with dots, a stage by its name:
+`turnrl train recipe.yaml seed=3 model.width=128 rl.optim.lr=0.001`. `--dry-run` prints the whole
+recipe.
 
-Methods are named by their key, with their fields beside it: `credit: {name: turn_return, gamma: 0.9}`.
-[methods.md](methods.md) lists them. A class of your own is named by its file or module: `name: mine.py:MyReward`.
-The file is relative to the recipe.
+Methods are named by their key, with their fields beside it:
+`credit: {name: turn_return, gamma: 0.9}`. [methods.md](methods.md) lists them. A class of your own
+is named by its file or module: `name: mine.py:MyReward`. The file is relative to the recipe.
 """
 BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "": (Recipe, "The recipe"),
