@@ -2,7 +2,7 @@
 
     import turnrl
 
-    env = turnrl.make("textworld/coin-v0", level=5)          # a real Gymnasium environment that speaks text
+    env = turnrl.make("textworld/coin-v0", level=5)  # a real Gymnasium environment of text
     print(turnrl.evaluate(env="textworld/coin-v0", agent="random", tasks=60))
 
 Importing turnrl imports neither torch nor any world: what needs them is imported when it is first

@@ -1,8 +1,8 @@
 """Compare players and training runs: intervals and tests for paired numbers, without tables.
 
-    result = paired([27, 21, 28, 29, 24], [56, 58, 56, 58, 52])    # wins of two arms, one pair per training seed
+    result = paired([27, 21, 28, 29, 24], [56, 58, 56, 58, 52])  # wins of two arms, seed by seed
     print(result.difference.low, result.difference.high, result.p)
-    adjusted = holm([result.p, another.p])                         # as many as there are comparisons
+    adjusted = holm([result.p, another.p])  # as many as there are comparisons
 
 Runs that differ in their training seed are one observation each, however many games each played:
 use `mean_interval` and `paired` over seeds, never one interval over the games of all. Two players

@@ -185,9 +185,8 @@ def speed_table(results: Sequence[Result], arms: Sequence[Arm]) -> str:
     found = compared(shares, arms)
     lines = [f"| | training episodes won, per seed (%) {HEAD}", "|---" * 6 + "|"]
     for name, values in shares.items():
-        lines.append(
-            f"| {' | '.join([name, ', '.join(f'{100 * value:.0f}' for value in values), *found[name]])} |"
-        )
+        percents = ", ".join(f"{100 * value:.0f}" for value in values)
+        lines.append(f"| {' | '.join([name, percents, *found[name]])} |")
     return "\n".join(lines)
 
 

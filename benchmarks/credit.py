@@ -139,29 +139,30 @@ PAGE = """# Turn-level against episode-level credit: {title}
 
 World: {what}.
 
-Every arm starts from the same weak warm start per seed, plays the same training tasks and takes the same number of
-optimiser steps, each of 64 episodes. `dense` is the outcome and `progress`, `outcome` the outcome alone. Only the
-rewards, the credit and the learning rate differ, of which each arm has its own. The `gae` rows also train a critic of
-the policy's size. Where no other is named `turn_return` and `gae` (over turns, lambda 0.95) discount by 0.5 per turn,
-which suits a reward that comes with every turn.
+Every arm starts from the same weak warm start per seed, plays the same training tasks and takes the
+same number of optimiser steps, each of 64 episodes. `dense` is the outcome and `progress`,
+`outcome` the outcome alone. Only the rewards, the credit and the learning rate differ, of which
+each arm has its own. The `gae` rows also train a critic of the policy's size. Where no other is
+named `turn_return` and `gae` (over turns, lambda 0.95) discount by 0.5 per turn, which suits a
+reward that comes with every turn.
 
 {table}
 
 {speed}
 
-Each seed is one warm start and one run of each arm, which plays {n} test tasks once, the same for all; training
-episodes are the mean over the steps, so they say how fast an arm learns. Means and differences have 95 % t intervals
-over {count} seeds; differences are taken seed by seed. p is of the paired t test, corrected for the {comparisons}
-comparisons of its table (Holm); beside it is that of the exact sign-flip test, uncorrected, which with {count} seeds
-cannot be below {floor:.3f}.
+Each seed is one warm start and one run of each arm, which plays {n} test tasks once, the same for
+all; training episodes are the mean over the steps, so they say how fast an arm learns. Means and
+differences have 95 % t intervals over {count} seeds; differences are taken seed by seed. p is of
+the paired t test, corrected for the {comparisons} comparisons of its table (Holm); beside it is
+that of the exact sign-flip test, uncorrected, which with {count} seeds cannot be below {floor:.3f}.
 
 ![success per step, thin lines are seeds]({name}.svg)
 
 ## Learning rates
 
-Chosen for each arm by a sweep of {sweep_steps} steps on validation tasks (seed {sweep_seeds}, which is none of the
-above): the rate that won most, the smallest of equals. No run of the sweep played a test task. So few tasks and runs
-tell only such rates apart as differ much.
+Chosen for each arm by a sweep of {sweep_steps} steps on validation tasks (seed {sweep_seeds}, which
+is none of the above): the rate that won most, the smallest of equals. No run of the sweep played a
+test task. So few tasks and runs tell only such rates apart as differ much.
 
 {rates}
 """

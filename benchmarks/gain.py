@@ -1,7 +1,7 @@
 """Play a run's test tasks several times with the weights before and after reinforcement.
 
     turnrl train recipes/search.yaml --run runs/search
-    python benchmarks/gain.py runs/search --plays 3                     # the weights that the run tested
+    python benchmarks/gain.py runs/search --plays 3  # the weights that the run tested
     python benchmarks/gain.py runs/search --plays 3 --weights last      # those after its last step
 
 Both play the same tasks, so the difference is taken task by task, which is sharper than two

@@ -213,8 +213,8 @@ def main() -> None:
         f"{'backend':10}{'workers':>8}{'steps/s':>10}{'ratio':>8}{'CPU ms/step':>13}  observations"
     )
     for r in results:
-        line = f"{r.backend:10}{r.workers:>8}{r.steps_per_second:>10.0f}{r.ratio:>8.2f}{r.cpu_ms_per_step:>13.2f}"
-        print(f"{line}  {r.digest}")
+        speed = f"{r.steps_per_second:>10.0f}{r.ratio:>8.2f}{r.cpu_ms_per_step:>13.2f}"
+        print(f"{r.backend:10}{r.workers:>8}{speed}  {r.digest}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a 0.46 M-parameter model on TextWorld coin games and measure it on held-out ones.
 
-    python benchmarks/quickstart.py                 # runs/quickstart/{result.json, report.html, ...}
+    python benchmarks/quickstart.py  # runs/quickstart/{result.json, report.html, ...}
     python benchmarks/quickstart.py --seed 1 --run runs/quickstart-1
 
 No route of a held-out game, nor a turned or mirrored one, occurs in training. Before and after are

@@ -2,7 +2,7 @@
 
     python benchmarks/science.py
     python benchmarks/science.py --tasks boil grow-plant --rounds 5
-    python benchmarks/science.py --gold 1          # how many gold paths win, one variation of each task
+    python benchmarks/science.py --gold 1  # how many gold paths win, one variation of each task
 
 Both classes play the same gold path of the same variation in the same run, one after the other and
 with the same flags for Java, so that their ratio means something on a busy machine. Upstream's
@@ -56,7 +56,8 @@ def speeds(names: list[str], rounds: int) -> None:
     typical = f"{statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f})"
     print(f"first reset, Java's start included: {typical}")
     print(
-        f"{'task':22}{'actions':>8}{'reset ms':>10}{'plain /s':>10}{'listing /s':>12}{'stock /s':>10}{'ratio':>8}"
+        f"{'task':22}{'actions':>8}{'reset ms':>10}{'plain /s':>10}{'listing /s':>12}"
+        f"{'stock /s':>10}{'ratio':>8}"
     )
     for name in names:
         options = {"task": task(name, 0)}

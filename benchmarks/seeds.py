@@ -1,6 +1,6 @@
 """The quickstart on several seeds: does its result hold?
 
-    python benchmarks/seeds.py --seeds 0 1 2 3 --parallel 2      # runs/seeds/<seed>, a table on stdout
+    python benchmarks/seeds.py --seeds 0 1 2 3 --parallel 2  # runs/seeds/<seed>, a table
 
 Each seed is one observation: the intervals are over seeds, the difference is taken seed by seed.
 
@@ -76,7 +76,7 @@ def main() -> None:
 def table(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], seeds: Sequence[int]
 ) -> str:
-    """Markdown: games won per seed before and after, and over seeds their means and the difference."""
+    """Write games won per seed, before and after, their means and the difference as Markdown."""
     first, second = ([rate["success"] for rate in rates] for rates in (before, after))
     result = paired(first, second)
     lines = ["| seed | after the warm start | after reinforcement learning |", "|---|---|---|"]

@@ -347,7 +347,7 @@ def estimates(
 
 
 def moments_of_groups(credit: Estimator, case: Case, chance_C: Tensor) -> Moments:
-    """Exact moments of one group's estimate, for estimators that look at nothing beyond the group."""
+    """Compute exact moments of one group's estimate, for estimators that look at the group only."""
     gradient_CP = case.gradient_EP(credit).unflatten(0, (len(chance_C), -1)).mean(1)
     return moments(gradient_CP, chance_C)
 

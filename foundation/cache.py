@@ -1,11 +1,11 @@
-"""Keep what is made once, such as games, indexes and converted models, under one folder of the user's::
+"""Keep what is made once, such as games and indexes, under one folder of the user's::
 
     path = make_once(cache_dir("shopping") / "shop-1000.json", write_shop)
 
 ``write_shop(elsewhere)`` is called if it is not there yet.
 
-Whatever is made is made beside its place, in a folder that `private_folder` lends, and renamed with its
-checksums: what is there is complete, and what was damaged since is made anew (`checksums.py`).
+Whatever is made is made beside its place, in a folder that `private_folder` lends, and renamed with
+its checksums: what is there is complete, and what was damaged since is made anew (`checksums.py`).
 Processes that make the same thing at once all succeed, because they make the same bytes; whoever
 comes second throws its own away. What a killed process left behind is removed by the next one that
 makes something there.

@@ -1,4 +1,4 @@
-"""Checksums of what the cache keeps, in the format of ``sha256sum``, so that nothing damaged is used::
+"""Checksums of what the cache keeps, in the format of ``sha256sum``::
 
     write_sums(made)          # made/SHA256SUMS in a folder, made.sha256 beside a file
     intact(path)              # its files are those that were made, to the byte

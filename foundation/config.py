@@ -1,4 +1,4 @@
-"""Configuration: typed blocks of a recipe, checked arguments, and pydantic's errors as one sentence."""
+"""Configuration: typed blocks of a recipe, checked arguments, and errors as one sentence."""
 
 from __future__ import annotations
 

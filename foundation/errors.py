@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class PluginError(UserError):
-    """A plug-in raised, or answered what its slot cannot take: names it, and what would be right."""
+    """A plug-in raised, or answered what its slot cannot take; it names what would be right."""
 
 
 class RunFailed(Exception):

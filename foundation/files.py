@@ -22,7 +22,7 @@ from .errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path`, and rename the file that was written there to `path` at the end."""
+    """Lend a name beside `path`, and rename the file written there to `path` at the end."""
     beside = _beside(path, "new")
     with explaining_os_errors(path):
         try:

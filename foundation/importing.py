@@ -1,4 +1,4 @@
-"""Importing: code of users and of installed packages, by module name or file, told in one sentence where it fails."""
+"""Import code of users and of packages, by module name or file, with one sentence on failure."""
 
 from __future__ import annotations
 

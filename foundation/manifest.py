@@ -81,7 +81,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str, path: Path) -> str:
-    """A text that may be `sealed`, without the seal. Raises UserError if it is not what was sealed."""
+    """Take the seal off a text that may be `sealed`. Raises UserError if the text was changed."""
     head, newline, rest = text.partition("\n")
     if not head.startswith(_SEAL):
         return text

@@ -45,7 +45,7 @@ class Need(StrEnum):
     VALUES = "values"
     """A value of each turn, by a critic that the stage trains beside the policy."""
     OLD_LOGPROBS = "old_logprobs"
-    """The trainer's own log-probabilities of the sampled tokens, before the first update of a step."""
+    """The trainer's own log-probabilities of sampled tokens, before a step's first update."""
     REF_LOGPROBS = "ref_logprobs"
     """Log-probabilities of the sampled tokens under a frozen copy of the policy, made when the
     stage begins.

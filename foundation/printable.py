@@ -1,11 +1,11 @@
 r"""Make what a world, a model or a file says fit to be printed::
 
-    visible("\x1b]0;a title\x07You are \x1b[31mhere\u202e.")        # 'You are here.'
+    visible("\x1b]0;a title\x07You are \x1b[31mhere\u202e.")  # 'You are here.'
 
 A terminal obeys control characters, whoever wrote them: a text may set the title, write over what
 was printed, fill the clipboard or turn letters around.
-`visible` leaves the text and takes the commands; `turnrl.foundation.terminal` has a console that prints
-everything through it.
+`visible` leaves the text and takes the commands; `turnrl.foundation.terminal` has a console that
+prints everything through it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import re
 
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, movements, screens
-    r"|(?:\x1b[P\]X^_]|[\x90\x98\x9d-\x9f])[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)"  # titles, the clipboard, links
+    # titles, the clipboard, links
+    r"|(?:\x1b[P\]X^_]|[\x90\x98\x9d-\x9f])[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]"
 )
 _HIDDEN = re.compile(

@@ -1,12 +1,12 @@
-"""TurnReward: what each turn was worth. A group of finished episodes in, one number per turn of each episode out::
+"""TurnReward: one number per turn of each episode, for a group of finished episodes::
 
     class Moved(TurnReward):
         name: Literal["moved"] = "moved"
 
         async def __call__(self, group, scorer=None):
             return [
-                [float(turn.answered and turn.observation != seen) for turn, seen in zip(e.turns,
-                e.states())] for e in group
+                [float(turn.observation != seen) for turn, seen in zip(e.turns, e.states())]
+                for e in group
             ]
 
 Rewards stay named and unweighted until credit is assigned; the recipe's weight is applied there and

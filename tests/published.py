@@ -1,4 +1,4 @@
-"""The code that pages and docstrings show, cut out of them and compiled as a reader would run it."""
+"""The code that pages and docstrings show, cut out and compiled as a reader would run it."""
 
 from __future__ import annotations
 

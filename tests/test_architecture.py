@@ -22,7 +22,7 @@ BESIDE = ("__init__.py", "__main__.py")
 
 
 def imports(source: str, package: list[str]) -> Iterator[str]:
-    """Absolute names of all that `source` imports, at any depth; `package` is the one it lives in."""
+    """Absolute names of all that `source` imports, at any depth; `package` is where it lives."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The front door: what each command answers, and one sentence with exit code 2 for every mistake."""
+"""The front door: each command's answer, and a sentence with exit code 2 for every mistake."""
 
 from __future__ import annotations
 

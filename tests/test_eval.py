@@ -1,4 +1,4 @@
-"""turnrl eval: a run is measured as it measured itself, and runs no code that nobody vouched for."""
+"""turnrl eval: a run is measured as it measured itself, and runs no code without trust."""
 
 from __future__ import annotations
 

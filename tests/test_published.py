@@ -6,12 +6,14 @@ import ast
 import doctest
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import turnrl
 import yaml
+from pydantic import Field
 from turnrl.agents.models import tiny
+from turnrl.training.credit.base import Credit
 
 from .agents.fake_engine import tokenizer
 from .published import PAGES, ROOT, blocks, compiled, examples, run
@@ -24,6 +26,8 @@ COMPILED = {
     "docs/environments/textworld.md": "makes sixty games",
 }
 """Pages whose blocks are not run, and why."""
+KNOWN = {"turnrl": turnrl, "Literal": Literal, "Field": Field, "Credit": Credit}
+"""What an example may name without importing it, beside what its module has."""
 MODULES = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
 
 
@@ -69,7 +73,10 @@ def test_the_recipes_of_a_page_are_recipes_or_parts_of_one(page: Path) -> None:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=place)
-def test_what_a_module_shows_compiles_and_its_classes_can_be_made(file: Path) -> None:
+def test_what_a_module_shows_compiles_and_its_classes_can_be_made(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnrl, "register", lambda *world: None)
     source = file.read_text("utf-8")
     shown = examples(ast.get_docstring(ast.parse(source)) or "")
     if not shown and ">>> " not in source:
@@ -79,5 +86,5 @@ def test_what_a_module_shows_compiles_and_its_classes_can_be_made(file: Path) ->
     for block in shown:
         compiled(block, place(file))
         if block.startswith("class "):
-            run(block, place(file), {"turnrl": turnrl, **vars(module)})
+            run(block, place(file), {**KNOWN, **vars(module)})
     assert doctest.testmod(module).failed == 0

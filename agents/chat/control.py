@@ -4,8 +4,9 @@ A control token is a special token of the tokenizer, or an ordinary one in the f
 the chat template prints between messages. White space never is one, and neither are the bytes of a
 byte fallback. Ids of a run::
 
-    encoder = Encoder(tokenizer, ["<|im_start|>", "<|im_end|>"]) ids =
-    encoder.encode((("<|im_start|>user\\nWhat is ", False), ("<|im_end|>", True), ("?", False)))
+    encoder = Encoder(tokenizer, ["<|im_start|>", "<|im_end|>"])
+    run = (("<|im_start|>user\\nWhat is ", False), ("<|im_end|>", True), ("?", False))
+    ids = encoder.encode(run)
 
 What is flagged there as content is cut inside everything that spells a control token.
 """

@@ -1,7 +1,7 @@
 """Reasoning: the thoughts before an answer, in the tags that reasoning models are trained with::
 
     split("<think>North is new.</think>go north")  # ("North is new.", "go north")
-    split("North is new.</think>go north")  # the same: the template had opened the tag in the prompt
+    split("North is new.</think>go north")  # the same: the tag was opened in the prompt
     split("<think>North is")  # ("North is", None): never closed, so nothing was answered
 
 An answer begins after the last closing tag, as in the chat templates that cut reasoning out of

@@ -1,10 +1,10 @@
 """A tokenizer's chat template: from messages to runs of text between responses, and to ids.
 
-`agents/chat/chat.py` says why. What a template does is found out by rendering it: whether it knows a
-system role, which tokens it spells out, what ends a turn, whether it prints what it is given::
+`agents/chat/chat.py` says why. What a template does is found out by rendering it: whether it knows
+a system role, which tokens it spells out, what ends a turn, whether it prints what it is given::
 
     template = template_of(tokenizer)
-    parts = template.parts(messages, responses, tools=None)      # [run, 0, run, 1, run]: text around responses 0 and 1
+    parts = template.parts(messages, responses, tools=None)  # [run, 0, run, 1, run]
     ids = template.encode(parts[0], end=None)
 """
 

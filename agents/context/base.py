@@ -6,9 +6,9 @@
         def messages(self, history):
             return [history.system_message(), user(history.observations[-1])]
 
-A Context is a pure function of the history; `agents/chat/chat.py` finds out by itself whether the new
-messages extend the old prompt verbatim (then the KV cache and the training sequence go on) or not
-(then a new sequence begins).
+A Context is a pure function of the history; `agents/chat/chat.py` finds out by itself whether the
+new messages extend the old prompt verbatim (then the KV cache and the training sequence go on) or
+not (then a new sequence begins).
 """
 
 from __future__ import annotations

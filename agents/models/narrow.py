@@ -11,7 +11,7 @@
 
 Values and gradients are those of the plain pass (up to rounding)::
 
-    hidden_ND = hidden_before(decoder, tokens_BL, mask_BL)      # row-major, one row per True of the mask
+    hidden_ND = hidden_before(decoder, tokens_BL, mask_BL)  # a row per True of the mask
 
 A model that is not built that way (`narrows` compares the two on a few tokens, once) is computed in
 full.

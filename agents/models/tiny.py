@@ -88,7 +88,7 @@ def build(
 ) -> Any:
     """Make a `Qwen2ForCausalLM` with tied embeddings and random weights, in evaluation mode.
 
-    With `copying` it repeats what it has read from the start (see `turnrl.agents.models.induction`).
+    With `copying` it repeats what it has read from the start: `turnrl.agents.models.induction`.
 
     The vocabulary is exactly the tokenizer's: a random model never samples an id without a token.
     The global random state is left as it was. Raises ValueError for sizes that do not divide.

@@ -74,7 +74,8 @@ class Tags(Parser):
         """Read action, thought and its tag, stripped; an empty command is none."""
         reasoned, answer = split(text)
         names = "|".join(self.thoughts)
-        shape = rf"\s*(?:<(?P<tag>{names})>(?P<thought>.*?)</(?P=tag)>\s*)?<action>(?P<action>.*?)</action>\s*"
+        thoughts = rf"(?:<(?P<tag>{names})>(?P<thought>.*?)</(?P=tag)>\s*)?"
+        shape = rf"\s*{thoughts}<action>(?P<action>.*?)</action>\s*"
         match = re.fullmatch(shape, answer or "", re.DOTALL)
         if match is None:
             return Parsed(None, reasoned)

@@ -1,1 +1,1 @@
-"""Taggers: who writes the thoughts of demonstrations. The hook is `base.Tagger`; one file per key."""
+"""Taggers: they write the thoughts of demonstrations. The hook is `base.Tagger`, one file a key."""

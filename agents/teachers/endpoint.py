@@ -1,8 +1,10 @@
 """Endpoint: a language model behind an OpenAI-compatible server, as judges and taggers ask it::
 
-    endpoint = Endpoint(EndpointConfig(url="http://localhost:8000/v1", model="m", cache="answers.sqlite"), "judge")
-    text = await endpoint.ask([{"role": "user", "content": "Hello"}], max_tokens=16)          # raises EndpointError
-    score = await endpoint.read([{"role": "user", "content": "Grade it."}], parse, max_tokens=16)      # or None
+    config = EndpointConfig(url="http://localhost:8000/v1", model="m", cache="answers.sqlite")
+    endpoint = Endpoint(config, "judge")
+    messages = [{"role": "user", "content": "Grade it."}]
+    text = await endpoint.ask(messages, max_tokens=16)  # raises EndpointError
+    score = await endpoint.read(messages, parse, max_tokens=16)  # or None
 
 Answers that could be read are kept in a file, so that a run that is repeated or resumed asks
 nothing twice; where the file cannot be used, the run goes on without it. A server that does not

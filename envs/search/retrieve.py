@@ -1,7 +1,7 @@
 """Retriever: from a query to passages. The one hook is `search`::
 
     class Newest:
-        def search(self, query, k):                       # -> the best k passages or fewer, the best first
+        def search(self, query, k):  # -> the best k passages or fewer, the best first
             return [...]
 
 Where passages are in this process they are found by words (`Bm25Index`) or by vectors

@@ -6,8 +6,10 @@ what was refused, and nothing for what the parser did not understand. So one che
 whether a command was valid, and the logic (what is possible now, what plan wins) is only consulted
 when somebody asks::
 
-    world = World(path); text = world.start(); reply = world.send("open chest"); world.possible();
-    world.plan()
+    world = World(path)
+    text = world.start()
+    reply = world.send("open chest")
+    world.possible(), world.plan()
 """
 
 from __future__ import annotations

@@ -326,7 +326,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_told_in_one_senten
 
 
 def test_a_padding_token_and_a_picture_need_no_row(small: Loaded, tmp_path: Path) -> None:
-    """Nobody feeds them; transformers makes up a padding token for the tokenizers of some families."""
+    """Nobody feeds them; transformers makes up a padding token for some families' tokenizers."""
     tokenizer = AutoTokenizer.from_pretrained(foreign(small, tmp_path / "model"))
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.add_tokens(["<image>"], special_tokens=True)

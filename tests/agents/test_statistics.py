@@ -72,7 +72,7 @@ def test_an_interval_over_seeds_is_wide_where_seeds_differ_and_never_ends_for_on
 
 
 def test_a_paired_comparison_is_that_of_scipy() -> None:
-    """scipy.stats.ttest_rel(AFTER, BEFORE), and permutation_test of the differences by their signs."""
+    """scipy.stats.ttest_rel(AFTER, BEFORE), and permutation_test of the differences' signs."""
     result = paired(BEFORE, AFTER)
     assert result.p == pytest.approx(0.025890698130567262, rel=1e-10)
     ends = (result.difference.low, result.difference.high)

@@ -379,9 +379,7 @@ def test_no_words_become_control_tokens(name: str) -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_control_token_that_was_spelled_in_letters_stays_letters_where_the_template_rewrites() -> (
-    None
-):
+def test_a_control_token_spelled_in_letters_stays_letters_where_the_template_rewrites() -> None:
     tokenizer = copy.deepcopy(tokenizer_of("glm"))
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|tool|>"]}

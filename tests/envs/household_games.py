@@ -52,7 +52,8 @@ for path in json.loads(sys.argv[1]):
     for turn in range(14):
         listed = seen[-1][2]
         # Where there is something to take, put, open, heat ..., that half of the time.
-        busy = [c for c in listed if c.split()[0] not in ("go", "examine", "look", "inventory", "help")]
+        idle = ("go", "examine", "look", "inventory", "help")
+        busy = [c for c in listed if c.split()[0] not in idle]
         step(rng.choice([rng.choice(busy or listed), rng.choice(listed)]))
         if turn % 5 == 4:
             step(rng.choice(["dance", "Look", "go to moon 1", "take", "", "put it away"]))

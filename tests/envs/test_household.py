@@ -109,7 +109,8 @@ while (action := env.expert_action()):
     env.step(action)
 assert (sys.argv, sys.stdout) == (argv, out)
 assert "ALFWORLD_DATA" not in os.environ
-assert not [name for name in sys.modules if name.split(".")[0] in ("alfworld", "textworld", "tatsu")]
+roots = {name.split(".")[0] for name in sys.modules}
+assert not roots & {"alfworld", "textworld", "tatsu"}
 print(sorted(os.listdir(os.environ["HOME"])), os.listdir(os.environ["TMPDIR"]))
 """
 

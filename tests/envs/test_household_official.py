@@ -75,9 +75,11 @@ from alfworld.agents.environment.alfred_tw_env import AlfredTWEnv, TASK_TYPES
 root = sys.argv[1] + "/json_2.1.1/"
 dataset = {"data_path": root + "train", "eval_id_data_path": root + "valid_seen",
            "eval_ood_data_path": root + "valid_unseen", "num_train_games": 0, "num_eval_games": 0}
-config = {"dataset": dataset, "env": {"goal_desc_human_anns_prob": 0, "task_types": list(TASK_TYPES)}}
+env = {"goal_desc_human_anns_prob": 0, "task_types": list(TASK_TYPES)}
+config = {"dataset": dataset, "env": env}
 names = ("train", "eval_in_distribution", "eval_out_of_distribution")
-print(json.dumps([sorted(os.path.realpath(p) for p in AlfredTWEnv(config, name).game_files) for name in names]))
+files = [AlfredTWEnv(config, name).game_files for name in names]
+print(json.dumps([sorted(map(os.path.realpath, paths)) for paths in files]))
 """
 
 

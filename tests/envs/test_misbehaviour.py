@@ -48,7 +48,7 @@ async def play(pool: EnvPool, task: Task) -> str:
 
 
 def beside(how: str, backend: Any, **options: Any) -> tuple[list[str], dict[str, int]]:
-    """How a bad episode ends, then those of three others in the same worker, then that of one more."""
+    """How a bad episode ends, then three others in the same worker, then one more."""
 
     async def work() -> tuple[list[str], dict[str, int]]:
         async with EnvPool(

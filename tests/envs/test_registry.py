@@ -1,4 +1,4 @@
-"""register and make: what is no text environment is refused in one sentence that says what to do."""
+"""register and make: what is no text environment is refused in one sentence of advice."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class Bad(turnrl.TextEnv):
         if self.settings.size < 1:
             raise ValueError("size must be at least 1")
     def _tasks(self, split):
-        return [self.task(seed, split) for seed in {"train": (1, 2), "valid": (3,), "test": (4,)}[split]]
+        seeds = {"train": (1, 2), "valid": (3,), "test": (4,)}[split]
+        return [self.task(seed, split) for seed in seeds]
     def _begin(self, task): return turnrl.Outcome("Go.")
     def _act(self, action): return ("Done.", 1.0, True)
 

@@ -152,7 +152,7 @@ COMPOSED, SPELT = (
 def test_a_letter_spelt_as_two_characters_is_the_same_letter(
     tmp_path: Path, file: str, said: str
 ) -> None:
-    """Composed or decomposed, in the corpus, the question, the supports, the query and the answer."""
+    """Composed or decomposed, in corpus, question, supports, query and answer."""
     assert SPELT != COMPOSED
     corpus = [{"id": "1", "title": file, "text": f"{file} was founded."}]
     corpus += [{"id": f"p{n}", "title": f"Page {n}", "text": "Nothing."} for n in range(9)]

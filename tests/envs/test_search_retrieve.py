@@ -108,7 +108,8 @@ from turnrl.envs.search.retrieve import Bm25Index
 from turnrl.envs.search.store import Corpus
 index = Bm25Index(Corpus(Path(sys.argv[1])), Bm25())
 maps = Path("/proc/self/maps")
-print(index.folder, index.search("velmar", 1)[0].id, not maps.exists() or str(index.folder) in maps.read_text())
+mapped = not maps.exists() or str(index.folder) in maps.read_text()
+print(index.folder, index.search("velmar", 1)[0].id, mapped)
 """
 
 
@@ -363,7 +364,7 @@ def test_without_httpx_one_sentence(monkeypatch: pytest.MonkeyPatch, data: dict[
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny encoder with random weights: texts with the same words in the same places are alike."""
+    """A tiny encoder with random weights: texts with equal words in equal places are alike."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Real TextWorld games, made here (and kept in pytest's cache): generation, play, success, safety."""
+"""Real TextWorld games, made here and kept in pytest's cache: made, played, won, and safe."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ spec = importlib.util.spec_from_file_location("worker", sys.argv[1])
 worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worker)
 worker.sort_rules()
-game = worker.design("tw-simple", {"rewards": "dense", "goal": "brief", "test": True}, int(sys.argv[2]))
+settings = {"rewards": "dense", "goal": "brief", "test": True}
+game = worker.design("tw-simple", settings, int(sys.argv[2]))
 options = textworld.GameOptions()
 options.path = sys.argv[3]
 textworld.generator.compile_game(game, options)

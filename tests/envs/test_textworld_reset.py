@@ -1,4 +1,4 @@
-"""A used interpreter plays like a new one, none is left spinning, and no file can end the process."""
+"""A used interpreter plays like a new one, none spins on, and no file can end the process."""
 
 from __future__ import annotations
 

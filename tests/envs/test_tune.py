@@ -1,4 +1,4 @@
-"""The tuned interpreter: really compiled, really profiled, and it says what the installed one says."""
+"""The tuned interpreter: really compiled, really profiled, and it plays like the installed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meta-reasoning: each kind is paid for what the world confirms, and no amount of it is paid twice."""
+"""Meta-reasoning: each kind is paid for what the world confirms, and nothing is paid twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every credit estimator on problems with known gradients: who is unbiased, and what the others do."""
+"""Every credit estimator on problems with known gradients: unbiased, or biased as it says."""
 
 from __future__ import annotations
 
@@ -539,7 +539,7 @@ def test_token_mean_by_hand() -> None:
 @pytest.mark.parametrize("name", ["words", "two rewards"])
 @pytest.mark.parametrize("aggregation", tabular.AGGREGATIONS)
 def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -> None:
-    """By automatic differentiation of the real loss over the real log-probabilities of every token."""
+    """By automatic differentiation of the real loss over real log-probabilities of every token."""
     problem, groups = BY_NAME[name], torch.arange(2).repeat_interleave(3)
     loss = LOSSES.build({"name": "ppo_clip", "aggregation": aggregation}).of_length(1)
     for index in ([0, 1, 2, 3, 3, 0], [1, 1, 2, 0, 0, 0], [2, 3, 1, 2, 0, 2]):

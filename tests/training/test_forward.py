@@ -16,7 +16,7 @@ ENTROPY: dict[str, Probe] = {"entropy": entropy}
 
 
 def rows(seed: int, count: int, width: int = 24) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens, mask, lengths): right-padded rows of different lengths with scattered action tokens."""
+    """(tokens, mask, lengths): right-padded rows of several lengths, action tokens scattered."""
     generator = torch.Generator().manual_seed(seed)
     lengths_B = torch.randint(4, width + 1, (count,), generator=generator)
     tokens_BL = torch.randint(0, VOCABULARY, (count, width), generator=generator)

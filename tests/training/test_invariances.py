@@ -69,7 +69,7 @@ def rewarded(
 
 
 def shifted(by: dict[int, float]) -> list[list[float]]:
-    """The outcome of every episode of a group, on its last turn, is larger by the group's number."""
+    """Every episode's outcome, on its last turn, is larger by the number of its group."""
     return [[*row[:-1], row[-1] + by[group]] for row, group in zip(OUTCOME, GROUPS, strict=True)]
 
 

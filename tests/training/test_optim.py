@@ -1,4 +1,4 @@
-"""Schedules in closed form, clipping per module, and steps that are skipped rather than poisoned."""
+"""Schedules in closed form, clipping per module, and steps that are skipped, not poisoned."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_one_token(estimator: str, expected: float) -> None:
     [("k1", EXACT, 0.0), ("k2", 0.078766, 0.177933), ("k3", EXACT, 0.2)],
 )
 def test_expectations_over_a_coin(estimator: str, expected: float, gradient: float) -> None:
-    """The mean over the policy's own samples; only k2 has the gradient of KL(P || REF), 0.177933."""
+    """The mean over the policy's own samples; k2 has the gradient of KL(P || REF), 0.177933."""
     batch, logits, logprobs_BL = coin()
     loss_BL = (
         build("kl", estimator=estimator).token_loss(scores(logprobs_BL), batch, NOTHING).loss_BL

@@ -76,7 +76,8 @@ def with_changes(**changes: Any) -> dict[str, Any]:
 
 def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    hold = "import sys, time; from pathlib import Path; from turnrl.training.run_folder.log import RunLog; "
+    hold = "import sys, time; from pathlib import Path; "
+    hold += "from turnrl.training.run_folder.log import RunLog; "
     hold += "log = RunLog(Path(sys.argv[1])); print(1, flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE)
     try:

@@ -76,7 +76,7 @@ BELIEFS = [
 def test_a_limit_of_the_task_ends_it_whatever_the_critic_believes(
     stop: StopReason, values_T: Tensor, over: str
 ) -> None:
-    """The mean is the gradient of the success that is measured, and to have waited is to have lost."""
+    """The mean is the gradient of the measured success, and to have waited is to have lost."""
     world = problem()
     found_P, _ = learnt(gae(lam=1.0, over=over), world, values_T, stop)
     assert same(found_P, world.gradient())

@@ -1,4 +1,4 @@
-"""The walk: every estimator learns the toy world, and what the recipe asks for is what is computed."""
+"""The walk: every estimator learns the toy world, and what the recipe asks for is computed."""
 
 from __future__ import annotations
 
