@@ -1,11 +1,10 @@
-"""What a world answers, in the types that everything above relies on: text, numbers, flags, lists
-of names.
+"""The answers of a world, checked to be what everything above relies on: text, numbers, flags.
 
 Worlds are written by many hands: numbers of numpy are numbers, half a surrogate pair in a text is
 replaced, and what is of another type is refused with a TypeError that says which answer it was::
 
-    text(b"You see a door.", "the observation")         # TypeError: the observation is bytes, not str
-    number(np.float32(0.5), "the reward")               # 0.5
+    text(b"You see a door.", "the observation")  # TypeError: the observation is bytes, not str
+    number(np.float32(0.5), "the reward")  # 0.5
 
 The pool plays behind these checks, so that a wrong answer ends its own episode and nothing else.
 """

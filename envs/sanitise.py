@@ -4,10 +4,11 @@ Each rule answers something seen in practice: TextWorld runs ``a. b. c`` as a wh
 step, ``quit`` opens a prompt that swallows every later command, ``save`` writes a file that
 ``restore`` reads back in another episode, a backslash makes the z-machine print an error into the
 observation, and whatever follows a newline is dropped in silence. A world states its rules as a
-`Grammar`::
+`Grammar`.
 
-    grammar = Grammar(chaining=False, deny=frozenset({"quit", "save"}))
-    clean("go east. take coin", grammar)      # (None, 'chained')
+    >>> grammar = Grammar(chaining=False, deny=frozenset({"quit", "save"}))
+    >>> clean("go east. take coin", grammar)
+    (None, 'chained')
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 An environment instance plus a Task plus a list of actions determines everything that follows, which
 is what makes groups, replay, resume and evaluation sets possible. A Task is frozen and travels as
-JSON::
+JSON.
 
-    Task(env="textworld/coin-v0", params={"level": 5}, seed=7, split="train").id
-    # 'textworld/coin-v0?level=5#7'
+    >>> Task(env="textworld/coin-v0", params={"level": 5}, seed=7, split="train").id
+    'textworld/coin-v0?level=5#7'
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-r"""Make what a world, a model or a file says fit to be printed::
+r"""Make what a world, a model or a file says fit to be printed.
 
-    visible("\x1b]0;a title\x07You are \x1b[31mhere\u202e.")  # 'You are here.'
+    >>> visible("\x1b]0;a title\x07You are \x1b[31mhere\u202e.")
+    'You are here.'
 
 A terminal obeys control characters, whoever wrote them: a text may set the title, write over what
 was printed, fill the clipboard or turn letters around.

@@ -20,8 +20,10 @@ from turnrl.training.credit.base import CREDITS
 from turnrl.training.losses.base import LOSSES
 from turnrl.training.reward_table import RewardTable
 
-GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+from .published import PAGES, ROOT, blocks, run
+
+GUIDE = ROOT / "CONTRIBUTING.md"
+BLOCKS = blocks(GUIDE, "python")
 SCREEN = 45
 """Lines that fit on one screen."""
 
@@ -33,8 +35,7 @@ def modules() -> Iterator[list[types.ModuleType]]:
     for number, block in enumerate(BLOCKS):
         module = types.ModuleType(f"contributing_{number}")
         sys.modules[module.__name__] = module
-        code = compile(block, f"{GUIDE.name} block {number}", "exec", dont_inherit=True)
-        exec(code, vars(module))
+        run(block, f"{GUIDE.name} block {number}", vars(module))
         made.append(module)
     yield made
     for module in made:
@@ -91,11 +92,10 @@ def test_a_world_with_parameters_keeps_the_contract_and_declares_them_once(
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    root = GUIDE.parent
-    for page in [GUIDE, *root.glob("README.md"), *(root / "docs").rglob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
             assert "://" in target or (page.parent / target).exists(), (
-                f"{page.relative_to(root)}: {target}"
+                f"{page.relative_to(ROOT)}: {target}"
             )
 
 

@@ -6,7 +6,8 @@ import ast
 import doctest
 import importlib
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, ClassVar, Literal
 
 import pytest
 import turnrl
@@ -26,13 +27,30 @@ COMPILED = {
     "docs/environments/textworld.md": "makes sixty games",
 }
 """Pages whose blocks are not run, and why."""
-KNOWN = {"turnrl": turnrl, "Literal": Literal, "Field": Field, "Credit": Credit}
+KNOWN = {
+    "turnrl": turnrl,
+    "Literal": Literal,
+    "ClassVar": ClassVar,
+    "Field": Field,
+    "Credit": Credit,
+}
 """What an example may name without importing it, beside what its module has."""
-MODULES = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
 
 
 def place(file: Path) -> str:
     return str(file.relative_to(ROOT))
+
+
+def module_of(file: Path) -> ModuleType:
+    name = ".".join(["turnrl", *file.relative_to(ROOT).with_suffix("").parts])
+    return importlib.import_module(name.removesuffix(".__init__"))
+
+
+def shown(file: Path) -> list[str]:
+    return examples(ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "")
+
+
+FILES = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
 
 
 @pytest.mark.parametrize(
@@ -72,19 +90,20 @@ def test_the_recipes_of_a_page_are_recipes_or_parts_of_one(page: Path) -> None:
         turnrl.Recipe.parse(whole | yaml.safe_load(block))
 
 
-@pytest.mark.parametrize("file", MODULES, ids=place)
+@pytest.mark.parametrize("file", [file for file in FILES if shown(file)], ids=place)
 def test_what_a_module_shows_compiles_and_its_classes_can_be_made(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnrl, "register", lambda *world: None)
-    source = file.read_text("utf-8")
-    shown = examples(ast.get_docstring(ast.parse(source)) or "")
-    if not shown and ">>> " not in source:
-        return
-    name = ".".join(["turnrl", *file.relative_to(ROOT).with_suffix("").parts])
-    module = importlib.import_module(name.removesuffix(".__init__"))
-    for block in shown:
+    module = module_of(file)
+    for block in shown(file):
         compiled(block, place(file))
         if block.startswith("class "):
             run(block, place(file), {**KNOWN, **vars(module)})
-    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if ">>> " in file.read_text()], ids=place)
+def test_what_a_docstring_promises_is_answered(file: Path) -> None:
+    found = doctest.testmod(module_of(file))
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -2,10 +2,10 @@
 
 JSON objects (also in lists, in fences, under other keys, as Python literals, with arguments in a
 string), a name before its arguments, calls in Python's syntax, XML in three fashions, and Gemma's
-own. `find_calls` tells where each call starts, so that what was said before it is known::
+own. `find_calls` tells where each call starts, so that what was said before it is known:
 
-    find_calls('<tool_call>{"name": "act", "arguments": {"action": "go"}}</tool_call>')
-    # [Call(start=11, name="act", arguments={"action": "go"})]
+    >>> find_calls('<tool_call>{"name": "act", "arguments": {"action": "go"}}</tool_call>')
+    [Call(start=11, name='act', arguments={'action': 'go'}, loose=False)]
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Reasoning: the thoughts before an answer, in the tags that reasoning models are trained with::
+"""Reasoning: the thoughts before an answer, in the tags that reasoning models are trained with.
 
-    split("<think>North is new.</think>go north")  # ("North is new.", "go north")
-    split("North is new.</think>go north")  # the same: the tag was opened in the prompt
-    split("<think>North is")  # ("North is", None): never closed, so nothing was answered
+    >>> split("<think>North is new.</think>go north")
+    ('North is new.', 'go north')
+    >>> split("North is new.</think>go north")  # the tag was opened in the prompt
+    ('North is new.', 'go north')
+    >>> split("<think>North is")  # never closed, so nothing was answered
+    ('North is', None)
 
 An answer begins after the last closing tag, as in the chat templates that cut reasoning out of
 earlier turns. Tags inside the reasoning are words of it. Where something was said before a tag

@@ -1,7 +1,9 @@
-"""Exact match and F1 of an answer, as open-domain question answering counts them::
+"""Exact match and F1 of an answer, as open-domain question answering counts them.
 
-    exact_match("The Eiffel Tower!", ["Eiffel tower"])     # True
-    f1("Gustave Eiffel", ["Alexandre Gustave Eiffel"])     # 0.8
+    >>> exact_match("The Eiffel Tower!", ["Eiffel tower"])
+    True
+    >>> f1("Gustave Eiffel", ["Alexandre Gustave Eiffel"])
+    0.8
 
 Both compare normalised texts: Unicode's composed form, lower case, without ASCII punctuation,
 without the articles a, an and the, single spaces.

@@ -3,9 +3,10 @@
 Two seeds often share a route, the directions from the start to the coin, so ranges of seeds do not
 keep a held-out problem out of training. Here a route belongs to one split, by a hash of its
 directions, and a split takes only seeds whose route is its own. TextWorld draws the route first,
-from a generator of its own, and `route_of` draws it again::
+from a generator of its own, and `route_of` draws it again, in some microseconds:
 
-    route_of(length=5, seed=7)        # ('south', 'south', 'west', 'north'), in some microseconds
+    >>> route_of(length=5, seed=7)
+    ('south', 'east', 'north', 'north')
 """
 
 from __future__ import annotations

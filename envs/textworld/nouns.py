@@ -1,9 +1,9 @@
-"""Renamings of things and rooms: the same game with other names, so that names must be read and
-cannot be memorised.
+"""Renamings of things and rooms: the same game with names that cannot be memorised.
 
-Words change places only within their kind, so a key stays a key and a box something to open::
+Words change places only within their kind, so a key stays a key and a box something to open.
 
-    renamings(1)[0]["lamp"]          # 'novel'
+    >>> renamings(1)[0]["lamp"]
+    'broccoli'
 """
 
 from __future__ import annotations
