@@ -155,7 +155,8 @@ def load_agent(
     Raises:
         UserError: it cannot be found, is incomplete, or names code that is not trusted.
     """
-    from .models.load import ModelConfig, load
+    from .models.config import ModelConfig
+    from .models.load import load
 
     folder = checkpoint_folder(Path(name)) if Path(name).is_dir() else None
     if folder is not None:

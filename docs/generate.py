@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import Sampling
-from turnrl.agents.models.load import LoraConfig, ModelConfig
+from turnrl.agents.models.config import LoraConfig, ModelConfig
 from turnrl.cli.catalogue import (
     describe_fields,
     describe_method,

@@ -13,7 +13,9 @@ import turnrl
 import yaml
 from turnrl import Episode, UserError
 from turnrl.agents.models import tiny
-from turnrl.agents.models.load import ModelConfig, load, save
+from turnrl.agents.models.config import ModelConfig
+from turnrl.agents.models.load import load
+from turnrl.agents.models.save import save
 from turnrl.agents.saved_agent import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
 from turnrl.cli import main
 from turnrl.foundation.manifest import MANIFEST_FILE

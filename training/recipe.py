@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..agents.config import AgentConfig
 from ..agents.engines.base import ENGINES, EngineConfig, Sampling
-from ..agents.models.load import ModelConfig
+from ..agents.models.config import ModelConfig
 from ..agents.tagger.base import KINDS, PARSER, Tagger, speaks
 from ..envs.pool.pool import EnvPool
 from ..foundation.config import explain, keys_of

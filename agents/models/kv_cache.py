@@ -24,18 +24,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .last_layer import Stored, only_columns
 from .positions import exact_positions, rope_depends_on_length
 
 _GRANULE = 64
 """Capacity grows in multiples of this many positions."""
-_PER_COLUMN = ("position_ids", "position_embeddings")
-"""Arguments of a decoder layer that have columns [B, L, ...], besides the hidden states and the
-mask.
-"""
-
-
-class _Stored(Exception):
-    """The exception that leaves a layer as soon as its keys and values are stored."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +76,6 @@ class RowCache(Cache):  # type: ignore[misc]
         self.max_positions = exact_positions(model.config)
         self.budget = 4096
         self.narrow = True
-        self._store_only = False
         self.rows: list[CacheRow] = []
         self.clock = 0
         self._free: set[int] = set()
@@ -208,7 +200,7 @@ class RowCache(Cache):  # type: ignore[misc]
             self._read = torch.tensor([row.index for row in rows], device=device)
         self._row_B1 = torch.tensor([[row.index] for row in rows], device=device)
         self._position_BL, self._length = position_BL, length
-        with self._narrowed([len(ids) - 1 for ids in new] if last and width > 1 else None):
+        with self._last_only([len(ids) - 1 for ids in new] if last and width > 1 else None):
             output = self.decoder(
                 input_ids=ids_BL,
                 # Padding beyond a row's end would be at positions that no row has, and the model
@@ -228,50 +220,21 @@ class RowCache(Cache):  # type: ignore[misc]
             return hidden_BLH[torch.arange(len(at_B), device=device), at_B][:, None]
         return hidden_BLH
 
-    @contextlib.contextmanager
-    def _narrowed(self, at: list[int] | None) -> Iterator[None]:
-        """Let the last layer compute only the columns `at` [B] of its output.
-
-        Nothing else of it is ever read.
-
-        The layer is called twice: once until it has stored the keys and values of every column,
-        once with one column per row. That spares its attention and feed-forward part, a fifth of
-        the work of a four-layer model.
+    def _last_only(self, at: list[int] | None) -> contextlib.AbstractContextManager[None]:
+        """Let the last layer compute one column per row, `at` [B]; nothing else of it is ever
+        read.
         """
         layers = getattr(self.decoder, "layers", None)
         if at is None or not self.narrow or not layers:
-            yield
-            return
-        at_B = torch.tensor(at, device=self.device)
-        row_B = torch.arange(len(at), device=self.device)
+            return contextlib.nullcontext()
+        at_B1 = torch.tensor(at, device=self.device)[:, None]
+        row_B1 = torch.arange(len(at), device=self.device)[:, None]
 
-        def pick(x: Any) -> Any:
-            if isinstance(x, tuple):
-                return tuple(pick(part) for part in x)
-            return x[row_B, at_B][:, None]
+        def mask(mask_B1LK: Tensor | None, hidden_B1H: Tensor) -> Tensor:
+            assert mask_B1LK is not None
+            return mask_B1LK[row_B1, :, at_B1].transpose(1, 2)
 
-        def hook(
-            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            self._store_only = True
-            with contextlib.suppress(_Stored):
-                module.forward(*args, **kwargs)
-            self._store_only = False
-            self._position_BL = pick(self._position_BL)
-            picked = {
-                name: pick(x) for name, x in kwargs.items() if name in _PER_COLUMN and x is not None
-            }
-            mask_B1LK = kwargs["attention_mask"]
-            return (pick(args[0]), *args[1:]), kwargs | picked | {
-                "attention_mask": mask_B1LK[row_B, :, at_B][:, :, None]
-            }
-
-        handle = layers[-1].register_forward_pre_hook(hook, with_kwargs=True)
-        try:
-            yield
-        finally:
-            self._store_only = False
-            handle.remove()
+        return only_columns(layers[-1], at_B1, lambda _, cache: LastColumns(cache, at_B1), mask)
 
     def extend(
         self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
@@ -348,14 +311,23 @@ class RowCache(Cache):  # type: ignore[misc]
 
         A layer calls this.
         """
+        keys, values = self.store(key_states, value_states, layer_idx)
+        return keys[self._read, :, : self._length], values[self._read, :, : self._length]
+
+    def store(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Store keys and values [B, heads, L, D] of a layer; return its buffers."""
         keys, values = self._buffers.get(layer_idx) or self._allocate(
             layer_idx, key_states, value_states
         )
         keys[self._row_B1, :, self._position_BL] = key_states.transpose(1, 2)
         values[self._row_B1, :, self._position_BL] = value_states.transpose(1, 2)
-        if self._store_only:
-            raise _Stored
-        return keys[self._read, :, : self._length], values[self._read, :, : self._length]
+        return keys, values
+
+    def narrow_to(self, at_B1: Tensor) -> None:
+        """Let what is stored next be these columns of the pass alone."""
+        self._position_BL = self._position_BL.gather(1, at_B1)
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
         """Return the longest row, without the tokens of the running forward pass."""
@@ -386,3 +358,27 @@ class RowCache(Cache):  # type: ignore[misc]
         ]
         self._buffers[layer] = made[0], made[1]
         return self._buffers[layer]
+
+
+class LastColumns:
+    """What the last layer is given for its cache: it stores all columns, then reads for one per row.
+
+    Args:
+        cache: where they are stored.
+        at_B1: the column that is read, of each row.
+    """
+
+    def __init__(self, cache: RowCache, at_B1: Tensor) -> None:
+        self.cache, self.at_B1 = cache, at_B1
+        self.stored = False
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store all, and leave the layer; answer at the second call as the cache does."""
+        if not self.stored:
+            self.stored = True
+            self.cache.store(keys, values, layer)
+            self.cache.narrow_to(self.at_B1)
+            raise Stored
+        return self.cache.update(keys, values, layer)

@@ -29,21 +29,14 @@ from transformers.cache_utils import Cache
 
 from ...foundation.errors import UserError
 from .attention import CausalBlocks, causal_mask
+from .last_layer import Stored, only_columns
 from .positions import exact_positions, rope_depends_on_length
 
 WORTH = 0.5
 """Largest share of columns for which choosing them pays."""
 SHARED = 0.05
 """Smallest share of tokens to save for which a pass of their own for the common beginning pays."""
-_CACHES = ("past_key_values", "layer_past")
-"""What layers call the object that keeps their keys and values."""
-_PER_COLUMN = ("position_ids", "position_embeddings")
-"""Arguments of a layer with columns, [B or 1, L, ...], beside the hidden states and the mask."""
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-class _Stored(Exception):
-    """The exception that leaves a layer as soon as it has its keys and values."""
 
 
 class _Keys:
@@ -66,7 +59,7 @@ class _Keys:
                 if self.beginning is None
                 else self.beginning.update(keys, values, layer)
             )
-            raise _Stored
+            raise Stored
         return self.kept
 
 
@@ -245,35 +238,16 @@ def _narrowed(decoder: nn.Module, tokens_BL: Tensor, at_BN: Tensor, shared: int)
 
     The first `shared` columns are the same in all rows.
     """
-    row_B1 = torch.arange(len(at_BN), device=at_BN.device)[:, None]
 
-    def pick(x: Any) -> Any:
-        if isinstance(x, tuple):
-            return tuple(pick(part) for part in x)
-        return x.expand(len(at_BN), *x.shape[1:])[row_B1, at_BN - shared]
-
-    def hook(
-        layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        hidden_BSD, *rest = args
-        if shared and hidden_BSD.shape[1] == shared and not kwargs[_cache_of(kwargs)].full:
+    def store(hidden_BSD: Tensor, cache: Any) -> _Keys | None:
+        if shared and hidden_BSD.shape[1] == shared and not cache.full:
             return None  # the pass of the beginning
-        keys = {_cache_of(kwargs): _Keys(kwargs[_cache_of(kwargs)])}
-        with contextlib.suppress(_Stored):
-            layer.forward(*args, **(kwargs | keys))
-        hidden_BND = pick(hidden_BSD)
+        return _Keys(cache)
+
+    def mask(_: Tensor | None, hidden_BND: Tensor) -> Tensor:
         later_BNL = torch.arange(tokens_BL.shape[1], device=at_BN.device) > at_BN[:, :, None]
         mask_B1NL = torch.zeros(later_BNL.shape, dtype=hidden_BND.dtype, device=at_BN.device)
-        mask_B1NL = mask_B1NL.masked_fill_(later_BNL, torch.finfo(hidden_BND.dtype).min)[:, None]
-        picked = {name: pick(kwargs[name]) for name in _PER_COLUMN if kwargs.get(name) is not None}
-        return (hidden_BND, *rest), kwargs | keys | picked | {"attention_mask": mask_B1NL}
+        return mask_B1NL.masked_fill_(later_BNL, torch.finfo(hidden_BND.dtype).min)[:, None]
 
-    handle = decoder.layers[-1].register_forward_pre_hook(hook, with_kwargs=True)  # type: ignore[index, union-attr]
-    try:
+    with only_columns(decoder.layers[-1], at_BN - shared, store, mask):  # type: ignore[index, arg-type]
         return hidden_states(decoder, tokens_BL, shared)
-    finally:
-        handle.remove()
-
-
-def _cache_of(kwargs: dict[str, Any]) -> str:
-    return next(name for name in _CACHES if name in kwargs)

@@ -1,4 +1,4 @@
-"""Quiet: no progress bars of transformers' own while it reads and writes."""
+"""What transformers says for itself: progress bars, which are hidden, and errors, which are cut."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def brief(error: Exception) -> str:
+    """Return the first line of what a library says, cut to a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()[:200]

@@ -17,7 +17,7 @@ from turnrl.agents.episode import Episode, StopReason, Turn
 from turnrl.agents.evaluate import choose_tasks
 from turnrl.agents.evaluation import Evaluation, summarise, wilson
 from turnrl.agents.models import tiny
-from turnrl.agents.models.load import save
+from turnrl.agents.models.save import save
 from turnrl.agents.play import PlayStats
 from turnrl.agents.saved_agent import AGENT_FILE, load_agent
 from turnrl.envs import Task

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from turnrl import UserError
-from turnrl.agents.models import load as models
 from turnrl.agents.models import tiny
+from turnrl.agents.models.config import ModelConfig
+from turnrl.agents.models.load import load
+from turnrl.agents.models.save import save
 
 LETTERS = "bcdfghjklmnpqrstvwxz"
 TEXTS = [f" {a}{b}{c}" * 2 for a in LETTERS for b in "aeiou" for c in LETTERS]
@@ -79,9 +81,9 @@ def test_of_several_numbers_that_followed_a_name_the_latest_is_expected(
 
 
 def test_recipes_ask_for_it_and_saved_models_keep_it(tmp_path: object) -> None:
-    loaded = models.load(models.ModelConfig(copying=True), corpus=lambda: TEXTS)
-    folder = models.save(loaded.model, loaded.tokenizer, f"{tmp_path}/model")
-    again = models.load(models.ModelConfig(name=str(folder)))
+    loaded = load(ModelConfig(copying=True), corpus=lambda: TEXTS)
+    folder = save(loaded.model, loaded.tokenizer, f"{tmp_path}/model")
+    again = load(ModelConfig(name=str(folder)))
     assert copied(again.model, len(again.tokenizer), 100) > 0.7
 
 
@@ -105,4 +107,4 @@ def test_seeds_differ_and_repeat() -> None:
 )
 def test_sizes_that_leave_no_room_for_it(sizes: dict[str, int], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        models.load(models.ModelConfig(copying=True, **sizes), corpus=lambda: TEXTS)
+        load(ModelConfig(copying=True, **sizes), corpus=lambda: TEXTS)

@@ -21,7 +21,9 @@ from turnrl import UserError
 from turnrl.agents.chat.chat import Chat
 from turnrl.agents.context.full_history import FullHistory
 from turnrl.agents.models import smollm2, tiny
-from turnrl.agents.models.load import Loaded, LoraConfig, ModelConfig, load, save
+from turnrl.agents.models.config import LoraConfig, ModelConfig
+from turnrl.agents.models.load import Loaded, load
+from turnrl.agents.models.save import save
 from turnrl.agents.parsers.tags import Tags
 
 

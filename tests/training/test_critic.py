@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from turnrl.agents.episode import Group, StopReason
+from turnrl.agents.models.config import LoraConfig, ModelConfig
 from turnrl.agents.models.forward import hidden_states
-from turnrl.agents.models.load import LoraConfig, ModelConfig, load
+from turnrl.agents.models.load import load
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.critic import Critic, CriticConfig

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from turnrl import Recipe, UserError
+from turnrl.agents.models.config import LoraConfig, ModelConfig
 from turnrl.agents.models.forward import Scores
-from turnrl.agents.models.load import LoraConfig, ModelConfig, load, save
+from turnrl.agents.models.load import load
+from turnrl.agents.models.save import save
 from turnrl.agents.models.tiny import train_tokenizer
 from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.ppo_clip import PpoClip

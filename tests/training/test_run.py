@@ -14,7 +14,8 @@ import torch
 import turnrl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from turnrl import Episode, Recipe, UserError, evaluate
-from turnrl.agents.models.load import load, save
+from turnrl.agents.models.load import load
+from turnrl.agents.models.save import save
 from turnrl.agents.saved_agent import load_agent
 from turnrl.training.corpus import world_text
 from turnrl.training.plan import plan

@@ -17,7 +17,9 @@ import pytest
 import torch
 import yaml
 from turnrl import Recipe, UserError, evaluate
-from turnrl.agents.models.load import ModelConfig, load, save
+from turnrl.agents.models.config import ModelConfig
+from turnrl.agents.models.load import load
+from turnrl.agents.models.save import save
 from turnrl.agents.saved_agent import SavedAgent
 from turnrl.foundation.files import new_folder, tidy, write_text
 from turnrl.training.run import train

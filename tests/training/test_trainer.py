@@ -14,7 +14,8 @@ import torch
 from turnrl import Recipe
 from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.episode import Group, episodes_of
-from turnrl.agents.models.load import LoraConfig, ModelConfig, load
+from turnrl.agents.models.config import LoraConfig, ModelConfig
+from turnrl.agents.models.load import load
 from turnrl.agents.symmetry import rename
 from turnrl.envs import make
 from turnrl.training.batch import TokenBatch

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...agents.models.load import ModelConfig, load, not_finite
-from ...agents.models.load import write as write_model
+from ...agents.models.config import ModelConfig
+from ...agents.models.load import load
+from ...agents.models.save import not_finite
+from ...agents.models.save import write as write_model
 from ...agents.saved_agent import SavedAgent
 from ...foundation.errors import UserError
 from ...foundation.files import explaining_os_errors, new_folder

@@ -1,0 +1,41 @@
+"""Low-rank adapters, through peft: an optional package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...foundation.errors import UserError
+from .config import LoraConfig
+from .quiet import brief
+
+
+def need_peft() -> Any:
+    """Import peft. Raises UserError where it is not installed."""
+    try:
+        import peft
+    except ImportError:
+        raise UserError(
+            "LoRA needs peft, which is not installed; run: pip install 'turnrl[lora]'"
+        ) from None
+    return peft
+
+
+def with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
+    """Put random adapters, of this seed, into a model. Raises UserError where they do not fit."""
+    import torch
+
+    peft = need_peft()
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"model: lora: {brief(error)}") from None
