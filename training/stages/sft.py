@@ -116,9 +116,8 @@ class SupervisedTrainer:
         updates_per_epoch = -(-len(train) // stage.batch)
         total = stage.epochs * updates_per_epoch
         epoch, offset = divmod(update, updates_per_epoch)
-        order = torch.randperm(
-            len(train), generator=torch.Generator().manual_seed(session.recipe.seed + epoch)
-        ).tolist()
+        generator = torch.Generator("cpu").manual_seed(session.recipe.seed + epoch)
+        order = torch.randperm(len(train), generator=generator, device="cpu").tolist()
         chosen = [train[i] for i in order[offset * stage.batch : (offset + 1) * stage.batch]]
         started = time.perf_counter()
         with self.dropout(update):
@@ -318,9 +317,13 @@ class SupervisedTrainer:
         What is no answer of the expert's has none, wherever it stands: neither a random action nor
         its repetition.
         """
-        batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
+        batch = TokenBatch.pack(
+            [Group(episode.task, [episode]) for episode in episodes],
+            device=next(self.session.model.parameters()).device,
+        )
         assert batch.heard_BL is not None
-        seen_BL = batch.heard_BL & (torch.arange(batch.tokens_BL.shape[1]) > 0)
+        seen_BL = batch.heard_BL.clone()
+        seen_BL[:, :1] = False
         weights_BL = batch.mask_BL / batch.mask_BL.sum().clamp(min=1)
         return batch, weights_BL + seen_BL * (
             self.stage.observation_weight / seen_BL.sum().clamp(min=1)
