@@ -244,7 +244,8 @@ def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
 def ask(url: str) -> str:
     """Ask a judge's question at this address, and say what it ends in."""
     from pydantic import ValidationError
-    from turnrl.agents.teachers.endpoint import Endpoint, EndpointConfig, EndpointError
+    from turnrl.agents.teachers.endpoint import Endpoint
+    from turnrl.agents.teachers.endpoint_config import EndpointConfig, EndpointError
     from turnrl.foundation.errors import UserError
 
     async def question() -> str:

@@ -11,7 +11,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message
+from ..agents.teachers.endpoint import Endpoint, Message
+from ..agents.teachers.endpoint_config import EndpointConfig
 from ..agents.teachers.transcript import json_value, transcript
 from ..envs.sanitise import well_formed
 from ..foundation.aio import await_all

@@ -13,7 +13,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, EndpointConfig, Message
+from ..agents.teachers.endpoint import Endpoint, Message
+from ..agents.teachers.endpoint_config import EndpointConfig
 from ..agents.teachers.transcript import json_value, transcript
 from ..foundation.aio import await_all
 from ..foundation.plugins import Plugged

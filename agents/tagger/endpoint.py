@@ -10,7 +10,8 @@ from pydantic import Field, PrivateAttr
 
 from ...envs.sanitise import well_formed
 from ..episode import Episode
-from ..teachers.endpoint import Endpoint, EndpointConfig, Message
+from ..teachers.endpoint import Endpoint, Message
+from ..teachers.endpoint_config import EndpointConfig
 from ..teachers.transcript import json_value, transcript
 from .base import KINDS, Tagged, Tagger
 

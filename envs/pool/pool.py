@@ -33,9 +33,9 @@ from ...foundation.errors import UserError
 from ..core import TextEnv, TurnInfo
 from ..faults import Faults
 from ..task import Task
+from .messages import Fault, Started, Stepped
 from .processes import Processes, WorkerStartError, cores
 from .threads import Threads
-from .worker import Fault, Started, Stepped
 
 __all__ = ["EnvFailure", "EnvPool", "EnvSession", "WorkerStartError", "pool_for"]
 

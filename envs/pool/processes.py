@@ -1,5 +1,4 @@
-"""The process backend of the pool: worker processes, one socket each, requests pipelined, replies
-in order.
+"""Processes: the backend of the pool that plays in worker processes, with a socket to each.
 
 The parent runs no thread and no task per step: replies are read by `loop.add_reader`, requests of
 one loop iteration go out together, and one timer watches the request at the head of every worker.
@@ -13,184 +12,43 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import platform
-import shutil
-import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...foundation.errors import RunFailed, UserError
-from ...foundation.processes import Child, is_alive, python
 from ..task import Task
-from .worker import CLOSED, MARK, Fault, Inbox, Reply, Status, end_all_of, pack
+from .messages import CLOSED, Fault, Reply, Status
+from .worker_process import WorkerProcess, sweep_folders
 
-_BOOT = "from turnrl.envs.pool.worker import main; main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
 _START_ATTEMPTS = 3
 """Starts in a row that may fail before nothing is expected of further ones."""
 _KILLED_ATTEMPTS = 10
 """The same where they were killed from outside, which says nothing about the world, or where others
 have started.
 """
-_FOLDER = f"turnrl-worker-{platform.node()}-"
-"""How the folder of a worker begins; the process that started it and something random follow."""
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def sweep() -> None:
-    """Remove the folders of workers that were killed together with the process that started them."""
-    for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        pid = root.name.removeprefix(_FOLDER).partition("-")[0]
-        if pid.isdecimal() and not is_alive(int(pid)):
-            shutil.rmtree(root, ignore_errors=True)
-
-
 class WorkerStartError(RunFailed):
-    """Worker processes die while they start, again and again; the message has the end of their
+    """WorkerProcess processes die while they start, again and again; the message has the end of their
     stderr.
     """
 
 
 @dataclass
-class Seat:
-    """The place of one episode: its number and the worker it plays in."""
+class ProcessSeat:
+    """The place of one episode: its id and the worker process that it plays in."""
 
-    session: int
-    worker: Worker | None = None
-
-
-class Worker:
-    """The parent's side of one worker process."""
-
-    def __init__(self, backend: Processes) -> None:
-        self.backend = backend
-        self.ready = self.retiring = self.dead = False
-        self.active = self.episodes = 0
-        self.pending: deque[tuple[asyncio.Future[Reply] | None, float]] = deque()
-        """Requests without a reply, oldest first: where the reply goes, and the time it may take in
-        seconds.
-        """
-        self.head_since = math.inf
-        """When the worker could begin with the oldest of them."""
-        self._inbox, self._outbox, self._flushing = Inbox(), bytearray(), False
-        self.root = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
-        self.link, far = socket.socketpair()
-        with far:
-            self.child = self._start(far.fileno())
-        self.link.setblocking(False)
-        backend.loop.add_reader(self.link, self.read)
-        self.send(None, backend.start_limit, backend.setup)
-
-    def _start(self, fd: int) -> Child:
-        root = Path(self.root)
-        for folder in ("cwd", "tmp"):
-            (root / folder).mkdir()
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return Child(
-            python(_BOOT, str(fd), self.root, str(os.getpid())),
-            stdout=None,
-            # A fixed hash seed: worlds that iterate over sets play alike in every worker.
-            environment={"PYTHONHASHSEED": "0"}
-            | dict(os.environ)
-            | limits
-            | {"TMPDIR": str(root / "tmp"), MARK: self.root},
-            folder=root / "cwd",
-            pass_fds=[fd],
-            # It sees for itself that its parent is gone, and removes its folder then.
-            watched=False,
-        )
-
-    # -- the wire ----------------------------------------------------------------------------------
-
-    def send(self, future: asyncio.Future[Reply] | None, limit: float | None, message: Any) -> None:
-        """Queue a message; `limit` is in seconds, None for messages that get no reply."""
-        self._outbox += pack(message)
-        if limit is not None:
-            self.pending.append((future, limit))
-        if not self._flushing:
-            self._flushing = True
-            self.backend.loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Write what is queued; the rest follows when the socket takes it."""
-        if self.dead:
-            return
-        self._flushing = False
-        # The clock starts here and not in send(): a busy event loop between the two is not the
-        # worker's fault.
-        if self.pending and self.head_since == math.inf:
-            self.head_since = time.monotonic()
-        try:
-            del self._outbox[: self.link.send(self._outbox)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._outbox.clear()  # it died: read() sees the end of the stream
-        loop = self.backend.loop
-        if self._outbox:
-            self._flushing = True
-            loop.add_writer(self.link, self.flush)
-        else:
-            loop.remove_writer(self.link)
-
-    def read(self) -> None:
-        """Take all replies that are there."""
-        while not self.dead:
-            try:
-                data = self.link.recv(1 << 18)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self.backend.lost(self)
-                return
-            try:
-                for status, value, memory in self._inbox.feed(data):
-                    self._settle((status, value), memory)
-            except Exception:
-                # A class that only the worker knows, an answer that nobody waits for, bytes that
-                # are no message: the stream cannot be trusted any more.
-                self.backend.lost(self)
-
-    def _settle(self, reply: Reply, memory: float | None) -> None:
-        future, _ = self.pending.popleft()
-        self.head_since = time.monotonic() if self.pending else math.inf
-        limit = self.backend.max_memory_mb
-        if memory is not None and limit is not None and memory > limit:
-            self.retiring = True
-        if future is None:
-            self.backend.started(self, reply)
-        elif not future.done():
-            future.set_result(reply)
-
-    # -- the end -----------------------------------------------------------------------------------
-
-    def detach(self) -> None:
-        """Leave the event loop and close the socket, which ends the worker."""
-        self.dead = True
-        loop = self.backend.loop
-        if not loop.is_closed():
-            loop.remove_reader(self.link)
-            loop.remove_writer(self.link)
-        self.link.close()
-
-    def reap(self, patience: float) -> None:
-        """Wait `patience` seconds for the process, end it with all that it started, and remove its
-        files.
-        """
-        self.child.end(patience)
-        end_all_of(self.root)
-        shutil.rmtree(self.root, ignore_errors=True)
+    episode_id: int
+    worker: WorkerProcess | None = None
 
 
 class Processes:
@@ -225,10 +83,10 @@ class Processes:
             "idle": math.ceil(slots / self.size),
         }
         self.stats = stats
-        sweep()
+        sweep_folders()
         self.loop: asyncio.AbstractEventLoop
-        self._workers: list[Worker] = []
-        self._leaving: set[Worker] = set()
+        self._workers: list[WorkerProcess] = []
+        self._leaving: set[WorkerProcess] = set()
         self._pid = os.getpid()
         self._failed_starts, self._any_started = 0, False
         self._broken: Exception | None = None
@@ -249,11 +107,13 @@ class Processes:
         for worker in self._workers:
             loop.call_soon(worker.flush)
 
-    def sit(self, session: int) -> Seat:
+    def sit(self, episode_id: int) -> ProcessSeat:
         """A place for an episode; the worker is chosen when it starts."""
-        return Seat(session)
+        return ProcessSeat(episode_id)
 
-    async def ask(self, seat: Seat, op: str, argument: str | Task | None, limit: float) -> Reply:
+    async def ask(
+        self, seat: ProcessSeat, op: str, argument: str | Task | None, limit: float
+    ) -> Reply:
         """One request. A worker that dies while it starts is replaced here, unseen by the episode."""
         while True:
             if seat.worker is None:
@@ -263,20 +123,20 @@ class Processes:
             if seat.worker.dead:
                 return "error", Fault("died", "the worker process of this episode died")
             future: asyncio.Future[Reply] = self.loop.create_future()
-            seat.worker.send(future, limit, (op, seat.session, argument))
+            seat.worker.send(future, limit, (op, seat.episode_id, argument))
             self._watch_soon()
             status, value = await future
             if status != "startup":
                 return status, value
             seat.worker = None
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: ProcessSeat) -> None:
         """The episode is over."""
         worker = seat.worker
         if worker is None or worker.dead:
             return
         worker.active -= 1
-        worker.send(None, None, ("end", seat.session, None))
+        worker.send(None, None, ("end", seat.episode_id, None))
         if worker.retiring and worker.active <= 0:
             self._workers.remove(worker)
             self.stats["recycled"] += 1
@@ -285,16 +145,16 @@ class Processes:
             self._leaving.add(worker)
             self.loop.run_in_executor(None, self._see_off, worker)
 
-    def _see_off(self, worker: Worker) -> None:
+    def _see_off(self, worker: WorkerProcess) -> None:
         worker.reap(6.0)
         self._leaving.discard(worker)
 
-    def _pick(self) -> Worker:
+    def _pick(self) -> WorkerProcess:
         """The least busy worker, or a new one while there may be more."""
         open_ = [worker for worker in self._workers if not worker.retiring]
         best = min(open_, key=lambda worker: worker.active, default=None)
         if best is None or (best.active > 0 and len(open_) < self.size):
-            best = Worker(self)
+            best = WorkerProcess(self)
             self._workers.append(best)
         best.active += 1
         best.episodes += 1
@@ -303,7 +163,7 @@ class Processes:
 
     # -- faults ------------------------------------------------------------------------------------
 
-    def started(self, worker: Worker, reply: Reply) -> None:
+    def started(self, worker: WorkerProcess, reply: Reply) -> None:
         """The worker said hello, or that it cannot import what the user named."""
         if reply[0] == "ok":
             worker.ready = self._any_started = True
@@ -312,7 +172,7 @@ class Processes:
             self._broken = UserError(reply[1])
             self.lost(worker)
 
-    def lost(self, worker: Worker, late: bool = False) -> None:
+    def lost(self, worker: WorkerProcess, late: bool = False) -> None:
         """End a worker that died, or whose head request is `late`, and tell its episodes."""
         if worker not in self._workers:
             return
@@ -365,12 +225,12 @@ class Processes:
             self._watch_soon()
 
     @staticmethod
-    def _is_late(worker: Worker) -> bool:
+    def _is_late(worker: WorkerProcess) -> bool:
         return bool(worker.pending) and time.monotonic() - worker.head_since > worker.pending[0][1]
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def detach(self) -> list[Worker]:
+    def detach(self) -> list[WorkerProcess]:
         """Stop serving: pending requests fail, sockets close. Returns the workers that `reap` must
         see off.
         """
@@ -387,7 +247,7 @@ class Processes:
         return [*workers, *self._leaving]
 
     @staticmethod
-    def reap(workers: Sequence[Worker]) -> None:
+    def reap(workers: Sequence[WorkerProcess]) -> None:
         """Wait for the processes of detached workers, kill those that stay, remove their files.
         Blocks.
         """

@@ -23,7 +23,8 @@ from .. import closing
 from ..core import TextEnv
 from ..registry import import_worlds
 from ..task import Task
-from .worker import CLOSED, Fault, Reply, Stage, answer, leave_copy
+from .instances import InstancePool, answer, leave_copy
+from .messages import CLOSED, Fault, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Call:
     """One request on its way through a thread."""
 
     op: str
-    session: int
+    episode_id: int
     argument: str | Task | None
     limit: float
     future: asyncio.Future[Reply]
@@ -46,15 +47,15 @@ class Call:
 
 
 @dataclass
-class Seat:
+class ThreadSeat:
     """The place of one episode and the call it waits for."""
 
-    session: int
+    episode_id: int
     call: Call | None = None
 
 
 class Threads:
-    """`workers` daemon threads playing on one `Stage`. See `EnvPool` for the arguments."""
+    """`workers` daemon threads playing on one `InstancePool`. See `EnvPool` for the arguments."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Threads:
         import_worlds(*imports)
         self.loop: asyncio.AbstractEventLoop
         self.stats = stats
-        self._stage = Stage(options, idle=slots, threaded=True, closer=self._close)
+        self._instances = InstancePool(options, idle=slots, threaded=True, closer=self._close)
         self._closing: list[threading.Thread] = []
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._open: dict[int, Call] = {}
@@ -81,15 +82,17 @@ class Threads:
         """Serve this event loop from now on."""
         self.loop, self._timer, self._open = loop, None, {}
 
-    def sit(self, session: int) -> Seat:
+    def sit(self, episode_id: int) -> ThreadSeat:
         """A place for an episode."""
-        return Seat(session)
+        return ThreadSeat(episode_id)
 
-    async def ask(self, seat: Seat, op: str, argument: str | Task | None, limit: float) -> Reply:
+    async def ask(
+        self, seat: ThreadSeat, op: str, argument: str | Task | None, limit: float
+    ) -> Reply:
         """One request, answered by the first free thread; the time limit counts from there."""
         if self._closed:
             raise RuntimeError("this pool is closed")
-        call = seat.call = Call(op, seat.session, argument, limit, self.loop.create_future())
+        call = seat.call = Call(op, seat.episode_id, argument, limit, self.loop.create_future())
         self._open[id(call)] = call
         if self._threads < min(self._size, len(self._open)):
             self._add_thread()
@@ -97,14 +100,14 @@ class Threads:
         self._watch_soon()
         return await call.future
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, seat: ThreadSeat) -> None:
         """The episode is over; its instance is reused unless a call is still running in it."""
         call = seat.call
         if call is None or call.finished:
-            self._stage.release(seat.session)
+            self._instances.release(seat.episode_id)
         else:
             call.orphaned = True
-            self._stage.discard(seat.session)
+            self._instances.discard(seat.episode_id)
 
     def _close(self, envs: Sequence[TextEnv]) -> None:
         """Close worlds beside what goes on: one that hangs must not hold the event loop."""
@@ -115,7 +118,7 @@ class Threads:
     def _add_thread(self) -> None:
         self._threads += 1
         threading.Thread(
-            target=_work, args=(self._calls, self._stage, self._hand_over), daemon=True
+            target=_work, args=(self._calls, self._instances, self._hand_over), daemon=True
         ).start()
 
     def _hand_over(self, call: Call, reply: Reply) -> None:
@@ -140,7 +143,7 @@ class Threads:
         for call in list(self._open.values()):
             if call.started is not None and not call.finished and now - call.started > call.limit:
                 call.abandoned = call.orphaned = True
-                self._stage.discard(call.session)
+                self._instances.discard(call.episode_id)
                 self._threads -= 1
                 self._add_thread()
                 self.stats["restarts"] += 1
@@ -163,7 +166,7 @@ class Threads:
         for _ in range(self._threads):
             self._calls.put(None)
         if not busy:
-            self._stage.close()
+            self._instances.close()
         return []
 
     def reap(self, workers: Sequence[Any]) -> None:
@@ -183,20 +186,20 @@ class Threads:
         self.reap(self.detach())
 
 
-def _work(calls: SimpleQueue[Call | None], stage: Stage, done: Any) -> None:
+def _work(calls: SimpleQueue[Call | None], instances: InstancePool, done: Any) -> None:
     pid = os.getpid()
     while (call := calls.get()) is not None:
         if call.future.cancelled() or call.orphaned:
             call.finished = True
-            stage.discard(call.session)
+            instances.discard(call.episode_id)
             done(call, ("error", CLOSED))
             continue
         call.started = time.monotonic()
-        reply = answer(stage, call.op, call.session, call.argument)
+        reply = answer(instances, call.op, call.episode_id, call.argument)
         leave_copy(pid)
         call.finished = True
         if call.orphaned:
-            stage.discard(call.session)
+            instances.discard(call.episode_id)
         done(call, reply)
         if call.abandoned:
             return

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from turnrl.agents.teachers import endpoint
-from turnrl.agents.teachers.endpoint import Endpoint, EndpointConfig, EndpointError
+from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.agents.teachers.endpoint_config import EndpointConfig, EndpointError
 
 
 @dataclass

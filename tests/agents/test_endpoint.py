@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from turnrl.agents.teachers import endpoint
 from turnrl.agents.teachers.breaker import RateLimit
-from turnrl.agents.teachers.endpoint import EndpointConfig
+from turnrl.agents.teachers.endpoint_config import EndpointConfig
 from turnrl.foundation.aio import await_all
 from turnrl.foundation.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from turnrl.agents.teachers import endpoint
-from turnrl.agents.teachers.endpoint import EndpointConfig
+from turnrl.agents.teachers.endpoint_config import EndpointConfig
 
 BENCHMARK: dict[str, Any] = runpy.run_path(
     str(Path(__file__).parents[2] / "benchmarks" / "endpoints.py")

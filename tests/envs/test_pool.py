@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pytest
 from turnrl import UserError
 from turnrl.envs import Task
+from turnrl.envs.pool.instances import InstancePool
 from turnrl.envs.pool.pool import EnvFailure, EnvPool, EnvSession, WorkerStartError
-from turnrl.envs.pool.worker import Stage
 from turnrl.envs.registry import import_worlds
 
 TOYS = str(Path(__file__).with_name("toy_envs.py"))
@@ -398,14 +398,14 @@ def test_workers_end_with_their_parent(
 
 
 def test_an_idle_instance_that_has_the_task_loaded_comes_first() -> None:
-    stage = Stage(idle=4)
+    instances = InstancePool(idle=4)
     tasks = [Task(env="toy/corridor-v0", seed=seed) for seed in range(3)]
     for session, task in enumerate(tasks):
-        stage.reset(session, task)
-    played = {task.seed: stage._held[session][1] for session, task in enumerate(tasks)}
+        instances.reset(session, task)
+    played = {task.seed: instances._held[session][1] for session, task in enumerate(tasks)}
     for session in range(3):
-        stage.release(session)
+        instances.release(session)
     for session, seed in enumerate((1, 0, 2)):
-        stage.reset(session, tasks[seed])
-        assert stage._held[session][1] is played[seed]
-    stage.close()
+        instances.reset(session, tasks[seed])
+        assert instances._held[session][1] is played[seed]
+    instances.close()
