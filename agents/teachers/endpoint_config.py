@@ -75,7 +75,8 @@ class EndpointConfig(BaseModel):
 
 
 _KEY = re.compile(
-    r"(sk|pk|rk|hf|gsk|ghp|gho|xai|nvapi|pplx|r8|csk|fw|tgp|sess|AIza|AKIA|ya29|Bearer)[_-]?(?=\w*[0-9])\w{12,}$"
+    r"(sk|pk|rk|hf|gsk|ghp|gho|xai|nvapi|pplx|r8|csk|fw|tgp|sess|AIza|AKIA|ya29|Bearer)"
+    r"[_-]?(?=\w*[0-9])\w{12,}$"
     r"|(?=\w*[0-9])(?=\w*[a-z])\w{20,}$",
 )
 """What looks like an API key and could still be the name of a variable."""

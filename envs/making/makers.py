@@ -31,7 +31,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHS
 
 
 class GameError(RuntimeError):
-    """A game could not be made for a reason that is not the user's: a compiler or a worker failed."""
+    """A game could not be made, and not by the user's mistake: a compiler or a worker failed."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """InstancePool: the environment instances of one process, and how a request is answered by them.
 
-Both backends of `turnrl.envs.pool.pool` play on one, so they cannot differ in what an episode sees::
+Both backends of the pool play on one, so they cannot differ in what an episode sees::
 
     instances = InstancePool()
     instructions, tools, observation, info = instances.reset(1, task)    # 1: the episode's id
@@ -26,8 +26,7 @@ from .messages import Fault, Reply, Started, Stepped
 
 
 class InstancePool:
-    """The environment instances of one process, each used by one episode at a time and reused
-    afterwards.
+    """The environment instances of one process, each used by one episode at a time, then reused.
 
     Args:
         options: keyword arguments for `make_for` (``extras``, ``max_turns``).
@@ -70,18 +69,18 @@ class InstancePool:
         )
 
     def step(self, episode_id: int, action: str) -> Stepped:
-        """One action in the episode of that number."""
+        """Take one action in an episode."""
         env = self._held[episode_id][1]
         stepped = env.step(action)
         return stepped if _checks(env) else answers.stepped(stepped)
 
     def expert(self, episode_id: int) -> str | None:
-        """The expert's next action in the episode of that number."""
+        """Ask for the expert's next action in an episode."""
         action = self._held[episode_id][1].expert_action()
         return answers.maybe(answers.text, action, "the expert's action")
 
     def release(self, episode_id: int) -> None:
-        """The episode is over; its instance may serve another one."""
+        """Let the instance of an episode that is over serve another one."""
         with self._lock:
             held = self._held.pop(episode_id, None)
             if held is None:
@@ -91,9 +90,7 @@ class InstancePool:
         self._closer(surplus)
 
     def discard(self, episode_id: int) -> None:
-        """Forget an instance whose state is unknown, without closing it: something may still run in
-        it.
-        """
+        """Forget an instance whose state is unknown; it is not closed, for it may still be busy."""
         self._held.pop(episode_id, None)
 
     def close(self) -> None:
@@ -126,12 +123,12 @@ class InstancePool:
 
 
 def _plays(key: str, env: TextEnv, wanted: str, task: Task) -> bool:
-    """Whether an instance that was made for one key serves a task with another."""
+    """Tell whether an instance that was made for one key serves a task with another."""
     return key == wanted or (env.any_params and env.id == task.env)
 
 
 def _checks(env: TextEnv) -> bool:
-    """Whether the base class itself looks at what this world answers."""
+    """Tell whether the base class itself looks at what this world answers."""
     cls = type(env)
     return all(
         getattr(cls, name) is getattr(TextEnv, name)
@@ -140,26 +137,23 @@ def _checks(env: TextEnv) -> bool:
 
 
 def answer(instances: InstancePool, op: str, episode_id: int, argument: Any) -> Reply:
-    """Run one request; what the world raises becomes data. 'reset', 'step' and 'expert' are the
-    requests.
-    """
+    """Run one request, 'reset', 'step' or 'expert', and return what the world raises as data."""
     try:
         if op == "step":
             return "ok", instances.step(episode_id, argument)
-        return "ok", instances.reset(episode_id, argument) if op == "reset" else instances.expert(
-            episode_id
-        )
+        if op == "reset":
+            return "ok", instances.reset(episode_id, argument)
+        return "ok", instances.expert(episode_id)
     except UserError as error:
         instances.discard(episode_id)
         return "user", str(error)
-    except BaseException as error:  # the fault boundary: a broken world must not take the pool with it, nor exit for it
+    # The fault boundary: a broken world must not take the pool with it, nor exit for it.
+    except BaseException as error:
         instances.discard(episode_id)
         return "error", Fault.of(error)
 
 
 def leave_copy(pid: int) -> None:
-    """End this process if it is not the one that had this id: a copy that a world made by a fork
-    must not go on.
-    """
+    """End this process unless it has this id: a copy that a world made by a fork must not go on."""
     if os.getpid() != pid:
         os._exit(0)

@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<Q")
 
 
 class Fault(NamedTuple):
-    """What failed: the value of a reply whose status is 'error', 'timeout' or 'startup'."""
+    """What failed, the value of a reply whose status is 'error', 'timeout' or 'startup'."""
 
     kind: str
     """What equal faults share: no message, no task."""
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> Fault:
-        """The fault of a world that raised."""
+        """Make the fault of a world that raised."""
         return cls(kind_of(error), told(error), "".join(traceback.format_exception(error)))
 
 
@@ -43,7 +43,7 @@ CLOSED = Fault("closed", "the pool was closed")
 
 
 def pack(message: Any) -> bytes:
-    """One message as bytes."""
+    """Return one message as bytes."""
     data = pickle.dumps(message, protocol=5)
     return _HEADER.pack(len(data)) + data
 
@@ -55,7 +55,7 @@ class Inbox:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The messages completed by these bytes, in order."""
+        """Yield the messages that are completed by these bytes, in order."""
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= _HEADER.size:

@@ -38,9 +38,7 @@ def cores() -> int:
 
 
 class WorkerStartError(RunFailed):
-    """WorkerProcess processes die while they start, again and again; the message has the end of their
-    stderr.
-    """
+    """Worker processes die while they start, again and again; the message has their last words."""
 
 
 @dataclass
@@ -108,13 +106,16 @@ class Processes:
             loop.call_soon(worker.flush)
 
     def sit(self, episode_id: int) -> ProcessSeat:
-        """A place for an episode; the worker is chosen when it starts."""
+        """Give an episode its place; the worker is chosen when it starts."""
         return ProcessSeat(episode_id)
 
     async def ask(
         self, seat: ProcessSeat, op: str, argument: str | Task | None, limit: float
     ) -> Reply:
-        """One request. A worker that dies while it starts is replaced here, unseen by the episode."""
+        """Send a request and return the reply.
+
+        A worker that dies while it starts is replaced here, unseen by the episode.
+        """
         while True:
             if seat.worker is None:
                 if self._broken is not None:
@@ -131,7 +132,7 @@ class Processes:
             seat.worker = None
 
     def leave(self, seat: ProcessSeat) -> None:
-        """The episode is over."""
+        """Take back the place of an episode that is over."""
         worker = seat.worker
         if worker is None or worker.dead:
             return
@@ -150,7 +151,7 @@ class Processes:
         self._leaving.discard(worker)
 
     def _pick(self) -> WorkerProcess:
-        """The least busy worker, or a new one while there may be more."""
+        """Choose the least busy worker, or a new one while there may be more."""
         open_ = [worker for worker in self._workers if not worker.retiring]
         best = min(open_, key=lambda worker: worker.active, default=None)
         if best is None or (best.active > 0 and len(open_) < self.size):
@@ -164,7 +165,7 @@ class Processes:
     # -- faults ------------------------------------------------------------------------------------
 
     def started(self, worker: WorkerProcess, reply: Reply) -> None:
-        """The worker said hello, or that it cannot import what the user named."""
+        """Take the first message of a worker: hello, or that it cannot import what was named."""
         if reply[0] == "ok":
             worker.ready = self._any_started = True
             self._failed_starts = 0
@@ -231,8 +232,9 @@ class Processes:
     # -- the end -----------------------------------------------------------------------------------
 
     def detach(self) -> list[WorkerProcess]:
-        """Stop serving: pending requests fail, sockets close. Returns the workers that `reap` must
-        see off.
+        """Stop serving: pending requests fail, sockets close.
+
+        Returns the workers that `reap` must see off.
         """
         workers, self._workers = self._workers, []
         self._broken = RuntimeError("this pool is closed")
@@ -248,9 +250,7 @@ class Processes:
 
     @staticmethod
     def reap(workers: Sequence[WorkerProcess]) -> None:
-        """Wait for the processes of detached workers, kill those that stay, remove their files.
-        Blocks.
-        """
+        """Wait for the processes of detached workers, kill those that stay, remove their files."""
         deadline = time.monotonic() + 3.0
         for worker in workers:
             worker.reap(max(0.0, deadline - time.monotonic()))

@@ -27,7 +27,7 @@ from .messages import Fault, Inbox, pack
 
 
 def memory_mb() -> float:
-    """Memory of this process in MiB: resident now on Linux, the peak elsewhere."""
+    """Return the memory of this process in MiB: resident now on Linux, the peak elsewhere."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
         return pages * resource.getpagesize() / 2**20

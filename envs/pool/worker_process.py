@@ -45,7 +45,7 @@ class Backend(Protocol):
 
 
 def sweep_folders() -> None:
-    """Remove the folders of workers that were killed together with the process that started them."""
+    """Remove the folders of workers that were killed together with their parent."""
     for root in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         pid = root.name.removeprefix(_FOLDER).partition("-")[0]
         if pid.isdecimal() and not is_alive(int(pid)):
@@ -169,9 +169,7 @@ class WorkerProcess:
         self.link.close()
 
     def reap(self, patience: float) -> None:
-        """Wait `patience` seconds for the process, end it with all that it started, and remove its
-        files.
-        """
+        """Wait `patience` seconds for the process, then end all that it started and its files."""
         self.child.end(patience)
         end_all_of(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
