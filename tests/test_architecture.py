@@ -324,3 +324,22 @@ def test_what_is_not_an_answer_is_logged(path: Path) -> None:
     called = set(calls(ast.parse(path.read_text("utf-8"))))
     assert "warnings.warn" not in called
     assert path.is_relative_to(ROOT / "cli") or "print" not in called
+
+
+ONE_PLACE = {
+    "subprocess.Popen": "foundation/processes.py",
+    "subprocess.run": "foundation/processes.py",
+    "asyncio.gather": "foundation/aio.py",
+    "os.replace": "foundation/files.py",
+    "os.rename": "foundation/files.py",
+}
+"""What is done in one place only, for all who need it."""
+ALONE = "envs/textworld/worker.py"
+"""Runs without the package, so that a compiler of games starts quickly."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    called = set(calls(ast.parse(path.read_text("utf-8"))))
+    assert name == ALONE or {ONE_PLACE[call] for call in called & ONE_PLACE.keys()} <= {name}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 
 import fast_downward
 
+from ...foundation.processes import run
 from . import expression
 from .compiled_format import Compiled
 
@@ -89,12 +89,10 @@ def _stripped() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / original.name
         try:
-            subprocess.run(
-                ["strip", "-o", str(small), str(original)], check=True, capture_output=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return original.read_bytes()
-        return small.read_bytes()
+            stripped = run(["strip", "-o", str(small), str(original)]).code == 0
+        except OSError:
+            stripped = False
+        return (small if stripped else original).read_bytes()
 
 
 @dataclass(frozen=True)
