@@ -82,7 +82,7 @@ def intact(path: Path) -> bool:
 
 
 def _trusted(file: Path, since: int) -> bool:
-    """Whether a file is large and was last touched before its checksum was last looked at."""
+    """Tell whether a file is large and was last touched before its checksum was last looked at."""
     seen = file.stat()
     return seen.st_size > LARGE and seen.st_ctime_ns <= since
 

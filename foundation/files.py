@@ -123,14 +123,14 @@ def explaining_os_errors(path: Path, what: str = "write") -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """Yield an error and those that it came from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _refusal(error: BaseException) -> str | None:
-    """Why the operating system refused, if that is what an error says."""
+    """Return why the operating system refused, if that is what an error says."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     # Libraries that are not written in Python say it in their own words: "File too large (os error

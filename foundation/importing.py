@@ -115,5 +115,5 @@ def broken(package: str | None, what: str, error: BaseException) -> None:
 
 
 def package_of(entry: EntryPoint) -> str | None:
-    """The name of the package that offers an entry point."""
+    """Return the name of the package that offers an entry point."""
     return entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]

@@ -33,7 +33,7 @@ def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: A
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` wrote, or None for a folder without one. Raises UserError if it is
+    """Read what `write_manifest` wrote, or None for a folder without one. Raises UserError if it is
     damaged.
     """
     path = folder / MANIFEST_FILE
@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def check_manifest(folder: Path, advice: str = "") -> dict[str, Any] | None:
-    """`read_manifest`, after each file was compared with its digest.
+    """Compare each file with its digest, and return what `read_manifest` does.
 
     Args:
         advice: what can be done about damage, for the sentence.
@@ -70,13 +70,13 @@ def check_manifest(folder: Path, advice: str = "") -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sealed(text: str) -> str:
-    """A text with its digest in a comment before it."""
+    """Return a text with its digest in a comment before it."""
     return f"{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 

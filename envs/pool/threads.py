@@ -83,13 +83,13 @@ class Threads:
         self.loop, self._timer, self._open = loop, None, {}
 
     def sit(self, episode_id: int) -> ThreadSeat:
-        """A place for an episode."""
+        """Give an episode its place."""
         return ThreadSeat(episode_id)
 
     async def ask(
         self, seat: ThreadSeat, op: str, argument: str | Task | None, limit: float
     ) -> Reply:
-        """One request, answered by the first free thread; the time limit counts from there."""
+        """Have a request answered by the first free thread; the time limit counts from there."""
         if self._closed:
             raise RuntimeError("this pool is closed")
         call = seat.call = Call(op, seat.episode_id, argument, limit, self.loop.create_future())
@@ -101,7 +101,7 @@ class Threads:
         return await call.future
 
     def leave(self, seat: ThreadSeat) -> None:
-        """The episode is over; its instance is reused unless a call is still running in it."""
+        """End an episode; its instance is reused unless a call is still running in it."""
         call = seat.call
         if call is None or call.finished:
             self._instances.release(seat.episode_id)
@@ -182,7 +182,7 @@ class Threads:
         self._closing.clear()
 
     def close(self) -> None:
-        """`detach` and `reap`."""
+        """Stop serving and wait for the worlds that are being closed."""
         self.reap(self.detach())
 
 
