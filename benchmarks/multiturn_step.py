@@ -45,6 +45,7 @@ from turnrl.envs.pool.pool import EnvPool
 from turnrl.training.recipe import Recipe
 from turnrl.training.run_folder.log import RunLog
 from turnrl.training.session import Session
+from turnrl.training.stages.rl import Rl
 from turnrl.training.walk import Trainer
 
 PARAMETERS = 4_198_656
@@ -206,7 +207,7 @@ async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str,
             recipe, model, tokenizer, engine, agent, prototype, pool, RunLog(folder), progress=False
         )
         stage = recipe.stages[0]
-        assert stage.name == "rl"
+        assert isinstance(stage, Rl)
         return await steps_of(CpuTrainer(session, stage, 0), steps), parameters
     finally:
         await pool.aclose()

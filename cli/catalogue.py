@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution, requires
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,40 +20,21 @@ from pydantic.fields import FieldInfo
 from ..envs import SPLITS, EnvSettings, env_ids, make
 from ..envs.registry import creator_of, extra_of
 from ..foundation.errors import UserError, nearest
-from ..foundation.plugins import Plugin, Slot
+from ..foundation.plugins import SLOTS, Plugin, Slot
 
 logger = logging.getLogger(__name__)
 
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-SLOTS = (
-    "rewards",
-    "training.credit",
-    "training.losses",
-    "training.regularizers",
-    "training.modifiers",
-    "training.curriculum",
-    "training.selection",
-    "agents.engines",
-    "agents.context",
-    "agents.parsers",
-    "agents.tagger",
-)
 
 
 def slots() -> dict[str, Slot[Any]]:
-    """Return every plug-in slot by its name."""
-    found: dict[str, Slot[Any]] = {}
-    for name in SLOTS:
-        try:
-            module = importlib.import_module(f"turnrl.{name}.base")
-        except ModuleNotFoundError as error:
-            if not f"turnrl.{name}.base".startswith(str(error.name)):
-                raise
-            continue
-        found[name] = next(
-            t for t in vars(module).values() if isinstance(t, Slot) and t.name == name
-        )
-    return found
+    """Return every plug-in slot by its name: each stands in a ``base.py`` of the package."""
+    home = Path(__file__).parents[1]
+    for file in home.glob("[!.]*/**/base.py"):
+        parts = file.relative_to(home).with_suffix("").parts
+        if parts[0] in ("agents", "rewards", "training"):
+            importlib.import_module(".".join(("turnrl", *parts)))
+    return {slot.name: slot for slot in sorted(SLOTS.values(), key=lambda slot: slot.name)}
 
 
 def methods(wanted: str | None = None) -> list[dict[str, Any]]:
@@ -98,6 +80,7 @@ def describe_method(slot: str, name: str, cls: type[Plugin]) -> dict[str, Any]:
 
 def describe_fields(model: type[BaseModel]) -> list[dict[str, Any]]:
     """Describe every field of a model: ``{name, type, limits, default, description}``."""
+    known = {key: field.default for key, field in model.model_fields.items() if key == "name"}
     return [
         {
             "name": key,
@@ -105,7 +88,7 @@ def describe_fields(model: type[BaseModel]) -> list[dict[str, Any]]:
             "limits": limits(field),
             "default": None
             if field.is_required()
-            else plain(field.get_default(call_default_factory=True)),
+            else plain(field.get_default(call_default_factory=True, validated_data=known)),
             "description": field.description or "",
         }
         for key, field in model.model_fields.items()

@@ -27,27 +27,10 @@ from turnrl.envs import EnvSettings, env_ids
 from turnrl.envs.registry import creator_of
 from turnrl.training.learner.critic import CriticConfig
 from turnrl.training.learner.optim import OptimConfig
-from turnrl.training.recipe import (
-    EvaluateConfig,
-    PoolConfig,
-    Recipe,
-    RlStage,
-    SftStage,
-)
+from turnrl.training.recipe import EvaluateConfig, PoolConfig, Recipe
+from turnrl.training.stages.rl import Rl
+from turnrl.training.stages.sft import Sft
 
-TITLES = {
-    "rewards": "Rewards",
-    "training.credit": "Credit",
-    "training.losses": "Policy losses",
-    "training.regularizers": "Regularizers",
-    "training.modifiers": "Modifiers of advantages",
-    "training.curriculum": "Curricula",
-    "training.selection": "Selection",
-    "agents.engines": "Engines",
-    "agents.context": "Contexts",
-    "agents.parsers": "Parsers",
-    "agents.tagger": "Taggers",
-}
 INTRODUCTION = """# Methods
 
 Every plug-in by slot, as its code documents it (`python docs/generate.py` writes this page). A
@@ -73,7 +56,7 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for slot, registry in slots().items():
-        parts.append(f"## {TITLES[slot]} (`{slot}`)\n")
+        parts.append(f"## {registry.title} (`{slot}`)\n")
         for name in registry.names():
             cls = registry.get(name)
             if not cls.__module__.startswith("turnrl."):
@@ -116,8 +99,8 @@ BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "agent": (AgentConfig, "How the model plays."),
     "agent.sampling": (Sampling, "How a response is sampled."),
     "pool": (PoolConfig, "Where the worlds run."),
-    "stages: sft": (SftStage, "Supervised warm start on the expert's episodes."),
-    "stages: rl": (RlStage, "Reinforcement learning: play, reward, credit, update."),
+    "stages: sft": (Sft, "Supervised warm start on the expert's episodes."),
+    "stages: rl": (Rl, "Reinforcement learning: play, reward, credit, update."),
     "optim": (OptimConfig, "AdamW and its learning rate, in either stage."),
     "critic": (
         CriticConfig,
@@ -140,7 +123,11 @@ def recipe_page() -> str:
 
 def row(key: str, field: FieldInfo) -> str:
     """One key as a line of a table."""
-    default = "" if field.is_required() else field.get_default(call_default_factory=True)
+    default = (
+        ""
+        if field.is_required()
+        else field.get_default(call_default_factory=True, validated_data={})
+    )
     kind = type_name(field.annotation)
     for name, (model, _) in BLOCKS.items():
         kind = kind.replace(model.__name__, f"block `{name}`")

@@ -145,12 +145,16 @@ class Slot(Generic[P]):
         package: the package that holds the built-in ones, one file per key
             (``turnrl.training.credit``).
         base: the class they derive from.
+        title: what they are, as the heading of a list of them.
         helpers: modules of the package that hold no plug-in, besides ``base`` and those whose names
             begin with an underscore.
     """
 
-    def __init__(self, package: str, base: type[P], helpers: Collection[str] = ()) -> None:
-        self.package, self.base, self.helpers = package, base, frozenset({"base", *helpers})
+    def __init__(
+        self, package: str, base: type[P], title: str, helpers: Collection[str] = ()
+    ) -> None:
+        self.package, self.base, self.title = package, base, title
+        self.helpers = frozenset({"base", *helpers})
         self.name = package.removeprefix("turnrl.")
         SLOTS[base] = self
 
@@ -256,6 +260,15 @@ class _Built:
 def _written(plugin: Plugin, info: SerializationInfo) -> dict[str, Any]:
     fields = plugin.model_dump(mode=info.mode, exclude={"name"}, exclude_unset=info.exclude_unset)
     return {"name": plugin.recipe_key, **fields}
+
+
+def distinct(plugins: list[P]) -> list[P]:
+    """Return plug-ins of which no two have one name. Raises ValueError otherwise."""
+    names = [plugin.name for plugin in plugins]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is listed twice")
+    return plugins
 
 
 Plugged = Annotated[P, _Built()]

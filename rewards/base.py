@@ -143,4 +143,4 @@ async def inner_sums(reward: TurnReward, group: Group, scorer: LanguageAgent | N
     return [sum(row) for row in await ask(reward, group, scorer)]
 
 
-REWARDS: Slot[TurnReward] = Slot("turnrl.rewards", TurnReward)
+REWARDS: Slot[TurnReward] = Slot("turnrl.rewards", TurnReward, "Rewards")

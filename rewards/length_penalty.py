@@ -19,7 +19,9 @@ class LengthPenalty(TurnReward):
     0.5.
 
     The paper warms the weight up from 0, because a penalty on length slows learning at first. Here
-    the weight is the same from the first step on: keep it small beside the value of success.
+    the weight is the same from the first step of a stage on: keep it small beside the value of
+    success, or train a first stage without this reward (each ``rl`` stage of a recipe may have a
+    `label` and `rewards` of its own).
 
     Edge cases: equal lengths, and groups of one, give 0; an episode in which nothing was said does
     not count.

@@ -14,6 +14,7 @@ from turnrl import Recipe
 from turnrl.cli.catalogue import describe_fields, methods, settings_of
 from turnrl.envs import env_ids
 from turnrl.foundation.plugins import Plugin
+from turnrl.training.stages.base import STAGES
 
 BUILT_IN = env_ids()
 """Worlds that are there before a test registers its own."""
@@ -68,7 +69,9 @@ def blocks(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def test_every_block_of_a_recipe_has_its_table(generate: Any) -> None:
-    assert set(blocks(Recipe)) == {model for model, _ in generate.BLOCKS.values()}
+    parts: list[type[BaseModel]] = [Recipe, STAGES.get("sft"), STAGES.get("rl")]
+    wanted = {block for part in parts for block in blocks(part)}
+    assert wanted == {model for model, _ in generate.BLOCKS.values()}
 
 
 FRAGMENT = re.compile(r"(of|after|before|in|with|for|under|at|by|only|no|0|used|the same)\b")

@@ -17,31 +17,30 @@ from ..foundation.errors import UserError
 from ..foundation.plugins import Need
 
 if TYPE_CHECKING:
-    from .recipe import Recipe, RlStage
+    from .recipe import Recipe
+    from .stages.rl import Rl
 
 COLDEST = 0.01
 """Smallest temperature of play that is learnt from: rounding of the logits is divided by it."""
 
 
 def objections(recipe: Recipe) -> Iterator[str]:
-    """Yield what is wrong with a recipe, one sentence each; nothing for one that can learn."""
-    sft = [stage for stage in recipe.stages if stage.name == "sft"]
-    if (
-        recipe.model.lora is not None
-        and recipe.model.lora.dropout
-        and not any(stage.dropout for stage in sft)
-    ):
+    """Yield what is wrong with a recipe as a whole; stages know what is wrong with them."""
+    lora = recipe.model.lora
+    if lora is not None and lora.dropout and not any(s.uses_dropout for s in recipe.stages):
         yield (
-            f"model.lora.dropout={recipe.model.lora.dropout} would never act: dropout is off in rl,"
-            " and in sft unless it has dropout: true"
+            f"model.lora.dropout={lora.dropout} would never act: dropout is off in rl, and in sft"
+            " unless it has dropout: true"
         )
     yield from _engine(recipe)
-    for stage in recipe.stages:
-        if stage.name == "rl":
-            yield from _sampling(recipe)
-            yield from _groups(stage)
-            yield from _updates(stage, recipe.agent.max_turns)
-            yield from _returns(recipe, stage)
+
+
+def reinforcement(stage: Rl, recipe: Recipe) -> Iterator[str]:
+    """Yield why an rl stage cannot learn, one sentence each; nothing for one that can."""
+    yield from _sampling(recipe)
+    yield from _groups(stage)
+    yield from _updates(stage, recipe.agent.max_turns)
+    yield from _returns(recipe, stage)
 
 
 def _engine(recipe: Recipe) -> Iterator[str]:
@@ -52,7 +51,8 @@ def _engine(recipe: Recipe) -> Iterator[str]:
             f"engine '{name}' takes no weights, so what is learnt would never be played; a run"
             " needs one that does, such as torch"
         )
-    for reward in recipe.rewards:
+    paid = [reward for stage in recipe.stages for reward in stage.rewards_paid(recipe.rewards)]
+    for reward in paid:
         if Need.SCORER in reward.needs() and not can.scores:
             yield (
                 f"reward '{reward.name}' needs log-probabilities of given tokens, which engine"
@@ -80,7 +80,7 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _groups(stage: RlStage) -> Iterator[str]:
+def _groups(stage: Rl) -> Iterator[str]:
     size, credit = stage.group_size, stage.credit
     episodes = stage.tasks_per_step * size
     peers = credit.peers()
@@ -89,41 +89,41 @@ def _groups(stage: RlStage) -> Iterator[str]:
             ("group_size", size) if peers == "group" else ("tasks_per_step x group_size", episodes)
         )
         yield (
-            f"rl.{key}={least}: credit '{credit.name}' compares the episodes of a {peers}, and a"
+            f"{stage.label}.{key}={least}: credit '{credit.name}' compares the episodes of a {peers}, and a"
             f" {peers} of one has nothing to compare with, so nothing is learnt; it must be 2 or"
             " more"
         )
     for each in stage.selection:
         if not each.possible(size):
             yield (
-                f"rl.group_size={size}: selection '{each.name}' would drop every group, so nothing"
+                f"{stage.label}.group_size={size}: selection '{each.name}' would drop every group, so nothing"
                 " would be learnt"
             )
 
 
-def _updates(stage: RlStage, most_turns: int) -> Iterator[str]:
+def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
     episodes = stage.tasks_per_step * stage.group_size
     if stage.minibatches > episodes:
         yield (
-            f"rl.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x"
+            f"{stage.label}.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x"
             " group_size), and a minibatch needs one at least"
         )
     rows = episodes * most_turns
     if stage.rows_multiple_of > rows:
         yield (
-            f"rl.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most"
+            f"{stage.label}.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most"
             " (one a turn), so all would be dropped"
         )
     warm = stage.critic.warmup_steps
     if Need.VALUES in stage.credit.needs() and warm >= stage.steps:
         yield (
-            f"rl.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
+            f"{stage.label}.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
             " none the policy"
         )
 
 
-def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
-    paid = [reward for reward in recipe.rewards if reward.weight]
+def _returns(recipe: Recipe, stage: Rl) -> Iterator[str]:
+    paid = [reward for reward in stage.rewards_paid(recipe.rewards) if reward.weight]
     if any(term.coefficient for term in stage.regularizers):
         return
     if not paid:
@@ -134,7 +134,7 @@ def _returns(recipe: Recipe, stage: RlStage) -> Iterator[str]:
     elif stage.group_size < 2 and all(reward.compares for reward in paid):
         names = ", ".join(f"'{reward.name}'" for reward in paid)
         yield (
-            f"rl.group_size=1: {names} compares the episodes of a group, and pays a group of one"
+            f"{stage.label}.group_size=1: {names} compares the episodes of a group, and pays a group of one"
             " the same whatever it did; it must be 2 or more"
         )
 

@@ -10,22 +10,12 @@ import yaml
 from ..foundation.errors import UserError, nearest
 
 
-def stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The stages of a recipe that may be malformed; what is no block is an empty one."""
-    stages = data.get("stages")
-    return (
-        [stage if isinstance(stage, dict) else {} for stage in stages]
-        if isinstance(stages, list)
-        else []
-    )
-
-
 def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
     """Apply ``a.b.c=value`` to a recipe's data; the value is read as YAML.
 
     Args:
         data: a recipe as plain data, which is changed.
-        text: the override; its first part is one of `keys`, or the name of a stage.
+        text: the override; its first part is one of `keys`, or the label of a stage.
         keys: the top-level keys of a recipe.
 
     Raises:
@@ -39,9 +29,7 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
     except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         raise UserError(f"the value of '{text}' is not valid YAML") from None
     head, *rest = path.split(".")
-    stages = {
-        stage["name"]: stage for stage in stages_of(data) if isinstance(stage.get("name"), str)
-    }
+    stages = {_name(stage): stage for stage in _stages_of(data) if _name(stage)}
     target: Any = data
     if head in stages and head not in keys:
         target, parts = stages[head], rest
@@ -54,7 +42,7 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
         if isinstance(target, list):
-            named = {str(item.get("name")): item for item in target if isinstance(item, dict)}
+            named = {_name(item): item for item in target if isinstance(item, dict)}
             if last or (part not in named and not (part.isdigit() and int(part) < len(target))):
                 raise UserError(
                     f"'{text}': '{part}' is not in the list; {nearest(part, list(named))}"
@@ -66,3 +54,18 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
             target[part] = value
         else:
             target = target.setdefault(part, {})
+
+
+def _stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a recipe that may be malformed; what is no block is an empty one."""
+    stages = data.get("stages")
+    return (
+        [stage if isinstance(stage, dict) else {} for stage in stages]
+        if isinstance(stages, list)
+        else []
+    )
+
+
+def _name(item: dict[str, Any]) -> str:
+    """What an entry of a list goes by: its label if it has one, else its name."""
+    return str(item.get("label") or item.get("name") or "")

@@ -15,13 +15,14 @@ class Patience:
     """Counts the steps in a row that taught nothing.
 
     Args:
+        label: of the stage.
         limit: so many in a row end the stage; at most `steps` count, so that a short stage of them
             is no success.
         steps: length of the stage.
     """
 
-    def __init__(self, limit: int, steps: int) -> None:
-        self.limit, self.row = min(limit, steps), 0
+    def __init__(self, label: str, limit: int, steps: int) -> None:
+        self.label, self.limit, self.row = label, min(limit, steps), 0
 
     def after(self, step: int, cause: str) -> None:
         """Take in a step that is done.
@@ -37,9 +38,9 @@ class Patience:
         if self.row >= self.limit:
             steps = "step" if self.row == 1 else f"{self.row} steps in a row"
             raise RunFailed(
-                f"rl: {steps} up to step {step} taught nothing: {cause}. What was learnt before is"
-                " kept: mend the cause and go on with --resume (rl.give_up_after says how many"
-                " such steps end a run)"
+                f"{self.label}: {steps} up to step {step} taught nothing: {cause}. What was learnt before is"
+                f" kept: mend the cause and go on with --resume ({self.label}.give_up_after says how"
+                " many such steps end a run)"
             )
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..agents.evaluate import choose_tasks
 from ..agents.models.load import load
-from ..envs import Task, TextEnv, make
+from ..envs import Split, Task, TextEnv, make
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
 from ..foundation.plugins import TOLD_BY_WORLDS, Need
 from .corpus import marks
-from .recipe import Recipe, RlStage, SftStage
+from .recipe import Recipe
 from .session import known_renamings
-from .stages.sft import parameter_count
+from .stages.base import ModelSize
 
 
 def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
@@ -29,33 +30,20 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     wanted_tasks(recipe, prototype)
     prototype.close()
     loaded = load(config, corpus=lambda: [prototype.instructions], marks=marks(recipe, prototype))
-    parameters = parameter_count(loaded.model)
-    width = int(loaded.model.get_output_embeddings().weight.shape[1])
-    layers = int(loaded.model.config.num_hidden_layers)
-    if (
-        config.name == "tiny"
-    ):  # its tokenizer is trained on play, which a plan does not do: count it as full
-        parameters += (config.vocabulary - len(loaded.tokenizer)) * width
-    stages = []
-    for stage in recipe.stages:
-        copies = 4  # weights, gradients and AdamW's two moments
-        if isinstance(stage, RlStage):
-            episodes = stage.tasks_per_step * stage.group_size
-            response = episodes * recipe.agent.max_turns * recipe.agent.sampling.max_tokens
-            needs = stage.credit.needs().union(*(term.needs() for term in stage.regularizers))
-            copies += 4 * (Need.VALUES in needs and stage.critic.backbone == "separate") + (
-                Need.REF_LOGPROBS in needs
-            )
-            sizes = {"episodes_per_step": episodes, "response_tokens_per_step_at_most": response}
-        else:
-            sizes = {"episodes_per_step": stage.batch}
-        # About 16 activations of model width per layer and token are kept for the backward pass.
-        activations = stage.token_budget * width * layers * 16 * (2 if stage.bf16 else 4)
-        memory = (copies * parameters * 4 + activations) / 2**20
-        stages.append({"stage": stage.name, **sizes, "memory_mib": round(memory)})
+    model = loaded.model
+    size = ModelSize(
+        sum(p.numel() for p in model.parameters()),  # tied ones once
+        int(model.get_output_embeddings().weight.shape[1]),
+        int(model.config.num_hidden_layers),
+    )
+    if config.name == "tiny":
+        # Its tokenizer is trained on play, which a plan does not do: count it as full.
+        missing = (config.vocabulary - len(loaded.tokenizer)) * size.width
+        size = replace(size, parameters=size.parameters + missing)
+    stages = [{"stage": stage.label, **stage.plan(recipe, size)} for stage in recipe.stages]
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "parameters": parameters,
+        "parameters": size.parameters,
         "tasks": splits,
         "stages": stages,
     }
@@ -65,20 +53,22 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
     """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an
     expert it needs.
     """
-    asking = [reward.name for reward in recipe.rewards if Need.EXPERT in reward.needs()]
+    asking = [
+        reward.name
+        for stage in recipe.stages
+        for reward in stage.rewards_paid(recipe.rewards)
+        if Need.EXPERT in reward.needs()
+    ]
     if asking and type(prototype).expert_action is TextEnv.expert_action:
         raise UserError(
             f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has"
             " no expert: set target: answer, or target: goal with a text"
         )
-    wanted = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
+    wanted: dict[Split, int] = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
     for stage in recipe.stages:
-        known_renamings(prototype, stage.symmetries)
-        if isinstance(stage, SftStage):
-            wanted["train"] = max(wanted["train"], stage.demonstrations)
-            wanted["valid"] = max(wanted["valid"], stage.validation)
-        else:
-            wanted["train"] = max(wanted["train"], stage.tasks or 0)
+        known_renamings(prototype, stage.renamings_needed)
+        for split, count in stage.tasks_needed().items():
+            wanted[split] = max(wanted[split], count)
     if recipe.evaluate.every:
         wanted[recipe.evaluate.split] = max(
             wanted[recipe.evaluate.split], recipe.evaluate.tasks or 0
@@ -95,5 +85,5 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
 
 def env_extras(recipe: Recipe) -> frozenset[Need]:
     """What the rewards ask the worlds to tell."""
-    needed = frozenset[Need]().union(*(reward.needs() for reward in recipe.rewards))
-    return needed & TOLD_BY_WORLDS
+    rewards = [r for stage in recipe.stages for r in stage.rewards_paid(recipe.rewards)]
+    return frozenset[Need]().union(*(reward.needs() for reward in rewards)) & TOLD_BY_WORLDS

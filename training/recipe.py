@@ -10,30 +10,32 @@ nearest known one. Plug-ins are named by key: ``credit: {name: turn_return, gamm
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..agents.config import AgentConfig
 from ..agents.engines.base import ENGINES, EngineConfig, Sampling
 from ..agents.models.config import ModelConfig
-from ..agents.tagger.base import KINDS, PARSER, Tagger, speaks
 from ..envs.pool.pool import EnvPool
 from ..foundation.config import explain, keys_of
 from ..foundation.errors import UserError
-from ..foundation.plugins import Plugged
+from ..foundation.plugins import Plugged, distinct
 from ..rewards.base import REWARDS, TurnReward
-from .credit.base import CREDITS, Credit
-from .curriculum.base import CURRICULA, Curriculum
-from .learner.config import LearnerConfig
-from .learner.optim import OptimConfig
-from .modifiers.base import Modifier
 from .objections import objections
-from .overrides import override, stages_of
+from .overrides import override
 from .paths import anchored, module_file
-from .selection.base import Selection
+from .stages.base import Stage
 
 
 class Config(BaseModel):
@@ -122,137 +124,8 @@ class EvaluateConfig(Config):
     )
 
 
-class SftStage(Config):
-    """Supervised warm start on expert episodes; observation tokens carry no loss unless asked for."""
-
-    name: Literal["sft"] = "sft"
-    demonstrations: int = Field(
-        10, ge=1, description="number of expert episodes to learn from, one per training task"
-    )
-    noise: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description=(
-            "share of random actions in the demonstrations, which are seen but not learnt from"
-        ),
-    )
-    symmetries: int = Field(
-        1,
-        ge=1,
-        description=(
-            "number of renamings of the world under which demonstrations are shown; 1 is none"
-        ),
-    )
-    views: int | None = Field(
-        None,
-        ge=1,
-        description=(
-            "number of those renamings that each demonstration is shown under, in turns (default:"
-            " all)"
-        ),
-    )
-    tagger: Plugged[Tagger] | None = Field(
-        None,
-        description=(
-            "who writes a kind of reasoning and a thought before each demonstrated action (default:"
-            " nobody)"
-        ),
-    )
-    epochs: int = Field(3, ge=1, description="passes over the demonstrations, at most")
-    batch: int = Field(16, ge=1, description="demonstrations per update")
-    observation_weight: float = Field(
-        0.0,
-        ge=0,
-        description="loss weight of observation tokens, each when it is new, beside 1 for actions",
-    )
-    optim: OptimConfig = Field(
-        default_factory=lambda: OptimConfig(lr=1e-3), description="optimiser of this stage"
-    )
-    validate_every: int = Field(
-        5, ge=1, description="updates between two measurements of the validation loss"
-    )
-    validation: int = Field(
-        10,
-        ge=1,
-        description="number of validation tasks whose expert episodes give the validation loss",
-    )
-    patience: int = Field(
-        3,
-        ge=1,
-        description=(
-            "measurements in a row without a better validation loss after which the stage stops"
-        ),
-    )
-    until_loss: float | None = Field(
-        None, gt=0, description="validation loss (nats per action token) at which the stage stops"
-    )
-    token_budget: int = Field(
-        4096, ge=1, description="tokens of a micro-batch, padding included, at most"
-    )
-    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
-    checkpoint_every: int = Field(
-        25, ge=1, description="updates between checkpoints to resume from"
-    )
-    dropout: bool = Field(
-        False,
-        description="the model's own dropout, of its config and of LoRA, is active in the updates",
-    )
-
-
-class RlStage(LearnerConfig):
-    """Reinforcement learning: play, reward, credit, update."""
-
-    name: Literal["rl"] = "rl"
-    tasks: int | None = Field(
-        None, ge=1, description="number of training tasks to draw from (default: all, at most 100)"
-    )
-    tasks_per_step: int = Field(8, ge=1, description="tasks, and so groups of episodes, per step")
-    group_size: int = Field(
-        8, ge=1, description="episodes of each task in a step: the group that is compared"
-    )
-    concurrency: int = Field(64, ge=1, description="episodes played at once")
-    symmetries: int = Field(
-        1,
-        ge=1,
-        description=(
-            "number of renamings of the world that the episodes of a group take turns with; 1 is"
-            " none"
-        ),
-    )
-    credit: Plugged[Credit] = Field(
-        default_factory=lambda: CREDITS.build({"name": "grpo"}),
-        description="estimator of advantages, by name and fields",
-    )
-    modifiers: list[Plugged[Modifier]] = Field(
-        [], description="changes of the advantages after the estimator, in order"
-    )
-    curriculum: Plugged[Curriculum] = Field(
-        default_factory=lambda: CURRICULA.build({"name": "uniform"}),
-        description="who chooses the tasks of a step, by name and fields",
-    )
-    selection: list[Plugged[Selection]] = Field(
-        [], description="filters that decide which groups are learnt from, one after the other"
-    )
-    merge: bool = Field(True, description="train turns that extend each other as one sequence")
-    save_episodes: int = Field(
-        16, ge=0, description="episodes that are kept of a step whose episodes are kept"
-    )
-    episodes_every: int = Field(10, ge=1, description="steps between those whose episodes are kept")
-    checkpoint_every: int = Field(
-        10, ge=1, description="steps between two checkpoints that a run can be resumed from"
-    )
-    give_up_after: int = Field(
-        3,
-        ge=1,
-        description=(
-            "steps in a row without anything to learn from (every episode lost, no finite gradient)"
-            " that end the run"
-        ),
-    )
-
-
-Stage = Annotated[SftStage | RlStage, Field(discriminator="name")]
+TAKEN = ("best", "last", "train", "valid", "test")
+"""Names of checkpoints and episodes that no stage can have."""
 
 
 class Recipe(Config):
@@ -283,8 +156,8 @@ class Recipe(Config):
         default_factory=lambda: [REWARDS.build({"name": "outcome"})],
         description="rewards of a turn, by name and fields; `weight` multiplies each in their sum",
     )
-    stages: list[Stage] = Field(
-        min_length=1, description="what is done, in order: sft, rl, or both"
+    stages: list[Plugged[Stage]] = Field(
+        min_length=1, description="what is done, in order, by name and fields: sft, rl, or both"
     )
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="how success is measured"
@@ -302,37 +175,29 @@ class Recipe(Config):
             raise ValueError("needs an id, e.g. {id: textworld/coin-v0, level: 5}")
         return value
 
-    @model_validator(mode="after")
-    def _rewards_differ(self) -> Recipe:
-        names = [reward.name for reward in self.rewards]
-        if len(set(names)) != len(names):
-            raise ValueError("a reward is listed twice")
-        return self
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_differ(cls, rewards: list[TurnReward]) -> list[TurnReward]:
+        return distinct(rewards)
 
-    @model_validator(mode="after")
-    def _stages_differ(self) -> Recipe:
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) != len(names):
-            raise ValueError(
-                "a stage is listed twice: metrics and checkpoints are kept by the name of the stage"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tags_are_read(self) -> Recipe:
-        for stage in self.stages:
-            tagger = stage.tagger if isinstance(stage, SftStage) else None
-            if tagger is not None and not speaks(self.agent.parser):
-                kinds = ", ".join(KINDS)
+    @field_validator("stages")
+    @classmethod
+    def _labels_differ(cls, stages: list[Stage]) -> list[Stage]:
+        labels = [stage.label for stage in stages]
+        for label in labels:
+            if labels.count(label) > 1:
                 raise ValueError(
-                    f"sft: tagger '{tagger.name}' needs a parser that knows the tags {kinds}; set"
-                    f" {PARSER}"
+                    f"'{label}' is listed twice: give each of these stages a label of its own, by"
+                    " which metrics and checkpoints are kept"
                 )
-        return self
+            if label in (*cls.model_fields, *TAKEN):
+                raise ValueError(f"a stage cannot have the label '{label}': it means another thing")
+        return stages
 
     @model_validator(mode="after")
     def _can_learn(self) -> Recipe:
-        for objection in objections(self):
+        of_stages = (objection for stage in self.stages for objection in stage.objections(self))
+        for objection in chain(of_stages, objections(self)):
             raise ValueError(objection)
         return self
 
@@ -395,7 +260,9 @@ class Recipe(Config):
         try:
             return cls.model_validate(anchored(data, Path.cwd()))
         except ValidationError as error:
-            raise UserError(explain(error, what, _known_keys(data))) from None
+            raise UserError(explain(error, what, keys_of(cls))) from None
+        except UserError as error:  # of a plug-in
+            raise type(error)(f"{what}: {error}") from error.__cause__
 
     def importing(self, *modules: str) -> Recipe:
         """The recipe with more modules or ``.py`` files, relative to the working directory, in
@@ -408,13 +275,3 @@ class Recipe(Config):
     def dump(self) -> str:
         """The resolved recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def _known_keys(data: dict[str, Any]) -> dict[str, list[str]]:
-    known = keys_of(Recipe)
-    for i, stage in enumerate(stages_of(data)):
-        kinds: dict[str, type[BaseModel]] = {"sft": SftStage, "rl": RlStage}
-        for key, model in kinds.items():
-            if stage.get("name") == key:
-                known |= keys_of(model, f"stages.{i}.{key}")
-    return known

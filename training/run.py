@@ -21,17 +21,15 @@ from .clock import Clock
 from .corpus import marks, world_text
 from .interrupt import Asked, Interrupted, Interrupts
 from .objections import fits
-from .patience import Patience, enough_memory
 from .plan import env_extras, wanted_tasks
-from .recipe import Recipe, RlStage, SftStage
+from .recipe import Recipe
 from .run_folder import checkpoint
 from .run_folder.checkpoint import Saved, TrainerState
 from .run_folder.console import Narrator
 from .run_folder.log import LAST, Record, RunLog
 from .run_folder.resume import MEASURE, changes
 from .session import Session
-from .stages.sft import SupervisedTrainer
-from .walk import Trainer
+from .stages.base import Stage
 
 OnRecord = Callable[[Record], None]
 
@@ -70,7 +68,7 @@ def train(
         Interrupted: a signal stopped it.
     """
     recipe = Recipe.of(recipe)
-    narrator = Narrator(sum(stage.steps for stage in recipe.stages if isinstance(stage, RlStage)))
+    narrator = Narrator({stage.label: stage.length for stage in recipe.stages})
 
     def tell(record: Record) -> None:
         if progress:
@@ -111,7 +109,7 @@ def _saved(log: RunLog) -> Saved | None:
 def _going_on(recipe: Recipe, saved: Saved | None, new: dict[str, str]) -> str:
     if saved is None:
         return "nothing was saved yet: the run begins anew"
-    at = f"going on after {recipe.stages[saved.state.stage].name} {saved.state.step}"
+    at = f"going on after {recipe.stages[saved.state.stage].label} {saved.state.step}"
     return f"{at} with {', '.join(new.values())}" if new else at
 
 
@@ -133,14 +131,15 @@ async def _train(
             loaded = await _load(recipe, prototype, saved, log, progress)
             session = _session(recipe, loaded, prototype, pool, log, progress)
             session.interrupts, session.clock = interrupts, clock
+            session.on_record = on_record
             if saved is not None:
                 _go_on(session, saved, new)
         try:
             for index, stage in enumerate(recipe.stages):
                 if saved is None or index > saved.state.stage:
-                    await _run_stage(session, stage, index, None, on_record)
+                    await _run_stage(session, stage, index, None)
                 elif index == saved.state.stage:
-                    await _run_stage(session, stage, index, saved.state, on_record)
+                    await _run_stage(session, stage, index, saved.state)
         except Asked:
             raise Interrupted(session.where, interrupts.signum) from None
         finally:
@@ -168,7 +167,7 @@ async def _load(
 def _go_on(session: Session, saved: Saved, new: dict[str, str]) -> None:
     """Make the folder and the session what they were when the checkpoint was written."""
     state, log = saved.state, session.log
-    at = session.recipe.stages[state.stage].name
+    at = session.recipe.stages[state.stage].label
     session.best, session.best_step = state.best, state.best_step
     if state.best_step:
         folder = log.folder / "checkpoints" / "best"
@@ -192,89 +191,19 @@ def _go_on(session: Session, saved: Saved, new: dict[str, str]) -> None:
 
 
 async def _run_stage(
-    session: Session,
-    stage: SftStage | RlStage,
-    index: int,
-    state: TrainerState | None,
-    on_record: OnRecord,
+    session: Session, stage: Stage, index: int, state: TrainerState | None
 ) -> None:
     """One stage and the test after it."""
-    with session.clock.phase(stage.name):
-        if isinstance(stage, SftStage):
-            with enough_memory(
-                "the warm start",
-                "sft.token_budget (tokens of a micro-batch) or the size of the model",
-            ):
-                done = await SupervisedTrainer(session, stage, index).run(on_record, state)
-        else:
-            done = await _reinforce(session, stage, index, state, on_record)
+    with session.clock.phase(stage.label):
+        done = await stage.run(session, index, state)
     if session.recipe.evaluate.test_tasks:
-        session.where = f"in the test after {stage.name}"
-        with session.clock.phase(f"test-{stage.name}"):
+        session.where = f"in the test after {stage.label}"
+        with session.clock.phase(f"test-{stage.label}"):
             test = session.evaluate(
-                "test", session.recipe.evaluate.test_tasks, stage.name, keep=done
+                "test", session.recipe.evaluate.test_tasks, stage.label, keep=done
             )
             result = await session.interrupts.cancel_for(test)
-        on_record(session.log.record(stage.name, done, "test", result.record()))
-
-
-async def _reinforce(
-    session: Session, stage: RlStage, index: int, state: TrainerState | None, on_record: OnRecord
-) -> int:
-    """An rl stage; returns its steps. The model then has the best weights that were seen, else the
-    last.
-    """
-    trainer = Trainer(session, stage, index)
-    done, evaluated = 0, True
-    if state is not None:
-        await trainer.restore(state)
-        done, evaluated = state.step, bool(state.parts["evaluated"])
-    else:
-        session.best, session.best_step = -1.0, 0
-        session.save("last", (index, 0), trainer.state(evaluated=True))
-    patience = Patience(stage.give_up_after, stage.steps)
-    while done < stage.steps or not evaluated:
-        memory: dict[str, Any] | None = trainer.memory()
-        try:
-            session.interrupts.check()
-            if evaluated:
-                metrics = await session.interrupts.cancel_for(trainer.step(done))
-                done, memory = done + 1, None
-                on_record(session.log.record("rl", done, "train", metrics))
-                patience.after(done, trainer.cause)
-                evaluated = not trainer.due(done - 1, session.recipe.evaluate.every)
-            if not evaluated:
-                await _validate(session, trainer, done, on_record)
-                evaluated = True
-        except Asked:
-            session.where = f"at rl step {done}"
-            session.save("last", (index, done), trainer.state(memory, evaluated=evaluated))
-            raise
-        if trainer.due(done - 1, stage.checkpoint_every):
-            session.save("last", (index, done), trainer.state(evaluated=True))
-    async with trainer.averaged(done):
-        session.save("rl", (index, done))
-    folder = session.log.folder / "checkpoints" / ("best" if session.best_step else "rl")
-    checkpoint.restore(folder, session.model)
-    await session.engine.push(session.model.state_dict(), done + 1)
-    return done
-
-
-async def _validate(session: Session, trainer: Trainer, step: int, on_record: OnRecord) -> None:
-    """Periodic evaluation; the best checkpoint is the latest of those that did best.
-
-    An evaluation that lost more than a share of its episodes (`Evaluation.whole`) is logged and
-    decides nothing.
-    """
-    async with trainer.averaged(step):
-        evaluation = session.evaluate(
-            session.recipe.evaluate.split, session.recipe.evaluate.tasks, "rl"
-        )
-        result = await session.interrupts.cancel_for(evaluation)
-        on_record(session.log.record("rl", step, "eval", result.record()))
-        if result.whole and result.success is not None and result.success >= session.best:
-            session.best, session.best_step = result.success, step
-            session.save("best", (trainer.index, step))
+        session.record(stage.label, done, "test", result.record())
 
 
 def _finish(session: Session) -> dict[str, Any]:
@@ -308,4 +237,4 @@ def _session(
 
 
 def _slots(recipe: Recipe) -> int:
-    return max([64, *(stage.concurrency for stage in recipe.stages if isinstance(stage, RlStage))])
+    return max(64, *(stage.episodes_at_once for stage in recipe.stages))

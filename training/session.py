@@ -4,7 +4,7 @@ log.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,11 @@ from .interrupt import Interrupts
 from .patience import check_finite
 from .recipe import Recipe
 from .run_folder import checkpoint
-from .run_folder.log import RunLog
+from .run_folder.log import Record, RunLog
+
+
+def _ignore(record: Record) -> None:
+    """Nobody listens."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Session:
     pool: EnvPool
     log: RunLog
     progress: bool = True
+    on_record: Callable[[Record], None] = _ignore
+    """Called with each line of the metrics."""
     interrupts: Interrupts = field(default_factory=Interrupts)
     clock: Clock = field(default_factory=Clock)
     changes: list[str] = field(default_factory=list)
@@ -50,6 +56,15 @@ class Session:
     where: str = "before the first stage"
     """How far it is, for whoever interrupts it."""
     tasks: dict[str, list[Task]] = field(default_factory=dict)
+
+    def record(self, stage: str, step: int, kind: str, values: Record) -> None:
+        """Write a line of the metrics, and tell whoever listens."""
+        self.on_record(self.log.record(stage, step, kind, values))
+
+    def seed_of(self, index: int) -> int:
+        """Return the seed of a stage: the recipe's, but no two stages of one kind play alike."""
+        kinds = [stage.name for stage in self.recipe.stages]
+        return self.recipe.seed ^ (kinds[:index].count(kinds[index]) << 32)
 
     def choose(self, split: str, n: int | None) -> list[Task]:
         """The first `n` tasks of a split (None: at most 100), with their files made."""

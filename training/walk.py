@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,6 @@ from .credit.base import Advantages
 from .learner.local import Learner
 from .patience import enough_memory
 from .publisher import Publisher
-from .recipe import RlStage
 from .reward_table import RewardTable, measured, reward_all
 from .run_folder.checkpoint import TrainerState
 from .run_folder.log import Record
@@ -30,9 +29,12 @@ from .source.base import Played, Source
 from .source.gather import Gathering
 from .source.lock_step import LockStep
 
+if TYPE_CHECKING:
+    from .stages.rl import Rl
+
 LOWER = (
-    "rl.token_budget (tokens of a micro-batch), rl.tasks_per_step, rl.group_size or the size of the"
-    " model"
+    "{0}.token_budget (tokens of a micro-batch), {0}.tasks_per_step, {0}.group_size or the size of"
+    " the model"
 )
 
 
@@ -45,10 +47,11 @@ class Trainer:
         index: its place among the stages, for checkpoints.
     """
 
-    def __init__(self, session: Session, stage: RlStage, index: int) -> None:
+    def __init__(self, session: Session, stage: Rl, index: int) -> None:
         self.session, self.stage, self.index = session, stage, index
+        self.seed = session.seed_of(index)
         self.credit = stage.credit.begin()
-        self.rewards = [reward.begin() for reward in session.recipe.rewards]
+        self.rewards = [reward.begin() for reward in stage.rewards_paid(session.recipe.rewards)]
         self.modifiers = [modifier.begin() for modifier in stage.modifiers]
         self.selection = [selection.begin() for selection in stage.selection]
         self.weights = {reward.name: reward.weight for reward in self.rewards}
@@ -69,7 +72,7 @@ class Trainer:
             concurrency=stage.concurrency,
             steps=stage.steps,
             max_turns=agent.max_turns,
-            seed=session.recipe.seed,
+            seed=self.seed,
             ask_expert=Need.EXPERT in self.needs,
             keep=Need.SCORER in self.needs,
         )
@@ -102,7 +105,7 @@ class Trainer:
         if not groups:
             return metrics | {"skipped": 1.0}
         self.warn_of_survivors(number + 1, metrics)
-        with self._clock("score"), enough_memory(what, LOWER):
+        with self._clock("score"), enough_memory(what, LOWER.format(stage.label)):
             batch = self.batch(groups)
         with self._clock("credit"):
             table = self.table(groups, batch)
@@ -113,14 +116,14 @@ class Trainer:
                 f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
             )
             return metrics | {"skipped": 1.0} | self.timing()
-        with self._clock("update"), enough_memory(what, LOWER):
-            report = self.learner.update(batch, advantages, number, self.session.recipe.seed)
+        with self._clock("update"), enough_memory(what, LOWER.format(stage.label)):
+            report = self.learner.update(batch, advantages, number, self.seed)
             if report.get("gradients/lost") == 1:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
             await self.publisher.push(self.learner.weights(), number + 1)
         if self.due(number, stage.episodes_every):
             episodes = episodes_of(groups)
-            self.session.write_episodes("rl", number + 1, episodes, stage.save_episodes)
+            self.session.write_episodes(stage.label, number + 1, episodes, stage.save_episodes)
         return metrics | report | self.describe(batch, table, advantages) | self.timing()
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:

@@ -86,4 +86,4 @@ def _are_texts(*values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-CONTEXTS: Slot[Context] = Slot("turnrl.agents.context", Context)
+CONTEXTS: Slot[Context] = Slot("turnrl.agents.context", Context, "Contexts")

@@ -97,4 +97,4 @@ def write_action(
     return text
 
 
-PARSERS: Slot[Parser] = Slot("turnrl.agents.parsers", Parser)
+PARSERS: Slot[Parser] = Slot("turnrl.agents.parsers", Parser, "Parsers")

@@ -78,4 +78,4 @@ def speaks(parser: Parser) -> bool:
     )
 
 
-TAGGERS: Slot[Tagger] = Slot("turnrl.agents.tagger", Tagger)
+TAGGERS: Slot[Tagger] = Slot("turnrl.agents.tagger", Tagger, "Taggers")

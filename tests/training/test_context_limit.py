@@ -10,7 +10,7 @@ import pytest
 import torch
 from turnrl.agents.engines.base import Conversation
 from turnrl.agents.episode import Episode, Group, StopReason, episodes_of
-from turnrl.training.stages.sft import SupervisedTrainer
+from turnrl.training.supervised import SupervisedTrainer
 from turnrl.training.walk import Trainer
 
 from ..logged import logged

@@ -16,7 +16,7 @@ from turnrl.agents.models.load import load
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import CREDITS
 from turnrl.training.learner.critic import Critic, CriticConfig
-from turnrl.training.recipe import RlStage
+from turnrl.training.stages.rl import Rl
 
 from .builders import table
 from .test_update import Step, model, played
@@ -139,7 +139,7 @@ def learn(
     paid = table({"r": [[1.0] * int(n) for n in batch.turns_E]})
     targets_BL = CREDITS.build({"name": "gae"})(paid, batch).critic_targets_BL
 
-    def build(policy: Any, stage: RlStage) -> Critic:
+    def build(policy: Any, stage: Rl) -> Critic:
         return critic_of(policy, **settings, warmup_steps=warmup)
 
     return Step(

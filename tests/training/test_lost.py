@@ -177,7 +177,7 @@ def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
         assert (looked["success"] is None) == (name == "none left")
         assert (tmp_path / name / "checkpoints" / "best").is_dir() == (name == "whole")
         assert (tmp_path / name / "checkpoints" / "rl").is_dir()
-        narrator = Narrator(1)
+        narrator = Narrator({"rl": 1})
         assert ("[bold]-[/bold] of 0" in narrator._text(looked)) == (name == "none left")
 
 
@@ -338,7 +338,7 @@ def test_weights_are_looked_at_by_name() -> None:
 
 
 def test_patience_counts_steps_in_a_row() -> None:
-    patience = Patience(2, 10)
+    patience = Patience("rl", 2, 10)
     for step, cause in enumerate(("a", "", "b", "", "c"), 1):
         patience.after(step, cause)
     with pytest.raises(RunFailed, match="rl: 2 steps in a row up to step 6 taught nothing: d"):
@@ -388,7 +388,7 @@ def test_rounds_of_which_nothing_was_measured_have_no_weight() -> None:
 
 
 def test_a_line_of_a_step_that_was_lost_shows_no_zeros() -> None:
-    said = Narrator(9)._text(
+    said = Narrator({"rl": 9})._text(
         {"stage": "rl", "kind": "train", "step": 2, "episodes": 0.0, "lost/env_error": 8.0}
     )
     assert "success -, return -, entropy -, 8 episodes lost" in said

@@ -10,7 +10,8 @@ from turnrl.envs import make_for
 from turnrl.envs.registry import import_worlds
 from turnrl.training.recipe import Recipe
 from turnrl.training.run import train
-from turnrl.training.stages.sft import SupervisedTrainer
+from turnrl.training.stages.sft import Sft
+from turnrl.training.supervised import SupervisedTrainer
 
 from ..toy_world import recipe
 from .test_trainer import session_of
@@ -31,7 +32,7 @@ def test_each_world_is_demonstrated_with_its_own_instructions(tmp_path: Path) ->
     data["agent"]["system"] = True
     with session_of(tmp_path / "run", data) as session:
         stage = session.recipe.stages[0]
-        assert stage.name == "sft"
+        assert isinstance(stage, Sft)
         train, _ = asyncio.run(SupervisedTrainer(session, stage, 0).demonstrate())
         shown = {
             episode.task.env: session.tokenizer.decode(episode.turns[0].prompt_ids)

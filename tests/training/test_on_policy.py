@@ -181,7 +181,7 @@ def test_dropout_of_adapters_is_off_in_rl(tmp_path: Path) -> None:
 
 def test_dropout_of_a_warm_start_is_asked_for(tmp_path: Path) -> None:
     """With dropout a second look at the same episodes has another loss; without it has not."""
-    from turnrl.training.stages.sft import SupervisedTrainer
+    from turnrl.training.supervised import SupervisedTrainer
 
     model = {"name": gpt2(tmp_path / "model"), "max_context": 128}
     found = {}

@@ -139,7 +139,7 @@ def test_a_run_that_was_killed_before_anything_was_saved_begins_anew(
         ),
         (
             {"rewards": [{"name": "outcome", "weight": 2.0}]},
-            [r"rewards\.outcome\.weight \(nothing\) -> 2\.0"],
+            [r"rewards\.outcome\.weight 1\.0 -> 2\.0"],
         ),
         ({"credit": {"name": "gae"}}, [r"rl\.credit\.name \"grpo\" -> \"gae\""]),
         ({"model": {"width": 64}, "seed": 3}, [r"model\.width 32 -> 64", r"seed 0 -> 3"]),

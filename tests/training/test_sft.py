@@ -12,7 +12,7 @@ import torch
 from turnrl import UserError
 from turnrl.agents.symmetry import rename
 from turnrl.training.run_folder.log import Record
-from turnrl.training.stages.sft import SupervisedTrainer
+from turnrl.training.supervised import SupervisedTrainer
 
 from ..logged import logged
 from ..toy_world import COLOURS, LightsEnv, recipe
@@ -188,7 +188,8 @@ def test_early_stop_restores_the_best_weights(
             return next(script)
 
         monkeypatch.setattr(made, "loss_of", look)
-        asyncio.run(made.run(lines.append))
+        session.on_record = lines.append
+        asyncio.run(made.run())
         final = session.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
     assert [line["valid_loss"] for line in lines] == [3.0, 1.0, 2.0, 2.5]
     assert torch.equal(final, snapshots[1])
@@ -205,7 +206,8 @@ def test_it_stops_at_the_validation_loss_it_was_asked_for(tmp_path: Path) -> Non
         "demonstrations": 12,
     }
     with session_of(tmp_path / "run", recipe(sft=sft)) as session:
-        asyncio.run(trainer_in(session).run(lines.append))
+        session.on_record = lines.append
+        asyncio.run(trainer_in(session).run())
     losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
     assert losses[-1] <= 0.5 < min(losses[:-1], default=math.inf)
     assert "valid_loss" in lines[-1]

@@ -13,7 +13,7 @@ from turnrl import Recipe, UserError, train
 from turnrl.agents.symmetry import rename
 from turnrl.agents.tagger.base import KINDS
 from turnrl.training.run_folder.log import Record
-from turnrl.training.stages.sft import SupervisedTrainer, expert_episodes
+from turnrl.training.supervised import SupervisedTrainer, expert_episodes
 
 from ..agents.fake_server import Reply, Server, direct, says, serving  # noqa: F401
 from ..logged import logged
@@ -87,7 +87,8 @@ def test_an_episode_without_thoughts_is_left_out_and_counted(tmp_path: Path) -> 
         bad.append([turn.action or "" for turn in played[1].turns])
         made = SupervisedTrainer(session, session.recipe.stages[0], 0)  # type: ignore[arg-type]
         with logged(r"tagger") as said:
-            asyncio.run(made.run(lines.append))
+            session.on_record = lines.append
+            asyncio.run(made.run())
         told, valid = asyncio.run(made.demonstrate())
     assert [episode.task for episode in told[::2]] == [played[e].task for e in (0, 2, 3)]
     assert len(valid) == 3

@@ -26,8 +26,8 @@ from turnrl.training.learner.critic import Critic
 from turnrl.training.learner.gradients import Gradients
 from turnrl.training.learner.local import Learner
 from turnrl.training.losses.base import PolicyLoss
-from turnrl.training.recipe import RlStage
 from turnrl.training.source.rollout import rollout
+from turnrl.training.stages.rl import Rl
 
 from ..agents.fake_engine import tokenizer
 
@@ -83,13 +83,13 @@ class Step:
     def __init__(
         self,
         batch: TokenBatch,
-        build: Callable[[Any, RlStage], Critic] | None = None,
+        build: Callable[[Any, Rl], Critic] | None = None,
         advantages_BL: Tensor | None = None,
         targets_BL: Tensor | None = None,
         **stage: Any,
     ) -> None:
         self.model = copy.deepcopy(model())
-        self.stage = RlStage.model_validate({"optim": {"lr": 0.01}, "steps": 10} | stage)
+        self.stage = Rl.model_validate({"optim": {"lr": 0.01}, "steps": 10} | stage)
         needs = {Need.VALUES} if build else set()
         self.learner = learner = Learner(self.stage, self.model, needs=needs)
         self.critic = learner.critic

@@ -66,4 +66,4 @@ class Credit(Plugin):
         """Advantages, float64, without gradient, of the episodes in `rewards` and `batch` alike."""
 
 
-CREDITS: Slot[Credit] = Slot("turnrl.training.credit", Credit)
+CREDITS: Slot[Credit] = Slot("turnrl.training.credit", Credit, "Credit")

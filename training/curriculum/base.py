@@ -76,4 +76,4 @@ class Measured(Curriculum):
         self._rates.update({task: list(entry) for task, entry in state["rates"].items()})
 
 
-CURRICULA: Slot[Curriculum] = Slot("turnrl.training.curriculum", Curriculum)
+CURRICULA: Slot[Curriculum] = Slot("turnrl.training.curriculum", Curriculum, "Curricula")

@@ -156,4 +156,4 @@ def log_ratios(logprobs_BL: Tensor, batch: TokenBatch) -> Tensor:
     return log_ratio_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-LOSSES: Slot[PolicyLoss] = Slot("turnrl.training.losses", PolicyLoss)
+LOSSES: Slot[PolicyLoss] = Slot("turnrl.training.losses", PolicyLoss, "Policy losses")

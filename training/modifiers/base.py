@@ -37,4 +37,4 @@ def lengths_E(batch: TokenBatch, unit: str) -> Tensor:
     return batch.tokens_E.double()
 
 
-MODIFIERS: Slot[Modifier] = Slot("turnrl.training.modifiers", Modifier)
+MODIFIERS: Slot[Modifier] = Slot("turnrl.training.modifiers", Modifier, "Modifiers of advantages")

@@ -33,4 +33,4 @@ class Regularizer(Objective):
         return None
 
 
-REGULARIZERS: Slot[Regularizer] = Slot("turnrl.training.regularizers", Regularizer)
+REGULARIZERS: Slot[Regularizer] = Slot("turnrl.training.regularizers", Regularizer, "Regularizers")

@@ -5,6 +5,7 @@ terminal.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from ...foundation.terminal import Terminal
 from .log import Record
@@ -14,11 +15,11 @@ class Narrator:
     """Prints one line per record: a look at the warm start, a step of learning, an evaluation.
 
     Args:
-        steps: length of the rl stage, for "12/60".
+        lengths: number of steps of each stage, for "12/60"; None where that is not known.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.started = steps, time.perf_counter()
+    def __init__(self, lengths: Mapping[str, int | None]) -> None:
+        self.lengths, self.started = lengths, time.perf_counter()
         # Not wrapped: where it is no terminal, a line of a log is one line whatever its length.
         self.console = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
@@ -39,7 +40,9 @@ class Narrator:
                 f"{record['stage']} {record['step']}: [bold]{success}[/bold] of {record['n']} "
                 f"{record['split']} tasks ({record['low']:.0%} to {record['high']:.0%})"
             )
-        if record["stage"] == "rl":
+        length = self.lengths.get(record["stage"])
+        at = f"{record['stage']} {record['step']}{f'/{length}' if length else ''}"
+        if "episodes" in record:
             seconds = sum(
                 value for key, value in record.items() if key in ("seconds/play", "seconds/update")
             )
@@ -51,10 +54,7 @@ class Narrator:
             ]
             lost = sum(value for key, value in record.items() if key.startswith("lost/"))
             told += [f"{lost:.0f} episodes lost"] if lost else []
-            return f"rl {record['step']}/{self.steps}: {', '.join(told)}, {seconds:.1f} s"
+            return f"{at}: {', '.join(told)}, {seconds:.1f} s"
         if "valid_loss" in record:
-            return (
-                f"sft {record['step']}: loss {record['loss']:.2f}, validation"
-                f" {record['valid_loss']:.3f}"
-            )
+            return f"{at}: loss {record['loss']:.2f}, validation {record['valid_loss']:.3f}"
         return ""

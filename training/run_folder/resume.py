@@ -23,9 +23,6 @@ FREE = re.compile(
     r"(name|threads|engine\.max_batch|engine\.patience_ms|pool\..+|evaluate\..+"
     r"|.+\.url|.+\.endpoint\.(api_key_env|timeout|retries|concurrency|requests_per_minute|cache))"
 )
-FREE_IN_STAGE = re.compile(
-    r"(steps|epochs|concurrency|token_budget|checkpoint_every|save_episodes|episodes_every|optim\..+|critic\.lr)"
-)
 UNSET = object()
 
 
@@ -40,9 +37,8 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
             It names them all.
     """
     new = recipe.model_dump(mode="json")
-    names = [stage["name"] for stage in old["stages"]]
-    begun = names[: state.stage + 1]
-    if [stage.name for stage in recipe.stages][: len(begun)] != begun:
+    begun = [stage["label"] for stage in old["stages"]][: state.stage + 1]
+    if [stage.label for stage in recipe.stages][: len(begun)] != begun:
         raise UserError(f"this run began with the stages {', '.join(begun)}: these cannot change")
     before, after = flat(old), flat(new)
     found = {
@@ -50,38 +46,36 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
         for key in dict.fromkeys([*before, *after])
         if before.get(key, UNSET) != after.get(key, UNSET)
     }
-    going_on = "" if state.parts.get("over") else begun[-1]
-    if fixed := [text for key, text in found.items() if not _may_change(key, begun, going_on)]:
+    going_on = recipe.stages[state.stage]
+    free = "" if state.parts.get("over") else going_on.changeable
+    if fixed := [text for key, text in found.items() if not _may_change(key, begun, free)]:
         more = f" and {len(fixed) - 8} more" if len(fixed) > 8 else ""
         raise UserError(
             f"this run has another recipe: {'; '.join(fixed[:8])}{more} cannot change on the way;"
             " go on with the recipe.yaml of its folder, or choose another --run"
         )
-    at = new["stages"][state.stage]
-    if at.get("steps", state.step) < state.step:
+    if going_on.length is not None and going_on.length < state.step:
         raise UserError(
-            f"this run has done {state.step} steps of {at['name']}, more than steps={at['steps']}"
+            f"this run has done {state.step} steps of {going_on.label}, more than"
+            f" steps={going_on.length}"
         )
     return found
 
 
 def flat(data: Any, where: str = "") -> dict[str, Any]:
-    """Nested data by dotted key; entries of a list go by their name, as in overrides, and the list
-    holds the names.
+    """Nested data by dotted key; entries of a list go by their name, stages by their label, as in
+    overrides, and the list holds the names.
     """
     leaves: dict[str, Any] = {}
-    if (
-        isinstance(data, list)
-        and data
-        and all(isinstance(item, Mapping) and "name" in item for item in data)
-    ):
-        names = [str(item["name"]) for item in data]
-        if len(set(names)) == len(names):
+    if isinstance(data, list) and data and all(isinstance(item, Mapping) for item in data):
+        known_by = "label" if where == "stages" else "name"
+        names = [str(item.get(known_by)) for item in data]
+        if len(set(names)) == len(names) and "None" not in names:
             leaves[where] = names
             where = "" if where == "stages" else where
             data = {
-                str(item["name"]): {key: item[key] for key in item if key != "name"}
-                for item in data
+                name: {key: value for key, value in item.items() if key != known_by}
+                for name, item in zip(names, data, strict=True)
             }
     if not isinstance(data, Mapping):
         return {where: data}
@@ -90,13 +84,13 @@ def flat(data: Any, where: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _may_change(key: str, begun: Sequence[str], going_on: str) -> bool:
-    """Whether a key may, where these stages have begun and that one of them has not ended."""
+def _may_change(key: str, begun: Sequence[str], free: str) -> bool:
+    """Whether a key may, where these stages have begun and the last one lets go of `free`."""
     stage, _, rest = key.partition(".")
     if key == "stages" or FREE.fullmatch(key):
         return True  # the names of the stages that have begun were compared
     if stage in begun:
-        return stage == going_on and FREE_IN_STAGE.fullmatch(rest) is not None
+        return stage == begun[-1] and re.fullmatch(free, rest) is not None
     return stage not in Recipe.model_fields
 
 

@@ -45,4 +45,4 @@ class Selection(Plugin):
         """
 
 
-SELECTIONS: Slot[Selection] = Slot("turnrl.training.selection", Selection)
+SELECTIONS: Slot[Selection] = Slot("turnrl.training.selection", Selection, "Selection")

@@ -1,0 +1,119 @@
+"""Stage: a part of a run, such as a warm start or reinforcement learning. The one hook is `run`::
+
+    class Wait(Stage):
+        name: Literal["wait"] = "wait"
+        steps: int = Field(3, ge=1, description="records that are written")
+
+        async def run(self, session, index, state=None):
+            for step in range(1, self.steps + 1):
+                session.record(self.label, step, "train", {})
+            session.save(self.label, (index, self.steps))
+            return self.steps
+
+What a stage needs before it begins, it says in the other methods.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from ...envs import Split
+from ...foundation.plugins import Plugin, Slot
+from ...rewards.base import TurnReward
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+    from ..run_folder.checkpoint import TrainerState
+    from ..session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What the memory of training depends on."""
+
+    parameters: int
+    width: int
+    layers: int
+
+    def mib(self, copies: int, token_budget: int, *, bf16: bool) -> int:
+        """Estimate the MiB of an update.
+
+        Args:
+            copies: of all weights, in float32: weights, gradients, moments, frozen copies.
+            token_budget: tokens of a micro-batch.
+        """
+        # About 16 activations of model width per layer and token are kept for the backward pass.
+        activations = token_budget * self.width * self.layers * 16 * (2 if bf16 else 4)
+        return round((copies * self.parameters * 4 + activations) / 2**20)
+
+
+class Stage(Plugin):
+    """Base of the slot ``training.stages``."""
+
+    changeable: ClassVar[str] = ""
+    """Regular expression of the keys that may change when a run goes on in the middle of it."""
+    label: str = Field(
+        default_factory=lambda data: str(data.get("name", "")),
+        pattern=r"^[a-z][a-z0-9_]*$",
+        description=(
+            "name of the stage in metrics, checkpoints, episodes and overrides (default: its key);"
+            " no two stages share one"
+        ),
+    )
+
+    @property
+    def length(self) -> int | None:
+        """Number of its steps, None where that is not known before."""
+        return None
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether the model's own dropout acts in its updates."""
+        return False
+
+    @property
+    def episodes_at_once(self) -> int:
+        """Number of episodes that it plays at once, at most, in the pool of the run."""
+        return 0
+
+    @property
+    def renamings_needed(self) -> int:
+        """Number of renamings of the world that it plays under; 1 is the world as it is."""
+        return 1
+
+    def tasks_needed(self) -> Mapping[Split, int]:
+        """Return how many tasks of each split it needs."""
+        return {}
+
+    def rewards_paid(self, rewards: Sequence[TurnReward]) -> Sequence[TurnReward]:
+        """Return the rewards that it asks, of its own or the recipe's `rewards`."""
+        return ()
+
+    def objections(self, recipe: Recipe) -> Iterator[str]:
+        """Yield why the recipe cannot run this stage, one sentence each."""
+        yield from ()
+
+    def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
+        """Return what ``--dry-run`` says of it, such as ``episodes_per_step`` and ``memory_mib``."""
+        return {}
+
+    @abstractmethod
+    async def run(self, session: Session, index: int, state: TrainerState | None = None) -> int:
+        """Do all of it; the model and the engine then have the weights that it leaves behind.
+
+        Args:
+            session: the parts of the run.
+            index: its place among the stages, for checkpoints.
+            state: what it saved with ``session.save("last", ...)``, to go on from there.
+
+        Returns:
+            The steps that are done.
+        """
+
+
+STAGES: Slot[Stage] = Slot("turnrl.training.stages", Stage, "Stages")
