@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from ..envs import Task
+from ..envs import Artifact, Task
 from ..foundation.files import new_file
 
 FinishReason = Literal["stop", "length"]
@@ -108,6 +108,8 @@ class Turn:
     """Named rewards, unweighted; filled in after the group was played."""
     advantage: float | None = None
     """Mean advantage of its tokens, for reports; filled in by the trainer."""
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    """What the world attached to the observation, by name."""
 
     @property
     def answered(self) -> bool:
@@ -152,6 +154,8 @@ class Episode:
     error: str | None = None
     """What failed, if `stop.failed`."""
     seconds: float = 0.0
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    """What the world attached to the opening, by name."""
 
     def prompt(self, turn: int) -> list[int]:
         """Return all token ids that the engine saw before the response of `turn`."""
@@ -179,9 +183,15 @@ class Episode:
         """Count the tokens that the player wrote."""
         return sum(len(turn.response_ids) for turn in self.turns)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form, which `from_json` restores."""
-        return asdict(self) | {"task": self.task.model_dump(), "stop": self.stop.value}
+    def to_json(self, *, artifacts: bool = False) -> dict[str, Any]:
+        """Return a JSON-serialisable form, which `from_json` restores; with `artifacts` those too."""
+        data = asdict(self) | {"task": self.task.model_dump(), "stop": self.stop.value}
+        parts: list[Episode | Turn] = [self, *self.turns]
+        for seen, told in zip(parts, [data, *data["turns"]], strict=True):
+            del told["artifacts"]
+            if artifacts and seen.artifacts:
+                told["artifacts"] = {name: one.to_json() for name, one in seen.artifacts.items()}
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Episode:
@@ -190,15 +200,23 @@ class Episode:
         fields.pop("policy_version", None)  # written before turns had a version; it was always 0
         fields["task"] = Task.model_validate(fields["task"])
         fields["stop"] = StopReason(fields["stop"])
-        fields["turns"] = [Turn(**turn) for turn in fields["turns"]]
-        return cls(**fields)
+        fields["turns"] = [Turn(**turn | _attached(turn)) for turn in fields["turns"]]
+        return cls(**fields | _attached(fields))
 
 
-def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Write episodes as compressed JSON lines, all or nothing. Raises UserError."""
+def _attached(data: dict[str, Any]) -> dict[str, Any]:
+    """Read the artifacts of a turn, or of an opening, from its JSON."""
+    told = data.get("artifacts", {})
+    return {"artifacts": {name: Artifact.from_json(one) for name, one in told.items()}}
+
+
+def save_episodes(path: Path, episodes: Iterable[Episode], *, artifacts: bool = False) -> None:
+    """Write episodes as compressed JSON lines, all or nothing; with `artifacts` those too. Raises
+    UserError.
+    """
     with new_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as file:
         for episode in episodes:
-            file.write(json.dumps(episode.to_json()) + "\n")
+            file.write(json.dumps(episode.to_json(artifacts=artifacts)) + "\n")
 
 
 @dataclass(slots=True)

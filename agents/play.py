@@ -87,7 +87,7 @@ async def play(
                 episode.expert = await plan(world)
                 observation, info = await world.reset()
             episode.opening, episode.answer = observation, info["answer"]
-            episode.start_progress = info["progress"]
+            episode.start_progress, episode.artifacts = info["progress"], info["artifacts"]
             player.begin(world, observation, info)
             await _turns(player, world, episode, max_turns, limit)
     except EnvFailure as failure:
@@ -141,11 +141,8 @@ async def _turns(
                 turn.action
             )
             turn.valid_action, turn.invalid_reason = info["valid_action"], info["invalid_reason"]
-            turn.score, turn.progress, turn.milestones = (
-                info["score"],
-                info["progress"],
-                info["milestones"],
-            )
+            turn.score, turn.progress = info["score"], info["progress"]
+            turn.milestones, turn.artifacts = info["milestones"], info["artifacts"]
             episode.success = info["success"]
         episode.turns.append(turn)
         if terminated:

@@ -32,7 +32,9 @@ class LightsSettings(EnvSettings):
 
 
 class FaultySettings(LightsSettings):
-    fault: Literal["step", "hang", "reset"] = Field("step", description="what goes wrong, or where")
+    fault: Literal["raise", "hang", "reset"] = Field(
+        "raise", description="what goes wrong, or where"
+    )
     broken: list[int] = Field([], description="seeds of tasks that fail")
     once: list[int] = Field([], description="seeds of tasks that fail the first time only")
 

@@ -205,6 +205,12 @@ class WrongType(Corridor):
         return super()._info(*args) | {"score": "high"}
 
 
+@breaks("info")
+class LooseBytes(Corridor):
+    def _info(self, *args: Any) -> Any:
+        return super()._info(*args) | {"artifacts": {"screen": b"png"}}
+
+
 @breaks("expert")
 class Lost(Corridor):
     def expert_action(self) -> str | None:

@@ -35,8 +35,9 @@ def test_any_text_becomes_one_that_can_be_written(value: str) -> None:
     found.encode("utf-8")
     assert len(found) == len(value)
     assert found == value or any("\ud800" <= c <= "\udfff" for c in value)
-    assert answers.text(np.str_(value), "it") == found
-    assert type(answers.text(np.str_(value), "it")) is str
+    same = np.str_(value)  # without the zeros at the end, if there are any
+    assert answers.text(same, "it") == found.rstrip("\0")
+    assert type(answers.text(same, "it")) is str
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
