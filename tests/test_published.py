@@ -84,7 +84,14 @@ def test_the_blocks_of_every_other_page_compile(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=place)
-def test_the_recipes_of_a_page_are_recipes_or_parts_of_one(page: Path) -> None:
+def test_the_recipes_of_a_page_are_recipes_or_parts_of_one(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The pages name a class of the reader's own.
+    (tmp_path / "mine.py").write_text(
+        "from turnrl.agents.engines.torch import TorchEngineConfig as MyEngine"
+    )
     whole = yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text("utf-8"))
     for block in blocks(page, "yaml"):
         turnrl.Recipe.parse(whole | yaml.safe_load(block))
