@@ -2,9 +2,10 @@
 
 Two workloads, random weights, random observations, one thread, float32, temperature 1:
 
-- ``reference``: 16 conversations, 8 turns, about 40 new observation tokens and exactly 8 sampled tokens
-  per turn, a Qwen2 of 4 layers x 256 (4,198,656 parameters);
-- ``tiny``: 64 conversations, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers x 96.
+- ``reference``: 16 conversations, 8 turns, about 40 new observation tokens and exactly 8 sampled
+  tokens per turn, a Qwen2 of 4 layers x 256 (4,198,656 parameters);
+- ``tiny``: 64 conversations, 8 turns, 40 new tokens and 2 to 4 sampled ones, a Qwen2 of 3 layers
+  x 96.
 
 Run it as ``OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/engine.py --json``. One
 round warms up; the figures are medians of `--rounds` more; tokens per CPU second counts sampled

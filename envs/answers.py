@@ -182,7 +182,7 @@ _LISTS = ("admissible_actions", "answer")
 
 
 def _plain(value: Any) -> Any:
-    """The Python number in a number of numpy or torch, or in an array of one element without axes."""
+    """Take the Python number out of one of numpy or torch, or of an array without axes."""
     if isinstance(value, int | float) or getattr(value, "shape", None) != ():
         return value
     return value.item()

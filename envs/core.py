@@ -3,8 +3,9 @@
     class GuessEnv(TextEnv):
         instructions = "Guess the number between 0 and 9. Answer with the number."
 
-        def _tasks(self, split):                          # a Sequence of Task, disjoint between splits
-            return [self.task(seed, split) for seed in {"train": range(6), "valid": (6, 7), "test": (8, 9)}[split]]
+        def _tasks(self, split):  # a Sequence of Task, disjoint between splits
+            seeds = {"train": range(6), "valid": (6, 7), "test": (8, 9)}[split]
+            return [self.task(seed, split) for seed in seeds]
 
         def _begin(self, task):                           # -> Outcome
             return Outcome("Guess!")
@@ -158,7 +159,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.settings = self.Settings.of(params, self._name())
         self.current: Task | None = None
         self.last_outcome = Outcome("")
-        """What the world reported last, in plain types and without the extras that nobody asked for."""
+        """Return what the world reported last, in plain types, without extras nobody asked for."""
         self._turns, self._over = 0, True
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -246,7 +247,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return Task(env=self.id, params=self.params, seed=seed, split=split)
 
     def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
-        """The tasks of this instance's parameters with these seeds, made when they are asked for."""
+        """Return the tasks of this instance's parameters with these seeds, made when needed."""
         return SeededTasks(self.id, self.params, split, seeds)
 
     def tasks(self, split: str) -> Sequence[Task]:

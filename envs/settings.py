@@ -1,4 +1,4 @@
-"""EnvSettings: the parameters of a world, each written once, with its default, its bounds and its help::
+"""EnvSettings: the parameters of a world, each written once with default, bounds and help::
 
     from pydantic import Field
     from turnrl import EnvSettings, TextEnv

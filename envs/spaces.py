@@ -1,4 +1,4 @@
-"""A Gymnasium space of unicode text. `gymnasium.spaces.Text` knows only the characters it is given."""
+"""A Gymnasium space of unicode text; `gymnasium.spaces.Text` knows only given characters."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def examples(docstring: str) -> list[str]:
     """List the indented blocks of a module's docstring that are Python, without prompts."""
-    indented = re.findall(r"\n\n((?: +\S.*\n?|\n)+)", inspect.cleandoc(docstring))
+    indented = re.findall(r"\n\n((?: +\S.*\n?|\n)+)", docstring)
     found = [textwrap.dedent(block).strip("\n") for block in indented]
     return [block for block in found if _PYTHON.match(block)]
 

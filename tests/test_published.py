@@ -47,7 +47,7 @@ def module_of(file: Path) -> ModuleType:
 
 
 def shown(file: Path) -> list[str]:
-    return examples(ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "")
+    return examples(ast.get_docstring(ast.parse(file.read_text("utf-8")), clean=False) or "")
 
 
 FILES = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]

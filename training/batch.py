@@ -1,7 +1,9 @@
 """TokenBatch: groups of episodes as tensors. One glossary for every axis:
 
     E episodes    T turns of an episode    K named rewards
-    B sequences   L tokens of a sequence   (an episode is one sequence, or several where its context was rewritten)
+    B sequences   L tokens of a sequence
+
+An episode is one sequence, or several where its context was rewritten.
 
 Every token carries its turn index, or -1 if the policy did not sample it. Nothing else says where
 turns are.
@@ -80,7 +82,7 @@ class TokenBatch:
     None if nowhere.
     """
     signals: dict[str, Tensor] = field(default_factory=dict)
-    """What the learner puts beside the tokens for its losses; each name ends in its axes (`AXES`)."""
+    """Tensors that the learner puts beside the tokens; each name ends in its axes (`AXES`)."""
 
     @property
     def mask_BL(self) -> Tensor:

@@ -33,7 +33,7 @@ class Asked(Exception):
 
 
 class Interrupts:
-    """Catches SIGINT and SIGTERM inside a ``with`` block, where the process has not decided otherwise::
+    """A block that catches SIGINT and SIGTERM, where the process has not decided otherwise::
 
         with Interrupts() as interrupts:
             with interrupts.at_once():
@@ -77,7 +77,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """There is nothing to save inside the block: the first signal already raises Interrupted."""
+        """Enter a block with nothing to save: the first signal already raises Interrupted."""
         self._hurry = True
         try:
             if self.signum:
@@ -87,7 +87,7 @@ class Interrupts:
             self._hurry = False
 
     async def cancel_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, which a signal cancels where it awaits something. Raises Asked if one did."""
+        """Await `work`, which a signal cancels where it awaits. Raises Asked if one did."""
         if self.signum:
             work.close()
             raise Asked

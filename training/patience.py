@@ -45,7 +45,7 @@ class Patience:
 
 
 def check_finite(model: nn.Module, when: str) -> None:
-    """Raise RunFailed if a weight is NaN or infinite: such a model is never saved and never played."""
+    """Raise RunFailed if a weight is NaN or infinite: such a model is never saved or played."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise RunFailed(

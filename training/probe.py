@@ -317,7 +317,7 @@ def _exploit(
     winner: Mapping[int, Mapping[str, float]],
     success: Mapping[int, bool],
 ) -> Exploit | None:
-    """Lost and won episodes are compared with the winner's of the same tasks, each kind by itself."""
+    """Compare lost and won episodes with the winner's of the same tasks, each kind by itself."""
     ahead: dict[bool, list[float]] = {False: [], True: []}
     for i, value in returns.items():
         if i in winner:

@@ -148,7 +148,9 @@ class Recipe(Config):
     )
     engine: Plugged[EngineConfig] = Field(
         default_factory=lambda: ENGINES.build({"name": "torch"}),
-        description="who generates its responses, by name and fields; the built-in one needs no name",
+        description=(
+            "who generates its responses, by name and fields; the built-in one needs no name"
+        ),
     )
     agent: AgentConfig = Field(default_factory=AgentConfig, description="how it plays")
     pool: PoolConfig = Field(default_factory=PoolConfig, description="where the worlds run")
@@ -221,7 +223,7 @@ class Recipe(Config):
 
     @classmethod
     def of(cls, recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
-        """Return a Recipe as it is, load the one at a path, or parse plain data. Raises UserError."""
+        """Return a Recipe as it is, load one from a path, or parse plain data. Raises UserError."""
         if isinstance(recipe, Recipe):
             return recipe
         if isinstance(recipe, str | Path):
@@ -230,7 +232,7 @@ class Recipe(Config):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-        """Read a YAML recipe and apply ``key=value`` overrides. Raises UserError with one sentence."""
+        """Read a YAML recipe and apply ``key=value`` overrides. Raises UserError."""
         if isinstance(overrides, str) or not all(isinstance(change, str) for change in overrides):
             raise UserError("the overrides of a recipe are a list of words such as ['rl.steps=20']")
         try:

@@ -1,7 +1,9 @@
-"""RewardTable: every reward of a batch by name, per turn; the one place that weighs and adds them up.
+"""RewardTable: every reward of a batch by name, per turn, weighed and added up here alone::
 
-table = await reward_all(rewards, groups, agent, faults)     # also written into the turns
-table.total_E                                                # returns: what filters and credits compare
+    table = await reward_all(rewards, groups, agent, faults)  # also written into the turns
+    table.total_E  # returns: what filters and credits compare
+
+A reward that could not be measured is NaN in it.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ async def reward_all(
 
 
 def measured(groups: Sequence[Group], table: RewardTable) -> tuple[list[Group], Counter[str]]:
-    """Leave out the episodes of which some reward could not be measured, and count them by reward."""
+    """Leave out episodes of which some reward could not be measured; count them by reward."""
     missing = iter(table.unmeasured_E)
     lost: Counter[str] = Counter()
     kept = []

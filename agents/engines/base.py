@@ -1,8 +1,8 @@
 """Engine: token ids in, token ids and log-probabilities out.
 
-An engine serves many conversations at once and batches whatever requests are ready. A *conversation*
-is an object whose lifetime is the contract: it is open from the call that makes it, and nothing of
-it is left when the block ends::
+An engine serves many conversations at once and batches whatever requests are ready. A
+*conversation* is an object whose lifetime is the contract: it is open from the call that makes it,
+and nothing of it is left when the block ends::
 
     async with engine.conversation("episode-3") as talk:
         completion = await talk.generate(prompt_ids, Sampling(max_tokens=16, seed=1))
@@ -294,7 +294,7 @@ class Engine(ABC):
     async def _score(
         self, conversation: str | None, tokens: Sequence[int], start: int
     ) -> list[float]:
-        """Score tokens that fit, of which at least one is to be scored; None for no conversation."""
+        """Score tokens that fit, at least one of them; `conversation` is None for none."""
         raise NotImplementedError
 
     async def _push(self, weights: Mapping[str, Tensor], version: int) -> None:
@@ -312,7 +312,7 @@ class Engine(ABC):
 
 
 class EngineConfig(Plugin):
-    """Base of the slot ``agents.engines``: how an engine is made, as the `engine` block of a recipe.
+    """Base of the slot ``agents.engines``: the `engine` block of a recipe, which makes an engine.
 
     Name its plug-in file after its key, and import what is heavy in `make` alone.
     """

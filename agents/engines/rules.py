@@ -154,7 +154,7 @@ async def _response(trial: EngineTrial) -> None:
             f"log-probabilities are not finite or above 0: {said.logprobs}"
         )
         assert said.version == trial.engine.version, (
-            f"the version of a response is {said.version}, that of the engine {trial.engine.version}"
+            f"a response has version {said.version}, the engine {trial.engine.version}"
         )
     after = trial.engine.stats.requests, trial.engine.stats.generated_tokens
     counted = after[0] - before[0], after[1] - before[1]

@@ -11,15 +11,15 @@
 An engine alternates between *admission* (encode the prompts of waiting requests and sample their
 first tokens) and *decoding* (one token for every running request).
 
-**Quiescence.** A conversation that is open and has no request is *away* (in its environment). Before
-a step whose batch could depend on whether they come back, the answer is to wait for all of them.
-Requests are then taken in the order of (turns played, name of the conversation), so that the batches
-depend on neither the timing of requests nor the speed of environments: only on which conversations
-are open and on what they ask. A conversation that opens before another ends, without an await in
-between, takes its place without a gap. A request of no conversation waits for nobody.
+**Quiescence.** A conversation that is open and has no request is *away* (in its environment).
+Before a step whose batch could depend on whether they come back, the answer is to wait for all of
+them. Requests are then taken in the order of (turns played, name of the conversation), so that the
+batches depend on neither the timing of requests nor the speed of environments: only on which
+conversations are open and on what they ask. A conversation that opens before another ends, without
+an await in between, takes its place without a gap. A request of no conversation waits for nobody.
 
-**Admission rule.** Waiting requests are admitted when nothing is decoding, or when they are at least
-`ADMIT_SHARE` times as many as those that are. Decoding goes on without waiting while too few
+**Admission rule.** Waiting requests are admitted when nothing is decoding, or when they are at
+least `ADMIT_SHARE` times as many as those that are. Decoding goes on without waiting while too few
 conversations are away to reach it. The share matters little (between 0 and infinity CPU time varies
 by a tenth) unless newcomers come one by one; below one, environments run while the rest decodes.
 """

@@ -1,7 +1,7 @@
 """Keys and values of many conversations, kept across turns, and the pass that extends them.
 
-Every conversation owns a `CacheRow`: a row of the buffers ``[rows, kv_heads, capacity, head_dim]`` of
-every layer, filled from the left without holes::
+Every conversation owns a `CacheRow`: a row of the buffers ``[rows, kv_heads, capacity, head_dim]``
+of every layer, filled from the left without holes::
 
     cache = RowCache(model)
     row = cache.take()
@@ -133,7 +133,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self._modules = list(self.model.modules())
 
     def to_front(self, rows: Sequence[CacheRow]) -> list[CacheRow]:
-        """Move `rows` to the places 0, 1, 2, ... by swaps; returns them in the order of their places."""
+        """Move `rows` to the places 0, 1, 2, ... by swaps; return them in the order of places."""
         wanted = {row.index for row in rows}
         holes = [i for i in range(len(rows)) if i not in wanted]
         beyond = sorted(i for i in wanted if i >= len(rows))

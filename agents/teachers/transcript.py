@@ -1,7 +1,9 @@
 """Transcript: an episode as judges and taggers see it, and the JSON of their answers::
 
-shown = transcript(episode, clip=2000)  # <episode>...</episode>, all inside escaped
-score = json_value(answer, "score")  # 3 where the answer is 'Well. {"score": 3}'; or None
+    shown = transcript(episode, clip=2000)  # <episode>...</episode>, all inside escaped
+    score = json_value(answer, "score")  # 3 where the answer is 'Well. {"score": 3}'; or None
+
+A text inside of it is shortened, escaped, and never ends its block.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""check_env: does a text environment keep the promises that training relies on? One line in your tests::
+"""check_env: does a text environment keep what training relies on? One line in a test::
 
     from turnrl import check_env
 
     def test_my_world():
-        check_env("guess/number-v0", imports=["my_package.worlds"])      # AssertionError lists what is broken
+        check_env("guess/number-v0", imports=["my_package.worlds"])  # lists what is broken
 
 ``imports`` names the modules or ``.py`` files that register the world, so that it can be replayed
 in fresh processes. Each rule is a function in `turnrl.envs.check.rules`; adding one there is all it

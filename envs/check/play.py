@@ -116,7 +116,7 @@ class Play:
         return seen
 
     def wander(self, task: Task, env: TextEnv, rng: random.Random, *, by_expert: bool) -> Step:
-        """The last step of an episode of the expert's, or of random listed actions; it may be cut."""
+        """Play an episode of the expert's, or of random listed actions; return its last step."""
         observation, info = env.reset(options={"task": task})
         step: Step = (observation, 0.0, False, False, info)
         for _ in range(_LONGEST):
@@ -210,7 +210,7 @@ def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
 
 
 def hostile(rng: random.Random, commands: Sequence[str], count: int) -> Iterator[str]:
-    """Nasty strings: random code points, damaged commands, control characters, nothing, a megabyte."""
+    """Make nasty strings: random code points, damaged commands, nothing, a megabyte."""
     noise = "".join(chr(_code(rng)) for _ in range(100_000))
     poisons = ("\n", "\\", "\x00", "\x1b", "\r", ". ", ";", " then ", "\u2028", "\ufeff", "\x7f")
     for index in range(count):

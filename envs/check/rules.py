@@ -244,7 +244,7 @@ def _somebody_wins(play: Play) -> str:
         if step[2] and step[1] == best > 0:
             suspect = (
                 suspect
-                or f"{task.id}: an episode ends with the highest reward, {best:g}, and without success"
+                or f"{task.id}: an episode ends with the highest reward, {best:g}, without success"
             )
     env.close()
     assert not suspect, f"{suspect}, and none of {_PLAYS} was won: does the world say success=True?"

@@ -1,7 +1,7 @@
 """Household: find things in a room, clean, heat or cool them, and put them where the task says::
 
     env = turnrl.make("household/home-v0")
-    text, info = env.reset(options={"task": env.tasks("test")[0]})      # ... Your task is to: put a hot mug in cabinet.
+    text, info = env.reset(options={"task": env.tasks("test")[0]})  # Your task is to: ...
     text, reward, terminated, truncated, info = env.step("go to cabinet 3")
 
 ALFWorld's engine, domain and grammar, on games generated here in the 120 floor plans that come with

@@ -1,4 +1,4 @@
-"""Expressions of a grammar, ``o.indefinite + ' ' + o.name`` or ``r.name or r.id``, worked out without `eval`::
+"""Expressions of a grammar, such as ``r.name or r.id``, worked out without `eval`::
 
     read("r.name or r.id")({"r": shelf})       # 'shelf 2'
 

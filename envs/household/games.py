@@ -1,7 +1,7 @@
 """Game files on demand: made and compiled by worker processes, kept in the cache::
 
-    folder = generated([("heat", 7)])[0]        # ~/.cache/turnrl/household/.../heat/7 with game.tw-pddl, traj_data.json
-    path = compiled_official([game_file])[0]    # the same data for a game of the user's, by the digest of its bytes
+    folder = generated([("heat", 7)])[0]  # .../heat/7 with game.tw-pddl and traj_data.json
+    path = compiled_official([game_file])[0]  # the same for a game of the user's, by its digest
 
 Where a path exists it is complete. One idle worker is kept for the next call; it ends by itself
 after half a minute.
@@ -26,7 +26,7 @@ from .source import versions
 def generated(
     keys: Sequence[tuple[str, int]], *, workers: int | None = None, progress: bool = False
 ) -> list[Path]:
-    """Folders of generated games by (task type, seed); the missing ones are made. Raises GameError."""
+    """Return folders of games by (task type, seed); make the missing ones. Raises GameError."""
     home = cache_dir("household", f"v{GENERATOR}.{FORMAT}-{versions()}")
 
     def order(kind: str, seed: int) -> Callable[[Path], dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""What a game asks for, how far it is, and the next good action: rules over facts, never the planner::
+"""What a game asks for, how far it is, and the next good action, by rules over facts::
 
-    goal = Goal(game)                          # a Compiled game
-    goal.moves(facts)                          # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
-    goal.search(facts, seen)                   # or the way to where it may be, for who does not know
-    goal.milestones(facts, won=False)          # {'held', 'cooled'}
+    goal = Goal(game)  # a Compiled game
+    goal.moves(facts)  # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
+    goal.search(facts, seen)  # or the way to where it may be, for who does not know
+    goal.milestones(facts, won=False)  # {'held', 'cooled'}
 
 All six task types are: put down what is in the way, fetch a thing, perhaps treat it, bring it
 somewhere. The rules try every thing, appliance and receptacle that could serve and take the
@@ -220,7 +220,7 @@ class Goal:
         }
 
     def _drops(self, inside: Mapping[str, str], facts: Facts, held: str) -> list[str]:
-        """Where to put down a thing that is in the way: here, where a target is, or else anywhere."""
+        """Find a place for a thing that is in the way: here, where a target is, or anywhere."""
         fits = self._accept[held]
         near = {
             self._at(facts),

@@ -1,7 +1,7 @@
 """alfworld/text-v0: the official ALFWorld games, read from where `alfworld-download` puts them::
 
-    env = turnrl.make("alfworld/text-v0", data="~/alfworld")     # default: $ALFWORLD_DATA, else ~/.cache/alfworld
-    env.counts()                                                 # {'train': 3553, 'valid': 140, 'test': 134}
+    env = turnrl.make("alfworld/text-v0", data="~/alfworld")  # default: $ALFWORLD_DATA
+    env.counts()  # {'train': 3553, 'valid': 140, 'test': 134}
     text, info = env.reset(options={"task": env.tasks("test")[0]})
 
 valid is valid_seen and test is valid_unseen. Each game is one Task, whose parameters name its task
@@ -92,7 +92,7 @@ class AlfworldEnv(HouseEnv):
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
-        """Compile the games of these tasks that were not played before, with `workers` processes."""
+        """Compile these tasks' games that were not played before, with `workers` processes."""
         compiled_official([self._path(task) for task in tasks], workers=workers, progress=progress)
 
     def counts(self) -> dict[Split, int]:

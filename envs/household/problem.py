@@ -1,8 +1,8 @@
-"""One generated problem: a floor plan, things placed by rules, and a goal that can be reached by construction::
+"""One generated problem: a floor plan, things placed by rules, and a goal within reach::
 
     problem = sample("heat", seed=7)
-    problem.sentence                      # 'put a hot cup in cabinet'
-    problem.game()                        # {"pddl_domain": ..., "grammar": ..., "pddl_problem": ..., "solvable": True}
+    problem.sentence  # 'put a hot cup in cabinet'
+    problem.game()  # {"pddl_domain": ..., "grammar": ..., "pddl_problem": ..., "solvable": True}
 
 Seeds below 1,000,000 are training problems, below 2,000,000 validation (the same floor plans, other
 combinations of task type, thing, receptacle and plan), from there on test (floor plans that the
@@ -39,7 +39,7 @@ def pddl_id(key: str) -> str:
 
 
 def receptacle_type(key: str) -> str:
-    """'Cabinet' of 'Cabinet|+00.68|+00.50|-02.20'; basins are named by the last part of their key."""
+    """Return 'Cabinet' of 'Cabinet|+00.68|+00.50|-02.20'; a basin's name is its key's last part."""
     last = key.rsplit("|", 1)[-1]
     return last if last.endswith("Basin") else key.split("|", 1)[0]
 

@@ -1,7 +1,9 @@
-"""Names of things and receptacles: the same room with other names, so that they must be read and cannot be memorised::
+"""Names of things and receptacles exchanged: the same room cannot be played by memory::
 
-kinds()[0]                          # ('alarmclock', ..., 'watch', 'wateringcan', 'winebottle')
-renamings()[0]["apple"]             # 'tomato'
+    kinds()[0]                          # ('alarmclock', ..., 'watch', 'wateringcan', 'winebottle')
+    renamings()[0]["apple"]             # 'tomato'
+
+Words change places only within their kind, and none of them is a word of the rules.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class OfficialSettings(HomeSettings):
 
     data: str | None = Field(
         None,
-        description="folder that holds json_2.1.1 (default: $ALFWORLD_DATA, else ~/.cache/alfworld)",
+        description=(
+            "folder that holds json_2.1.1 (default: $ALFWORLD_DATA, else ~/.cache/alfworld)"
+        ),
     )
 
     @field_validator("data")

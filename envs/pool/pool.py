@@ -1,4 +1,4 @@
-"""EnvPool: many episodes at once, in threads or worker processes, with every fault kept inside its episode::
+"""EnvPool: many episodes at once in threads or processes, each with its own faults::
 
     async with EnvPool(backend="process", workers=2) as pool:
         async with pool.episode(task) as session:                 # waits for a free slot
@@ -10,12 +10,12 @@ the pool goes on. Both backends give the same results for the same task and acti
 processes only registered worlds are known: name the modules or files that register yours in
 ``imports``.
 
-    =========  ==================================================  =====================================
-    backend    for                                                 a hang costs
-    =========  ==================================================  =====================================
-    thread     worlds in this process; no set-up, no speed-up      a thread and an instance, never freed
-    process    everything else; one core per worker, killable      the episodes of one worker
-    =========  ==================================================  =====================================
+    =========  =============================================  =====================================
+    backend    for                                            a hang costs
+    =========  =============================================  =====================================
+    thread     worlds in this process; no set-up, no speed-up  a thread and an instance, for ever
+    process    everything else; one core a worker, killable   the episodes of one worker
+    =========  =============================================  =====================================
 """
 
 from __future__ import annotations

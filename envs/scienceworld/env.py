@@ -28,11 +28,14 @@ _WON = 100
 _UNMATCHED = ("No known action matches that input.", "Unknown action.")
 _QUESTION = "Ambiguous request:"
 _CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
-_RULES = """You do science experiments in a text world of rooms and things. Answer with one action per turn.
-Actions, where X and Y are things you see: look around, look at X, look in X, inventory, task, open X, close X, \
-go to PLACE, teleport to PLACE, pick up X, put down X, move X to Y, pour X in Y, dunk X in Y, mix X, activate X, \
-deactivate X, use X on Y, read X, eat X, flush X, connect X to Y, disconnect X, focus on X, wait, wait1, reset task.
-wait lets 10 steps pass, wait1 one. Focus only on what the task names: focusing on a wrong thing fails the task.
+_RULES = """You do science experiments in a text world of rooms and things. Answer with one action \
+per turn.
+Actions, where X and Y are things you see: look around, look at X, look in X, inventory, task, \
+open X, close X, go to PLACE, teleport to PLACE, pick up X, put down X, move X to Y, pour X in Y, \
+dunk X in Y, mix X, activate X, deactivate X, use X on Y, read X, eat X, flush X, connect X to Y, \
+disconnect X, focus on X, wait, wait1, reset task.
+wait lets 10 steps pass, wait1 one. Focus only on what the task names: focusing on a wrong thing \
+fails the task.
 If you are asked which action you meant, answer with its number."""
 _TELEPORT, _CONNECT = "teleport to PLACE, ", "connect X to Y, disconnect X, "
 

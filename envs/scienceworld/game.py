@@ -1,9 +1,9 @@
 """One game of ScienceWorld in a Java process of its own, with its randomness held still::
 
     game = Game(heap_mb=384)
-    reply = game.load("boil", 0, "easy")         # the first look around
-    reply = game.step("open door to kitchen")    # text, score from -100 to 100, completed, whether time passed
-    game.possible(); game.goals(); game.gold()   # none of them changes what happens next
+    reply = game.load("boil", 0, "easy")  # the first look around
+    reply = game.step("open door to kitchen")  # text, score up to 100, completed, passed
+    game.possible(); game.goals(); game.gold()  # none of them changes what happens next
 
 The simulator draws from one unseeded generator, at loading (books, pictures, the order of things)
 and while playing (bees and other animals). It is seeded here from the task, and whatever is only

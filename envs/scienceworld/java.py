@@ -75,7 +75,7 @@ def find_java() -> tuple[str, int]:
 
 @functools.lru_cache
 def _version(path: str) -> int | None:
-    """8 for 'java version "1.8.0_442"', 17 for 'openjdk version "17.0.15"', None for anything else."""
+    """Read 8 in 'java version "1.8.0_442"', 17 in 'openjdk version "17.0.15"'; None elsewhere."""
     try:
         ended = run([path, "-XX:-UsePerfData", "-version"], limit=60)
     except OSError:  # a TimeoutError is one

@@ -114,5 +114,5 @@ class ScienceSettings(EnvSettings):
         return [self.task] if isinstance(self.task, str) else self.task
 
     def played(self, *, unseen: bool) -> list[str]:
-        """The tasks that are asked for and held out (`unseen`), or asked for and seen in training."""
+        """Return the wanted tasks that are held out (`unseen`), or those seen in training."""
         return [name for name in self.names if (name in HELD_OUT) == unseen]

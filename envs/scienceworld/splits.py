@@ -1,6 +1,6 @@
 """Which variations of which tasks a split holds, without a Java process after the first time::
 
-    pairs(ScienceSettings(), "test")[:2]         # [('boil', 21), ('melt', 21)]: task by task in turn
+    pairs(ScienceSettings(), "test")[:2]  # [('boil', 21), ('melt', 21)]: task by task in turn
 
 The simulator is asked once per version, and its answer is kept in the cache.
 """

@@ -1,8 +1,8 @@
 """The grammar of actions. One canonical form, ``search[words]``, ``read[title]``, ``answer[text]``,
 and two others that mean the same::
 
-    <search>words</search>                                            # Search-R1's spans, text around them ignored
-    {"name": "search", "arguments": {"query": "words"}}               # a tool call, also inside <tool_call> tags
+    <search>words</search>  # Search-R1's spans, text around them ignored
+    {"name": "search", "arguments": {"query": "words"}}  # a tool call, also inside <tool_call> tags
 
 `canonical` rewrites those into the first before the sanitiser looks, so that a query with an
 escaped quotation mark or a line break arrives whole.

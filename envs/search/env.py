@@ -1,7 +1,7 @@
 """Question answering with a search engine, over a generated encyclopedia or a corpus of your own::
 
     env = turnrl.make("search/qa-v0")
-    text, info = env.reset(options={"task": env.tasks("test")[0]})   # Question: In which year was the founder of ...
+    text, info = env.reset(options={"task": env.tasks("test")[0]})  # Question: In which ...
     text, *_ = env.step("search[Drackford]")
     text, *_ = env.step("read[Drackford]")
     text, reward, terminated, truncated, info = env.step("answer[1871]")
@@ -31,7 +31,8 @@ NUMBERS_PER_SPLIT = 10_000_000
 """The seed of a task is the number of its question, plus this for valid, plus twice this for test.
 """
 _READING = """Answer the question. You can search for pages and read them before you answer.
-search[words] lists the pages that fit best, read[title] shows one page, answer[text] is your final answer, once.
+search[words] lists the pages that fit best, read[title] shows one page, answer[text] is your \
+final answer, once.
 The answer is a name, a year or a few words, written as on the pages: answer[1871]."""
 
 

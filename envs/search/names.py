@@ -41,7 +41,10 @@ _NOUNS = (
     " Rain River Road Rose Sail Shadow Ship Shore Snow Song Sparrow Star Stone Storm Street Swan"
     " Thread Tide Tower Train Valley Village Voice Wall Well Window Wolf Year"
 ).split()
-_BODIES = "Academy Archive Association Company Guild Institute League Library Press Society Trust Union".split()
+_BODIES = (
+    "Academy Archive Association Company Guild Institute League Library Press Society Trust"
+    " Union".split()
+)
 FIELDS = (
     "Astronomy Botany Cartography Ceramics Chemistry Forestry Geology Glassmaking History Horology"
     " Hydrology Linguistics Mechanics Medicine Metallurgy Mineralogy Music Navigation Optics"

@@ -4,7 +4,8 @@ pages.
 A relation leads from a thing of one kind to another thing, or to a year or a name without a page of
 its own. It has noun phrases, which nest into questions of several hops::
 
-    "the author of {x}" in "In which town was {x} born?"      # In which town was the author of "The Owl" born?
+    "the author of {x}" in "In which town was {x} born?"
+    # In which town was the author of "The Owl" born?
 
 In sentences ``{s}`` is the subject (She, The novel), ``{p}`` its possessive (Her, Its), ``{v}`` the
 value; on pages they come in any order between sentences that answer nothing.

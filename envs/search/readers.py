@@ -1,12 +1,14 @@
 """Questions and passages from files. A format is recognised by its keys, a record at a time:
 
-=====================  ===============================================================================================
-HotpotQA, 2Wiki        ``question, answer, context: [[title, [sentence, ...]], ...], supporting_facts: [[title, n]]``
-MuSiQue                ``question, answer, answer_aliases, paragraphs: [{title, paragraph_text, is_supporting}, ...]``
-NQ, FlashRAG           ``question``, and ``golden_answers`` or ``answer``: a text or a list; FlashRAG's ``metadata`` may
-                       hold the keys of HotpotQA, 2Wiki or MuSiQue
-passages               ``id, contents: "title" and text on the next line`` or ``id, title, text``
-=====================  ===============================================================================================
+=================  =================================================================================
+HotpotQA, 2Wiki    ``question, answer, context: [[title, [sentence, ...]], ...]`` and
+                   ``supporting_facts: [[title, n]]``
+MuSiQue            ``question, answer, answer_aliases`` and
+                   ``paragraphs: [{title, paragraph_text, is_supporting}, ...]``
+NQ, FlashRAG       ``question``, and ``golden_answers`` or ``answer``: a text or a list; FlashRAG's
+                   ``metadata`` may hold the keys of HotpotQA, 2Wiki or MuSiQue
+passages           ``id, contents: "title" and text on the next line`` or ``id, title, text``
+=================  =================================================================================
 
 Lists of pairs or of objects may also be written as columns, as copies of these data sets are:
 ``{title: [...], sentences: [...]}``, or ``content`` in place of ``sentences``. A file is JSON (one

@@ -25,7 +25,7 @@ class Retriever(Protocol):
 
 
 def best(scores: np.ndarray[Any, Any], k: int) -> list[int]:
-    """Return the places of the k highest positive scores, the highest first; of equals the earlier."""
+    """Return the places of the k highest positive scores, highest first; of equals the earlier."""
     # Most passages have no word of the query; leaving them out first makes this ten times quicker.
     places = np.flatnonzero(scores > 0)
     if len(places) > k:

@@ -1,8 +1,10 @@
 """Passages on disk: one file, mapped into memory, so that all workers of a machine share one copy::
 
-folder = fill_once(cache_dir("search", "key"), lambda folder: write_corpus(folder, passages))
-corpus = Corpus(folder)
-corpus[corpus.find("Velmar")[0]].text
+    folder = fill_once(cache_dir("search", "key"), lambda folder: write_corpus(folder, passages))
+    corpus = Corpus(folder)
+    corpus[corpus.find("Velmar")[0]].text
+
+A row is read from the file when it is asked for.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Every page states the facts of one thing in plain prose. Questions of 2 to 4 hop
 facts through as many pages; each chain is known. Everything is drawn from `seed` alone::
 
     world = World(pages=3000, seed=0)
-    world.questions["test"][0].text        # In which year was the founder of the publisher of "The Owl" born?
+    world.questions["test"][0].text  # In which year was the founder of ... born?
 
 Two things keep a player honest. The facts of a split stay among its own things, so nothing learnt
 from training questions answers a test question; all pages are in one corpus, so the others are in

@@ -1,4 +1,4 @@
-"""shopping/assistant-v0: a customer asks, the assistant searches, looks, compares and recommends with reasons::
+"""shopping/assistant-v0: a customer asks, the assistant searches, compares, recommends::
 
     env = turnrl.make("shopping/assistant-v0", items=2)
     text, info = env.reset(options={"task": env.tasks("test")[0]})
@@ -192,7 +192,7 @@ class AssistantEnv(TextEnv):
         return [*searches, *views, *(f"recommend[{asin}]" for asin in self._seen)]
 
     def _progress(self) -> float:
-        """Mean over the items: 0.3 where a fitting product was listed, 0.6 where one was looked at."""
+        """Average over items: 0.3 where a fitting product was listed, 0.6 where one was seen."""
         worth = [
             (
                 _SEEN
@@ -253,7 +253,9 @@ class AssistantEnv(TextEnv):
 
     def _recommendation(self, picks: Sequence[tuple[Item, Product]]) -> str:
         products = "; ".join(
-            f"{product.asin} {', '.join(f'{axis}={value}' for axis, value in item.options.items())}".strip()
+            " ".join(
+                [product.asin, ", ".join(f"{axis}={value}" for axis, value in item.options.items())]
+            ).strip()
             for item, product in picks
         )
         told = (f"{item.kind.capitalize()}: {self._told(product)}." for item, product in picks)

@@ -48,7 +48,7 @@ class Catalogue:
     goals: list[Goal]
 
     def save(self, path: Path) -> None:
-        """Write it as JSON: one list of values per product and goal, in the order of their fields."""
+        """Write it as JSON: a list of values per product and goal, in the order of fields."""
         rows = {
             "products": [_row(p) for p in self.products],
             "goals": [_row(g) for g in self.goals],

@@ -4,7 +4,7 @@ Upstream searches with Lucene; the ranking here is close to it and not the same.
 folder that any number of processes may open at once; it is mapped, not read::
 
     build(folder, products)
-    Index(folder).search("red running shoes")        # up to 50 asins, best first, the same in every process
+    Index(folder).search("red running shoes")  # up to 50 asins, best first
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""How customers put it: one sentence from what a goal asks for, in varied words, all of them from the goal itself::
+"""Customers' words: one sentence from what a goal asks for, all of them from the goal::
 
-instruction(rng, "running shoes", ("arch support",), {"color": "teal"}, 60.0)
-# 'show me arch support running shoes in teal, and price lower than 60.00 dollars'
+    instruction(rng, "running shoes", ("arch support",), {"color": "teal"}, 60.0)
+    # 'show me arch support running shoes in teal, and price lower than 60.00 dollars'
+
+The same state of the generator gives the same sentence.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Plan:
         return self._opened[product.asin]
 
     def pleases(self, product: Product) -> bool:
-        """Whether it can be bought for a reward of 1 with exactly the options that were asked for."""
+        """Tell whether it can be bought for a reward of 1 with exactly the options asked for."""
         purchase = self.opened(product)
         return purchase.reward == 1 and self._exact.issuperset(purchase.clicks)
 

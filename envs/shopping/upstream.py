@@ -1,13 +1,13 @@
-"""WebShop's own product and instruction files, read by upstream's rules from a folder of the user's::
+"""WebShop's own product and instruction files, read by upstream's rules from a folder::
 
     load(Path("webshop/data"), goals="human")
 
-===========================================  =======================================================================
-items_shuffle.json (or ..._1000.json)        products
-items_ins_v2.json (or ..._1000.json)         asin -> attributes, and the synthetic instructions
-items_human_ins.json                         asin -> human instructions (only for ``goals="human"``)
-nouns.json                                   optional: asin -> nouns of the title, lower case, repeats included
-===========================================  =======================================================================
+=====================================  ===========================================================
+items_shuffle.json (or ..._1000.json)  products
+items_ins_v2.json (or ..._1000.json)   asin -> attributes, and the synthetic instructions
+items_human_ins.json                   asin -> human instructions (only for ``goals="human"``)
+nouns.json                             optional: asin -> nouns of the title, with repeats
+=====================================  ===========================================================
 
 Kept from princeton-nlp/WebShop (MIT): which products are dropped, how options, prices and
 attributes are read, how goals are worded, that they are shuffled with seed 233. Changed: a price

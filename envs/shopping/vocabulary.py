@@ -112,8 +112,8 @@ def _aisle(path: str, attributes: str, aspects: str) -> Aisle:
 
 _SHOES = _aisle(
     "Clothing/Shoes",
-    """breathable mesh, arch support, non slip, memory foam, slip resistant outsole,
-    wide fit, quick drying, vegan leather, shock absorbing, ankle padding, reflective trim, steel toe""",
+    """breathable mesh, arch support, non slip, memory foam, slip resistant outsole, wide fit, quick
+    drying, vegan leather, shock absorbing, ankle padding, reflective trim, steel toe""",
     "material, care",
 )
 _TOPS = _aisle(
@@ -124,20 +124,20 @@ _TOPS = _aisle(
 )
 _BOTTOMS = _aisle(
     "Clothing/Bottoms",
-    """high waist, drawstring closure, tummy control, zippered pockets, four way
-    stretch, straight leg, elastic waistband, squat proof, distressed look, ankle length, wide hem, butt lifting""",
+    """high waist, drawstring closure, tummy control, zippered pockets, four way stretch, straight
+    leg, elastic waistband, squat proof, distressed look, ankle length, wide hem, butt lifting""",
     "material, care",
 )
 _BAGS = _aisle(
     "Clothing/Bags",
-    """water resistant, laptop compartment, padded straps, anti theft, hidden pocket,
-    rfid blocking, lightweight frame, trolley sleeve, usb port, expandable, adjustable buckle, hand stitched""",
+    """water resistant, laptop compartment, padded straps, anti theft, hidden pocket, rfid blocking,
+    lightweight frame, trolley sleeve, usb port, expandable, adjustable buckle, hand stitched""",
     "material, warranty",
 )
 _HAIR = _aisle(
     "Beauty/Hair Care",
-    """sulfate free, color safe, anti dandruff, deep conditioning, heat protectant,
-    cruelty free, keratin infused, for curly hair, scalp soothing, tea tree oil, volumizing, paraben free""",
+    """sulfate free, color safe, anti dandruff, deep conditioning, heat protectant, cruelty free,
+    keratin infused, for curly hair, scalp soothing, tea tree oil, volumizing, paraben free""",
     "shelf life",
 )
 _SKIN = _aisle(
@@ -148,20 +148,21 @@ _SKIN = _aisle(
 )
 _AUDIO = _aisle(
     "Electronics/Audio",
-    """noise cancelling, bluetooth 5.0, wireless charging, water proof, built in
-    microphone, foldable design, deep bass, touch control, low latency, stereo sound, hands free, carrying case""",
+    """noise cancelling, bluetooth 5.0, wireless charging, water proof, built in microphone,
+    foldable design, deep bass, touch control, low latency, stereo sound, hands free, carrying
+    case""",
     "battery life, warranty",
 )
 _PHONE = _aisle(
     "Electronics/Phone Accessories",
-    """fast charging, tempered glass, drop protection, braided nylon,
-    magnetic, overcharge safe, ultra thin, kickstand, screen friendly, pass through, heavy duty, led display""",
+    """fast charging, tempered glass, drop protection, braided nylon, magnetic, overcharge safe,
+    ultra thin, kickstand, screen friendly, pass through, heavy duty, led display""",
     "warranty",
 )
 _SMART = _aisle(
     "Electronics/Smart Home",
-    """night vision, motion detection, two way audio, dimmable, voice control,
-    energy efficient, plug and play, easy install, weatherproof, app controlled, auto shut off, memory function""",
+    """night vision, motion detection, two way audio, dimmable, voice control, energy efficient,
+    plug and play, easy install, weatherproof, app controlled, auto shut off, memory function""",
     "warranty",
 )
 _BEDDING = _aisle(
@@ -172,14 +173,14 @@ _BEDDING = _aisle(
 )
 _KITCHEN = _aisle(
     "Home/Kitchen",
-    """dishwasher safe, bpa free, stainless steel, oven safe, leak proof, double wall
-    insulated, non stick, induction ready, ergonomic handle, rust proof, easy clean, space saving""",
+    """dishwasher safe, bpa free, stainless steel, oven safe, leak proof, double wall insulated, non
+    stick, induction ready, ergonomic handle, rust proof, easy clean, space saving""",
     "warranty, care",
 )
 _FURNITURE = _aisle(
     "Home/Furniture",
-    """easy assembly, solid wood, lumbar support, height adjustable, metal frame,
-    anti tip, storage drawer, eco friendly, scratch resistant, faux leather, mid century, swivel base""",
+    """easy assembly, solid wood, lumbar support, height adjustable, metal frame, anti tip, storage
+    drawer, eco friendly, scratch resistant, faux leather, mid century, swivel base""",
     "assembly time, warranty",
 )
 _DECOR = _aisle(

@@ -1,4 +1,4 @@
-"""shopping/webshop-v0: WebShop's text mode. Search, open, choose options, buy; the purchase is scored, nothing else::
+"""shopping/webshop-v0: WebShop's text mode, in which only the purchase is scored::
 
     env = turnrl.make("shopping/webshop-v0", products=1000)
     text, info = env.reset(options={"task": env.tasks("test")[0]})

@@ -43,8 +43,9 @@ _DENIED = META_VERBS | set(_TEXTWORLD_VERBS.split())
 
 
 _RULES = """You are playing a text adventure. Answer with one command per turn, in plain words.
-Commands: look, inventory, goal, go north, go south, go east, go west, examine X, take X, take X from Y, drop X, \
-put X on Y, insert X into Y, open X, close X, unlock X with Y, lock X with Y, eat X."""
+Commands: look, inventory, goal, go north, go south, go east, go west, examine X, take X, take X \
+from Y, drop X, put X on Y, insert X into Y, open X, close X, unlock X with Y, lock X with Y, eat \
+X."""
 
 
 class TextWorldEnv(TextEnv):

@@ -1,4 +1,4 @@
-"""Game files on demand: made in parallel, cached, safe against other processes that make the same ones::
+"""Game files on demand: made in parallel, cached, safe against others that make the same::
 
     generate([GameKey("coin", {"level": 5}, seed=7)])[0]
     # ~/.cache/turnrl/textworld/1.7.0/coin-1f0c9a2b3d4e/7.z8, with 7.json beside it

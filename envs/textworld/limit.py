@@ -1,4 +1,4 @@
-"""A limit for commands: an interpreter that never asks for the next one is stopped and does not spin for ever::
+"""A limit for commands: an interpreter that never asks for the next one is stopped::
 
     with limited(machine, "the game 7.z8 did not finish 'wait'"):
         machine.step("wait")

@@ -17,7 +17,8 @@ KINDS: tuple[tuple[str, ...], ...] = (
     tuple(
         "attic basement bathroom bedchamber bedroom canteen cellar chamber closet cookery cookhouse"
         " cubicle garage kitchen kitchenette launderette laundromat lounge office pantry parlor"
-        " playroom restroom salon sauna scullery shower studio study vault washroom workshop".split()
+        " playroom restroom salon sauna scullery shower studio study vault washroom"
+        " workshop".split()
     ),
     tuple(
         "basket box bureau cabinet case chest coffer crate drawer dresser freezer fridge locker"

@@ -76,7 +76,7 @@ class CoinSettings(GameSettings):
 
 
 class TreasureSettings(GameSettings):
-    """``tw-make tw-treasure_hunter --level``. Levels above 20 take up to minutes of CPU per game."""
+    """``tw-make tw-treasure_hunter --level``. Levels above 20 take minutes of CPU per game."""
 
     family, maker = "treasure", "tw-treasure_hunter"
     level: int = Field(

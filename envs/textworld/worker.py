@@ -5,7 +5,7 @@ It is started by path, as a script, and imports nothing of turnrl, so that a wor
 TextWorld's import once and for nothing else::
 
     {"maker": "tw-coin_collector", "settings": {"level": 5}, "seed": 7, "path": "/cache/tmp/7.z8"}
-    {"ok": true, "cpu": 0.62}                    or    {"ok": false, "error": "...", "impossible": true}
+    {"ok": true, "cpu": 0.62}    or    {"ok": false, "error": "...", "impossible": true}
 
 The files are those of ``tw-make``, except that rule files are read in sorted order. TextWorld
 iterates over sets of strings, so the same bytes need the same PYTHONHASHSEED; the parent sets it to
@@ -119,7 +119,7 @@ def custom(settings: dict[str, int], options: GameOptions) -> Any:
 
 
 def design(maker: str, settings: dict[str, Any], seed: int) -> Any:
-    """The Game: that of the seed, or of the next seed (by STRIDE) whose map has room for the quest."""
+    """Make the Game of the seed, or of the next (by STRIDE) whose map has room for the quest."""
     make = custom if maker == "custom" else textworld.challenges.CHALLENGES[maker][1]
     for attempt in range(ATTEMPTS):
         try:

@@ -60,7 +60,7 @@ def tidy(text: str) -> str:
 
 
 def check_story(path: Path) -> None:
-    """Raise UserError for a file that the interpreter cannot read: it would end the whole process."""
+    """Raise UserError for a file that the interpreter cannot read: it would end the process."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or header[0] != _VERSION:

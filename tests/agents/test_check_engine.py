@@ -1,6 +1,4 @@
-"""check_engine: two families of models and an outsider's engine pass; whatever is broken is found by
-the rule that it breaks.
-"""
+"""check_engine: two families and an outsider's engine pass; what is broken is found by its rule."""
 
 from __future__ import annotations
 

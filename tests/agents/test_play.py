@@ -187,7 +187,7 @@ def test_a_prompt_beyond_the_context_is_no_closing_state() -> None:
 
 
 def test_an_episode_knows_whether_its_limit_was_the_tasks_own() -> None:
-    """A shorter one than the task's has a name; the end of the world and its own limit keep theirs."""
+    """A shorter one than the task's has a name; the world's end and its own limit keep theirs."""
     engine, limit = FakeEngine(lambda s, t, p: "purple"), StopReason.CURRICULUM_LIMIT
     [episode], _ = play(agent_of(engine), jobs(tasks()), max_turns=3, limit=limit)
     assert (episode.stop, len(episode.turns)) == (limit, 3)

@@ -1,4 +1,4 @@
-"""TorchEngine against plain forward passes without a cache: numbers, reuse, scheduling, failures."""
+"""TorchEngine against plain forward passes without a cache: numbers, scheduling, failures."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_any_cut_has_the_gradient_of_one_whole_graph(case: dict[str, Any], conte
 
 
 def test_a_first_update_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the trainer's own log-probabilities are known, they are the scores of the first pass."""
+    """Where the trainer's own log-probabilities are known, they are the first pass's scores."""
     batch, policy = played("full_history"), copy.deepcopy(model())
     batch = replace(batch, old_logprobs_BL=batch.logprobs_BL)
     config = LearnerConfig.model_validate({"loss": {"name": "gspo"}})

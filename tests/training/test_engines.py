@@ -1,4 +1,4 @@
-"""Runs with an engine that is not the trainer's module: what is learnt reaches it by pushes alone."""
+"""Runs with an engine that is not the trainer's module: it learns by pushes alone."""
 
 from __future__ import annotations
 

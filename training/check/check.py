@@ -3,7 +3,7 @@
     from turnrl import check_plugin
 
     def test_my_credit():
-        check_plugin("credit", "my_package.my_module:Mine")        # AssertionError lists what is broken
+        check_plugin("credit", "my_package.my_module:Mine")  # AssertionError lists what is broken
 
 Nothing is played and no model is needed: plug-ins are asked about episodes that are made up, of
 every shape that a real step can have. Worlds and engines have suites of their own, `check_env` and

@@ -1,4 +1,4 @@
-"""What every plug-in promises, whatever its slot; and how the rules compare what they were given."""
+"""The promises of every plug-in, whatever its slot, and how rules compare what they get."""
 
 from __future__ import annotations
 

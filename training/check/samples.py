@@ -110,6 +110,6 @@ def _with_scores(batch: TokenBatch, seed: int) -> TokenBatch:
 
 
 def moved_logprobs(batch: TokenBatch) -> Tensor:
-    """Log-probabilities [B, L] of a policy that has moved away from the one that played, float64."""
+    """Make log-probabilities [B, L] of a policy that moved away from the one that played."""
     shift_BL = (batch.tokens_BL.double() / VOCABULARY - 0.5) * 0.4
     return torch.where(batch.mask_BL, batch.logprobs_BL.double() + shift_BL, 0.0)

@@ -1,10 +1,12 @@
 """Curriculum: which tasks are played next. The one hook is `sample`::
 
-class First(Curriculum):
-    name: Literal["first"] = "first"
+    class First(Curriculum):
+        name: Literal["first"] = "first"
 
-    def sample(self, tasks, count, drawn, seed):
-        return list(tasks[:count])
+        def sample(self, tasks, count, drawn, seed):
+            return list(tasks[:count])
+
+What a curriculum remembers is saved with the run, so that a resume draws the same tasks.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Measured(Curriculum):
         return won / played if played else 0.0
 
     def broken(self, task: Task) -> bool:
-        """Whether every episode of the task failed, so that nothing is known about how hard it is."""
+        """Tell whether every episode of the task failed, so that its difficulty is unknown."""
         _, played, failed = self._rates.get(task.id, (0.0, 0.0, 0.0))
         return failed > 0 and not played
 

@@ -27,7 +27,7 @@ from .value_loss import explained_variance, value_loss, value_weights
 
 @dataclass(slots=True)
 class Gradients:
-    """What one batch does to the gradients, minibatch by minibatch, and what is measured beside it."""
+    """The gradients of one batch, minibatch by minibatch, and what is measured beside them."""
 
     config: LearnerConfig
     model: nn.Module
@@ -76,7 +76,7 @@ class Gradients:
         return {name: probe for _, term in self._terms for name, probe in term.probes().items()}
 
     def _teaches(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:
-        """Whether the policy has a gradient: from an advantage, or from a term that asks for none."""
+        """Tell whether the policy has a gradient: from an advantage, or a term without one."""
         counts_BL = self.loss.weights_BL(batch) > 0
         terms = not self.loss.skips_zero or any(term.coefficient for term in self.regularizers)
         return bool((counts_BL if terms else counts_BL & (advantages_BL != 0)).any())

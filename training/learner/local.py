@@ -1,7 +1,9 @@
 """Learner: parameters, optimiser and update in this process. It knows no recipe, run or world::
 
-learner = Learner(LearnerConfig(), model)
-metrics = learner.update(batch, advantages)
+    learner = Learner(LearnerConfig(), model)
+    metrics = learner.update(batch, advantages)
+
+A batch that teaches nothing moves nothing.
 """
 
 from __future__ import annotations

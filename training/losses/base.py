@@ -1,4 +1,4 @@
-"""PolicyLoss: log-probabilities and advantages in, a loss per token out. The smallest complete loss::
+"""PolicyLoss: log-probabilities and advantages in, a loss per token out::
 
     class Mine(PolicyLoss):                                               # training/losses/mine.py
         name: Literal["mine"] = "mine"

@@ -1,10 +1,12 @@
-"""Modifier: what happens to advantages after the estimator. Modifiers act in the order of the recipe::
+"""Modifier: what happens to advantages after the estimator, in the order of the recipe::
 
-class Half(Modifier):                                                 # training/modifiers/half.py
-    name: Literal["half"] = "half"
+    class Half(Modifier):  # training/modifiers/half.py
+        name: Literal["half"] = "half"
 
-    def __call__(self, advantages_BL, batch):
-        return advantages_BL / 2
+        def __call__(self, advantages_BL, batch):
+            return advantages_BL / 2
+
+A modifier returns new advantages and writes into nothing that it is given.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Regularizer: a term beside the policy loss, or a named reward from log-probabilities. The hook is `token_loss`::
+"""Regularizer: a term beside the policy loss, or a named reward. The hook is `token_loss`::
 
-class Mine(Regularizer):                                              # training/regularizers/mine.py
-    name: Literal["mine"] = "mine"
+    class Mine(Regularizer):  # training/regularizers/mine.py
+        name: Literal["mine"] = "mine"
 
-    def token_loss(self, scores, batch, advantages_BL):
-        return LossOutput(scores.logprobs_BL ** 2)
+        def token_loss(self, scores, batch, advantages_BL):
+            return LossOutput(scores.logprobs_BL ** 2)
 
 It aggregates like the policy loss.
 """

@@ -1,11 +1,13 @@
-"""RunLog: a run directory, written by one process at a time so that it can be read at any moment.
+"""RunLog: a run directory, written by one process, that can be read at any moment::
 
-run/recipe.yaml             the recipe of the run as it is now; comments before it say what was changed on the way
-run/metrics.jsonl           one flat JSON object per training step or evaluation
-run/episodes/rl-000010.jsonl.gz    one Episode per line; test-rl-000080.jsonl.gz has those of the test
-run/checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
-run/result.json             the last table
-run/manifest.json           SHA-256 of the files beside the checkpoints, once the run has ended
+    recipe.yaml                     the recipe as it is; comments say what changed on the way
+    metrics.jsonl                   one flat JSON object per training step or evaluation
+    episodes/rl-000010.jsonl.gz     one Episode per line; test-rl-000080.jsonl.gz: the test's
+    checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
+    result.json                     the last table
+    manifest.json                   SHA-256 of the files beside the checkpoints, at the end
+
+A second process that wants to write into it is refused.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Protocol:
         )
 
     def limit_of(self, agent: str) -> int | None:
-        """The run's turn limit for those who have none of their own: a random or an expert player."""
+        """Return the run's turn limit for those without one: a random or an expert player."""
         return self.max_turns if agent in BASELINES else None
 
     def pool_arguments(self) -> dict[str, Any]:

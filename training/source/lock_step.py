@@ -1,6 +1,4 @@
-"""LockStep: a source whose groups are all of the newest policy, because nothing is learnt while they
-are played.
-"""
+"""LockStep: a source of groups of the newest policy: nothing is learnt while they are played."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ The random number behind token ``n`` of a request depends on ``(seed, n)`` and o
 request samples the same tokens whatever else is in the batch::
 
     batch = SamplingBatch([Sampling(seed=1), Sampling(temperature=0.5, top_p=0.9, seed=2)], device)
-    ids, logprobs = batch.sample(logits_BV, [0, 3])      # the first token of one response, the fourth of the other
+    ids, logprobs = batch.sample(logits_BV, [0, 3])  # a first token, and a fourth
 
 A token is the inverse of the cumulative distribution at that number. Reported log-probabilities are
 those of ``log_softmax(logits / temperature)`` in float32 before top-k and top-p (at temperature 0:
