@@ -89,15 +89,15 @@ def _groups(stage: Rl) -> Iterator[str]:
             ("group_size", size) if peers == "group" else ("tasks_per_step x group_size", episodes)
         )
         yield (
-            f"{stage.label}.{key}={least}: credit '{credit.name}' compares the episodes of a {peers}, and a"
-            f" {peers} of one has nothing to compare with, so nothing is learnt; it must be 2 or"
-            " more"
+            f"{stage.label}.{key}={least}: credit '{credit.name}' compares the episodes of a"
+            f" {peers}, and a {peers} of one has nothing to compare with, so nothing is learnt; it"
+            " must be 2 or more"
         )
     for each in stage.selection:
         if not each.possible(size):
             yield (
-                f"{stage.label}.group_size={size}: selection '{each.name}' would drop every group, so nothing"
-                " would be learnt"
+                f"{stage.label}.group_size={size}: selection '{each.name}' would drop every group,"
+                " so nothing would be learnt"
             )
 
 
@@ -105,20 +105,20 @@ def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
     episodes = stage.tasks_per_step * stage.group_size
     if stage.minibatches > episodes:
         yield (
-            f"{stage.label}.minibatches={stage.minibatches}: a step has {episodes} episodes (tasks_per_step x"
-            " group_size), and a minibatch needs one at least"
+            f"{stage.label}.minibatches={stage.minibatches}: a step has {episodes} episodes"
+            " (tasks_per_step x group_size), and a minibatch needs one at least"
         )
     rows = episodes * most_turns
     if stage.rows_multiple_of > rows:
         yield (
-            f"{stage.label}.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences at most"
-            " (one a turn), so all would be dropped"
+            f"{stage.label}.rows_multiple_of={stage.rows_multiple_of}: a step has {rows} sequences"
+            " at most (one a turn), so all would be dropped"
         )
     warm = stage.critic.warmup_steps
     if Need.VALUES in stage.credit.needs() and warm >= stage.steps:
         yield (
-            f"{stage.label}.critic.warmup_steps={warm}: all {stage.steps} steps would train the critic and"
-            " none the policy"
+            f"{stage.label}.critic.warmup_steps={warm}: all {stage.steps} steps would train the"
+            " critic and none the policy"
         )
 
 
@@ -134,8 +134,8 @@ def _returns(recipe: Recipe, stage: Rl) -> Iterator[str]:
     elif stage.group_size < 2 and all(reward.compares for reward in paid):
         names = ", ".join(f"'{reward.name}'" for reward in paid)
         yield (
-            f"{stage.label}.group_size=1: {names} compares the episodes of a group, and pays a group of one"
-            " the same whatever it did; it must be 2 or more"
+            f"{stage.label}.group_size=1: {names} compares the episodes of a group, and pays a"
+            " group of one the same whatever it did; it must be 2 or more"
         )
 
 

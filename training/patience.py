@@ -38,9 +38,9 @@ class Patience:
         if self.row >= self.limit:
             steps = "step" if self.row == 1 else f"{self.row} steps in a row"
             raise RunFailed(
-                f"{self.label}: {steps} up to step {step} taught nothing: {cause}. What was learnt before is"
-                f" kept: mend the cause and go on with --resume ({self.label}.give_up_after says how"
-                " many such steps end a run)"
+                f"{self.label}: {steps} up to step {step} taught nothing: {cause}. What was learnt"
+                " before is kept: mend the cause and go on with --resume"
+                f" ({self.label}.give_up_after says how many such steps end a run)"
             )
 
 

@@ -231,8 +231,8 @@ class SupervisedTrainer:
         shorter = sum(len(a.turns) < len(b.turns) for a, b in zip(cut, told, strict=True))
         if shorter:
             logger.warning(
-                "%s: %d of %d %s demonstrations do not fit a context of %d tokens: they end where it"
-                " does",
+                "%s: %d of %d %s demonstrations do not fit a context of %d tokens: they end where"
+                " it does",
                 *(self.label, shorter, len(told), split, limit),
             )
         return kept

@@ -361,7 +361,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
 
 class LastColumns:
-    """What the last layer is given for its cache: it stores all columns, then reads for one per row.
+    """The cache that the last layer is given: it stores all columns, then reads for one a row.
 
     Args:
         cache: where they are stored.

@@ -2,9 +2,9 @@
 
 All layers but the last need every token, because later tokens attend to them. Of the last one only
 the keys and values of every token matter, and the hidden states that somebody reads: its queries,
-output projection and feed-forward part can be skipped elsewhere, a fifth of the work of a four-layer
-model. The layer is called twice from a hook: until it has handed its keys and values to its cache,
-which then raises `Stored`, and again with the columns that are read.
+output projection and feed-forward part can be skipped elsewhere, a fifth of the work of a
+four-layer model. The layer is called twice from a hook: until it has handed its keys and values to
+its cache, which then raises `Stored`, and again with the columns that are read.
 """
 
 from __future__ import annotations

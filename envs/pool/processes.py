@@ -256,6 +256,6 @@ class Processes:
             worker.reap(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Stop serving and see the workers off, but not in a forked child, whose parent still plays."""
+        """Stop serving and see the workers off, but not in a forked child: its parent plays on."""
         if os.getpid() == self._pid:
             self.reap(self.detach())

@@ -65,8 +65,8 @@ def test_a_rollback_undoes_updates() -> None:
     assert torch.equal(weights(learner), first), "a snapshot can be used twice"
 
 
-# Rule 10: what is made without a device lands on the default one. On 'meta' there are no numbers: it
-# cannot be computed with, and where it is an index, what comes out is another number.
+# Rule 10: what is made without a device lands on the default one. On 'meta' there are no numbers:
+# it cannot be computed with, and where it is an index, what comes out is another number.
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Stages: several of a kind with their own labels and rewards, stages of one's own, and going on in each."""
+"""Stages: several of a kind with labels and rewards, stages of one's own, and going on."""
 
 from __future__ import annotations
 

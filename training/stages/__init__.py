@@ -1,1 +1,1 @@
-"""Stages: what a run does, one part after the other. The hook is `base.Stage.run`; one file per key."""
+"""Stages: the parts of a run, one after the other. The hook is `base.Stage.run`."""

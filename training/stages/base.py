@@ -99,7 +99,7 @@ class Stage(Plugin):
         yield from ()
 
     def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
-        """Return what ``--dry-run`` says of it, such as ``episodes_per_step`` and ``memory_mib``."""
+        """Return what ``--dry-run`` says of it, such as ``episodes_per_step``."""
         return {}
 
     @abstractmethod
