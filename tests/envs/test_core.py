@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import pytest
@@ -15,6 +16,9 @@ from turnrl import EnvSettings, Outcome, Task, TextEnv, TurnInfo, UserError
 from turnrl.envs import SPLITS, Split
 from turnrl.envs.registry import import_worlds
 from turnrl.envs.spaces import UnicodeText
+from turnrl.envs.task import split_of
+
+from ..toy_world import recipe as lights
 
 import_worlds(str(Path(__file__).with_name("toy_envs.py")))
 
@@ -189,7 +193,7 @@ class SizedEnv(TextEnv):
 
     settings: Settings
 
-    def _tasks(self, split: Split) -> list[Task]:
+    def _tasks(self, split: Split) -> Sequence[Task]:
         return [self.task(3 * SPLITS.index(split) + number, split) for number in range(3)]
 
     def _begin(self, task: Task) -> Outcome:
@@ -217,6 +221,138 @@ def test_a_task_carries_the_parameters_that_its_world_was_made_with() -> None:
         turnrl.evaluate("toy/sized-v0", "expert", params={"size": 1}, tasks=3, progress=False).turns
         == 1
     )
+
+
+class BuiltEnv(SizedEnv):
+    """Takes a parameter in its constructor, which its Tasks would not carry."""
+
+    def __init__(self, colour: str = "red", **options: Any) -> None:
+        super().__init__(**options)
+
+
+class SeedsEnv(SizedEnv):
+    """Every seed is a task, of at most 9 steps."""
+
+    class Settings(SizedEnv.Settings):
+        at_most: Literal[5, 9] = Field(9, description="steps to go, at most")
+
+    sizes = {"train": 40, "valid": 3, "test": 2}  # noqa: RUF012
+
+    def _tasks(self, split: Split) -> Sequence[Task]:
+        return TextEnv._tasks(self, split)
+
+
+def _sized_recipe() -> TextEnv:
+    recipe = turnrl.Recipe.parse(lights(env={"id": "toy/sized-v0", "sise": 5}))
+    return turnrl.make(recipe.env_id, **recipe.env_params)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: turnrl.make("toy/sized-v0", sise=5),
+        lambda: gymnasium.make("toy/sized-v0", sise=5),
+        lambda: turnrl.make("turnrl/mixed-v0", parts=[{"id": "toy/sized-v0", "sise": 5}]),
+        lambda: turnrl.make_for(Task(env="toy/sized-v0", params={"sise": 5}, seed=0)),
+        lambda: turnrl.evaluate("toy/sized-v0", "expert", params={"sise": 5}, progress=False),
+        _sized_recipe,
+    ],
+)
+def test_a_misspelt_parameter_is_told_with_the_nearest(call: Any) -> None:
+    turnrl.register("toy/sized-v0", SizedEnv)
+    with pytest.raises(UserError, match="toy/sized-v0: unknown key 'sise'; did you mean 'size'"):
+        call()
+
+
+def test_a_parameter_is_of_its_type_and_within_its_bounds() -> None:
+    turnrl.register("toy/sized-v0", SizedEnv)
+    for wrong in ("5", 5.5, True, None, 0, 10, [5]):
+        with pytest.raises(UserError, match="toy/sized-v0: size: Input should be"):
+            turnrl.make("toy/sized-v0", size=wrong)
+    with pytest.raises(UserError, match=r"task 'toy/sized-v0\?size=10#0': size: Input"):
+        turnrl.make("toy/sized-v0").reset(
+            options={"task": Task(env="toy/sized-v0", params={"size": 10}, seed=0)}
+        )
+
+
+def test_what_no_settings_declare_is_no_parameter() -> None:
+    turnrl.register("toy/built-v0", BuiltEnv)
+    with pytest.raises(UserError, match="'colour' is a parameter of its constructor"):
+        turnrl.make("toy/built-v0", colour="blue")
+    turnrl.register("toy/plain-v0", PlainEnv)
+    with pytest.raises(UserError, match="unknown key 'flors': this world takes no parameters"):
+        turnrl.make("toy/plain-v0", flors=5)
+    with pytest.raises(UserError, match=r"must derive from turnrl\.EnvSettings"):
+        type("Wrong", (TextEnv,), {"Settings": dict})
+
+
+def test_an_id_with_parameters_of_its_own_writes_them_into_tasks() -> None:
+    turnrl.register("toy/sized_five-v0", SizedEnv, size=5)
+    for asked, told in (({}, 5), ({"size": 3}, 3)):
+        task = turnrl.make("toy/sized_five-v0", **asked).tasks("train")[0]
+        assert task.params == {"size": told}
+        assert turnrl.make_for(task).settings == SizedEnv.Settings(size=told)
+
+
+def test_splits_have_ranges_of_seeds_of_their_own() -> None:
+    turnrl.register("toy/seeds-v0", SeedsEnv)
+    env = turnrl.make("toy/seeds-v0", at_most=5)
+    seeds = {split: [task.seed for task in env.tasks(split)] for split in SPLITS}
+    assert seeds["train"] == list(range(40))
+    assert (seeds["valid"], seeds["test"]) == (
+        [1_000_000, 1_000_001, 1_000_002],
+        [2 * 10**6, 2 * 10**6 + 1],
+    )
+    assert all(split_of(seed) == split for split in SPLITS for seed in seeds[split])
+    assert env.tasks("test")[0].params == {"at_most": 5}
+
+
+def test_a_task_of_another_world_is_refused() -> None:
+    turnrl.register("toy/sized-v0", SizedEnv)
+    with pytest.raises(UserError, match="'toy/sized-v0#0' is not a toy/corridor-v0 task: play it"):
+        make().reset(options={"task": Task(env="toy/sized-v0", seed=0)})
+
+
+def test_a_function_is_called_only_for_an_extra_that_somebody_asked_for() -> None:
+    asked: list[str] = []
+    turnrl.register("toy/lazy-v0", LazyEnv)
+    for extras in ((), ("progress",), ("admissible_actions", "progress")):
+        asked.clear()
+        env = turnrl.make("toy/lazy-v0", extras=extras)
+        env.asked = asked  # type: ignore[attr-defined]
+        info = env.reset(seed=0)[1]
+        assert sorted(asked) == sorted(extras)
+        assert info["progress"] == (0.5 if "progress" in extras else None)
+        assert info["admissible_actions"] == (["go"] if len(extras) == 2 else None)
+
+
+class PlainEnv(TextEnv):
+    """Takes no parameters."""
+
+    sizes = {"train": 3, "valid": 3, "test": 3}  # noqa: RUF012
+
+    def _begin(self, task: Task) -> Outcome:
+        return Outcome("Go.")
+
+    def _act(self, action: str) -> Outcome:
+        return Outcome("Gone.", ended=True)
+
+
+class LazyEnv(PlainEnv):
+    """Tells its extras through functions, which note that they were called."""
+
+    asked: list[str]
+
+    def _begin(self, task: Task) -> Outcome:
+        return Outcome("Go.", admissible=self._listed, progress=self._half)
+
+    def _listed(self) -> list[str]:
+        self.asked.append("admissible_actions")
+        return ["go"]
+
+    def _half(self) -> float:
+        self.asked.append("progress")
+        return 0.5
 
 
 def test_vector_environments_carry_text() -> None:
