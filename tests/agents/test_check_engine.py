@@ -23,7 +23,7 @@ from turnrl.agents.engines.base import (
 from turnrl.agents.engines.rules import RULES
 from turnrl.agents.engines.torch.engine import TorchEngine
 
-from .echo_engine import CAN, VOCABULARY, EchoEngine, table
+from ..outsider.engine import CAN, VOCABULARY, EchoEngine, table
 from .test_torch_engine import VOCABULARY as WORDS
 from .test_torch_engine import build
 
@@ -45,7 +45,7 @@ def test_the_torch_engine_passes(family: str, patience_ms: float | None) -> None
 
 
 def test_an_engine_of_one_file_is_found_by_its_path_and_passes() -> None:
-    path = Path(__file__).with_name("echo_engine.py")
+    path = Path(__file__).parents[1] / "outsider" / "engine.py"
     config = ENGINES.build({"name": f"{path}:Echo", "context": 48})
     assert config.capabilities == CAN
     loaded: Any = None

@@ -14,7 +14,7 @@ from turnrl.training.credit.base import CREDITS, Credit
 from turnrl.training.run import train
 from turnrl.training.selection.base import SELECTIONS
 
-from ..agents.echo_engine import Echo
+from ..outsider.engine import Echo
 from ..toy_world import recipe
 from .builders import batch_of, table
 
