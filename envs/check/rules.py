@@ -1,13 +1,12 @@
-"""The rules of `check_env`, one function each: returns (a remark), raises AssertionError, or raises
-Skip.
+"""The rules of `check_env`, one function each: see `foundation.checking`. Nearly all need tasks.
 
-    @rule("expert", needs=("tasks",))
+    @rule("expert")
     def expert(play):
         for task in play.tasks:
             ...
             assert info["success"], f"{task.id}: the expert does not win"
 
-A rule is skipped when one it `needs` failed, so that one defect is reported once.
+Nearly all need tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -35,14 +35,7 @@ _COMPARED_SECONDS = 3.0
 
 
 RULES: Rules[Play] = Rules()
-
-
-def rule(
-    name: str, needs: tuple[str, ...] = ("tasks",)
-) -> Callable[[Callable[[Play], str | None]], Callable[[Play], str | None]]:
-    """Register a check under its name; nearly all need tasks."""
-    return RULES.rule(name, needs)
-
+rule = partial(RULES.rule, needs=("tasks",))
 
 # -- the rules -------------------------------------------------------------------------------------
 
@@ -230,9 +223,7 @@ def _success(play: Play) -> str:
 
 
 def _somebody_wins(play: Play) -> str:
-    """Look for a success among the expert's and many random plays; the best reward without one is
-    suspicious.
-    """
+    """Look for a success among many plays; the best reward without one is suspicious."""
     env, rng = play.make(), random.Random(play.seed)
     best, suspect = env.reward_range[1], ""
     for number in range(_PLAYS):

@@ -21,7 +21,8 @@ from itertools import islice
 
 from ..task import SPLITS, Split
 from .names import MEN, WOMEN, Namer
-from .prose import RELATIONS, SHARES, WORDS, Entity, Kind, Relation, page
+from .prose import WORDS, page
+from .relations import RELATIONS, SHARES, Entity, Kind, Relation
 from .store import Passage, Question, Support
 
 HOPS = (2, 3, 4)

@@ -135,9 +135,7 @@ class Logic:
         return self._openings[plan]
 
     def after(self, view: View, event: str) -> View:
-        """Where an event leads. An event that no possible action explains changes nothing, as in
-        TextWorld.
-        """
+        """Follow an event; one that no possible action explains changes nothing, as in TextWorld."""
         found = view.after.get(event)
         if found is None:
             if len(self._scenes) + len(self._views) > STATES_KEPT:
@@ -223,9 +221,7 @@ class Logic:
         return self._views.setdefault(key, View(after, quests))
 
     def _action(self, scene: Scene, event: str) -> Any:
-        """The action an event stands for: the one with most preconditions, then the first, as
-        TextWorld picks it.
-        """
+        """Find the action of an event as TextWorld does: most preconditions, then the first."""
         if scene.events is None:
             scene.events = {}
             for action in sorted(scene.actions, key=lambda a: len(a.preconditions), reverse=True):

@@ -23,7 +23,7 @@ from turnrl.foundation.errors import UserError
 
 pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search]'")
 
-from turnrl.envs.search.prose import RELATIONS
+from turnrl.envs.search.relations import RELATIONS
 from turnrl.envs.search.score import normalise
 from turnrl.envs.search.store import Question
 from turnrl.envs.search.world import HOPS, SIZES, World
