@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def call(*arguments: str, module: str = "turnrl") -> str:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *(["-m", module] if module else ["-c"]), *arguments],
             cwd=site,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
@@ -61,13 +61,32 @@ def test_what_it_adds_is_shown_beside_what_ships(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "subject", ["outsider/lamps-v0", "rewards:alight", "credit:median", "losses:episodic"]
+    ("subject", "rules"),
+    [
+        ("outsider/lamps-v0", 12),
+        ("rewards:alight", 6),
+        ("credit:median", 10),
+        ("losses:episodic", 9),
+        ("stages:shake", 7),
+    ],
 )
-def test_what_it_adds_is_checked_by_the_suite_of_its_slot(run: Run, subject: str) -> None:
+def test_what_it_adds_is_checked_by_the_suite_of_its_slot(
+    run: Run, subject: str, rules: int
+) -> None:
     results = json.loads(run("check", subject, "--json"))
     assert results["ok"], results
     tried = [result for result in results["results"] if result["status"] == "ok"]
-    assert len(tried) >= 5
+    assert len(tried) >= rules
+
+
+def test_the_engine_it_adds_is_found_by_name_and_checked(run: Run) -> None:
+    code = (
+        "import turnrl; from turnrl.agents.engines.base import ENGINES; from outsider.engine import"
+        " table, VOCABULARY; engine = ENGINES.build({'name': 'echo'}).make(None, 64);"
+        " print(turnrl.check_engine(engine, vocabulary=VOCABULARY, weights=(table(1), table(2))))"
+    )
+    lines = run(code, module="")
+    assert lines.startswith("EchoEngine: ok")
 
 
 def test_a_recipe_that_names_all_of_it_is_trained(run: Run, tmp_path: Path) -> None:

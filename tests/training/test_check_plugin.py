@@ -35,8 +35,10 @@ CONFIGURED: dict[str, dict[str, Any]] = {
         "levels": [{"of": {"name": "outcome"}, "threshold": 1.0}, {"of": {"name": "progress"}}]
     },
     "pairwise": {"by": {"name": "outcome"}},
+    "rl": {"steps": 2, "tasks_per_step": 2, "group_size": 2},
+    "sft": {"demonstrations": 8, "epochs": 1},
 }
-"""Fields of the plug-ins that cannot be made without any."""
+"""Fields of the plug-ins that cannot be made without any, and of stages, which are run."""
 MANY = [
     (slot, name)
     for slot, (registry, _) in SUITES.items()

@@ -5,8 +5,8 @@
     def test_my_credit():
         check_plugin("credit", "my_package.my_module:Mine")  # AssertionError lists what is broken
 
-Nothing is played and no model is needed: plug-ins are asked about episodes that are made up, of
-every shape that a real step can have. Worlds and engines have suites of their own, `check_env` and
+Plug-ins are asked about episodes that are made up, of every shape that a real step can have; a
+stage is run twice with a tiny model. Worlds and engines have suites of their own, `check_env` and
 `check_engine`.
 """
 
@@ -25,7 +25,8 @@ from ..losses.base import LOSSES
 from ..modifiers.base import MODIFIERS
 from ..regularizers.base import REGULARIZERS
 from ..selection.base import SELECTIONS
-from . import advantages, groups, objectives
+from ..stages.base import STAGES
+from . import advantages, groups, objectives, stages
 from .common import about
 
 SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
@@ -36,6 +37,7 @@ SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
     "modifiers": (MODIFIERS, advantages.MODIFIER),
     "losses": (LOSSES, objectives.LOSS),
     "regularizers": (REGULARIZERS, objectives.REGULARIZER),
+    "stages": (STAGES, stages.STAGE),
 }
 """The slots that are checked, by the last word of their name."""
 
