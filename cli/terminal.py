@@ -69,7 +69,7 @@ class HumanAgent(Agent):
         return HumanPlayer(self.console)
 
 
-class Narrator(Player):
+class PlayNarrator(Player):
     """A player that lets another one play and prints what happens."""
 
     def __init__(self, inner: Player, console: Terminal, *, echo: bool) -> None:
@@ -194,7 +194,9 @@ def play_in_terminal(
     finally:
         prototype.close()
     pool = pool_for(prototype, 1, extras=player.extras, imports=imports)
-    narrator = Narrator(player.player(f"terminal:{task.id}", seed), console, echo=agent != "human")
+    narrator = PlayNarrator(
+        player.player(f"terminal:{task.id}", seed), console, echo=agent != "human"
+    )
     try:
         episode = asyncio.run(play(narrator, task, pool, max_turns=limit))
     except Quit:

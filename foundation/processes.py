@@ -37,7 +37,7 @@ _WORDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildEnded:
     """How a program ended: its exit code, what it wrote to stdout, and its last words."""
 
     code: int
@@ -90,7 +90,7 @@ class Child:
         self._end = weakref.finalize(self, _end, self.process, watcher, os.getpid())
         self._end.atexit = watched
 
-    def finish(self, given: bytes = b"", limit: float | None = None) -> Ended:
+    def finish(self, given: bytes = b"", limit: float | None = None) -> ChildEnded:
         """Write `given` to its stdin, read its stdout, and wait until it has ended by itself.
 
         Raises TimeoutError after `limit` seconds; it does not run on then.
@@ -101,7 +101,7 @@ class Child:
             raise TimeoutError(f"it did not end within {limit:g} s") from None
         finally:
             self.end()
-        return Ended(self.process.returncode, output, self.last_words())
+        return ChildEnded(self.process.returncode, output, self.last_words())
 
     def end(self, patience: float = 0.0) -> None:
         """Wait for it at most `patience` seconds, then kill it and all that is left of its group.
@@ -133,7 +133,7 @@ def run(
     limit: float | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | str | None = None,
-) -> Ended:
+) -> ChildEnded:
     """Run a program to its end; see `Child` for the arguments and `Child.finish` for the rest."""
     child = Child(command, stdin=PIPE, stdout=PIPE, environment=environment, folder=folder)
     return child.finish(given, limit)

@@ -16,7 +16,7 @@ from .base import REWARDS, TurnReward, ask
 from .judge import Judge
 
 
-class Rule(BaseModel):
+class CompositeRule(BaseModel):
     """One reward of the sum, its price, and when it lets the judge be asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,10 +68,10 @@ class ProcessComposite(Wrapper):
     """
 
     name: Literal["process_composite"] = "process_composite"
-    rule: list[Rule] = Field(
+    rule: list[CompositeRule] = Field(
         default_factory=lambda: [
-            Rule(of=REWARDS.build({"name": "format"}), weight=0.4, least=0.0),
-            Rule(of=REWARDS.build({"name": "invalid_action"}), weight=0.3, least=0.0),
+            CompositeRule(of=REWARDS.build({"name": "format"}), weight=0.4, least=0.0),
+            CompositeRule(of=REWARDS.build({"name": "invalid_action"}), weight=0.3, least=0.0),
         ],
         min_length=1,
         description="rewards that are summed per turn",

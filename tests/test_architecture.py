@@ -124,6 +124,41 @@ def test_no_file_imports_itself_around_a_circle() -> None:
     assert circle(edges(sources, packages)) == []
 
 
+def floor_of(module: str, packages: Container[str]) -> str:
+    """What stands for a module among the folders of its room: the folder, or itself in no folder.
+
+    The base of a slot and what plug-ins share stand for themselves, below the plug-ins.
+    """
+    parts = module.split(".")
+    folder, alone = ".".join(parts[:3]), parts[-1] == "base" or parts[-1].startswith("_")
+    return folder if folder in packages and not alone else module
+
+
+def test_folders_of_a_room_import_in_one_direction() -> None:
+    sources = {module_of(path): path.read_text("utf-8") for path in FILES}
+    packages = {module_of(path) for path in FILES if path.name == "__init__.py"}
+    graph: dict[str, set[str]] = {}
+    for module, targets in edges(sources, packages).items():
+        floor = floor_of(module, packages)
+        found = {floor_of(target, packages) for target in targets}
+        graph.setdefault(floor, set()).update(found - {floor})
+    assert circle(graph) == []
+
+
+NAMED_TWICE = {"Outcome"}
+"""The reward ``outcome`` and what a world answers: both words are the field's."""
+
+
+def test_one_noun_is_one_class() -> None:
+    names = [
+        node.name
+        for path in FILES
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {name for name in names if names.count(name) > 1} == NAMED_TWICE
+
+
 def test_a_circle_is_seen_through_functions_and_packages_but_not_through_types() -> None:
     a = "def late():\n    from .b import x"
     late = edges({"p.a": a, "p.b": "from . import a"}, {"p"})

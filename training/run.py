@@ -25,7 +25,7 @@ from .plan import env_extras, wanted_tasks
 from .recipe import Recipe
 from .run_folder import checkpoint
 from .run_folder.checkpoint import Saved, TrainerState
-from .run_folder.console import Narrator
+from .run_folder.console import RunNarrator
 from .run_folder.log import LAST, Record, RunLog
 from .run_folder.resume import MEASURE, changes
 from .session import Session
@@ -68,7 +68,7 @@ def train(
         Interrupted: a signal stopped it.
     """
     recipe = Recipe.of(recipe)
-    narrator = Narrator({stage.label: stage.length for stage in recipe.stages})
+    narrator = RunNarrator({stage.label: stage.length for stage in recipe.stages})
 
     def tell(record: Record) -> None:
         if progress:

@@ -73,7 +73,7 @@ class Control:
         return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-class Encoder:
+class TextEncoder:
     """A text encoder for one tokenizer and its control tokens.
 
     In what a player says, the tags of reasoning are its own words even where a tokenizer calls them

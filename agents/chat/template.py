@@ -19,7 +19,7 @@ from typing import Any
 
 from ...foundation.errors import UserError
 from ..context.base import Message
-from .control import Encoder, Run, delimiters, special_tokens
+from .control import Run, TextEncoder, delimiters, special_tokens
 from .marks import Marks, Part, folded, merged, owners, same, with_contents
 from .reasoning import continued, left_open
 from .rendering import Rendering
@@ -60,7 +60,7 @@ class Template:
         between = "".join([*glue[:3], *glue[4:]])
         self.stop_token_ids = self._find_stops(glue[-1], glue[2])
         ends = {str(tokenizer.convert_ids_to_tokens(i)) for i in self.stop_token_ids}
-        self._encoder = Encoder(
+        self._encoder = TextEncoder(
             tokenizer, special_tokens(tokenizer) | delimiters(tokenizer, between) | ends
         )
         self._control = self._encoder.control

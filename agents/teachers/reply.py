@@ -57,7 +57,7 @@ def secrets_of(url: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """One answer of a server, as far as it was read."""
 
     status: int
@@ -91,7 +91,7 @@ class Reply:
         return " ".join(str(message).split())[:500]
 
 
-async def read_reply(response: httpx.Response, limit: int) -> Reply:
+async def read_reply(response: httpx.Response, limit: int) -> HttpReply:
     """Read a streamed response, at most `limit` bytes as they are sent and as they unpack."""
     raw = bytearray()
     async for chunk in response.aiter_raw():
@@ -107,7 +107,7 @@ async def read_reply(response: httpx.Response, limit: int) -> Reply:
     if len(raw) > limit or len(data) > limit:
         data, trouble = data[:limit], f"more than {limit:,} bytes"
     text = data.decode("utf-8", "replace") or response.reason_phrase
-    return Reply(response.status_code, text, trouble, _retry_after(response.headers))
+    return HttpReply(response.status_code, text, trouble, _retry_after(response.headers))
 
 
 def _unpack(data: bytes, limit: int) -> tuple[bytes, str]:

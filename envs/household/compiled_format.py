@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 @dataclass(slots=True)
-class Entity:
+class CompiledEntity:
     """What the expressions of the grammar may ask of a thing."""
 
     id: str
@@ -37,7 +37,7 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class CompiledAction:
     """An action of the domain: names of its parameters, its command, what is said after it."""
 
     parameters: tuple[str, ...]
@@ -57,11 +57,13 @@ class Compiled:
         self.goal: dict[str, str] = data["goal"]
         """See `goal.read_goal`."""
         self.types: dict[str, str] = data["types"]
-        self.entities = {id: Entity(id, type, name) for id, (name, type) in data["names"].items()}
+        self.entities = {
+            id: CompiledEntity(id, type, name) for id, (name, type) in data["names"].items()
+        }
         self.rules: dict[str, list[Any]] = data["rules"]
         self.walkthrough: list[str] | None = data["walkthrough"]
         self.actions = {
-            name: Action(tuple(a["parameters"]), a["template"], a["said"], a["feedback"])
+            name: CompiledAction(tuple(a["parameters"]), a["template"], a["said"], a["feedback"])
             for name, a in data["actions"].items()
         }
         self.queries = {
@@ -98,7 +100,7 @@ class Compiled:
             found = self._atoms[raw] = (*keys, arguments)
         return found
 
-    def entities_of(self, mapping: Mapping[str, str]) -> dict[str, Entity]:
+    def entities_of(self, mapping: Mapping[str, str]) -> dict[str, CompiledEntity]:
         """The entities that names stand for."""
         return {name: self.entities[id] for name, id in mapping.items()}
 

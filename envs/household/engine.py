@@ -96,7 +96,7 @@ def _stripped() -> bytes:
 
 
 @dataclass(frozen=True)
-class Reply:
+class HouseholdReply:
     """What a command did."""
 
     text: str
@@ -116,7 +116,7 @@ class Operator:
     command: str
 
 
-class Engine:
+class HouseholdEngine:
     """One game at a time, for one thread at a time. `close` gives the library back."""
 
     def __init__(self) -> None:
@@ -137,17 +137,17 @@ class Engine:
             if self._library is None:
                 self._library = _spare.pop() if _spare else _Library()
             self._library.load(self.game)
-            self.facts = Facts(self.game)
+            self.facts = HouseholdFacts(self.game)
             self._look()
             return derive(self.facts, [["rule", "intro"]], {}, {})
 
-    def send(self, command: str) -> Reply:
+    def send(self, command: str) -> HouseholdReply:
         """Run one command, which must be one of `commands` to the letter (blanks around it are
         dropped).
         """
         found = self.operators.get(command.strip())
         if found is None:
-            return Reply(NOTHING, False, self.won)
+            return HouseholdReply(NOTHING, False, self.won)
         id, effects, operator = found
         assert self._library is not None
         assert self.game is not None
@@ -160,7 +160,7 @@ class Engine:
             mapping = dict(zip(action.parameters, operator.arguments, strict=False))
             text = derive(self.facts, action.feedback, mapping, self.game.entities_of(mapping))
             self._look()
-        return Reply(text, True, self.won)
+        return HouseholdReply(text, True, self.won)
 
     def commands(self) -> list[str]:
         """Every command that is accepted now, sorted."""
@@ -205,7 +205,7 @@ Fact = tuple[str, ...]
 Mapping_ = Mapping[str, str]
 
 
-class Facts:
+class HouseholdFacts:
     """What is true now, by predicate and types of arguments."""
 
     def __init__(self, game: Compiled) -> None:
@@ -267,14 +267,17 @@ class Facts:
 
 
 def derive(
-    facts: Facts, symbols: Sequence[Any], mapping: Mapping[str, str], variables: Mapping[str, Any]
+    facts: HouseholdFacts,
+    symbols: Sequence[Any],
+    mapping: Mapping[str, str],
+    variables: Mapping[str, Any],
 ) -> str:
     """The text of symbols of the grammar, where `mapping` says which thing a name stands for."""
     return "".join(_text(facts, symbol, mapping, variables) for symbol in symbols)
 
 
 def _text(
-    facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
+    facts: HouseholdFacts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
 ) -> str:
     kind = symbol[0]
     if kind == "text":
@@ -301,7 +304,7 @@ _SEPARATORS = ("separator", "last_separator")
 
 
 def _each(
-    facts: Facts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
+    facts: HouseholdFacts, symbol: Any, mapping: Mapping[str, str], variables: Mapping[str, Any]
 ) -> Iterator[str]:
     _, inner, query = symbol
     if not query:

@@ -20,9 +20,9 @@ from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
 from ..task import SeededTasks, Split, Task
 from .compiled_format import Compiled
-from .engine import Engine
+from .engine import HouseholdEngine
 from .games import generated, opened
-from .goal import Goal, Move
+from .goal import HouseholdGoal, Move
 from .renamings import names, renamings
 from .settings import HomeSettings, HouseSettings
 from .source import TYPES, package
@@ -83,9 +83,9 @@ class HouseEnv(TextEnv):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._engine = Engine()
+        self._engine = HouseholdEngine()
         self._seen: set[str] = set()
-        self._goal: Goal | None = None
+        self._goal: HouseholdGoal | None = None
         self._reached: dict[str, None] = {}
         self._way: list[Move] | None = None
         self._planned = False
@@ -119,7 +119,7 @@ class HouseEnv(TextEnv):
         self._goal = None
         self._engine.load(game)
         text = self._engine.start()
-        self._goal, self._reached, self._planned, self._seen = Goal(game), {}, False, set()
+        self._goal, self._reached, self._planned, self._seen = HouseholdGoal(game), {}, False, set()
         self.instructions = explained({name: action.said for name, action in game.actions.items()})
         self._length = None
         return self._outcome(text)

@@ -2,7 +2,7 @@
 
     read("r.name or r.id")({"r": shelf})       # 'shelf 2'
 
-A game's file may come from anybody. What it may write is: the fields of an `Entity`, texts in
+A game's file may come from anybody. What it may write is: the fields of an `CompiledEntity`, texts in
 quotes, ``+``, ``and``, ``or``, ``not``, and ``a if b else c``.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from .compiled_format import Entity
+from .compiled_format import CompiledEntity
 
 LONGEST = 1000
 """Characters of an expression."""
-_FIELDS = frozenset(field.name for field in fields(Entity))
+_FIELDS = frozenset(field.name for field in fields(CompiledEntity))
 Value = Callable[[Mapping[str, Any]], Any]
 """From the entities by name to what an expression says of them."""
 

@@ -22,7 +22,7 @@ from .source import APPLIANCES
 
 if TYPE_CHECKING:
     from .compiled_format import Compiled
-    from .engine import Facts
+    from .engine import HouseholdFacts
 
 _MARKS = (
     ("istoggled", "light"),
@@ -77,7 +77,7 @@ class Move:
 class _Walk:
     """A way through the room as it is written down, and where it leads."""
 
-    goal: Goal
+    goal: HouseholdGoal
     at: str
     opened: set[str]
     moves: list[Move] = field(default_factory=list)
@@ -101,7 +101,7 @@ class _Walk:
         return _Walk(self.goal, self.at, set(self.opened), list(self.moves))
 
 
-class Goal:
+class HouseholdGoal:
     """The goal of a game and what never changes in its room."""
 
     def __init__(self, game: Compiled) -> None:
@@ -127,7 +127,7 @@ class Goal:
 
     # -- how far -----------------------------------------------------------------------------------
 
-    def milestones(self, facts: Facts, won: bool) -> Iterator[str]:
+    def milestones(self, facts: HouseholdFacts, won: bool) -> Iterator[str]:
         """The sub-goals that are true now, in the order in which one reaches them."""
         held, inside = self._held(facts), self._inside(facts)
         if held in self.targets:
@@ -156,7 +156,9 @@ class Goal:
         if won:
             yield "done"
 
-    def moves(self, facts: Facts, seen: Collection[str] | None = None) -> list[Move] | None:
+    def moves(
+        self, facts: HouseholdFacts, seen: Collection[str] | None = None
+    ) -> list[Move] | None:
         """The shortest way to win that the rules find; None if they find none (or the game is won).
 
         With `seen` only what is in those receptacles is known.
@@ -175,7 +177,7 @@ class Goal:
                     best = way.moves
         return best or None
 
-    def search(self, facts: Facts, seen: Collection[str]) -> list[Move] | None:
+    def search(self, facts: HouseholdFacts, seen: Collection[str]) -> list[Move] | None:
         """The way into the next receptacle that was not seen, or first to a target that was; None
         if all were seen.
 
@@ -207,7 +209,7 @@ class Goal:
             walk.moves.append(Move("openobject", r=place))
         return walk.moves
 
-    def in_sight(self, facts: Facts) -> set[str]:
+    def in_sight(self, facts: HouseholdFacts) -> set[str]:
         """The receptacles here whose content shows."""
         here, opened = (
             self._at(facts),
@@ -219,7 +221,7 @@ class Goal:
             if location == here and (place not in self.openable or place in opened)
         }
 
-    def _drops(self, inside: Mapping[str, str], facts: Facts, held: str) -> list[str]:
+    def _drops(self, inside: Mapping[str, str], facts: HouseholdFacts, held: str) -> list[str]:
         """Find a place for a thing that is in the way: here, where a target is, or anywhere."""
         fits = self._accept[held]
         near = {
@@ -230,7 +232,7 @@ class Goal:
         return [place for place in fits if self.places[place] in near] + free[:1]
 
     def _ways(
-        self, walk: _Walk, facts: Facts, inside: Mapping[str, str], held: str
+        self, walk: _Walk, facts: HouseholdFacts, inside: Mapping[str, str], held: str
     ) -> Iterator[_Walk]:
         fetched = [held] if held else [thing for thing in self.targets if thing in inside]
         if self.kind == "two":
@@ -255,7 +257,7 @@ class Goal:
                 for place in self.goals:
                     yield after.copy().act("putobject", thing, place, inside=True)
 
-    def _lit(self, way: _Walk, facts: Facts, inside: Mapping[str, str]) -> Iterator[_Walk]:
+    def _lit(self, way: _Walk, facts: HouseholdFacts, inside: Mapping[str, str]) -> Iterator[_Walk]:
         for lamp in self.lamps:
             if lamp in inside:
                 on = facts.holds("istoggled object", lamp)
@@ -283,17 +285,17 @@ class Goal:
                     full.act("putobject", thing, place, inside=True)
                 yield full
 
-    def _ready(self, facts: Facts, thing: str) -> bool:
+    def _ready(self, facts: HouseholdFacts, thing: str) -> bool:
         """Whether it is clean, hot or cool where it must be."""
         return self.kind not in _FLAGS or facts.holds(_FLAGS[self.kind], thing)
 
-    def _held(self, facts: Facts) -> str:
+    def _held(self, facts: HouseholdFacts) -> str:
         return next((thing for _, thing in facts.of("holds agent object")), "")
 
-    def _at(self, facts: Facts) -> str:
+    def _at(self, facts: HouseholdFacts) -> str:
         return next((place for _, place in facts.of("atlocation agent location")), "")
 
-    def _inside(self, facts: Facts, seen: Collection[str] | None = None) -> dict[str, str]:
+    def _inside(self, facts: HouseholdFacts, seen: Collection[str] | None = None) -> dict[str, str]:
         """Thing -> the receptacle that it is in, of those that were seen."""
         inside: dict[str, str] = dict(facts.of("inreceptacle object receptacle"))  # type: ignore[arg-type]
         return {thing: place for thing, place in inside.items() if seen is None or place in seen}

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Call:
+class ThreadCall:
     """One request on its way through a thread."""
 
     op: str
@@ -51,7 +51,7 @@ class ThreadSeat:
     """The place of one episode and the call it waits for."""
 
     episode_id: int
-    call: Call | None = None
+    call: ThreadCall | None = None
 
 
 class Threads:
@@ -71,8 +71,8 @@ class Threads:
         self.stats = stats
         self._instances = InstancePool(options, idle=slots, threaded=True, closer=self._close)
         self._closing: list[threading.Thread] = []
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._open: dict[int, Call] = {}
+        self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
+        self._open: dict[int, ThreadCall] = {}
         self._size = min(workers or 16, slots)
         self._threads = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -92,7 +92,9 @@ class Threads:
         """Have a request answered by the first free thread; the time limit counts from there."""
         if self._closed:
             raise RuntimeError("this pool is closed")
-        call = seat.call = Call(op, seat.episode_id, argument, limit, self.loop.create_future())
+        call = seat.call = ThreadCall(
+            op, seat.episode_id, argument, limit, self.loop.create_future()
+        )
         self._open[id(call)] = call
         if self._threads < min(self._size, len(self._open)):
             self._add_thread()
@@ -121,13 +123,13 @@ class Threads:
             target=_work, args=(self._calls, self._instances, self._hand_over), daemon=True
         ).start()
 
-    def _hand_over(self, call: Call, reply: Reply) -> None:
+    def _hand_over(self, call: ThreadCall, reply: Reply) -> None:
         """From a thread: hand a reply to the event loop."""
         # The loop may have gone while the world was busy; nobody waits then.
         with contextlib.suppress(RuntimeError):
             call.future.get_loop().call_soon_threadsafe(self._settle, call, reply)
 
-    def _settle(self, call: Call, reply: Reply) -> None:
+    def _settle(self, call: ThreadCall, reply: Reply) -> None:
         self._open.pop(id(call), None)
         if not call.future.done():
             call.future.set_result(reply)
@@ -186,7 +188,7 @@ class Threads:
         self.reap(self.detach())
 
 
-def _work(calls: SimpleQueue[Call | None], instances: InstancePool, done: Any) -> None:
+def _work(calls: SimpleQueue[ThreadCall | None], instances: InstancePool, done: Any) -> None:
     pid = os.getpid()
     while (call := calls.get()) is not None:
         if call.future.cancelled() or call.orphaned:

@@ -19,7 +19,7 @@ from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar
 from ..task import Split, Task
-from .game import Game, Reply
+from .game import Game, SimulatorReply
 from .goals import reached
 from .settings import ScienceSettings, electrical
 from .splits import VariationTasks, table
@@ -114,7 +114,7 @@ class ScienceWorldEnv(TextEnv):
             milestones=self._reached,
         )
 
-    def _load(self, *wanted: Any) -> Reply:
+    def _load(self, *wanted: Any) -> SimulatorReply:
         # Until it is loaded there is no game: one that died or failed is not tried again.
         game, self._game = self._game, None
         if game is not None:
@@ -173,7 +173,7 @@ class ScienceWorldEnv(TextEnv):
         assert self._game is not None
         return _CHOICE.findall(text) if text.startswith(_QUESTION) else self._game.possible()
 
-    def _follow(self, action: str, reply: Reply) -> bool:
+    def _follow(self, action: str, reply: SimulatorReply) -> bool:
         """Keep account of the gold path; True if the world is as it was before."""
         # A question is something happening: what is said next means something else.
         asks = reply.text.startswith(_QUESTION)

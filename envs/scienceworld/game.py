@@ -27,7 +27,7 @@ _SCRAMBLE = 0x5DEECE66D
 
 
 @dataclass(frozen=True)
-class Reply:
+class SimulatorReply:
     """What an action did."""
 
     text: str
@@ -61,7 +61,7 @@ class Game:
         """End the process; the object is of no use afterwards."""
         self.java.close()
 
-    def load(self, name: str, variation: int, simplification: str) -> Reply:
+    def load(self, name: str, variation: int, simplification: str) -> SimulatorReply:
         """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks
         pay for it.
         """
@@ -69,14 +69,14 @@ class Game:
         self._load(self._play, gold=False)
         return self.step("look around")
 
-    def step(self, action: str) -> Reply:
+    def step(self, action: str) -> SimulatorReply:
         """The call that upstream's ``step`` makes, without the five others that fill its info."""
         text: str = self.java.call(self._play, "step", action)
         score = round(100 * self.java.call(self._play, "getScore"))
         completed: bool = self.java.call(self._play, "getCompleted")
         before = self._moves, self._seen
         self._moves, self._seen = self._clock()
-        return Reply(text, score, completed, idle=before == (self._moves, self._seen))
+        return SimulatorReply(text, score, completed, idle=before == (self._moves, self._seen))
 
     def description(self) -> str:
         """What the task is."""

@@ -35,7 +35,7 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class SearchAction:
     """What the player wants. `text` is not blank, and in Unicode's composed form as all that it is
     compared with.
     """
@@ -70,24 +70,24 @@ def canonical(text: str) -> str:
     return text if action is None else str(action)
 
 
-def parse(text: str) -> Action | None:
+def parse(text: str) -> SearchAction | None:
     """An action in canonical form, or None: no known verb, nothing in the brackets, something
     around them.
     """
     return _bracketed(text)
 
 
-def _bracketed(text: str) -> Action | None:
+def _bracketed(text: str) -> SearchAction | None:
     match = _BRACKETS.fullmatch(text.strip())
     return _action(match[1], match[2]) if match else None
 
 
-def _spanned(text: str) -> Action | None:
+def _spanned(text: str) -> SearchAction | None:
     match = _SPAN.search(text)
     return _action(match[1], match[2]) if match else None
 
 
-def _called(text: str) -> Action | None:
+def _called(text: str) -> SearchAction | None:
     wrapped = _CALL.search(text)
     call = _loads(wrapped[1] if wrapped else text)
     verb = next(
@@ -110,6 +110,6 @@ def _loads(text: str) -> Any:
         return None
 
 
-def _action(verb: str, text: str) -> Action | None:
+def _action(verb: str, text: str) -> SearchAction | None:
     words = composed(" ".join(text.split()))
-    return Action(cast(Verb, verb.lower()), words) if words else None
+    return SearchAction(cast(Verb, verb.lower()), words) if words else None

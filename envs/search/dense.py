@@ -48,7 +48,7 @@ class DenseIndex:
 
     def __init__(self, corpus: Corpus, settings: Dense) -> None:
         self._corpus, self._settings = corpus, settings
-        self._encoder = Encoder(settings)
+        self._encoder = SentenceEncoder(settings)
         key = hashlib.sha256(
             f"{settings!r} {self._encoder.digest()} {corpus.digest}".encode()
         ).hexdigest()[:24]
@@ -79,7 +79,7 @@ class DenseIndex:
         np.save(folder / "vectors.npy", np.concatenate(vectors))
 
 
-class Encoder:
+class SentenceEncoder:
     """Texts to vectors of length 1. One thread at a time."""
 
     def __init__(self, settings: Dense) -> None:

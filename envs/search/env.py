@@ -19,7 +19,7 @@ from ...foundation.errors import UserError
 from ..core import Outcome, TextEnv
 from ..sanitise import Grammar, clean
 from ..task import SPLITS, Split, Task, seeds_of
-from .actions import ARGUMENTS, HELP, LONGEST, TOOLS, Action, canonical, parse
+from .actions import ARGUMENTS, HELP, LONGEST, TOOLS, SearchAction, canonical, parse
 from .library import Library, open_library
 from .retrieve import open_retriever
 from .retriever import Retriever
@@ -98,17 +98,17 @@ class SearchEnv(TextEnv):
         plan = [] if self._over else self._sayable(self._plan())
         return next((action for action in plan if action not in self._tried), None)
 
-    def _plan(self) -> list[Action]:
-        question, plan = self._question, list[Action]()
+    def _plan(self) -> list[SearchAction]:
+        question, plan = self._question, list[SearchAction]()
         for index, support in enumerate(question.supports):
             if index not in self._whole:
-                plan.append(Action("search", support.title))
-                plan += [Action("read", support.title)] if self._find(support.title) else []
+                plan.append(SearchAction("search", support.title))
+                plan += [SearchAction("read", support.title)] if self._find(support.title) else []
         if not question.supports:
-            plan.append(Action("search", question.text))
-        return plan + [Action("answer", answer) for answer in question.answers]
+            plan.append(SearchAction("search", question.text))
+        return plan + [SearchAction("answer", answer) for answer in question.answers]
 
-    def _sayable(self, actions: Sequence[Action]) -> list[str]:
+    def _sayable(self, actions: Sequence[SearchAction]) -> list[str]:
         """Those that arrive as actions when they are said, in the words in which they arrive."""
         said = [clean(str(action), self.grammar)[0] or "" for action in actions]
         return [str(action) for action in map(parse, said) if action is not None]
@@ -243,8 +243,8 @@ class SearchEnv(TextEnv):
         and answer them.
         """
         titles = dict.fromkeys(self._recent)
-        options = [Action("search", self._question.text)]
-        options += [Action(verb, title) for title in titles for verb in ARGUMENTS]
+        options = [SearchAction("search", self._question.text)]
+        options += [SearchAction(verb, title) for title in titles for verb in ARGUMENTS]
         return list(dict.fromkeys(self._sayable(options)))
 
 

@@ -102,7 +102,7 @@ def _folder(settings: SearchSettings) -> Path:
 
 
 def _generate(folder: Path, settings: SearchSettings) -> None:
-    made = world.World(settings.pages, settings.world)
+    made = world.Encyclopedia(settings.pages, settings.world)
     write_corpus(folder, made.passages())
     for split in SPLITS:
         _write(folder, split, made.questions[split])

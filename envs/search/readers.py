@@ -42,14 +42,14 @@ class Malformed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SourceItem:
     """A question and the passages that came with it."""
 
     question: Question
     passages: tuple[Passage, ...] = ()
 
 
-def read_questions(path: Path) -> Iterator[Item]:
+def read_questions(path: Path) -> Iterator[SourceItem]:
     """The questions of a file in their order, without those that say of themselves that they have
     no answer.
 
@@ -145,7 +145,7 @@ def _loads(text: str, where: str) -> Any:
 # -- questions -------------------------------------------------------------------------------------
 
 
-def _item(record: Mapping[str, Any]) -> Item | None:
+def _item(record: Mapping[str, Any]) -> SourceItem | None:
     text = composed(" ".join(_text(record, "question").split()))
     if not text:
         raise Malformed("the question is blank")
@@ -158,7 +158,7 @@ def _item(record: Mapping[str, Any]) -> Item | None:
             return _musique(source, text, answers)
         if "context" in source and "supporting_facts" in source:
             return _hotpot(source, text, answers)
-    return Item(Question(text, answers))
+    return SourceItem(Question(text, answers))
 
 
 def _answers(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -180,14 +180,14 @@ def _answers(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(answer for answer in answers if answer)
 
 
-def _hotpot(source: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> Item:
+def _hotpot(source: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> SourceItem:
     pages = _pairs(source["context"], "context", _SENTENCES)
     passages = tuple(_made(title, _joined(sentences)) for title, sentences in pages)
     facts = _pairs(source["supporting_facts"], "supporting_facts", ("sent_id",))
     wanted = dict.fromkeys(composed(title) for title, _ in facts)
     by_title = {passage.title: passage.id for passage in passages}
     supports = tuple(Support(title, by_title[title]) for title in wanted if title in by_title)
-    return Item(Question(text, answers, supports, len(supports) or None), passages)
+    return SourceItem(Question(text, answers, supports, len(supports) or None), passages)
 
 
 def _joined(sentences: Any) -> str:
@@ -230,7 +230,7 @@ def _pairs(value: Any, name: str, seconds: Sequence[str]) -> list[tuple[str, Any
     return [(pair[0].strip(), pair[1]) for pair in value]
 
 
-def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> Item:
+def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> SourceItem:
     paragraphs = _rows(record["paragraphs"])
     passages = tuple(_made(_text(p, "title"), _text(p, "paragraph_text")) for p in paragraphs)
     supporting = [
@@ -239,7 +239,7 @@ def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> 
     order = _decomposition(record.get("question_decomposition"), len(passages)) or supporting
     chosen = dict.fromkeys(passages[n] for n in order)
     supports = tuple(Support(passage.title, passage.id) for passage in chosen)
-    return Item(Question(text, answers, supports, len(supports) or None), passages)
+    return SourceItem(Question(text, answers, supports, len(supports) or None), passages)
 
 
 def _rows(paragraphs: Any) -> list[Mapping[str, Any]]:

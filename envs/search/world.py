@@ -34,7 +34,7 @@ _TRIES = 10
 """Chains drawn per wanted question before the search for more is given up."""
 
 
-class World:
+class Encyclopedia:
     """All pages and questions.
 
     Args:

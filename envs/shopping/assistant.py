@@ -23,7 +23,7 @@ from ..sanitise import Grammar, composed
 from ..task import Task, split_of
 from ..tools import tool
 from .product import Product
-from .requests import CONSTRAINTS, Item, Pick, Request, facts, request
+from .requests import CONSTRAINTS, Pick, RequestedItem, ShoppingRequest, facts, request
 from .settings import AssistantSettings
 from .shop import NewCodes, shop_for
 
@@ -88,7 +88,9 @@ class AssistantEnv(TextEnv):
         settings = self.settings.of_task(task)
         self._shop = shop_for(settings)
         # The range a seed lies in says from which products its request is made.
-        self._wish: Request = request(self._shop, split_of(task.seed), task.seed, settings.items)
+        self._wish: ShoppingRequest = request(
+            self._shop, split_of(task.seed), task.seed, settings.items
+        )
         self._reached: list[str] = []
         self._listed: tuple[str, ...] = ()
         self._asked: list[str] = []
@@ -240,7 +242,7 @@ class AssistantEnv(TextEnv):
         """The next action of the shortest way, which takes knowing what is on pages that were not
         looked at.
         """
-        picks: list[tuple[Item, Product]] = []
+        picks: list[tuple[RequestedItem, Product]] = []
         for item in self._wish.items:
             product = _choice(item, self._shown.values())
             if product is None:
@@ -251,7 +253,7 @@ class AssistantEnv(TextEnv):
             return f"view[{unseen[0]}]" if len(unseen) == 1 else f"compare[{', '.join(unseen)}]"
         return self._recommendation(picks)
 
-    def _recommendation(self, picks: Sequence[tuple[Item, Product]]) -> str:
+    def _recommendation(self, picks: Sequence[tuple[RequestedItem, Product]]) -> str:
         products = "; ".join(
             " ".join(
                 [product.asin, ", ".join(f"{axis}={value}" for axis, value in item.options.items())]
@@ -265,7 +267,7 @@ class AssistantEnv(TextEnv):
         """The aspects that the customer asked for."""
         return ", ".join(f"{aspect} {product.specs[aspect]}" for aspect in self._wish.aspects)
 
-    def _words(self, item: Item) -> str:
+    def _words(self, item: RequestedItem) -> str:
         """The first of `_searches` that lists something fitting."""
         for words in _searches(item):
             if _choice(
@@ -275,7 +277,7 @@ class AssistantEnv(TextEnv):
         return words
 
 
-def _searches(item: Item) -> list[str]:
+def _searches(item: RequestedItem) -> list[str]:
     """Words to look for an item with: all of them, then fewer, at last the title of the product it
     was written for.
     """
@@ -289,14 +291,14 @@ def _searches(item: Item) -> list[str]:
     return [" ".join(words) for words in (*many, *few, [item.kind, *values])] + [item.target.title]
 
 
-def _choice(item: Item, products: Collection[Product]) -> Product | None:
+def _choice(item: RequestedItem, products: Collection[Product]) -> Product | None:
     """The cheapest product that fits and costs no more than the item's share, so that the budget
     holds.
     """
     return _cheapest(item, [p for p in products if p.price <= item.share])
 
 
-def _cheapest(item: Item, products: Collection[Product]) -> Product | None:
+def _cheapest(item: RequestedItem, products: Collection[Product]) -> Product | None:
     return min((p for p in products if item.fits(p)), key=lambda p: (p.price, p.asin), default=None)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .phrases import instruction
-from .product import NO_LIMIT, Goal, Product, limits_above
+from .product import NO_LIMIT, Product, ShoppingGoal, limits_above
 from .reward import score
 from .vocabulary import ASPECTS, AXES, COMMON_ASPECTS, KINDS, SYLLABLES, Kind
 
@@ -45,7 +45,7 @@ class Catalogue:
     """Products by their number, and what customers want."""
 
     products: list[Product]
-    goals: list[Goal]
+    goals: list[ShoppingGoal]
 
     def save(self, path: Path) -> None:
         """Write it as JSON: a list of values per product and goal, in the order of fields."""
@@ -61,11 +61,11 @@ class Catalogue:
         rows = json.loads(path.read_text("utf-8"))
         return cls(
             [Product(*map(_frozen, row)) for row in rows["products"]],
-            [Goal(*map(_frozen, row)) for row in rows["goals"]],
+            [ShoppingGoal(*map(_frozen, row)) for row in rows["goals"]],
         )
 
 
-def _row(thing: Product | Goal) -> list[Any]:
+def _row(thing: Product | ShoppingGoal) -> list[Any]:
     return [getattr(thing, field.name) for field in fields(thing)]
 
 
@@ -94,7 +94,7 @@ def generate(count: int, advance: Callable[[int], None] = lambda made: None) -> 
     """
     rng = random.Random(f"turnrl shop {VERSION} {count}")
     products: list[Product] = []
-    goals: list[Goal] = []
+    goals: list[ShoppingGoal] = []
     asins: set[str] = set()
     requests: set[str] = set()
     for number, kind in enumerate(_kinds(rng)):
@@ -212,7 +212,7 @@ def _lookalike(rng: random.Random, kind: Kind, base: Product, asin: str) -> _Loo
     return _Lookalike(other, {axis: gone}, {axis: new})
 
 
-def _goal(rng: random.Random, base: Product, family: list[_Lookalike]) -> Goal | None:
+def _goal(rng: random.Random, base: Product, family: list[_Lookalike]) -> ShoppingGoal | None:
     """What someone asks who wants one of a family; None if buying it would not be worth 1."""
     target, attributes, options = base, list[str](), dict[str, str]()
     if family and rng.random() < 0.5:
@@ -235,7 +235,7 @@ def _goal(rng: random.Random, base: Product, family: list[_Lookalike]) -> Goal |
             options[axis] = rng.choice(values)
     limits = limits_above(target.price)
     limit = max(rng.sample(limits, 2)) if len(limits) >= 2 else NO_LIMIT
-    goal = Goal(
+    goal = ShoppingGoal(
         asin=target.asin,
         instruction=instruction(rng, target.query, attributes, options, limit),
         attributes=tuple(attributes),

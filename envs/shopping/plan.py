@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .pages import BACK, BUY, PREVIOUS, SUB_PAGES, can_click
-from .product import Goal, Product
+from .product import Product, ShoppingGoal
 from .reward import Score, alike, colour, score, wanted_options
 
 DISCOUNT = 0.97
@@ -45,7 +45,7 @@ class _Facts:
 class Plan:
     """Purchases for one goal; facts about a product are worked out once."""
 
-    def __init__(self, goal: Goal) -> None:
+    def __init__(self, goal: ShoppingGoal) -> None:
         self._goal = goal
         self._wanted = wanted_options(goal)
         self._exact = set(

@@ -53,7 +53,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Goal:
+class ShoppingGoal:
     """What one customer asks for, and the product it was written for."""
 
     asin: str

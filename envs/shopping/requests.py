@@ -49,7 +49,7 @@ _ASKED = (
 
 
 @dataclass(frozen=True)
-class Item:
+class RequestedItem:
     """One of the things asked for."""
 
     kind: str
@@ -70,11 +70,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Request:
+class ShoppingRequest:
     """What a customer says and means."""
 
     text: str
-    items: tuple[Item, ...]
+    items: tuple[RequestedItem, ...]
     budget: int
     """Dollars, for all items together."""
     aspects: tuple[str, ...]
@@ -88,7 +88,7 @@ class Pick:
     options: Mapping[str, str]
 
 
-def request(shop: Shop, split: Split, seed: int, items: int) -> Request:
+def request(shop: Shop, split: Split, seed: int, items: int) -> ShoppingRequest:
     """The request of a seed: `items` different kinds of products of a split, of one department
     where it has them.
     """
@@ -115,24 +115,26 @@ def request(shop: Shop, split: Split, seed: int, items: int) -> Request:
             rng.choice(_ASKED).format(listed(aspects)),
         )
     )
-    return Request(text, wanted, budget, aspects)
+    return ShoppingRequest(text, wanted, budget, aspects)
 
 
-def _item(rng: random.Random, target: Product) -> Item:
+def _item(rng: random.Random, target: Product) -> RequestedItem:
     attributes = tuple(rng.sample(target.attributes, rng.choice((1, 1, 2))))
     axes = rng.sample(sorted(target.options), 1) if rng.random() < 0.6 else []
     options = {axis: rng.choice(target.options[axis]) for axis in axes}
-    return Item(target.query, attributes, options, target, target.price * rng.uniform(1.1, 1.5))
+    return RequestedItem(
+        target.query, attributes, options, target, target.price * rng.uniform(1.1, 1.5)
+    )
 
 
-def _worded(rng: random.Random, item: Item) -> str:
+def _worded(rng: random.Random, item: RequestedItem) -> str:
     options = "".join(f" {option(axis, value)}" for axis, value in item.options.items())
     if rng.random() < 0.5:
         return a(item.kind, f"{', '.join(item.attributes)} {item.kind}{options}")
     return a(item.kind, f"{item.kind}{options}") + f" ({', '.join(item.attributes)})"
 
 
-def facts(wish: Request, picks: Sequence[Pick], reasons: str) -> list[str]:
+def facts(wish: ShoppingRequest, picks: Sequence[Pick], reasons: str) -> list[str]:
     """Names of the constraints that hold, then of the aspects that the reasons tell, in a fixed
     order.
 

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from rapidfuzz import fuzz, utils
 
-from .product import Goal, Product
+from .product import Product, ShoppingGoal
 
 COLOURS = tuple(
     "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown"
@@ -58,7 +58,7 @@ class Score:
         return (self.attributes + self.options + self.price) / self.asked * self.type
 
 
-def score(product: Product, goal: Goal, chosen: Mapping[str, str]) -> Score:
+def score(product: Product, goal: ShoppingGoal, chosen: Mapping[str, str]) -> Score:
     """The parts of the reward for buying a product with these options (axis -> value)."""
     asked = wanted_options(goal)
     got = [colour(value) for value in chosen.values()]
@@ -71,7 +71,7 @@ def score(product: Product, goal: Goal, chosen: Mapping[str, str]) -> Score:
     )
 
 
-def wanted_options(goal: Goal) -> list[str]:
+def wanted_options(goal: ShoppingGoal) -> list[str]:
     """The goal's options as they are compared. Upstream compares synthetic ones as the text of
     (axis, value) pairs.
     """
@@ -108,7 +108,7 @@ def _has(product: Product, attribute: str) -> bool:
     return any(attribute in text.lower() for text in texts)
 
 
-def _type(product: Product, goal: Goal) -> float:
+def _type(product: Product, goal: ShoppingGoal) -> float:
     same = len(_parts(product.product_category) & _parts(goal.product_category))
     title = len(set(product.nouns) & set(goal.nouns)) / len(goal.nouns) if goal.nouns else 0.2
     if title == 0:

@@ -42,7 +42,7 @@ from ..rows import BadRows
 from ..sanitise import composed
 from .catalogue import Catalogue
 from .phrases import price_text
-from .product import NO_LIMIT, Goal, GoalOptions, Product, limits_above
+from .product import NO_LIMIT, GoalOptions, Product, ShoppingGoal, limits_above
 
 PRODUCTS = ("items_shuffle.json", "items_shuffle_1000.json")
 ATTRIBUTES = ("items_ins_v2.json", "items_ins_v2_1000.json")
@@ -266,7 +266,7 @@ def _nouns(title: str) -> tuple[str, ...]:
 
 def _human(
     products: Mapping[str, Product], instructions: dict[str, list[_Instruction]]
-) -> Iterator[Goal]:
+) -> Iterator[ShoppingGoal]:
     for product in products.values():
         for number, wish in enumerate(instructions.get(product.asin, [])):
             if wish.instruction_attributes:
@@ -280,7 +280,9 @@ def _human(
                 )
 
 
-def _synthetic(products: Mapping[str, Product], about: Mapping[str, _Attributes]) -> Iterator[Goal]:
+def _synthetic(
+    products: Mapping[str, Product], about: Mapping[str, _Attributes]
+) -> Iterator[ShoppingGoal]:
     for product in products.values():
         wish = about.get(product.asin)
         if wish is None or wish.instruction is None or not wish.instruction_attributes:
@@ -296,14 +298,14 @@ def _synthetic(products: Mapping[str, Product], about: Mapping[str, _Attributes]
 
 def _goal(
     product: Product, draw: str, text: str, attributes: list[str], options: GoalOptions
-) -> Goal:
+) -> ShoppingGoal:
     above = limits_above(product.price)
     limit = (
         max(random.Random(f"limit {product.asin} {draw}").sample(above, 2))
         if len(above) >= 2
         else NO_LIMIT
     )
-    return Goal(
+    return ShoppingGoal(
         asin=product.asin,
         instruction=text + price_text(limit),
         attributes=tuple(attributes),

@@ -21,7 +21,7 @@ from ..task import Split, Task
 from ..tools import tool
 from . import pages
 from .plan import DISCOUNT, Plan
-from .product import Goal, Product, typed
+from .product import Product, ShoppingGoal, typed
 from .reward import score
 from .settings import WebShopSettings
 from .shop import Shop, shop_for
@@ -92,7 +92,7 @@ class WebShopEnv(TextEnv):
             raise UserError(
                 f"task '{task.id}': this shop has {len(self._shop.goals)} goals, counted from 0"
             )
-        self._goal: Goal = self._shop.goals[task.seed]
+        self._goal: ShoppingGoal = self._shop.goals[task.seed]
         self._plan: Plan = self._shop.plan(task.seed)
         self._page = _Page()
         return self._show()

@@ -32,7 +32,7 @@ from .settings import (
     SimpleSettings,
     TreasureSettings,
 )
-from .world import World
+from .world import GameWorld
 
 _UNSAFE = re.compile(r'[\[\]<>*,"]')
 """Brackets and stars could forge the traces and the end that are read from the text; a comma gives
@@ -63,7 +63,7 @@ class TextWorldEnv(TextEnv):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._world: World | None = None
+        self._world: GameWorld | None = None
         self._steps_to_win: int | None = None
         self._earned = 0.0
 
@@ -97,7 +97,7 @@ class TextWorldEnv(TextEnv):
         # Until it has the game there is no world: what failed to load must not be played.
         world, self._world = self._world, None
         if world is None:
-            world = World(path)
+            world = GameWorld(path)
         elif world.path != path:
             world.load(path)
         self._world = world

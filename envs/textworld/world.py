@@ -71,7 +71,7 @@ def check_story(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Reply:
+class GameReply:
     """What a command did."""
 
     text: str
@@ -82,7 +82,7 @@ class Reply:
     lost: bool
 
 
-class World:
+class GameWorld:
     """A loaded game. Not for use by two threads at once. `close` frees the interpreter.
 
     Args:
@@ -137,7 +137,7 @@ class World:
         self._followed = self._score = 0
         return tidy(text)
 
-    def send(self, command: str) -> Reply:
+    def send(self, command: str) -> GameReply:
         """Run one command, which must hold no brackets (they would read as a trace).
 
         Raises StuckError if the game does not finish it. `start` may be called again.
@@ -155,7 +155,9 @@ class World:
         outer = [event for event in done if "(" not in event and ")" not in event]
         self._events += outer
         feedback = _TRACE.sub("", raw)
-        return Reply(tidy(feedback), bool(outer), self._score, _WON in feedback, _LOST in feedback)
+        return GameReply(
+            tidy(feedback), bool(outer), self._score, _WON in feedback, _LOST in feedback
+        )
 
     def possible(self) -> list[str]:
         """Every command that has an effect or shows something now, sorted, each once."""

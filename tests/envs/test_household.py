@@ -28,7 +28,7 @@ games = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("household
 games.require()
 
 from turnrl.envs.check.check import check_env
-from turnrl.envs.household.engine import Engine
+from turnrl.envs.household.engine import HouseholdEngine
 from turnrl.envs.household.games import generated, opened
 from turnrl.envs.household.problem import sample
 from turnrl.envs.pool.pool import EnvPool
@@ -84,7 +84,7 @@ def test_text_commands_and_verdicts_are_the_stock_engines(
     kind: str, transcripts: dict[str, list[Any]]
 ) -> None:
     [(path, transcript)] = [item for item in transcripts.items() if f"/{kind}/" in item[0]]
-    engine = Engine()
+    engine = HouseholdEngine()
     engine.load(opened(Path(path).with_name("compiled.json.gz")))
     for turn, (command, text, listed, won) in enumerate(transcript):
         said = (

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnrl.envs.household.compiled_format import Entity
+from turnrl.envs.household.compiled_format import CompiledEntity
 from turnrl.envs.household.expression import read
 
 THINGS = {
-    "o": Entity("apple_bar_1", "AppleType", "apple 1"),
-    "r": Entity("shelf_bar_2", "ShelfType", ""),
+    "o": CompiledEntity("apple_bar_1", "AppleType", "apple 1"),
+    "r": CompiledEntity("shelf_bar_2", "ShelfType", ""),
 }
 LEAVES = st.sampled_from(["o.name", "r.name", "r.id", "o.indefinite", "''", "' '", "'an \"x\"'"])
 

@@ -26,7 +26,7 @@ pytest.importorskip("bm25s", reason="needs the extra: pip install 'turnrl[search
 from turnrl.envs.search.relations import RELATIONS
 from turnrl.envs.search.score import normalise
 from turnrl.envs.search.store import Question
-from turnrl.envs.search.world import HOPS, SIZES, World
+from turnrl.envs.search.world import HOPS, SIZES, Encyclopedia
 
 ID = "search/qa-v0"
 SMALL = {"pages": 300}
@@ -39,8 +39,8 @@ def home(cache: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World(3000, 0)
+def world() -> Encyclopedia:
+    return Encyclopedia(3000, 0)
 
 
 def finish(env: TextEnv) -> tuple[list[str], float, Any]:
@@ -109,7 +109,7 @@ def test_ids_of_tasks_say_only_what_was_asked_for() -> None:
 # -- the questions ---------------------------------------------------------------------------------
 
 
-def test_sizes_hops_and_splits(world: World) -> None:
+def test_sizes_hops_and_splits(world: Encyclopedia) -> None:
     for split in SPLITS:
         questions = world.questions[split]
         assert Counter(question.hops for question in questions) == dict.fromkeys(
@@ -128,14 +128,16 @@ def test_sizes_hops_and_splits(world: World) -> None:
         assert not answers[a] & answers[b]
 
 
-def test_titles_are_unique_and_share_words(world: World) -> None:
+def test_titles_are_unique_and_share_words(world: Encyclopedia) -> None:
     titles = [normalise(thing.title) for thing in world.things]
     assert len(set(titles)) == len(titles) == 3000
     words = Counter(word for title in titles for word in title.split())
     assert sum(any(words[word] > 1 for word in title.split()) for title in titles) > 2000
 
 
-def test_each_page_of_a_chain_names_the_next_and_only_the_last_the_answer(world: World) -> None:
+def test_each_page_of_a_chain_names_the_next_and_only_the_last_the_answer(
+    world: Encyclopedia,
+) -> None:
     texts = {f"page-{n}": text for n, text in enumerate(world.texts)}
     for split in SPLITS:
         for question in world.questions[split][:300]:
@@ -152,7 +154,7 @@ def test_each_page_of_a_chain_names_the_next_and_only_the_last_the_answer(world:
             )
 
 
-def relation(world: World, question: Question) -> str:
+def relation(world: Encyclopedia, question: Question) -> str:
     """What is asked for in the end."""
     thing = world.things[int((question.supports[-1].id or "").removeprefix("page-"))]
     for name, value in thing.facts.items():
@@ -162,7 +164,7 @@ def relation(world: World, question: Question) -> str:
     raise AssertionError(question)
 
 
-def frequent(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
+def frequent(world: Encyclopedia, seen: list[Question]) -> Callable[[Question, list[str]], str]:
     """Says what was most often right when the same was asked for."""
     best: dict[str, Counter[str]] = {}
     for question in seen:
@@ -170,7 +172,7 @@ def frequent(world: World, seen: list[Question]) -> Callable[[Question, list[str
     return lambda question, options: best[relation(world, question)].most_common(1)[0][0]
 
 
-def nearest(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
+def nearest(world: Encyclopedia, seen: list[Question]) -> Callable[[Question, list[str]], str]:
     """Says what was right for the question that shares most words."""
     known = [(set(q.text.split()), q.answers[0]) for q in seen[::4]]
     return lambda question, options: max(
@@ -178,7 +180,7 @@ def nearest(world: World, seen: list[Question]) -> Callable[[Question, list[str]
     )[1]
 
 
-def alike(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
+def alike(world: Encyclopedia, seen: list[Question]) -> Callable[[Question, list[str]], str]:
     """Says that answer of the split, of those for this, which is spelled most like the question."""
 
     def grams(text: str) -> set[str]:
@@ -189,14 +191,14 @@ def alike(world: World, seen: list[Question]) -> Callable[[Question, list[str]],
     )
 
 
-def dice(world: World, seen: list[Question]) -> Callable[[Question, list[str]], str]:
+def dice(world: Encyclopedia, seen: list[Question]) -> Callable[[Question, list[str]], str]:
     """Knows them too, and throws dice."""
     rng = random.Random(0)
     return lambda question, options: rng.choice(options)
 
 
 @pytest.mark.parametrize("make_reader", [frequent, nearest, alike, dice])
-def test_who_reads_only_the_question_is_at_chance(world: World, make_reader: Any) -> None:
+def test_who_reads_only_the_question_is_at_chance(world: Encyclopedia, make_reader: Any) -> None:
     """No reader of the question alone does better than four standard deviations above chance.
 
     Chance is exact: what the reader's answers would score if answers were shuffled among questions
@@ -255,12 +257,12 @@ def test_same_bytes_from_racing_processes_and_other_hash_seeds(tmp_path: Path) -
 
 
 def test_worlds_of_other_seeds_are_others() -> None:
-    one, two = World(300, 0), World(300, 1)
+    one, two = Encyclopedia(300, 0), Encyclopedia(300, 1)
     assert not {thing.title for thing in one.things} & {
         thing.title for thing in two.things if " " not in thing.title
     }
-    assert list(World(300, 0).passages()) == list(one.passages())
-    assert World(300, 0).questions == one.questions
+    assert list(Encyclopedia(300, 0).passages()) == list(one.passages())
+    assert Encyclopedia(300, 0).questions == one.questions
 
 
 # -- a game ----------------------------------------------------------------------------------------

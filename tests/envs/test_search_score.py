@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.envs.sanitise import clean
-from turnrl.envs.search.actions import ARGUMENTS, LONGEST, TOOLS, Action, Verb, canonical, parse
+from turnrl.envs.search.actions import (
+    ARGUMENTS,
+    LONGEST,
+    TOOLS,
+    SearchAction,
+    Verb,
+    canonical,
+    parse,
+)
 from turnrl.envs.search.env import SearchEnv
 from turnrl.envs.search.score import exact_match, f1, normalise
 
@@ -166,4 +174,4 @@ def test_any_string_is_parsed_or_refused(text: str) -> None:
 def test_a_tool_call_carries_every_text(verb: Verb, text: str) -> None:
     call = json.dumps({"name": verb, "arguments": {ARGUMENTS[verb]: text}})
     if len(call) <= 16 * LONGEST:
-        assert parse(canonical(call)) == Action(verb, " ".join(text.split()))
+        assert parse(canonical(call)) == SearchAction(verb, " ".join(text.split()))

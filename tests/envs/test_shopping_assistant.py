@@ -21,7 +21,14 @@ from turnrl.agents.symmetry import rename
 from turnrl.envs import SPLITS, Task, TextEnv, make
 from turnrl.envs.check.check import check_env
 from turnrl.envs.shopping.product import Product
-from turnrl.envs.shopping.requests import Item, Pick, Request, facts, request, tells
+from turnrl.envs.shopping.requests import (
+    Pick,
+    RequestedItem,
+    ShoppingRequest,
+    facts,
+    request,
+    tells,
+)
 from turnrl.envs.shopping.shop import _shops, shop_for
 from turnrl.foundation.errors import UserError
 from turnrl.rewards.base import REWARDS
@@ -125,11 +132,12 @@ def thing(asin: str, kind: str = "tent", **fields: Any) -> Product:
     )
 
 
-def wish(*kinds: str, budget: int = 100) -> Request:
+def wish(*kinds: str, budget: int = 100) -> ShoppingRequest:
     items = tuple(
-        Item(kind, ("waterproof",), {"color": "teal"}, thing("T", kind), 50.0) for kind in kinds
+        RequestedItem(kind, ("waterproof",), {"color": "teal"}, thing("T", kind), 50.0)
+        for kind in kinds
     )
-    return Request("", items, budget, ("origin", "delivery"))
+    return ShoppingRequest("", items, budget, ("origin", "delivery"))
 
 
 TEAL = {"color": "teal"}

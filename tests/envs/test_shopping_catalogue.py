@@ -17,7 +17,7 @@ pytest.importorskip("tantivy", reason="needs the extra: pip install 'turnrl[shop
 from turnrl.envs import SPLITS, make
 from turnrl.envs.shopping import shop
 from turnrl.envs.shopping.catalogue import Catalogue, generate
-from turnrl.envs.shopping.product import Goal
+from turnrl.envs.shopping.product import ShoppingGoal
 from turnrl.envs.shopping.reward import alike, colour, score
 from turnrl.envs.shopping.vocabulary import ASPECTS, AXES, KINDS
 
@@ -41,7 +41,7 @@ def test_a_catalogue_has_its_size_and_unique_products() -> None:
         assert all(noun in p.title.lower() for p in catalogue.products for noun in p.nouns)
 
 
-def wanted(catalogue: Catalogue, goal: Goal) -> float:
+def wanted(catalogue: Catalogue, goal: ShoppingGoal) -> float:
     """The reward of the goal's own product with the options that the goal names."""
     target = next(p for p in catalogue.products if p.asin == goal.asin)
     chosen = {
@@ -94,7 +94,7 @@ def test_the_vocabulary_is_told_apart_by_the_reward() -> None:
 def test_splits_share_no_goal_no_family_and_no_request() -> None:
     env = make(ID, products=SMALL)
     goals = shop.shop_for(env.settings).goals  # type: ignore[arg-type]
-    found: dict[str, list[Goal]] = {
+    found: dict[str, list[ShoppingGoal]] = {
         split: [goals[task.seed] for task in env.tasks(split)] for split in SPLITS
     }
     assert all(found.values())

@@ -13,7 +13,7 @@ pytest.importorskip("tantivy", reason="needs the extra: pip install 'turnrl[shop
 from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.envs.shopping.plan import DISCOUNT, Plan
-from turnrl.envs.shopping.product import NO_LIMIT, Goal, Product, limits_above
+from turnrl.envs.shopping.product import NO_LIMIT, Product, ShoppingGoal, limits_above
 from turnrl.envs.shopping.reward import COLOURS, alike, colour, score
 
 SOCKS = Product(
@@ -30,7 +30,7 @@ SOCKS = Product(
     price_tag="$20.0",
     nouns=("acme", "wool", "socks"),
 )
-GOAL = Goal(
+GOAL = ShoppingGoal(
     asin="A1",
     instruction="",
     attributes=("machine wash", "warm"),
@@ -42,7 +42,7 @@ GOAL = Goal(
 )
 
 
-def total(chosen: dict[str, str], goal: Goal = GOAL, **product: Any) -> float:
+def total(chosen: dict[str, str], goal: ShoppingGoal = GOAL, **product: Any) -> float:
     return score(replace(SOCKS, **product), goal, chosen).total
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("textworld", reason="needs the extra: pip install 'turnrl[te
 from turnrl.envs.making.makers import ENVIRONMENT
 from turnrl.envs.textworld.env import route
 from turnrl.envs.textworld.generate import GameKey, generate, home
-from turnrl.envs.textworld.world import World, tidy
+from turnrl.envs.textworld.world import GameWorld, tidy
 
 EVERYTHING = ("admissible_actions", "progress")
 GAMES: dict[str, dict[str, Any]] = {
@@ -289,7 +289,7 @@ def test_possible_and_plan_are_those_of_textworld() -> None:
     infos = textworld.EnvInfos(admissible_commands=True, policy_commands=True)
     env = make("textworld/quest-v0", **GAMES["textworld/quest-v0"])
     path = generate([GameKey("quest", env.params, env.tasks("test")[0].seed)])[0]
-    theirs, ours = textworld.start(str(path), infos), World(path)
+    theirs, ours = textworld.start(str(path), infos), GameWorld(path)
     state, _ = theirs.reset(), ours.start()
     rng = random.Random(0)
     for _ in range(30):

@@ -17,7 +17,7 @@ import textworld
 from textworld.logic import GameLogic
 from turnrl.envs.textworld import logic
 from turnrl.envs.textworld.generate import GameKey, generate
-from turnrl.envs.textworld.world import Reply, World, tidy
+from turnrl.envs.textworld.world import GameReply, GameWorld, tidy
 
 GAMES: dict[str, dict[str, Any]] = {
     "quest": {"rooms": 4, "objects": 6, "quest_length": 5},
@@ -37,7 +37,7 @@ NONSENSE = (
     "drop all",
     "open door",
 )
-Turn = tuple[list[str], list[str], Reply | None]
+Turn = tuple[list[str], list[str], GameReply | None]
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def choose(rng: random.Random, plan: list[str], possible: list[str]) -> str:
     return rng.choice(possible) if draw < 0.9 else rng.choice(NONSENSE)
 
 
-def episode(world: World, seed: int, turns: int = 25) -> list[Turn]:
+def episode(world: GameWorld, seed: int, turns: int = 25) -> list[Turn]:
     """All that one episode of random play shows."""
     rng = random.Random(seed)
     first = world.start()
-    seen: list[Turn] = [(world.possible(), world.plan(), Reply(first, True, 0, False, False))]
+    seen: list[Turn] = [(world.possible(), world.plan(), GameReply(first, True, 0, False, False))]
     for _ in range(turns):
         possible, plan = world.possible(), world.plan()
         reply = world.send(choose(rng, plan, possible))
@@ -89,8 +89,8 @@ def test_every_step_is_that_of_textworld(games: dict[str, Path], family: str, fr
     infos = textworld.EnvInfos(
         admissible_commands=True, policy_commands=True, won=True, lost=True, score=True
     )
-    theirs, ours = textworld.start(str(games[family]), infos), World(games[family])
-    no_plans = World(games[family])
+    theirs, ours = textworld.start(str(games[family]), infos), GameWorld(games[family])
+    no_plans = GameWorld(games[family])
     ends = set()
     for number in range(4):
         rng = random.Random(number)
@@ -123,11 +123,11 @@ def test_every_step_is_that_of_textworld(games: dict[str, Path], family: str, fr
 def test_what_was_played_before_changes_nothing(
     games: dict[str, Path], family: str, fresh: None
 ) -> None:
-    first = World(games[family])
+    first = GameWorld(games[family])
     alone = [episode(first, seed) for seed in range(4)]
     # Now everything is cached: the same instance again, another one, and one that has played
     # another game.
-    second, third = World(games[family]), World(games["coin"])
+    second, third = GameWorld(games[family]), GameWorld(games["coin"])
     episode(third, 0)
     third.load(games[family])
     for seed in (3, 1, 0, 2):
@@ -138,7 +138,7 @@ def test_what_was_played_before_changes_nothing(
 
 
 def test_instances_in_step_do_not_see_each_other(games: dict[str, Path]) -> None:
-    one, two, alone = (World(games["quest"]) for _ in range(3))
+    one, two, alone = (GameWorld(games["quest"]) for _ in range(3))
     expected = episode(alone, 5)
     one.start()
     two.start()
@@ -155,11 +155,11 @@ def test_instances_in_step_do_not_see_each_other(games: dict[str, Path]) -> None
 def test_a_bounded_memory_gives_the_same_answers(
     games: dict[str, Path], fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = {family: episode(World(games[family]), 1) for family in ("quest", "simple")}
+    expected = {family: episode(GameWorld(games[family]), 1) for family in ("quest", "simple")}
     monkeypatch.setattr(logic, "_games", type(logic._games)())
     monkeypatch.setattr(logic, "STATES_KEPT", 3)
     monkeypatch.setattr(logic, "GAMES_KEPT", 1)
-    worlds = {family: World(games[family]) for family in expected}
+    worlds = {family: GameWorld(games[family]) for family in expected}
     for family, world in worlds.items():
         assert episode(world, 1) == expected[family]
         known = world._logic
@@ -168,7 +168,7 @@ def test_a_bounded_memory_gives_the_same_answers(
 
 
 def test_eight_threads_play_different_games_at_once(games: dict[str, Path], fresh: None) -> None:
-    expected = {family: episode(World(path), 2, turns=12) for family, path in games.items()}
+    expected = {family: episode(GameWorld(path), 2, turns=12) for family, path in games.items()}
     # Nothing is parsed yet: it is the parser that two threads must not use at once.
     logic._games.clear()
     GameLogic.parse.cache_clear()
@@ -181,7 +181,7 @@ def test_eight_threads_play_different_games_at_once(games: dict[str, Path], fres
             barrier.wait()
             for turn in range(2):
                 family = families[(number + turn) % len(families)]
-                world = World(games[family])
+                world = GameWorld(games[family])
                 assert episode(world, 2, turns=12) == expected[family]
                 world.close()
         except BaseException as error:
@@ -196,7 +196,7 @@ def test_eight_threads_play_different_games_at_once(games: dict[str, Path], fres
 
 
 def test_a_command_longer_than_the_interpreter_reads(games: dict[str, Path]) -> None:
-    world = World(games["coin"])
+    world = GameWorld(games["coin"])
     world.start()
     for command in ("\N{GRINNING FACE}" * 60, "\xe9" * 128, "look " * 60):
         assert world.send(command).text

@@ -21,7 +21,7 @@ pytest.importorskip("jericho", reason="needs the extra: pip install 'turnrl[text
 import jericho
 from turnrl.envs.textworld import limit
 from turnrl.envs.textworld.generate import generate
-from turnrl.envs.textworld.world import World
+from turnrl.envs.textworld.world import GameWorld
 
 from ..logged import logged
 
@@ -45,7 +45,7 @@ def paths(
         yield generate([env._key(task) for task in env.tasks("test")[:TASKS]], progress=False)  # type: ignore[attr-defined]
 
 
-def episode(world: World, seed: int, turns: int = 15) -> list[str]:
+def episode(world: GameWorld, seed: int, turns: int = 15) -> list[str]:
     """What a game says to commands that it lists, chosen at random."""
     rng = random.Random(seed)
     said = [world.start()]
@@ -58,13 +58,13 @@ def episode(world: World, seed: int, turns: int = 15) -> list[str]:
 
 
 def test_a_used_interpreter_says_what_a_new_one_says(paths: list[Path]) -> None:
-    used = World(paths[0])
+    used = GameWorld(paths[0])
     rng = random.Random(0)
     for number in range(24):
         path = rng.choice(paths)
         if used.path != path:
             used.load(path)
-        new = World(path)
+        new = GameWorld(path)
         assert episode(used, number) == episode(new, number)
         new.close()
 
@@ -75,7 +75,7 @@ def test_every_start_sets_the_interpreter_up_anew(
     monkeypatch.setattr(
         jericho.FrotzEnv, "set_state", lambda *_: pytest.fail("memory put into a used interpreter")
     )
-    world = World(paths[0])
+    world = GameWorld(paths[0])
     for seed in range(3):
         episode(world, seed, turns=3)
     machine = world._machine
@@ -107,7 +107,7 @@ def test_a_game_that_never_answers_is_stopped_and_can_be_started_again(
     paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit, "LIMIT_SECONDS", 0.3)
-    world = World(paths[0])
+    world = GameWorld(paths[0])
     before = episode(world, 1)
     world.start()
     library = world._machine.frotz_lib
@@ -124,7 +124,7 @@ def test_a_game_that_never_answers_is_stopped_and_can_be_started_again(
 
 
 def test_a_quick_command_is_not_stopped(paths: list[Path]) -> None:
-    world = World(paths[0])
+    world = GameWorld(paths[0])
     assert world.start()
     assert not limit._running
 
@@ -162,8 +162,8 @@ def test_a_damaged_game_is_one_sentence_with_its_name(
 ) -> None:
     copy = damaged(paths[0], tmp_path, damage)
     with pytest.raises(UserError, match=str(copy)):
-        World(copy)
-    world = World(paths[0])
+        GameWorld(copy)
+    world = GameWorld(paths[0])
     with pytest.raises(UserError, match=str(copy)):
         world.load(copy)
     assert episode(world, 2)

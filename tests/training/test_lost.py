@@ -27,7 +27,7 @@ from turnrl.training.objective import LossOutput
 from turnrl.training.patience import Patience, check_finite, enough_memory
 from turnrl.training.reward_table import RewardTable
 from turnrl.training.run import train
-from turnrl.training.run_folder.console import Narrator
+from turnrl.training.run_folder.console import RunNarrator
 from turnrl.training.run_folder.report import write_report
 from turnrl.training.source.gather import merged
 
@@ -177,7 +177,7 @@ def test_only_a_whole_evaluation_can_be_the_best(tmp_path: Path) -> None:
         assert (looked["success"] is None) == (name == "none left")
         assert (tmp_path / name / "checkpoints" / "best").is_dir() == (name == "whole")
         assert (tmp_path / name / "checkpoints" / "rl").is_dir()
-        narrator = Narrator({"rl": 1})
+        narrator = RunNarrator({"rl": 1})
         assert ("[bold]-[/bold] of 0" in narrator._text(looked)) == (name == "none left")
 
 
@@ -388,7 +388,7 @@ def test_rounds_of_which_nothing_was_measured_have_no_weight() -> None:
 
 
 def test_a_line_of_a_step_that_was_lost_shows_no_zeros() -> None:
-    said = Narrator({"rl": 9})._text(
+    said = RunNarrator({"rl": 9})._text(
         {"stage": "rl", "kind": "train", "step": 2, "episodes": 0.0, "lost/env_error": 8.0}
     )
     assert "success -, return -, entropy -, 8 episodes lost" in said

@@ -11,7 +11,7 @@ from ...foundation.terminal import Terminal
 from .log import Record
 
 
-class Narrator:
+class RunNarrator:
     """Prints one line per record: a look at the warm start, a step of learning, an evaluation.
 
     Args:

@@ -27,7 +27,7 @@ class Series:
 
 
 @dataclass(slots=True)
-class Line:
+class ChartLine:
     """One line, ready to draw: SVG path data and dots with their labels."""
 
     name: str
@@ -46,7 +46,7 @@ class Chart:
 
     title: str
     note: str
-    lines: list[Line]
+    lines: list[ChartLine]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     width: float = WIDTH
@@ -108,7 +108,7 @@ def draw(
         share = (y - y_values[0]) / (y_values[-1] - y_values[0])
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
-    lines: list[Line] = []
+    lines: list[ChartLine] = []
     for i, one in enumerate(series):
         points, size = thin(one.points)
         if size > 1:
@@ -117,7 +117,7 @@ def draw(
         lower = [f"{px(x)},{py(base)}" for x, base, _ in reversed(one.band)]
         intervals = {x: f" ({show(base)} to {show(top)})" for x, base, top in one.band}
         lines.append(
-            Line(
+            ChartLine(
                 name=one.name,
                 colour=i % COLOURS,
                 last=show(points[-1][1]),

@@ -47,7 +47,7 @@ class TurnView:
 
 
 @dataclass(slots=True)
-class Sample:
+class SampleEpisode:
     """One episode as it is shown."""
 
     stage: str
@@ -70,12 +70,12 @@ def cut(text: str) -> str:
     return f"{text[:MOST_CHARACTERS]} [... {len(text) - MOST_CHARACTERS} more characters]"
 
 
-def choose(run: RunFiles) -> list[Sample]:
+def choose(run: RunFiles) -> list[SampleEpisode]:
     """A success and a failure each from the first, the middle and the last kept step of every
     stage.
     """
     tokenizer = find_tokenizer(run)
-    samples: list[Sample] = []
+    samples: list[SampleEpisode] = []
     for stage in run.episode_stages():
         files = run.episode_files(stage)
         picked = sorted({0, len(files) // 2, len(files) - 1}) if files else []
@@ -107,9 +107,9 @@ def find_tokenizer(run: RunFiles) -> Tokenizer | None:
     return None
 
 
-def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -> Sample:
+def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -> SampleEpisode:
     """An episode ready to be shown."""
-    sample, room = Sample(stage, step, episode, cut(episode.opening)), MOST_TOKENS
+    sample, room = SampleEpisode(stage, step, episode, cut(episode.opening)), MOST_TOKENS
     for number, turn in enumerate(episode.turns[:MOST_TURNS], start=1):
         size = len(turn.prompt_ids) + len(turn.response_ids)
         pieces = list(_pieces(turn, number, tokenizer)) if tokenizer and size <= room else []
