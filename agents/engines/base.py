@@ -338,5 +338,8 @@ class EngineConfig(Plugin):
 
 
 ENGINES: Slot[EngineConfig] = Slot(
-    "turnrl.agents.engines", EngineConfig, "Engines", helpers=("check", "rules", "scheduler")
+    "turnrl.agents.engines",
+    EngineConfig,
+    "Engines",
+    helpers=("check", "rules", "scheduler", "trial"),
 )

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from ...foundation.checking import CheckReport, OnRule, tell_nobody
 from ...foundation.errors import UserError
 from .base import Engine
-from .rules import RULES, EngineTrial
+from .rules import RULES
+from .trial import EngineTrial
 
 if TYPE_CHECKING:
     from torch import Tensor

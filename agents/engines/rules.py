@@ -14,113 +14,26 @@ A rule is skipped where one that it `needs` has failed, so that one defect is re
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
 
 from ...foundation.aio import await_all
-from ...foundation.checking import Rules, Skip
 from .base import (
     Capabilities,
     Completion,
     ContextOverflow,
     Conversation,
-    Engine,
     EngineError,
     EngineStats,
     Sampling,
 )
+from .trial import RULES, TOKENS, EngineTrial, rule
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["RULES"]
 
 _LONGEST = 4096
 """Longest context that is filled to its end."""
-_TOKENS = 8
-"""Length of most responses."""
-
-
-@dataclass
-class EngineTrial:
-    """An engine under trial, and what a rule asks it with."""
-
-    engine: Engine
-    vocabulary: int
-    """The ids below it may be fed."""
-    weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None
-    """Two sets, the answers with which differ."""
-    tolerance: float
-    """Largest difference, in nats, of log-probabilities that are the same but for rounding."""
-    limit: float
-    """Seconds after which a rule is a finding."""
-    runner: asyncio.Runner
-    """One event loop for all rules: an engine may hold connections."""
-    numbers: itertools.count[int] = field(default_factory=itertools.count)
-
-    def prompt(self, seed: object = 0, length: int = 12) -> list[int]:
-        """Make a prompt of random ids."""
-        rng = random.Random(str(seed))
-        return [rng.randrange(self.vocabulary) for _ in range(length)]
-
-    def conversation(self) -> Conversation:
-        """Open a conversation with an id that was never used."""
-        return self.engine.conversation(f"check-{next(self.numbers):06d}")
-
-    async def ask(self, prompt: Sequence[int] | None = None, **sampling: Any) -> Completion:
-        """Sample a response in a conversation of its own."""
-        async with self.conversation() as talk:
-            fields = {"max_tokens": _TOKENS} | sampling
-            return await talk.generate(prompt or self.prompt(), Sampling(**fields))
-
-    def near(self, some: Sequence[float], others: Sequence[float]) -> bool:
-        """Compare log-probabilities up to the tolerance."""
-        pairs = zip(some, others, strict=False)
-        return len(some) == len(others) and all(abs(a - b) <= self.tolerance for a, b in pairs)
-
-    def same(self, some: Completion, other: Completion) -> bool:
-        """Compare responses: their tokens, and log-probabilities up to the tolerance."""
-        return some.token_ids == other.token_ids and self.near(some.logprobs, other.logprobs)
-
-    def can(self, what: str) -> None:
-        """Skip the rule if the engine does not declare this capability."""
-        if not getattr(self.engine.capabilities, what):
-            raise Skip(f"it does not declare '{what}'")
-
-    async def push(self, which: int, version: int) -> None:
-        """Push one of the two sets of weights; skip the rule if there are none."""
-        self.can("takes_weights")
-        if self.weights is None:
-            raise Skip("no weights were given to push")
-        await self.engine.push(self.weights[which], version)
-
-
-RULES: Rules[EngineTrial] = Rules()
-Check = Callable[[EngineTrial], Awaitable[str | None]]
-
-
-def rule(name: str, needs: tuple[str, ...] = ("response",)) -> Callable[[Check], Check]:
-    """Register a check under its name; nearly all need an engine that answers."""
-
-    def add(check: Check) -> Check:
-        def tried(trial: EngineTrial) -> str | None:
-            async def limited() -> str | None:
-                return await asyncio.wait_for(check(trial), trial.limit)
-
-            try:
-                return trial.runner.run(limited())
-            except TimeoutError:
-                raise AssertionError(f"no answer within {trial.limit:g} s") from None
-            finally:
-                for talk in list(trial.engine.conversations.values()):
-                    talk.close()
-
-        RULES.rule(name, needs)(tried)
-        return check
-
-    return add
 
 
 # -- responses -------------------------------------------------------------------------------------
@@ -146,8 +59,8 @@ async def _response(trial: EngineTrial) -> None:
         assert count == len(said.logprobs), (
             f"{count} tokens came with {len(said.logprobs)} log-probabilities"
         )
-        assert (count, said.finish_reason) == (_TOKENS, "length"), (
-            f"{_TOKENS} tokens and no stop were asked for: {count} came, '{said.finish_reason}'"
+        assert (count, said.finish_reason) == (TOKENS, "length"), (
+            f"{TOKENS} tokens and no stop were asked for: {count} came, '{said.finish_reason}'"
         )
         assert all(isinstance(i, int) and i >= 0 for i in ids), f"ids are not ids: {ids}"
         assert all(math.isfinite(p) and p <= 0 for p in said.logprobs), (
@@ -158,8 +71,8 @@ async def _response(trial: EngineTrial) -> None:
         )
     after = trial.engine.stats.requests, trial.engine.stats.generated_tokens
     counted = after[0] - before[0], after[1] - before[1]
-    assert counted == (3, 3 * _TOKENS), (
-        f"3 responses of {_TOKENS} tokens are counted as {counted[0]} of {counted[1]} in all"
+    assert counted == (3, 3 * TOKENS), (
+        f"3 responses of {TOKENS} tokens are counted as {counted[0]} of {counted[1]} in all"
     )
 
 
@@ -197,7 +110,7 @@ async def _length(trial: EngineTrial) -> None:
 @rule("stop token")
 async def _stop_token(trial: EngineTrial) -> None:
     whole = await trial.ask(seed=4)
-    token = whole.token_ids[_TOKENS // 2]
+    token = whole.token_ids[TOKENS // 2]
     end = whole.token_ids.index(token) + 1
     said = await trial.ask(seed=4, stop_token_ids=(token,))
     assert (said.token_ids, said.finish_reason) == (whole.token_ids[:end], "stop"), (
@@ -252,7 +165,7 @@ async def _score_in_a_conversation(trial: EngineTrial) -> None:
     trial.can("scores")
     async with trial.conversation() as talk:
         prompt = trial.prompt(6)
-        said = await talk.generate(prompt, Sampling(max_tokens=_TOKENS, seed=6))
+        said = await talk.generate(prompt, Sampling(max_tokens=TOKENS, seed=6))
         history = prompt + said.token_ids
         for finished in (False, True):
             if finished:
@@ -323,7 +236,7 @@ async def _ids(trial: EngineTrial) -> None:
     talk.close()
     talk.close()
     async with trial.engine.conversation("check-twice") as again:
-        said = await again.generate(trial.prompt(10), Sampling(max_tokens=_TOKENS))
+        said = await again.generate(trial.prompt(10), Sampling(max_tokens=TOKENS))
     assert trial.same(said, await trial.ask(trial.prompt(10))), (
         "a conversation answers otherwise because one of the same id was closed before"
     )
@@ -429,7 +342,7 @@ async def _cancel(trial: EngineTrial) -> None:
         await asyncio.sleep(0)
         asked.cancel()
         await asyncio.wait([asked])
-        said = await talk.generate(trial.prompt(), Sampling(max_tokens=_TOKENS))
+        said = await talk.generate(trial.prompt(), Sampling(max_tokens=TOKENS))
     assert trial.same(expected, said), "after a cancelled request a conversation answers otherwise"
 
 
@@ -458,7 +371,7 @@ async def _push_in_a_conversation(trial: EngineTrial) -> None:
         history = trial.prompt(12)
         history += (await talk.generate(history, Sampling(max_tokens=4))).token_ids
         await trial.push(1, 112)
-        said = await talk.generate(history, Sampling(max_tokens=_TOKENS))
+        said = await talk.generate(history, Sampling(max_tokens=TOKENS))
         assert said.version == 112, "after a push an open conversation has the version before it"
     assert trial.same(said, await trial.ask(history)), (
         "after a push an open conversation answers with what was computed before it"

@@ -298,6 +298,13 @@ def test_a_broken_engine_is_found_by_the_rule_that_it_breaks(engine: type[EchoEn
         turnrl.check_engine(engine(), **options)
 
 
+def test_an_engine_that_waits_for_nobody_is_not_bit_exact() -> None:
+    hasty = TorchEngine(build(max_position_embeddings=64), patience_ms=0)
+    hasty.capabilities = replace(hasty.capabilities, bit_exact=True)
+    report = turnrl.check_engine(hasty, vocabulary=WORDS, report=True)
+    assert [result.name for result in report.failures] == ["bit-exact"], str(report)
+
+
 def test_every_rule_is_broken_by_some_engine() -> None:
     assert RULES.keys() - set(BROKEN.values()) == {"declares"}
 

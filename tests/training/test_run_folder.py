@@ -161,7 +161,12 @@ def test_a_run_does_not_go_on_with_a_recipe_that_would_make_it_another(
 def test_what_may_change_is_taken_over_and_written_down(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changed = with_changes(steps=4, optim={"lr": 0.001, "weight_decay": 0.25}, pool={"workers": 3})
+    changed = with_changes(
+        steps=4,
+        optim={"lr": 0.001, "weight_decay": 0.25},
+        pool={"workers": 3},
+        engine={"max_batch": 16},
+    )
     train(Recipe.parse(changed), run_dir=copy, resume=True)
     said = capsys.readouterr().err
     text = (copy / "recipe.yaml").read_text("utf-8")
@@ -169,6 +174,7 @@ def test_what_may_change_is_taken_over_and_written_down(
         "rl.steps 2 -> 4",
         "rl.optim.lr 0.005 -> 0.001",
         "rl.optim.weight_decay 0.0 -> 0.25",
+        "engine.max_batch 64 -> 16",
     ):
         assert line in said
         assert f"# after rl 2: {line}" in text

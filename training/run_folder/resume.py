@@ -20,7 +20,7 @@ from .checkpoint import TrainerState
 MEASURE = ("evaluate.split", "evaluate.tasks", "evaluate.temperature")
 """What makes two evaluations comparable."""
 FREE = re.compile(
-    r"(name|threads|engine\.max_batch|engine\.patience_ms|pool\..+|evaluate\..+"
+    r"(name|threads|engine\..+|pool\..+|evaluate\..+"
     r"|.+\.url|.+\.endpoint\.(api_key_env|timeout|retries|concurrency|requests_per_minute|cache))"
 )
 UNSET = object()
