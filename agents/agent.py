@@ -61,22 +61,22 @@ class Player(ABC):
         """
 
     def closing(self) -> Prompt | None:
-        """What would have been fed next, for an episode that a limit cut."""
+        """Return what would have been fed next, for an episode that a limit cut."""
         return None
 
     @property
     def full(self) -> bool:
-        """Whether the end of the context cut the last response: the conversation cannot go on."""
+        """Tell whether the end of the context cut the last response, and nothing more fits."""
         return False
 
     @property
     def expects(self) -> str:
-        """The format of a response in one sentence, for the answer to an unparsable one."""
+        """Return the format of a response in one sentence, to answer an unparsable one."""
         return "Write one action."
 
     @property
     def conversation(self) -> Conversation | None:
-        """Its dialogue with an engine, open until the player is closed; None if it asks none."""
+        """Return its dialogue with an engine, open until the player is closed; None without one."""
         return None
 
     def close(self) -> None:  # noqa: B027
@@ -251,7 +251,7 @@ class LanguagePlayer(Player):
 
     @property
     def conversation(self) -> Conversation:
-        """Its own with the agent's engine."""
+        """Return its own dialogue with the agent's engine."""
         return self._talk
 
     def close(self) -> None:

@@ -171,8 +171,9 @@ class Conversation:
         return await self.engine._generate(self.id, prompt, sampling)
 
     async def score(self, tokens: Sequence[int], start: int) -> list[float]:
-        """As `Engine.score`, with what the engine keeps of this conversation; it keeps nothing else
-        of `tokens` afterwards.
+        """Score tokens as `Engine.score` does, from what the engine keeps of this conversation.
+
+        Nothing else of `tokens` is kept afterwards.
         """
         self._check_open()
         return await self.engine._checked_score(self.id, tokens, start)
@@ -219,14 +220,15 @@ class Engine(ABC):
 
     @property
     def full_precision(self) -> bool:
-        """Whether weights and forward passes are float32: log-probabilities are then those of a
-        float32 trainer, up to rounding.
+        """Tell whether weights and forward passes are float32.
+
+        Log-probabilities are then those of a float32 trainer, up to rounding.
         """
         return False
 
     @property
     def kept_tokens(self) -> int:
-        """How many tokens of conversations are kept computed; 0 when all are closed."""
+        """Count the tokens of conversations that are kept computed; 0 when all are closed."""
         return 0
 
     def conversation(self, id: str) -> Conversation:
@@ -240,7 +242,9 @@ class Engine(ABC):
         return talk
 
     async def score(self, tokens: Sequence[int], start: int) -> list[float]:
-        """Log-probabilities (nats, temperature 1) of ``tokens[start:]`` given what precedes each.
+        """Compute the log-probability (nats, temperature 1) of each of ``tokens[start:]``.
+
+        Each is given all that precedes it.
 
         Raises:
             ContextOverflow: `tokens` is longer than the context.
@@ -302,13 +306,13 @@ class Engine(ABC):
         raise NotImplementedError
 
     def _opened(self, conversation: str) -> None:  # noqa: B027
-        """A conversation begins, and will ask for a response soon."""
+        """Note that a conversation begins, and will ask for a response soon."""
 
     def _finished(self, conversation: str) -> None:  # noqa: B027
-        """A conversation will ask for no response any more."""
+        """Note that a conversation will ask for no response any more."""
 
     def _closed(self, conversation: str) -> None:  # noqa: B027
-        """A conversation is over: fail its pending request, free what is kept of it."""
+        """Fail the pending request of a conversation that is over, and free what is kept of it."""
 
 
 class EngineConfig(Plugin):
@@ -322,7 +326,7 @@ class EngineConfig(Plugin):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What the engine will be able to do, known before it is made."""
+        """Declare what the engine will be able to do, before it is made."""
 
     @abstractmethod
     def make(self, loaded: Loaded, max_context: int | None) -> Engine:

@@ -70,7 +70,7 @@ class Scheduler(Generic[R]):
 
     @property
     def requests(self) -> list[R]:
-        """All that wait or run."""
+        """List all requests that wait or run."""
         return self.waiting + self.running
 
     def open(self, conversation: str) -> None:

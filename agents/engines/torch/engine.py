@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,13 +82,13 @@ class TorchEngine(Engine):
 
     @property
     def full_precision(self) -> bool:
-        """Whether weights and forward passes are float32."""
+        """Tell whether weights and forward passes are float32."""
         weights = {parameter.dtype for parameter in self._cache.model.parameters()}
         return weights <= {torch.float32} and self._cache.dtype in (None, torch.float32)
 
     @property
     def kept_tokens(self) -> int:
-        """Tokens whose keys and values are stored."""
+        """Count the tokens whose keys and values are stored."""
         return self._cache.cached_tokens
 
     # -- hooks of the engine -----------------------------------------------------------------------
@@ -113,7 +114,7 @@ class TorchEngine(Engine):
     async def _generate(
         self, conversation: str, prompt: Sequence[int], sampling: Sampling
     ) -> Completion:
-        """Raises UserError if there are stop strings and the engine has no tokenizer."""
+        """Sample a response. Raises UserError for stop strings without a tokenizer."""
         if sampling.stop and self._stop_text is None:
             raise UserError("stop strings need a torch engine with a tokenizer")
         completion: Completion = await self._ask(conversation, prompt, sampling, None)
@@ -215,11 +216,11 @@ class TorchEngine(Engine):
 
     def _run(self, step: Step[TorchRequest]) -> None:
         if not step.admits:
-            self._guarded(step.requests, lambda: self._decode(step.requests))
+            self._guarded(step.requests, partial(self._decode, step.requests))
             return
         shared = self._admit(step.requests)
         for group in together(step.requests, self._cache.budget):
-            self._guarded(group, lambda group=group: self._prefill(group, shared))  # type: ignore[misc]
+            self._guarded(group, partial(self._prefill, group, shared))
 
     def _guarded(self, requests: list[TorchRequest], work: Callable[[], None]) -> None:
         """Do `work` for `requests`; if it raises, they fail and their caches are dropped."""

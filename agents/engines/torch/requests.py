@@ -29,14 +29,15 @@ class TorchRequest(Request):
 
     @property
     def admitted_row(self) -> CacheRow:
-        """The row of a request that was admitted."""
+        """Return the row of a request that was admitted."""
         assert self.row is not None
         return self.row
 
 
 def together(requests: Iterable[TorchRequest], budget: int) -> list[list[TorchRequest]]:
-    """Requests to encode at once: of similar length, within the budget of padded tokens, in the
-    order of their rows.
+    """Group requests to encode at once: of similar length, within a budget of padded tokens.
+
+    Each group is in the order of its rows.
     """
     new = {request: len(request.tokens) - len(request.admitted_row.tokens) for request in requests}
     groups: list[list[TorchRequest]] = []
