@@ -81,7 +81,7 @@ class TurnInfo(TypedDict):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a world reports after a reset or an action.
+    """The report of a world after a reset or an action.
 
     What is an extra may be a function, which is called only if this instance was made with that
     extra; `EXTRAS` names them.
@@ -186,8 +186,9 @@ class TextEnv(gymnasium.Env[str, str]):
         """
 
     def expert_action(self) -> str | None:
-        """The next action of a known good plan from the current state, or None where there is no
-        expert.
+        """Return the next action of a known good plan from the current state.
+
+        None where there is no expert.
         """
         return None
 
@@ -347,7 +348,7 @@ class TextEnv(gymnasium.Env[str, str]):
         )
 
     def _extra(self, extra: Need, check: Callable[[Any, str], T], told: Any) -> T | None:
-        """What a world tells of an extra, itself or through a function; None if nobody asked."""
+        """Return what a world tells of an extra, itself or through a function; None if unasked."""
         asked = extra in self.extras
         if callable(told):
             told = told() if asked else None

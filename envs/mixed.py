@@ -34,7 +34,7 @@ class Part(BaseModel):
 
 
 class MixedSettings(EnvSettings):
-    """Which environments are mixed; their parameters stand in Tasks whole."""
+    """The environments that are mixed; their parameters stand in Tasks whole."""
 
     parts: list[Part] = Field(
         [],
@@ -94,7 +94,7 @@ class MixedEnv(TextEnv):
 
     @property
     def codes(self) -> Sequence[str]:
-        """Those of all parts."""
+        """Return the codes of all parts."""
         return tuple(dict.fromkeys(code for part in self.parts for code in part.codes))
 
     def expert_action(self) -> str | None:

@@ -1,4 +1,4 @@
-r"""What a model wrote is hostile input: decide whether a string may reach a world at all.
+r"""Decide whether a string may reach a world at all: a model's words are hostile input.
 
 Each rule answers something seen in practice: TextWorld runs ``a. b. c`` as a whole quest in one
 step, ``quit`` opens a prompt that swallows every later command, ``save`` writes a file that
@@ -36,7 +36,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Grammar:
-    """Which actions a world accepts. The defaults are those of a parser-based text game."""
+    """The actions that a world accepts. The defaults are those of a parser-based text game."""
 
     chaining: bool = False
     """True lets '.', ';' and 'then' through (worlds where text may contain them)."""

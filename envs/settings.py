@@ -65,7 +65,7 @@ class EnvSettings(BaseModel):
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a Task can carry it, to be written as JSON and read again."""
+    """Tell whether a Task can carry a value, to be written as JSON and read again."""
     try:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError):

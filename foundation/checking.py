@@ -29,7 +29,7 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What became of one rule."""
+    """The result of one rule."""
 
     name: str
     status: Literal["ok", "failed", "skipped"]

@@ -68,8 +68,9 @@ def keys_of(model: type[BaseModel], where: str = "") -> dict[str, list[str]]:
 
 
 def explain(error: ValidationError, what: str, known: Mapping[str, list[str]] | None = None) -> str:
-    """The first problem of a pydantic error as one sentence; `known` gives valid keys by location
-    for the hint.
+    """Say the first problem of a pydantic error as one sentence.
+
+    `known` gives valid keys by location for the hint.
     """
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])

@@ -23,9 +23,7 @@ class PluginError(UserError):
 
 
 class RunFailed(Exception):
-    """What was asked for rightly could not be done, told in one sentence; the command line prints
-    it, exit code 1.
-    """
+    """A right request that could not be met, told in one sentence, with exit code 1."""
 
 
 def told(error: BaseException) -> str:

@@ -40,7 +40,7 @@ from .importing import FILE_MODULE, import_named
 
 
 class Need(StrEnum):
-    """What a plug-in can ask for; each has one provider, and is computed only if somebody asks."""
+    """The needs of plug-ins; each has one provider, and is computed only if somebody asks."""
 
     VALUES = "values"
     """A value of each turn, by a critic that the stage trains beside the policy."""
@@ -93,14 +93,12 @@ class Plugin(BaseModel):
         cls.requires = frozenset(map(Need, words))
 
     def needs(self) -> frozenset[Need]:
-        """What this instance requires: the class's ``requires``, and more where a field asks for
-        it.
-        """
+        """List what this instance needs: the class's ``requires``, and more where a field asks."""
         return self.requires
 
     @cached_property
     def recipe_key(self) -> str:
-        """How a recipe names it: as it was named when it was built, else by its key or its path."""
+        """Return the name that a recipe has for it: as it was built, else its key or its path."""
         cls = type(self)
         if cls.__module__.startswith("turnrl."):
             return self.name
@@ -129,8 +127,9 @@ SLOTS: dict[type[Plugin], Slot[Any]] = {}
 
 @cache
 def _installed(group: str) -> dict[str, str]:
-    """What other packages offer under an entry-point group: name -> 'module:Class'. A look takes 20
-    ms.
+    """List what other packages offer under an entry-point group: name -> 'module:Class'.
+
+    A look takes 20 ms.
     """
     return {
         entry.name: entry.value.partition("[")[0].replace(" ", "")

@@ -38,7 +38,7 @@ _WORDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class ChildEnded:
-    """How a program ended: its exit code, what it wrote to stdout, and its last words."""
+    """The end of a program: its exit code, what it wrote to stdout, and its last words."""
 
     code: int
     """Negative for the signal that ended it."""

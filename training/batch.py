@@ -1,4 +1,4 @@
-"""TokenBatch: groups of episodes as tensors. One glossary for every axis:
+"""TokenBatch: groups of episodes as tensors, with one glossary for every axis:
 
     E episodes    T turns of an episode    K named rewards
     B sequences   L tokens of a sequence
@@ -106,7 +106,7 @@ class TokenBatch:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """Return the device of its tensors."""
         return self.tokens_BL.device
 
     @property
@@ -172,7 +172,7 @@ class TokenBatch:
         return self._map(cut)
 
     def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch on another device."""
+        """Move the batch to another device."""
         return self._map(lambda _, value: value.to(device))
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:

@@ -20,7 +20,7 @@ from .recipe import Recipe
 
 
 async def world_text(recipe: Recipe, prototype: TextEnv, progress: bool) -> list[str]:
-    """What the world says in play of training tasks, under each symmetry: text for a tokenizer.
+    """Collect what worlds say in play of training tasks, as text to train a tokenizer.
 
     Play is random where the world lists what can be done, else the expert's. Raises UserError if it
     has neither.

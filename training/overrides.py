@@ -67,5 +67,5 @@ def _stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _name(item: dict[str, Any]) -> str:
-    """What an entry of a list goes by: its label if it has one, else its name."""
+    """Return the name of an entry of a list: its label if it has one, else its name."""
     return str(item.get("label") or item.get("name") or "")

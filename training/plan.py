@@ -19,9 +19,7 @@ from .stages.base import ModelSize
 
 
 def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
-    """What `train` would do, without doing it: the resolved recipe, sizes and a memory estimate
-    (MiB).
-    """
+    """Say what `train` would do, without doing it: the resolved recipe, sizes and memory (MiB)."""
     recipe = Recipe.of(recipe)
     config = recipe.model
     import_worlds(*recipe.pool.imports)
@@ -84,6 +82,6 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
 
 
 def env_extras(recipe: Recipe) -> frozenset[Need]:
-    """What the rewards ask the worlds to tell."""
+    """List what the rewards ask the worlds to tell."""
     rewards = [r for stage in recipe.stages for r in stage.rewards_paid(recipe.rewards)]
     return frozenset[Need]().union(*(reward.needs() for reward in rewards)) & TOLD_BY_WORLDS

@@ -53,7 +53,7 @@ VERDICTS: dict[Exploit | None, str] = {
 
 
 class Paid(BaseModel):
-    """What one player was paid, over the episodes that were finished and measured."""
+    """The pay of one player, over the episodes that were finished and measured."""
 
     player: str
     n: int = Field(description="episodes")
@@ -74,8 +74,9 @@ class Paid(BaseModel):
 
 
 class ProbeReport(BaseModel):
-    """What `probe` found. Failed episodes, and those with a reward that could not be measured,
-    count nowhere.
+    """The findings of `probe`.
+
+    Failed episodes, and those with a reward that could not be measured, count nowhere.
     """
 
     recipe: str
@@ -96,7 +97,7 @@ class ProbeReport(BaseModel):
     lost: dict[str, int] = Field(description="episodes that count nowhere, by player")
 
     def table(self) -> Table:
-        """The same as a rich table."""
+        """Show the findings as a rich table."""
         from rich.table import Table
 
         names = list(self.winner.rewards)

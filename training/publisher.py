@@ -17,7 +17,7 @@ from ..agents.engines.base import Engine
 
 @dataclass(slots=True)
 class Publisher:
-    """Whose weights an engine has, and in which version."""
+    """The weights that an engine has, and in which version."""
 
     engine: Engine
     version: int = 0

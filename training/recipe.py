@@ -205,7 +205,7 @@ class Recipe(Config):
 
     @property
     def evaluation(self) -> Sampling:
-        """How responses are sampled in evaluation play."""
+        """Return how responses are sampled in evaluation play."""
         temperature = self.evaluate.temperature
         return self.agent.sampling.model_copy(
             update={} if temperature is None else {"temperature": temperature}

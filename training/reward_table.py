@@ -63,7 +63,7 @@ class RewardTable:
         )
 
     def with_reward(self, name: str, values_ET: Tensor, weight: float) -> RewardTable:
-        """This table and one more reward."""
+        """Return this table with one more reward."""
         return replace(
             self,
             names=(*self.names, name),
@@ -72,7 +72,7 @@ class RewardTable:
         )
 
     def without(self, name: str) -> RewardTable:
-        """This table with 0 in the place of one reward."""
+        """Return this table with 0 in the place of one reward."""
         values_KET = self.values_KET.clone()
         values_KET[self.names.index(name)] = 0.0
         return replace(self, values_KET=values_KET)

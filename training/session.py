@@ -28,7 +28,7 @@ from .run_folder.log import Record, RunLog
 
 
 def _ignore(record: Record) -> None:
-    """Nobody listens."""
+    """Do nothing with a record: nobody listens."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class Session:
         return self.recipe.seed ^ (kinds[:index].count(kinds[index]) << 32)
 
     def choose(self, split: str, n: int | None) -> list[Task]:
-        """The first `n` tasks of a split (None: at most 100), with their files made."""
+        """Choose the first `n` tasks of a split (None: at most 100), with their files made."""
         key = f"{split}/{n}"
         if key not in self.tasks:
             chosen = choose_tasks(
@@ -78,7 +78,7 @@ class Session:
         return self.tasks[key]
 
     def renamings(self, count: int) -> tuple[Mapping[str, str], ...]:
-        """The first `count` symmetries of the world, as `known_renamings` has them."""
+        """List the first `count` symmetries of the world, as `known_renamings` has them."""
         return known_renamings(self.prototype, count)
 
     async def evaluate(
@@ -186,8 +186,9 @@ class Session:
 
 
 def known_renamings(prototype: TextEnv, count: int) -> tuple[Mapping[str, str], ...]:
-    """The first `count` symmetries of a world, leaving it alone being the first. Raises UserError
-    for more.
+    """List the first `count` symmetries of a world; the first leaves it alone.
+
+    Raises UserError for more than it has.
     """
     known: tuple[Mapping[str, str], ...] = ({}, *prototype.symmetries)
     if count > len(known):

@@ -243,7 +243,7 @@ class Trainer:
         }
 
     def memory(self) -> dict[str, Any]:
-        """What playing a step changes: plug-ins, tasks drawn, random streams. A copy."""
+        """Copy what playing a step changes: plug-ins, tasks drawn, random streams."""
         return {
             "drawn": self.source.drawn,
             "plugins": [boundaries.memory_of(plugin) for plugin in self.plugins],
@@ -251,7 +251,7 @@ class Trainer:
         }
 
     def state(self, memory: dict[str, Any] | None = None, *, evaluated: bool) -> dict[str, Any]:
-        """What a resume needs beside the weights: the parts of a `TrainerState`.
+        """Collect what a resume needs beside the weights: the parts of a `TrainerState`.
 
         Args:
             memory: as it was before a step that was not finished; default as it is now.

@@ -120,8 +120,9 @@ def _sample(play: Play, count: int) -> list[Task]:
 
 
 def replay_main() -> None:
-    """In a fresh process: replay what stdin says and print the digests as the last line. Exit code
-    3: unknown world.
+    """Replay what stdin says in this fresh process, and print the digests as the last line.
+
+    Exit code 3: unknown world.
     """
     order = json.load(sys.stdin)
     try:

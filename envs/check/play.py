@@ -1,6 +1,4 @@
-"""How the rules of `check_env` play: fresh instances, seeded actions, replays here and in other
-processes.
-"""
+"""Play for the rules of `check_env`: fresh instances, seeded actions, replays elsewhere."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ _LONGEST = 30
 
 @dataclass
 class Play:
-    """How the rules play: fresh instances, sampled tasks, one list of actions per task."""
+    """The plays of the rules: fresh instances, sampled tasks, one list of actions per task."""
 
     factory: Callable[..., TextEnv]
     id: str

@@ -267,7 +267,7 @@ def _splits(play: Play) -> str:
 
 
 def _for_a_while(tasks: Sequence[Task]) -> Iterator[Task]:
-    """The first tasks, fewer where each takes long: some worlds make a game for each."""
+    """Take the first tasks, fewer where each takes long: some worlds make a game for each."""
     end = time.monotonic() + _COMPARED_SECONDS
     for number, task in enumerate(islice(tasks, _COMPARED)):
         if number and time.monotonic() > end:

@@ -107,7 +107,7 @@ class _Reader:
         return ["list", self.symbol(parsed.symbol)]
 
     def symbols(self, text: str) -> list[Any]:
-        """Those of a command or of a feedback."""
+        """List the symbols of a command or of a feedback."""
         return [
             self.symbol(parsed) for parsed in textgen._parse_and_convert(text, rule_name="symbols")
         ]

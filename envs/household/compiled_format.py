@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(slots=True)
 class CompiledEntity:
-    """What the expressions of the grammar may ask of a thing."""
+    """A thing, with all that the expressions of the grammar may ask of it."""
 
     id: str
     type: str

@@ -97,7 +97,7 @@ def _stripped() -> bytes:
 
 @dataclass(frozen=True)
 class HouseholdReply:
-    """What a command did."""
+    """The answer of a game to a command."""
 
     text: str
     done: bool
@@ -174,7 +174,7 @@ class HouseholdEngine:
                 self._library = None
 
     def _look(self) -> None:
-        """What can be done now, and whether the game is won."""
+        """Find what can be done now, and whether the game is won."""
         assert self._library is not None
         assert self.game is not None
         self.operators = {}
@@ -206,7 +206,7 @@ Mapping_ = Mapping[str, str]
 
 
 class HouseholdFacts:
-    """What is true now, by predicate and types of arguments."""
+    """The facts that are true now, by predicate and types of arguments."""
 
     def __init__(self, game: Compiled) -> None:
         self.game = game
@@ -231,7 +231,7 @@ class HouseholdFacts:
         return found
 
     def holds(self, key: str, *arguments: str) -> bool:
-        """Whether this is a fact."""
+        """Tell whether this is a fact."""
         return arguments in self._sets.get(key, ())
 
     def matches(self, query: str, mapping: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -46,8 +46,11 @@ _WORDS = {"o": "OBJECT", "r": "RECEPTACLE"}
 
 
 def explained(said: Mapping[str, str]) -> str:
-    """What a player must know, with the commands as this grammar writes them (action of the domain
-    -> template).
+    """Write what a player must know, with the commands as this grammar writes them.
+
+    `said` maps actions of the domain to their templates.
+
+    `templates` has an action of the domain for each of them.
     """
     forms = [
         re.sub(r"\[?\{(\w+)[^}]*\}\]?", lambda found: _WORDS.get(found[1], "OBJECT"), said[name])
@@ -73,7 +76,7 @@ def grammar_commands(grammar: str) -> dict[str, str]:
 
 
 class HouseEnv(TextEnv):
-    """What all household worlds share: playing a compiled game."""
+    """Base of all household worlds: it plays a compiled game."""
 
     Settings = HouseSettings
     settings: HouseSettings
@@ -96,7 +99,7 @@ class HouseEnv(TextEnv):
         """The game of a task."""
 
     def expert_action(self) -> str | None:
-        """The next command of the shortest way that the rules of `goal` find; None at the end.
+        """Return the next command of the shortest way by the rules of `goal`; None at the end.
 
         With `expert="search"`, of the shortest way with what was seen, or of the search for what
         was not.
@@ -205,7 +208,7 @@ class _ByType(SeededTasks):
 
 
 class GeneratedEnv(HouseEnv):
-    """What worlds of generated games share."""
+    """Base of the worlds of generated games."""
 
     # As many as the official ones have.
     sizes = {"train": 3553, "valid": 140, "test": 134}  # noqa: RUF012

@@ -65,7 +65,7 @@ def _value(node: ast.expr) -> Value:
 
 
 def _first(values: list[Value], *, wanted: bool) -> Value:
-    """The first value that is true (`wanted`) or false, else the last: 'or' and 'and' of Python."""
+    """Return the first value that is true (`wanted`) or false, else the last, as Python does."""
 
     def choose(things: Mapping[str, Any]) -> Any:
         for value in values:

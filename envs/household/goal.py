@@ -1,4 +1,4 @@
-"""What a game asks for, how far it is, and the next good action, by rules over facts::
+"""The aim of a game, its distance, and the next good action, by rules over facts::
 
     goal = Goal(game)  # a Compiled game
     goal.moves(facts)  # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
@@ -55,8 +55,9 @@ def read_goal(problem: str) -> dict[str, str]:
 
 
 def _listed(name: str) -> tuple[str, int]:
-    """Sorts as the opening lists receptacles: 'cabinet 10' before 'cabinet 2', and both before
-    'drawer 3'.
+    """Give the key that sorts names as the opening lists receptacles.
+
+    'cabinet 10' comes before 'cabinet 2', and both before 'drawer 3'.
     """
     kind, _, number = name.strip().rpartition(" ")
     return kind, -int(number)
@@ -286,7 +287,7 @@ class HouseholdGoal:
                 yield full
 
     def _ready(self, facts: HouseholdFacts, thing: str) -> bool:
-        """Whether it is clean, hot or cool where it must be."""
+        """Tell whether a thing is clean, hot or cool where it must be."""
         return self.kind not in _FLAGS or facts.holds(_FLAGS[self.kind], thing)
 
     def _held(self, facts: HouseholdFacts) -> str:

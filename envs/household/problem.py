@@ -46,9 +46,7 @@ def receptacle_type(key: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """What determines a game. `things` maps the key of each thing to the key of the receptacle it
-    starts in.
-    """
+    """All that determines a game; `things` maps each thing's key to its first receptacle's key."""
 
     kind: str
     seed: int
@@ -61,7 +59,7 @@ class Problem:
 
     @property
     def combination(self) -> str:
-        """What train and valid never share."""
+        """Return the combination that train and valid never share."""
         return f"{self.kind}|{self.target}|{self.parent}|{self.plan.number}"
 
     def game(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .source import TYPES
 
 
 class HouseSettings(EnvSettings):
-    """What all household worlds have."""
+    """The parameters that all household worlds have."""
 
     expert: Literal["shortest", "search"] = Field(
         "shortest", description="'shortest' knows where everything is, 'search' what it has seen"

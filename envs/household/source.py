@@ -1,4 +1,4 @@
-"""What the `alfworld` package carries: domain, grammar, goals, constants, 120 floor plans::
+"""The files of the `alfworld` package: domain, grammar, goals, constants, 120 floor plans::
 
     package().grammar                     # alfred.twl2, as text
     package().plan(301).receptacles       # {'Bed|-00.64|+00.00|+00.87': (0.75, 1.25, 270, 30), ...}

@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<Q")
 
 
 class Fault(NamedTuple):
-    """What failed, the value of a reply whose status is 'error', 'timeout' or 'startup'."""
+    """A failure: the value of a reply whose status is 'error', 'timeout' or 'startup'."""
 
     kind: str
     """What equal faults share: no message, no task."""

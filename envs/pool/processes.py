@@ -50,8 +50,9 @@ class ProcessSeat:
 
 
 class Processes:
-    """At most `workers` worker processes for `slots` concurrent episodes. See `EnvPool` for the
-    arguments.
+    """A backend of at most `workers` worker processes for `slots` concurrent episodes.
+
+    See `EnvPool` for the arguments.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class Threads:
         ).start()
 
     def _hand_over(self, call: ThreadCall, reply: Reply) -> None:
-        """From a thread: hand a reply to the event loop."""
+        """Hand a reply from a thread to the event loop."""
         # The loop may have gone while the world was busy; nobody waits then.
         with contextlib.suppress(RuntimeError):
             call.future.get_loop().call_soon_threadsafe(self._settle, call, reply)

@@ -1,4 +1,4 @@
-"""What runs inside one worker process of the pool: a loop that serves requests from a socket.
+"""The program of one worker process of the pool: a loop that serves requests from a socket.
 
 It is started by ``from turnrl.envs.pool.worker import main; main(fd, root, parent)`` in a fresh
 interpreter, never by forking or by importing the caller's script, so it works from scripts without

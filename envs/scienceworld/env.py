@@ -72,7 +72,7 @@ class ScienceWorldEnv(TextEnv):
         """The simulator waits for a number."""
 
     def expert_action(self) -> str | None:
-        """The next action of upstream's gold path, or None once the episode has left it.
+        """Return the next action of upstream's gold path, or None once the episode has left it.
 
         Actions during which nothing happens (looking, the inventory, what is not understood) do not
         leave it.
@@ -185,7 +185,7 @@ class ScienceWorldEnv(TextEnv):
         return same
 
     def _along(self, played: Sequence[tuple[str, bool]], done: int = 0) -> int | None:
-        """How far along the gold path these actions lead from its action number `done`."""
+        """Count how far along the gold path these actions lead from its action number `done`."""
         assert self._gold is not None
         path = self._gold[1]
         for action, idle in played:

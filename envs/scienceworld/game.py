@@ -28,7 +28,7 @@ _SCRAMBLE = 0x5DEECE66D
 
 @dataclass(frozen=True)
 class SimulatorReply:
-    """What an action did."""
+    """The answer of the simulator to an action."""
 
     text: str
     score: int
@@ -79,7 +79,7 @@ class Game:
         return SimulatorReply(text, score, completed, idle=before == (self._moves, self._seen))
 
     def description(self) -> str:
-        """What the task is."""
+        """Return the words of the task."""
         text: str = self.java.call(self._play, "getTaskDescription")
         return text.strip()
 
@@ -121,7 +121,7 @@ class Game:
 
     @staticmethod
     def seed_of(name: str, variation: int, simplification: str) -> int:
-        """What the simulator's generator is seeded with before the task is loaded."""
+        """Return the seed that the simulator's generator gets before the task is loaded."""
         return zlib.crc32(f"{name} {variation} {simplification}".encode())
 
     def _within_reach(self) -> set[int]:
@@ -168,8 +168,9 @@ class Game:
 
 
 def variations(heap_mb: int) -> dict[str, dict[str, list[int]]]:
-    """Upstream's variations by task name and split, asked in a process of its own. About two
-    seconds.
+    """Ask for upstream's variations by task name and split, in a process of its own.
+
+    That takes about two seconds.
     """
     java = Java(heap_mb)
     try:

@@ -156,7 +156,7 @@ class Java:
         return Ref(self._ask(f"r\nm\n{name}\n{field}\n"))
 
     def call(self, target: Ref, method: str, *arguments: object) -> Any:
-        """What the method returns: text, a number, a truth value, None, or the Ref of an object."""
+        """Call a method: it answers text, a number, a truth value, None or an object's Ref."""
         parts = [
             part.part if isinstance(part, Argument) else get_command_part(part)
             for part in arguments
@@ -164,7 +164,7 @@ class Java:
         return self._ask(f"c\n{target}\n{method}\n{''.join(parts)}")
 
     def lines(self, target: Ref, method: str, *arguments: object) -> list[str]:
-        """What the method returns, a collection of texts without line breaks, in one go."""
+        """Call a method that returns a collection of texts without line breaks, in one go."""
         found = Ref(self.call(target, method, *arguments))
         text: str = self.call(Ref("z:java.lang.String"), "join", "\n", Argument(f"r{found}\n"))
         self._ask(f"m\nd\n{found}\n")

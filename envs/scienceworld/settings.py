@@ -29,7 +29,7 @@ SIMPLIFICATIONS = (
 
 
 def electrical(name: str) -> bool:
-    """Whether a task needs circuits; 'easy' leaves it the actions for them."""
+    """Tell whether a task needs circuits; 'easy' leaves it the actions for them."""
     return "power-component" in name or "conductivity" in name
 
 

@@ -1,4 +1,4 @@
-"""Which variations of which tasks a split holds, without a Java process after the first time::
+"""The variations of tasks that a split holds, without a Java process after the first time::
 
     pairs(ScienceSettings(), "test")[:2]  # [('boil', 21), ('melt', 21)]: task by task in turn
 
@@ -22,7 +22,7 @@ Pairs = tuple[tuple[str, int], ...]
 
 
 def table() -> dict[str, dict[str, list[int]]]:
-    """Upstream's variations by task name and split ('train', 'valid' for its dev, 'test')."""
+    """Return upstream's variations by task name and split ('valid' is its dev)."""
     return _read(cache_dir("scienceworld") / f"variations-{version('scienceworld')}.json")
 
 

@@ -36,9 +36,7 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class SearchAction:
-    """What the player wants. `text` is not blank, and in Unicode's composed form as all that it is
-    compared with.
-    """
+    """An action that the player wants; `text` is not blank and in Unicode's composed form."""
 
     verb: Verb
     text: str

@@ -100,7 +100,7 @@ class SentenceEncoder:
             ) from None
 
     def digest(self) -> str:
-        """Of the weights: a folder may be written to again."""
+        """Compute a digest of the weights: a folder may be written to again."""
         digest = hashlib.sha256()
         for name, tensor in self._model.state_dict().items():
             digest.update(

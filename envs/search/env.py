@@ -109,7 +109,7 @@ class SearchEnv(TextEnv):
         return plan + [SearchAction("answer", answer) for answer in question.answers]
 
     def _sayable(self, actions: Sequence[SearchAction]) -> list[str]:
-        """Those that arrive as actions when they are said, in the words in which they arrive."""
+        """Choose the answers that arrive as actions when said, in the words that arrive."""
         said = [clean(str(action), self.grammar)[0] or "" for action in actions]
         return [str(action) for action in map(parse, said) if action is not None]
 
@@ -140,7 +140,7 @@ class SearchEnv(TextEnv):
         return self._outcome(f"Question: {found.text}")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Any]:
-        """As `TextEnv.step`, for any of the three forms of an action."""
+        """Step as `TextEnv.step` does, for any of the three forms of an action."""
         return super().step(canonical(action))
 
     def _act(self, action: str) -> Outcome:
@@ -205,7 +205,7 @@ class SearchEnv(TextEnv):
         ]
 
     def _show(self, passage: Passage, room: int, *, read: bool = False) -> str:
-        """As much of a passage as there is room for, noted as seen."""
+        """Show as much of a passage as there is room for, and note it as seen."""
         cut = len(passage.text) > room
         for index, support in enumerate(self._question.supports):
             if support.is_(passage):
@@ -224,7 +224,7 @@ class SearchEnv(TextEnv):
         score: float = 0.0,
         **more: Any,
     ) -> Outcome:
-        """What the world reports: milestones say which support came up, not what it is called."""
+        """Report the state: milestones say which support came up, not what it is called."""
         share = len(self._seen) / (len(self._question.supports) + 1)
         return Outcome(
             text,

@@ -48,7 +48,7 @@ _opening = threading.Lock()
 
 
 class Library:
-    """What is in a folder that `open_library` made."""
+    """The contents of a folder that `open_library` made."""
 
     def __init__(self, folder: Path) -> None:
         self.corpus = Corpus(folder) if (folder / "passages.jsonl").exists() else None

@@ -38,7 +38,7 @@ _SENTENCES = ("sentences", "content")
 
 
 class Malformed(ValueError):
-    """What is wrong with a record."""
+    """A record is wrong, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,7 @@ def read_passages(path: Path) -> Iterator[Passage]:
 
 
 def _made_of(path: Path, make: Callable[[Mapping[str, Any], int], T]) -> Iterator[T]:
-    """What `make` makes of each record and its number; the bad ones are left out while they are
-    few.
-    """
+    """Make something of each record and its number; leave out bad ones while they are few."""
     bad, number = BadRows("search/qa"), -1
     for number, (where, record) in enumerate(_records(path)):
         try:

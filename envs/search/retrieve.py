@@ -67,7 +67,7 @@ class Tokens:
         self._local = threading.local()
 
     def words(self, text: str) -> list[str]:
-        """What is left of a text before it is stemmed."""
+        """Split a text into the words that are stemmed."""
         return [word for word in _WORD.findall(text.casefold()) if word not in self._stopwords]
 
     def stems(self, words: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every retriever is: the protocol, its error, and the choice of the best passages by score.
+"""The protocol of retrievers, their error, and the choice of the best passages by score.
 
 A retriever that cannot answer raises `RetrieverError`: the episode is lost and counted, and not a
 reward of zero.

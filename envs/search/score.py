@@ -35,7 +35,7 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, golds: Iterable[str]) -> bool:
-    """Whether the answer equals one of the gold answers after normalisation."""
+    """Tell whether the answer equals one of the gold answers after normalisation."""
     said = normalise(answer)
     return any(said == normalise(gold) for gold in golds)
 

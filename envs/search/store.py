@@ -139,7 +139,7 @@ class Support:
     """
 
     def is_(self, passage: Passage) -> bool:
-        """Whether this is the passage."""
+        """Tell whether this is the passage."""
         return (
             passage.id == self.id
             if self.id is not None
@@ -159,12 +159,12 @@ class Question:
     hops: int | None = None
 
     def dump(self) -> bytes:
-        """As a line of JSON."""
+        """Write a line of JSON."""
         supports = [[support.title, support.id] for support in self.supports]
         return json.dumps([self.text, self.answers, supports, self.hops]).encode() + b"\n"
 
     @classmethod
     def load(cls, line: bytes) -> Question:
-        """What `dump` wrote."""
+        """Read what `dump` wrote."""
         text, answers, supports, hops = json.loads(line)
         return cls(text, tuple(answers), tuple(Support(*support) for support in supports), hops)

@@ -108,7 +108,7 @@ class Encyclopedia:
                 yield question
 
     def _question(self, nodes: tuple[int, ...], relations: list[Relation]) -> Question | None:
-        """None if the answer can be read on an earlier page or in the question itself."""
+        """Make a question; None if its answer stands on an earlier page or in itself."""
         last = self.things[nodes[-1]].facts[relations[-1].name]
         answers = self._answers(relations[-1], last)
         phrase = self.things[nodes[0]].inline

@@ -219,7 +219,7 @@ class AssistantEnv(TextEnv):
         return self._next_look() if self.settings.expert == "search" else self._straight()
 
     def _next_look(self) -> str | None:
-        """The next action of an expert that knows what it has seen."""
+        """Choose the next action of an expert that knows what it has seen."""
         wish = self._wish
         found = [(item, _cheapest(item, self._seen.values())) for item in wish.items]
         picks = [(item, product) for item, product in found if product is not None]
@@ -239,8 +239,9 @@ class AssistantEnv(TextEnv):
         return None
 
     def _straight(self) -> str:
-        """The next action of the shortest way, which takes knowing what is on pages that were not
-        looked at.
+        """Choose the next action of the shortest way.
+
+        That takes knowing what is on pages that were not looked at.
         """
         picks: list[tuple[RequestedItem, Product]] = []
         for item in self._wish.items:
@@ -268,7 +269,7 @@ class AssistantEnv(TextEnv):
         return ", ".join(f"{aspect} {product.specs[aspect]}" for aspect in self._wish.aspects)
 
     def _words(self, item: RequestedItem) -> str:
-        """The first of `_searches` that lists something fitting."""
+        """Choose the first of `_searches` that lists something fitting."""
         for words in _searches(item):
             if _choice(
                 item, [self._shop.products[asin] for asin in self._shop.search(words)[:LISTED]]

@@ -57,7 +57,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         rows = json.loads(path.read_text("utf-8"))
         return cls(
             [Product(*map(_frozen, row)) for row in rows["products"]],
@@ -169,7 +169,7 @@ def _bullets(attributes: tuple[str, ...], specs: Mapping[str, str]) -> tuple[str
 
 
 def _values(rng: random.Random, key: str) -> tuple[str, ...]:
-    """Some values of an axis, in the order of the pool."""
+    """Draw some values of an axis, in the order of the pool."""
     pool = AXES[key][1]
     kept = set(rng.sample(range(len(pool)), rng.randrange(3, min(len(pool), 7) + 1)))
     return tuple(value for place, value in enumerate(pool) if place in kept)
@@ -213,7 +213,7 @@ def _lookalike(rng: random.Random, kind: Kind, base: Product, asin: str) -> _Loo
 
 
 def _goal(rng: random.Random, base: Product, family: list[_Lookalike]) -> ShoppingGoal | None:
-    """What someone asks who wants one of a family; None if buying it would not be worth 1."""
+    """Write what someone asks who wants one of a family; None if buying it is not worth 1."""
     target, attributes, options = base, list[str](), dict[str, str]()
     if family and rng.random() < 0.5:
         chosen = rng.choice(family)

@@ -41,7 +41,7 @@ def can_click(value: str) -> bool:
 
 
 def search_page(instruction: str) -> str:
-    """Where an episode begins."""
+    """Write the page on which an episode begins."""
     return _joined(["WebShop", "Instruction:", instruction, "Search"])
 
 
@@ -79,7 +79,7 @@ def sub_page(instruction: str, product: Product, name: str) -> str:
 
 
 def done_page(asin: str, options: Mapping[str, str], reward: float) -> str:
-    """After buying: upstream's words for its crowd workers, the score among them."""
+    """Write the page after buying: upstream's words for its crowd workers, with the score."""
     chosen = json.dumps(dict(options), sort_keys=True)
     for character, code in _HTML_SAFE.items():
         chosen = chosen.replace(character, code)
@@ -127,7 +127,7 @@ def _top(instruction: str) -> list[str]:
 
 
 def _joined(texts: Iterable[str]) -> str:
-    """As upstream's parser has it: no empty strings and no line breaks alone."""
+    """Join texts as upstream's parser does: no empty strings and no line breaks alone."""
     return " [SEP] ".join(
         text.strip() for text in texts if text and not ("\n" in text and text.isspace())
     )

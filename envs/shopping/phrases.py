@@ -62,7 +62,7 @@ def instruction(
 
 
 def price_text(limit: float) -> str:
-    """How upstream ends an instruction; nothing without a limit."""
+    """End an instruction as upstream does; nothing without a limit."""
     return "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
 
 

@@ -45,7 +45,7 @@ class Product:
 
     @property
     def text(self) -> str:
-        """What is searched beside the title: description, first bullet, options."""
+        """Return what is searched beside the title: description, first bullet, options."""
         options = ", and ".join(
             f"{axis}: {', '.join(values)}" for axis, values in self.options.items()
         )
@@ -54,7 +54,7 @@ class Product:
 
 @dataclass(frozen=True)
 class ShoppingGoal:
-    """What one customer asks for, and the product it was written for."""
+    """The wish of one customer, and the product it was written for."""
 
     asin: str
     instruction: str

@@ -1,4 +1,4 @@
-"""What the customers of the assistant ask for, and which facts hold of a recommendation.
+"""The requests of the assistant's customers, and which facts hold of a recommendation.
 
 A request names one to three kinds of products with attributes and options, a budget for all of
 them, and aspects that the reasons must tell. It is made from products of the task's split, so it
@@ -71,7 +71,7 @@ class RequestedItem:
 
 @dataclass(frozen=True)
 class ShoppingRequest:
-    """What a customer says and means."""
+    """A customer's words and what they mean."""
 
     text: str
     items: tuple[RequestedItem, ...]
@@ -161,9 +161,7 @@ def facts(wish: ShoppingRequest, picks: Sequence[Pick], reasons: str) -> list[st
 
 
 def tells(reasons: str, aspect: str, products: Sequence[Product]) -> bool:
-    """Whether a text gives an aspect of every product, and no value of that aspect which none of
-    them has.
-    """
+    """Tell whether a text gives an aspect of every product, and no value that none of them has."""
     true = {product.specs.get(aspect, "") for product in products}
     said = {value for value in ASPECTS[aspect] if _plain(value) in _plain(reasons)}
     return bool(products) and said == true

@@ -42,7 +42,7 @@ _LATIN = dict.fromkeys(range(128, 256))
 
 @dataclass(frozen=True)
 class Score:
-    """What a purchase is worth, part by part."""
+    """The worth of a purchase, part by part."""
 
     type: float
     """0, 0.1, 0.5 or 1."""
@@ -82,21 +82,23 @@ def wanted_options(goal: ShoppingGoal) -> list[str]:
 
 @lru_cache(65536)
 def colour(value: str) -> str:
-    """The first colour word contained in a value, else the value itself."""
+    """Return the first colour word contained in a value, else the value itself."""
     return next((c for c in COLOURS if c in value), value)
 
 
 @lru_cache(65536)
 def alike(one: str, other: str) -> bool:
-    """Token-set similarity above 85 of 100; certain where one has all words of the other
-    ('x-large', 'large').
+    """Tell whether two texts' token-set similarity is above 85 of 100.
+
+    It is where one has all words of the other ('x-large', 'large').
     """
     return round(fuzz.token_set_ratio(one, other, processor=_plain)) > _ALIKE
 
 
 def _plain(text: str) -> str:
-    """As thefuzz compares texts: without the letters of Latin-1 beyond ASCII ('café' is 'caf'),
-    words in lower case.
+    """Reduce a text as thefuzz does: without Latin-1 beyond ASCII, words in lower case.
+
+    'café' is 'caf'.
     """
     return utils.default_process(text.translate(_LATIN))
 

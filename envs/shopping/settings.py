@@ -14,7 +14,7 @@ _LEAST, _MOST = 100, 50_000
 
 
 class ShopSettings(EnvSettings):
-    """What a shop sells; None for all that its files have."""
+    """The goods of a shop; None for all that its files have."""
 
     products: int | None
 

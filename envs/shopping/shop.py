@@ -60,7 +60,7 @@ class Shop:
         return Plan(self.goals[number])
 
     def search(self, words: str) -> tuple[str, ...]:
-        """Up to 50 asins, best first."""
+        """Find up to 50 asins, best first."""
         return self.index().search(words)
 
     def index(self, visible: bool = False) -> Index:

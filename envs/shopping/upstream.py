@@ -144,9 +144,7 @@ def load(
 
 
 def fingerprint(folder: Path) -> list[list[Any]]:
-    """What tells one state of the product file from another: path, size and time of the last
-    change.
-    """
+    """Tell one state of the product file from another: path, size and time of the last change."""
     path = _find(folder, PRODUCTS)
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns]]
 

@@ -1,5 +1,4 @@
-"""What the generated catalogue is made of: kinds of products, their attributes, options and
-specifications.
+"""The vocabulary of the generated catalogue: products, attributes, options, specifications.
 
 Values of one axis, attributes of one aisle and values of one aspect are unlike each other under the
 reward's similarity (a test holds it), except that 'large' is contained in 'x-large', as in the real

@@ -34,7 +34,7 @@ query.
 
 @dataclass(frozen=True)
 class _Page:
-    """Where the customer is."""
+    """The page that the customer is on."""
 
     kind: Literal["search", "results", "item", "sub"] = "search"
     hits: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class WebShopEnv(TextEnv):
         return replace(page, chosen={**page.chosen, option[0]: option[1]})
 
     def _clickables(self) -> dict[str, tuple[str, str] | None]:
-        """What can be clicked on this page, in lower case; options with their axis and value."""
+        """List what can be clicked on this page, in lower case; options with axis and value."""
         page = self._page
         if page.kind == "search":
             return {}
@@ -214,8 +214,9 @@ class WebShopEnv(TextEnv):
         return max(values, default=0.0)
 
     def expert_action(self) -> str | None:
-        """The next step to the first hit that is worth 1: search, turn pages, choose, buy. None
-        where none is.
+        """Choose the next step to the first hit that is worth 1: search, turn pages, choose, buy.
+
+        None where there is no such hit.
         """
         if self.current is None or self._over:
             return None

@@ -58,7 +58,7 @@ def images(route: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def shape_of(route: Sequence[str]) -> tuple[str, ...]:
-    """What the images of a route have in common: the first of them in the order of the alphabet."""
+    """Return what the images of a route share: the first of them by the alphabet."""
     return min(images(route))
 
 
@@ -78,13 +78,13 @@ def split_of_route(route: Sequence[str]) -> Split:
 
 
 def count_routes(length: int) -> int:
-    """How many routes have this many rooms."""
+    """Count the routes with this many rooms."""
     return 1 if length == 1 else 4 * 3 ** (length - 2)
 
 
 @lru_cache(maxsize=64)
 def routes_in(length: int, split: Split, limit: int) -> int:
-    """How many routes a split owns, counting no further than `limit`."""
+    """Count the routes that a split owns, no further than `limit`."""
     owned = (route for route in _all_routes(length) if split_of_route(route) == split)
     return sum(1 for _ in itertools.islice(owned, limit))
 

@@ -49,7 +49,7 @@ X."""
 
 
 class TextWorldEnv(TextEnv):
-    """What the five families share.
+    """Base of the five families of TextWorld games.
 
     Raises UserError for games that TextWorld cannot make.
     """
@@ -74,8 +74,9 @@ class TextWorldEnv(TextEnv):
         generate([self._key(task) for task in tasks], workers=workers, progress=progress)
 
     def expert_action(self) -> str | None:
-        """The first command of TextWorld's plan from here; None once the game is over or beyond
-        help.
+        """Return the first command of TextWorld's plan from here.
+
+        None once the game is over or beyond help.
         """
         if self._world is None or self._over:
             return None

@@ -31,8 +31,9 @@ _makers = Makers(
 
 @dataclass(frozen=True)
 class GameKey:
-    """What determines a game's bytes, together with TextWorld's version. `params` must be complete
-    and valid.
+    """All that determines a game's bytes, together with TextWorld's version.
+
+    `params` must be complete and valid.
     """
 
     family: str
@@ -41,7 +42,7 @@ class GameKey:
 
     @property
     def path(self) -> Path:
-        """Where the .z8 is, or will be."""
+        """Return the place of the .z8, made or not."""
         text = json.dumps(self.params, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return home() / f"{self.family}-{digest}" / f"{self.seed}.z8"

@@ -1,5 +1,4 @@
-"""What a game's logic says: which commands are possible now and which plan wins, each worked out
-once per state.
+"""The logic of a game: possible commands and the winning plan, worked out once per state.
 
 TextWorld follows a game by matching what the interpreter reports (``taking the key``) against the
 actions that its rules allow, and lists those actions anew after each of them. The states of one
@@ -47,7 +46,7 @@ Facts = Mapping[Any, tuple[Any, ...]]
 
 @dataclass(eq=False, slots=True)
 class Scene:
-    """What is true in the game's world, and what can be done in it."""
+    """The facts of a game's world, and what can be done in it."""
 
     facts: frozenset[Any]
     by_signature: Facts
@@ -92,7 +91,7 @@ class Pattern:
 
 
 class _FactSet(State):  # type: ignore[misc]
-    """As much of a State as quests look at."""
+    """As much of TextWorld's State as quests look at."""
 
     def __init__(self, facts: frozenset[Any]) -> None:
         self._all = facts
@@ -103,7 +102,7 @@ class _FactSet(State):  # type: ignore[misc]
         return self._all
 
     def is_fact(self, prop: Any) -> bool:
-        """Whether a proposition is true."""
+        """Tell whether a proposition is true."""
         return prop in self._all
 
 
@@ -123,7 +122,7 @@ class Logic:
         self._openings: dict[bool, View] = {}
 
     def opening_view(self, *, plan: bool) -> View:
-        """Where the game starts. Views that follow from it have plans if it has."""
+        """Return the view that the game starts with; those that follow have plans if it has."""
         if plan not in self._openings:
             facts = frozenset(self.game.world.state.facts)
             scene = self._scenes.get(facts) or self._scene(facts, None, facts)
@@ -135,7 +134,10 @@ class Logic:
         return self._openings[plan]
 
     def after(self, view: View, event: str) -> View:
-        """Follow an event; one that no possible action explains changes nothing, as in TextWorld."""
+        """Return the view after an event.
+
+        An event that no possible action explains changes nothing, as in TextWorld.
+        """
         found = view.after.get(event)
         if found is None:
             if len(self._scenes) + len(self._views) > STATES_KEPT:
@@ -173,7 +175,7 @@ class Logic:
 
     @cached_property
     def _is_planned(self) -> bool:
-        """Whether TextWorld has a plan at the start."""
+        """Tell whether TextWorld has a plan at the start."""
         return bool(self._policy(self.opening_view(plan=True)))
 
     def _rest_of_walkthrough(self, scene: Scene) -> tuple[str, ...]:

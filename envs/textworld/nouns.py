@@ -51,8 +51,6 @@ makers, numbers."""
 
 
 def renamings(count: int) -> tuple[Mapping[str, str], ...]:
-    """The first `count` renamings: every name becomes another of its kind, and the map is turned or
-    mirrored too.
-    """
+    """Make `count` renamings: names change within their kind, and the map is turned or mirrored."""
     turns: tuple[Mapping[str, str], ...] = ({}, *COMPASS)
     return tuple({**exchanged(KINDS, i), **turns[i % len(turns)]} for i in range(count))

@@ -21,7 +21,7 @@ MAX_SEED = 2**32 - 1
 
 
 class GameSettings(EnvSettings):
-    """What the families share: all parameters stand in Tasks, at their default too."""
+    """The parameters that all families share, in Tasks at their default too."""
 
     family: ClassVar[str]
     maker: ClassVar[str]

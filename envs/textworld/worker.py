@@ -101,7 +101,7 @@ def follow(maker: Any, commands: list[str]) -> bool:
 
 
 def options_for(seed: int) -> GameOptions:
-    """What every maker starts from."""
+    """Make the options that every maker starts from."""
     options = GameOptions()
     options.seeds = seed
     return options

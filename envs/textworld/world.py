@@ -72,7 +72,7 @@ def check_story(path: Path) -> None:
 
 @dataclass(frozen=True)
 class GameReply:
-    """What a command did."""
+    """The answer of a game to a command."""
 
     text: str
     understood: bool

@@ -1,4 +1,4 @@
-"""What estimators of advantages and their modifiers promise."""
+"""The promises of estimators of advantages and of their modifiers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def pure(credit: Credit) -> None:
 
 @CREDIT.rule("no variance, no advantage", needs=("answers",))
 def flat(credit: Credit) -> None:
-    """Where episodes are compared, those that were paid alike have exactly 0."""
+    """Episodes that were paid alike have exactly 0 where episodes are compared."""
     if credit.peers() != "group":
         raise Skip("it compares no episodes of a group")
     for seed in SEEDS:
@@ -124,7 +124,7 @@ def modifies_masked(modifier: Modifier) -> None:
 
 @MODIFIER.rule("writes nothing", needs=("answers",))
 def modifies_purely(modifier: Modifier) -> None:
-    """What it was given is what it was, and the same question has the same answer."""
+    """Nothing that was given is changed, and equal questions have equal answers."""
     given, some = sample(0), _some(sample(0))
     first = untouched(lambda: modified(modifier, some, given.batch).values, given.batch, some)
     again = modified(modifier, some, given.batch).values

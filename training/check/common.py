@@ -56,7 +56,7 @@ def untouched(ask: Callable[[], T], *given: object) -> T:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of data classes, containers and tensors are equal in every part."""
+    """Tell whether two values of data classes, containers and tensors are equal throughout."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a.nan_to_num(7e7), b.nan_to_num(7e7))
     if isinstance(a, list | tuple):
@@ -69,5 +69,5 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def equal(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-9) -> bool:
-    """Whether two tensors of numbers are the same up to rounding."""
+    """Tell whether two tensors of numbers are the same up to rounding."""
     return a.shape == b.shape and bool(torch.allclose(a, b, atol=tolerance, rtol=1e-6))

@@ -1,4 +1,4 @@
-"""What rewards, filters and curricula promise."""
+"""The promises of rewards, filters and curricula."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def pays(reward: TurnReward) -> str | None:
 
 @REWARD.rule("same answer twice", needs=("answers",))
 def pays_again(reward: TurnReward) -> None:
-    """The same episodes are paid the same."""
+    """Equal episodes are paid equally."""
     assert str(_paid(reward, 1)) == str(_paid(reward, 1)), "asked again it pays otherwise"
 
 
 @SELECTION.rule("answers")
 def selects(selection: Selection) -> None:
-    """Some of the episodes of a group, or nothing of it."""
+    """Some of a group's episodes are kept, or nothing of it."""
     for seed in SEEDS:
         for alone in (False, True):
             given = sample(seed, alone=alone)
@@ -75,7 +75,7 @@ def selects(selection: Selection) -> None:
 
 
 def _kept(selection: Selection, group: Group, returns: list[float]) -> list[int] | None:
-    """Which episodes of a group are kept; None if it is dropped."""
+    """List which episodes of a group are kept; None if it is dropped."""
     answer = untouched(lambda: selected(selection, group, returns), group)
     return None if answer is None else [id(episode) for episode in answer]
 
@@ -86,7 +86,7 @@ def _tasks() -> list[Task]:
 
 @CURRICULUM.rule("answers")
 def draws(curriculum: Curriculum) -> None:
-    """As many tasks as are asked for, some of those there are, and a limit of turns in bounds."""
+    """As many tasks as are asked for are drawn, with a limit of turns in bounds."""
     known = {task.id for task in _tasks()}
     for count, drawn in ((1, 0), (7, 3), (25, 40)):
         chosen = next_tasks(curriculum, _tasks(), count, drawn, 0)

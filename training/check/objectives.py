@@ -1,4 +1,4 @@
-"""What policy losses and regularizers promise."""
+"""The promises of policy losses and regularizers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def masked(objective: Objective) -> None:
 
 @_both("writes nothing")
 def pure(objective: Objective) -> None:
-    """What it was given is what it was, and the same question has the same answer."""
+    """Nothing that was given is changed, and equal questions have equal answers."""
     batch = _batch(0)
     advantages_BL = _advantages(batch)
 

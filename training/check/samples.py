@@ -47,7 +47,7 @@ def sample(seed: int, *, merge: bool = True, flat: bool = False, alone: bool = F
 
 
 def reordered(given: Sample, order: list[int]) -> Sample:
-    """The same groups in another order."""
+    """Return the same groups in another order."""
     groups = [given.groups[g] for g in order]
     table = RewardTable.of(groups, WEIGHTS)
     return Sample(groups, table, _with_scores(TokenBatch.pack(groups), 0))
@@ -98,7 +98,7 @@ def _turn(rng: random.Random, t: int) -> Turn:
 
 
 def _with_scores(batch: TokenBatch, seed: int) -> TokenBatch:
-    """Everything costly that a plug-in can ask for, made up but the same for the same tokens."""
+    """Add everything costly that a plug-in can ask for, made up by the tokens alone."""
     values_BL = torch.where(batch.mask_BL, batch.tokens_BL.double() / VOCABULARY - 0.5, 0.0)
     return replace(
         batch,

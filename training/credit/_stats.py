@@ -1,5 +1,4 @@
-"""What estimators share: statistics over episodes, and the sampled tokens of every episode as one
-dense grid.
+"""Statistics over episodes, and the sampled tokens of every episode as one dense grid.
 
 Two axes beside the glossary of `turnrl.training.batch`: S sampled tokens of the whole batch (or the
 first one of each turn), N sampled tokens of one episode.
@@ -88,7 +87,7 @@ class Steps:
 
     @classmethod
     def turns(cls, batch: TokenBatch) -> Steps:
-        """The first sampled token of every turn that has one."""
+        """Return the first sampled token of every turn that has one."""
         every = cls.tokens(batch)
         first_S = every.boundaries()[:-1]
         return cls._of(batch, every.row_S[first_S], every.column_S[first_S])

@@ -27,8 +27,7 @@ class Curriculum(Plugin):
 
     @abstractmethod
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """The next `count` tasks; depends only on the arguments and on what `load_state_dict`
-        restores.
+        """Draw the next `count` tasks, by the arguments and what `load_state_dict` restores alone.
 
         Args:
             tasks: of the stage.
@@ -36,7 +35,7 @@ class Curriculum(Plugin):
         """
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """What was played, before any of it is dropped."""
+        """Take in what was played, before any of it is dropped."""
 
     def max_turns(self, limit: int, progress: float) -> int:
         """The turn limit now: `limit`, or fewer. `progress` is the share of the stage's steps that

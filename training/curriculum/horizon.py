@@ -48,17 +48,17 @@ class Horizon(Curriculum):
         return min(math.floor(grown + 1e-9), limit)
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """The other curriculum's."""
+        """Let the other curriculum draw tasks."""
         return self.tasks.sample(tasks, count, drawn, seed)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """The other curriculum's."""
+        """Let the other curriculum take in what was played."""
         self.tasks.observe(groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """The other curriculum's."""
+        """Return the other curriculum's state."""
         return self.tasks.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The other curriculum's."""
+        """Restore the other curriculum's state."""
         self.tasks.load_state_dict(state)

@@ -45,7 +45,7 @@ class Staged(Measured):
     _order: list[str] = PrivateAttr(default_factory=list)
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """From the stage that is on, and some from before it."""
+        """Draw from the stage that is on, and some from before it."""
         if drawn < len(tasks):
             return [tasks[i % len(tasks)] for i in range(drawn, drawn + count)]
         by_id = {task.id: task for task in tasks}

@@ -42,7 +42,10 @@ class Gradients:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of log-probabilities, advantages and weights: float32, or float64 if the policy is."""
+        """Return the type of log-probabilities, advantages and weights.
+
+        It is float32, or float64 if the policy's is.
+        """
         return at_least_float32(next(self.model.parameters()).detach()[:0]).dtype
 
     def accumulate(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:
@@ -72,7 +75,7 @@ class Gradients:
         return [("policy", self.loss), *((term.name, term) for term in self.regularizers)]
 
     def _probes(self) -> dict[str, Probe]:
-        """What the terms ask for of the logits."""
+        """Collect what the terms ask for of the logits."""
         return {name: probe for _, term in self._terms for name, probe in term.probes().items()}
 
     def _teaches(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:

@@ -69,12 +69,12 @@ class Learner:
 
     @property
     def objectives(self) -> list[Objective]:
-        """What is minimised: the loss, then the regularizers."""
+        """List what is minimised: the loss, then the regularizers."""
         return [self.loss, *self.regularizers]
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and its batches have to be."""
+        """Return the device of its weights, on which its batches have to be."""
         return next(self.model.parameters()).device
 
     def measured(self, batch: TokenBatch, cut: Collection[StopReason] = ()) -> TokenBatch:

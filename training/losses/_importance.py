@@ -18,7 +18,7 @@ from ..objective import MAX_LOG_RATIO
 
 
 class Importance(BaseModel):
-    """How the weights are formed and cut.
+    """The way in which importance weights are formed and cut.
 
     ``truncate``: ``min(w, cap)``. ``mask``: w, but 0 outside ``[low, cap]``; what is masked was not
     sampled as far as the loss is concerned: it counts in no mean, and no regularizer sees it.

@@ -68,8 +68,9 @@ class PolicyLoss(Objective):
         return self.requires | ({Need.OLD_LOGPROBS} if self.importance else frozenset())
 
     def of_length(self, tokens: int) -> Self:
-        """This loss, with a `norm_length` of as many tokens as an episode can have if it has none
-        of its own.
+        """Return this loss with a `norm_length`, if it has none.
+
+        That is as many tokens as an episode can have.
         """
         return (
             self

@@ -14,7 +14,7 @@ from .base import PolicyLoss
 
 
 class Real(PolicyLoss):
-    """Soft count, over a group, of successes that became unlikelier and failures likelier.
+    """A soft count, over a group, of successes that became unlikelier and failures likelier.
 
     With ``z_i`` the mean of ``log p - log p_old`` over the sampled tokens of episode i, a group has
     ``loss = log(1 + sum over successes of exp(-z_i / tau)) + log(1 + sum over failures of exp(z_i /

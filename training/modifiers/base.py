@@ -1,4 +1,4 @@
-"""Modifier: what happens to advantages after the estimator, in the order of the recipe::
+"""Modifier: a change of advantages after the estimator, in the order of the recipe::
 
     class Half(Modifier):  # training/modifiers/half.py
         name: Literal["half"] = "half"
@@ -33,7 +33,7 @@ def by_episode(factor_E: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def lengths_E(batch: TokenBatch, unit: str) -> Tensor:
-    """How long the episodes are [E], float64: in 'tokens' that the player wrote, or in 'turns'."""
+    """Count how long episodes are [E], float64: in the player's 'tokens', or in 'turns'."""
     if unit == "turns":
         return batch.turns_E.double()
     return batch.tokens_E.double()

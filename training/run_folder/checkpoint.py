@@ -33,7 +33,7 @@ NEEDED = (
 
 @dataclass(slots=True)
 class TrainerState:
-    """Everything beside the policy's weights."""
+    """The state of a trainer beside the policy's weights."""
 
     stage: int
     """Index of the stage that goes on."""

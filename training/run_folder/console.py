@@ -1,6 +1,4 @@
-"""What a person sees of a run: one line per look, so that a log file of it reads as well as a
-terminal.
-"""
+"""The words of a run for a person: one line per look, in a log file as in a terminal."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class RunLog:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of a run was saved here yet."""
+        """Tell whether nothing of a run was saved here yet."""
         parts = (self.folder / "episodes", self.folder / "checkpoints")
         return not self.metrics.exists() and not any(any(part.iterdir()) for part in parts)
 

@@ -26,7 +26,7 @@ B = TypeVar("B", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What an evaluation of a run takes from its recipe."""
+    """The part of a recipe by which a run is evaluated."""
 
     env: str
     params: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Which keys of a recipe may change when a run goes on, and which may not.
+"""The keys of a recipe that may change when a run goes on, and those that may not.
 
 May change, because what was done stays true: how far a stage goes (`steps`, `epochs`) and how fast
 (`optim`, `critic.lr`), what is evaluated, how often is evaluated and saved, where the worlds and
@@ -27,7 +27,7 @@ UNSET = object()
 
 
 def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict[str, str]:
-    """What is new in the recipe of a run that goes on: "rl.steps 10 -> 20" by key.
+    """List what is new in the recipe of a run that goes on: "rl.steps 10 -> 20" by key.
 
     Args:
         old: the recipe as `state` has it.
@@ -85,7 +85,7 @@ def flat(data: Any, where: str = "") -> dict[str, Any]:
 
 
 def _may_change(key: str, begun: Sequence[str], free: str) -> bool:
-    """Whether a key may, where these stages have begun and the last one lets go of `free`."""
+    """Tell whether a key may change, where these stages have begun and the last frees `free`."""
     stage, _, rest = key.partition(".")
     if key == "stages" or FREE.fullmatch(key):
         return True  # the names of the stages that have begun were compared

@@ -43,7 +43,7 @@ class BalancedDifficulty(Selection):
         return self
 
     def possible(self, size: int) -> bool:
-        """Whether some number of successes among so many lies between the bounds."""
+        """Tell whether some number of successes among so many lies between the bounds."""
         return any(self._between(successes, size) for successes in range(size + 1))
 
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:

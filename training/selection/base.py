@@ -33,7 +33,7 @@ class Selection(Plugin):
     )
 
     def possible(self, size: int) -> bool:
-        """Whether a group of so many episodes could be kept, whatever they did."""
+        """Tell whether a group of so many episodes could be kept, whatever they did."""
         return size > 0
 
     @abstractmethod

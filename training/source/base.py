@@ -1,4 +1,4 @@
-"""Source: where the groups of a step come from."""
+"""Source: it gives each step its groups of episodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Played:
 
 
 class Source(Protocol):
-    """Who plays the groups that are learnt from."""
+    """The players of the groups that are learnt from."""
 
     drawn: int
     """Tasks that were drawn so far in the stage."""

@@ -35,7 +35,7 @@ class Gathering:
 
     @property
     def missing(self) -> int:
-        """How many more groups to play; 0 if there are enough, or no round is left."""
+        """Count the groups that are still to be played; 0 if no round is left."""
         rounds = 1 + max((each.refill for each in self.selection), default=0)
         return self.wanted - len(self.groups) if len(self.rounds) < rounds else 0
 
@@ -48,7 +48,7 @@ class Gathering:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of all that was played."""
+        """Return the metrics of all that was played."""
         found = merged(self.rounds)
         if self.selection:
             kept, played = float(len(self.groups)), float(self.played)

@@ -102,14 +102,15 @@ def _costs(
 
 
 def _useful(episodes: Sequence[Episode]) -> int:
-    """Tokens to learn from. The engine also sampled for lost episodes and for responses that
-    overflowed the context.
+    """Count the tokens to learn from.
+
+    The engine also sampled for lost episodes and for responses that overflowed the context.
     """
     return sum(episode.response_tokens for episode in episodes if not episode.stop.failed)
 
 
 def _about(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What finished episodes were like; of none there is nothing to tell but their number."""
+    """Describe finished episodes; of none only their number can be told."""
     found = {"episodes": float(len(episodes))}
     if episodes:
         found |= {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the memory of training depends on."""
+    """The numbers of a model that the memory of training depends on."""
 
     parameters: int
     width: int
@@ -73,7 +73,7 @@ class Stage(Plugin):
 
     @property
     def uses_dropout(self) -> bool:
-        """Whether the model's own dropout acts in its updates."""
+        """Tell whether the model's own dropout acts in its updates."""
         return False
 
     @property

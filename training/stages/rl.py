@@ -104,17 +104,17 @@ class Rl(Stage, LearnerConfig):
 
     @property
     def length(self) -> int:
-        """As many as `steps` says."""
+        """Return the number of steps."""
         return self.steps
 
     @property
     def episodes_at_once(self) -> int:
-        """As many as `concurrency` says."""
+        """Return how many episodes are played at once: `concurrency`."""
         return self.concurrency
 
     @property
     def renamings_needed(self) -> int:
-        """As many as `symmetries` says."""
+        """Return how many renamings the groups take turns with: `symmetries`."""
         return self.symmetries
 
     def tasks_needed(self) -> Mapping[Split, int]:

@@ -110,12 +110,12 @@ class Sft(Stage):
 
     @property
     def uses_dropout(self) -> bool:
-        """As the field says."""
+        """Tell whether dropout acts: the field `dropout`."""
         return self.dropout
 
     @property
     def renamings_needed(self) -> int:
-        """As many as `symmetries` says."""
+        """Return how many renamings demonstrations are shown under: `symmetries`."""
         return self.symmetries
 
     def tasks_needed(self) -> Mapping[Split, int]:

@@ -73,7 +73,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def thin(points: Sequence[Point]) -> tuple[list[Point], int]:
-    """At most MOST_POINTS points, each the mean of as many neighbours as the second value says."""
+    """Keep at most MOST_POINTS points, each a mean of neighbours; return also of how many."""
     size = math.ceil(len(points) / MOST_POINTS) or 1
     chunks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks], size

@@ -1,4 +1,4 @@
-"""Which metrics become which charts, stage by stage."""
+"""The charts of metrics, stage by stage."""
 
 from __future__ import annotations
 

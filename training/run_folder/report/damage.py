@@ -1,4 +1,4 @@
-"""What of a run directory is not what the run wrote, so that a report never shows it in silence."""
+"""Find what in a run directory is not as the run wrote it, so that a report says so."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def render(run: RunFiles) -> str:
 
 
 def facts(run: RunFiles) -> list[tuple[str, str]]:
-    """What was trained, on what, how far."""
+    """List what was trained, on what, how far."""
     found: list[tuple[str, str]] = []
     found += [
         (key, _short(run.recipe[key]))
@@ -116,7 +116,7 @@ def rates(result: Mapping[str, Any], path: str = "") -> Iterator[Row]:
 
 
 def measured(run: RunFiles) -> list[Row]:
-    """The first and the last evaluation of each stage and split, for a run without a result."""
+    """Show the first and last evaluation of each stage and split, of a run without a result."""
     rows: dict[str, Row] = {}
     for record in run.records:
         if record.get("kind") in MEASURED:

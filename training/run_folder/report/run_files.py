@@ -62,7 +62,7 @@ class RunFiles:
         return list(dict.fromkeys(str(record["stage"]) for record in self.records))
 
     def of_stage(self, stage: str) -> list[Record]:
-        """Its records, by step."""
+        """List the records of a stage, by step."""
         return sorted(
             (r for r in self.records if r["stage"] == stage), key=lambda record: record["step"]
         )
