@@ -184,7 +184,7 @@ class Episode:
         return sum(len(turn.response_ids) for turn in self.turns)
 
     def to_json(self, *, artifacts: bool = False) -> dict[str, Any]:
-        """Return a JSON-serialisable form, which `from_json` restores; with `artifacts` those too."""
+        """Return a JSON-serialisable form, for `from_json`; with `artifacts` those too."""
         data = asdict(self) | {"task": self.task.model_dump(), "stop": self.stop.value}
         parts: list[Episode | Turn] = [self, *self.turns]
         for seen, told in zip(parts, [data, *data["turns"]], strict=True):

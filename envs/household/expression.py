@@ -2,8 +2,8 @@
 
     read("r.name or r.id")({"r": shelf})       # 'shelf 2'
 
-A game's file may come from anybody. What it may write is: the fields of an `CompiledEntity`, texts in
-quotes, ``+``, ``and``, ``or``, ``not``, and ``a if b else c``.
+A game's file may come from anybody. What it may write is: the fields of a `CompiledEntity`, texts
+in quotes, ``+``, ``and``, ``or``, ``not``, and ``a if b else c``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Shake(Stage):
         noise = torch.Generator().manual_seed(session.recipe.seed)
         with torch.no_grad():
             for weight in session.model.parameters():
-                weight += self.size * torch.randn(weight.shape, generator=noise)
+                weight.add_(self.size * torch.randn(weight.shape, generator=noise))
         await session.engine.push(session.model.state_dict(), 1)
         session.record(self.label, 1, "train", {"size": self.size})
         session.save(self.label, (index, 1))

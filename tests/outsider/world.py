@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from turnrl import Outcome, Task, TextEnv, register
 from turnrl.envs import Split
@@ -16,7 +17,7 @@ class LampsEnv(TextEnv):
 
     instructions = "Answer with the colour that is lit: red, green or blue."
 
-    def _tasks(self, split: Split) -> list[Task]:
+    def _tasks(self, split: Split) -> Sequence[Task]:
         return self.seeded(range(FIRST[split], FIRST[split] + 50), split)
 
     def _begin(self, task: Task) -> Outcome:
