@@ -20,14 +20,12 @@ from pydantic import Field, ValidationError
 from ..foundation.config import explain, keys_of
 from ..foundation.errors import UserError, nearest
 from ..foundation.importing import refuse_paths
-from ..foundation.manifest import MANIFEST_FILE, check_manifest, digest
+from ..foundation.manifest import MANIFEST_FILE, check_manifest, digest, read_manifest
 from .agent import LanguageAgent
 from .config import AgentConfig
 from .engines.base import ENGINES
 
-AGENT_FILE = "agent.json"
-CHECKPOINTS = ("best", "rl", "last", "sft")
-"""Folders under a run's ``checkpoints/``, in the order in which they are the run's result."""
+AGENT_FILE, CONFIG = "agent.json", "config.json"
 
 
 class SavedAgent(AgentConfig):
@@ -71,11 +69,7 @@ class SavedAgent(AgentConfig):
         """
         file = folder / AGENT_FILE
         if not file.is_file():
-            of_run = (
-                folder.parent.name == "checkpoints"
-                and (folder.parent.parent / "recipe.yaml").is_file()
-            )
-            if of_run or (folder / "trainer.pt").is_file():
+            if any(folder.parent.glob(f"*/{AGENT_FILE}")):  # those beside it are checkpoints
                 raise UserError(f"'{folder}' is incomplete: {AGENT_FILE} is missing")
             return cls()
         try:
@@ -110,19 +104,24 @@ class LoadedAgent:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """Find the folder of weights that a run or checkpoint folder means. Raises UserError.
+    """Find the folder of weights that a path means: itself, or the one of highest rank two below.
 
-    Of a run, these are the weights that it tested.
+    A checkpoint has a `rank` in its manifest, a list of numbers; a run gives the highest to the
+    weights that it tested. Raises UserError if there is none.
     """
-    for folder in (path, *(path / "checkpoints" / name for name in CHECKPOINTS)):
-        if (folder / "config.json").is_file():
-            return folder
+    if (path / CONFIG).is_file():
+        return path
     if (path / AGENT_FILE).is_file():
-        raise UserError(f"'{path}' is incomplete: config.json is missing")
-    raise UserError(
-        f"'{path}' is neither a checkpoint (no config.json) nor a run that has one under"
-        " checkpoints/"
-    )
+        raise UserError(f"'{path}' is incomplete: {CONFIG} is missing")
+    found = {
+        file.parent: (read_manifest(file.parent) or {}).get("rank", [])
+        for file in sorted(path.glob(f"*/*/{CONFIG}"))
+    }
+    if not found:
+        raise UserError(
+            f"'{path}' is neither a checkpoint (no {CONFIG}) nor a run that has one to play"
+        )
+    return max(found, key=lambda folder: found[folder])
 
 
 def is_model_name(name: str) -> bool:

@@ -154,8 +154,6 @@ def _protocol(target: str) -> Protocol | None:
     folder = Path(target)
     if target in env_ids() or not folder.exists():
         return None
-    if not (folder / "recipe.yaml").is_file() and folder.absolute().parent.name == "checkpoints":
-        return Protocol.read(folder.absolute().parent.parent)
     return Protocol.read(folder)
 
 

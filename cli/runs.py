@@ -143,7 +143,7 @@ def methods(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     output: Annotated[
-        Path | None, typer.Option(help="Where to write it (default: RUN/report.html).")
+        Path | None, typer.Option(help="Where to write it (default: in the folder of the run).")
     ] = None,
 ) -> None:
     """Write a run as one self-contained HTML file.

@@ -18,7 +18,7 @@ from turnrl.agents.models.load import load
 from turnrl.agents.models.save import save
 from turnrl.agents.saved_agent import AGENT_FILE, checkpoint_folder, fingerprint, load_agent
 from turnrl.cli import main
-from turnrl.foundation.manifest import MANIFEST_FILE
+from turnrl.foundation.manifest import MANIFEST_FILE, write_manifest
 
 WORLD = '''
 """Repeat the animal that is shown, three times."""
@@ -192,14 +192,25 @@ def test_other_players_are_measured_under_the_limits_of_the_run(
 
 
 @pytest.mark.parametrize(
-    "present", [("best", "rl", "last", "sft"), ("rl", "last", "sft"), ("last", "sft"), ("sft",)]
+    "present",
+    [
+        ("second", "best", "last", "first", "sft"),
+        ("best", "rl", "last", "sft"),
+        ("rl", "last", "sft"),
+        ("last", "sft"),
+        ("sft",),
+    ],
 )
 def test_the_weights_of_a_run_are_those_that_it_tested(
     tmp_path: Path, present: tuple[str, ...]
 ) -> None:
+    """The best of a stage, else its last, else what the stage before left behind."""
+    ranks = {"second": [2, 1], "best": [1, 2], "last": [1, 0], "first": [1, 1], "rl": [1, 1]}
     for name in present:
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        (tmp_path / "checkpoints" / name / "config.json").write_text("{}")
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        write_manifest(folder, rank=ranks.get(name, [0, 1]))
     assert checkpoint_folder(tmp_path).name == present[0]
 
 

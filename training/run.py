@@ -26,7 +26,8 @@ from .recipe import Recipe
 from .run_folder import checkpoint
 from .run_folder.checkpoint import Saved, TrainerState
 from .run_folder.console import RunNarrator
-from .run_folder.log import LAST, Record, RunLog
+from .run_folder.folder import BEST, LAST
+from .run_folder.log import Record, RunLog
 from .run_folder.resume import MEASURE, changes
 from .session import Session
 from .stages.base import Stage
@@ -98,10 +99,10 @@ def _saved(log: RunLog) -> Saved | None:
     """The checkpoint to go on from; None where nothing was saved yet. Raises UserError if it was,
     and is lost.
     """
-    last = log.folder / LAST
+    last = log.folder.checkpoint(LAST)
     if last.is_dir():
         return checkpoint.read(last)
-    if log.empty:
+    if log.folder.empty:
         return None
     raise UserError(f"'{last}' is missing: {checkpoint.NEEDED}")
 
@@ -159,7 +160,7 @@ async def _load(
     if saved is None:
         texts = await world_text(recipe, prototype, progress) if recipe.model.name == "tiny" else []
         return load(recipe.model, corpus=lambda: texts, marks=marks(recipe, prototype))
-    loaded = load(recipe.model.model_copy(update={"name": str(log.folder / LAST)}))
+    loaded = load(recipe.model.model_copy(update={"name": str(log.folder.checkpoint(LAST))}))
     loaded.model.load_state_dict(saved.weights)
     return loaded
 
@@ -170,7 +171,7 @@ def _go_on(session: Session, saved: Saved, new: dict[str, str]) -> None:
     at = session.recipe.stages[state.stage].label
     session.best, session.best_step = state.best, state.best_step
     if state.best_step:
-        folder = log.folder / "checkpoints" / "best"
+        folder = log.folder.checkpoint(BEST)
         about = check_manifest(folder, checkpoint.NEEDED)
         if not (folder / "config.json").is_file():
             raise UserError(

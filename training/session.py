@@ -24,6 +24,7 @@ from .interrupt import Interrupts
 from .patience import check_finite
 from .recipe import Recipe
 from .run_folder import checkpoint
+from .run_folder.folder import BEST, LAST
 from .run_folder.log import Record, RunLog
 
 
@@ -148,15 +149,16 @@ class Session:
     def save(
         self, name: str, progress: tuple[int, int], parts: dict[str, Any] | None = None
     ) -> None:
-        """Write ``checkpoints/<name>``. Raises RunFailed, and writes nothing, if a weight is not
-        finite.
+        """Write a checkpoint. Raises RunFailed, and writes nothing, if a weight is not finite.
 
         Args:
+            name: the label of the stage, or `BEST` or `LAST` of `run_folder.folder`.
             progress: index of the stage, and how many of its steps are done.
             parts: what makes a resume from it exact, if one can begin there; see `TrainerState`.
         """
         check_finite(self.model, f"when '{name}' is to be saved")
-        about: dict[str, Any] = {"progress": progress}
+        rank = (progress[0], {BEST: 2, LAST: 0}.get(name, 1))
+        about: dict[str, Any] = {"progress": progress, "rank": rank}
         state = None
         if parts is not None:
             about["metrics"] = self.log.mark()
@@ -170,7 +172,7 @@ class Session:
                 self.clock.read(),
             )
         checkpoint.write(
-            self.log.folder / "checkpoints" / name,
+            self.log.folder.checkpoint(name),
             self.model,
             self.tokenizer,
             self.saved_agent(),

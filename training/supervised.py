@@ -30,6 +30,7 @@ from .batch import TokenBatch
 from .interrupt import Asked
 from .learner.optim import apply_step, make_optimizer, restore_optimizer
 from .run_folder.checkpoint import TrainerState
+from .run_folder.folder import LAST
 from .session import Session
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class SupervisedTrainer:
             "useless": self.useless,
             "over": self.over,
         }
-        self.session.save("last", (self.index, self.done), parts)
+        self.session.save(LAST, (self.index, self.done), parts)
 
     def restore(self, state: TrainerState) -> None:
         """Go on from what `save` wrote."""

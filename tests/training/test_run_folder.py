@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import turnrl
 import yaml
 from turnrl import Recipe, UserError, evaluate
 from turnrl.agents.models.config import ModelConfig
@@ -395,3 +398,36 @@ def test_a_signal_in_the_middle_of_a_replacement_leaves_one_whole_folder(
     os.waitpid(child, 0)
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
     assert (path / "which").read_text() in ("old", "new")
+
+
+def said(source: str) -> Iterator[str]:
+    """The string constants of a source that are no docstrings."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
+def test_nobody_else_knows_the_names_of_files_and_folders() -> None:
+    home = Path(str(turnrl.__file__)).parent
+    names = re.compile(
+        r"recipe\.yaml|metrics\.jsonl|result\.json|report\.html|^checkpoints(/|$)|^episodes/"
+    )
+    for room in ("foundation", "envs", "agents", "rewards", "training", "cli"):
+        for file in (home / room).rglob("*.py"):
+            known = [text for text in said(file.read_text("utf-8")) if names.search(text)]
+            assert not known or file.parts[-2:] == ("run_folder", "folder.py"), (file, known)
+
+
+@pytest.mark.parametrize("key", ["seed", "pool", "evaluate", "evaluate.tasks", "agent.max_turns"])
+def test_a_run_is_not_measured_by_a_recipe_that_lacks_a_key(copy: Path, key: str) -> None:
+    """Today's default need not be that of the run."""
+    file = copy / "recipe.yaml"
+    Protocol.read(copy), Protocol.read(copy / "checkpoints" / "last")
+    data = yaml.safe_load(file.read_text("utf-8"))
+    block, _, inner = key.rpartition(".")
+    (data[block] if block else data).pop(inner)
+    file.write_text(yaml.safe_dump(data), "utf-8")
+    with pytest.raises(UserError, match=rf"recipe.yaml' is damaged: .*{inner}"):
+        Protocol.read(copy)

@@ -1,14 +1,4 @@
-"""RunLog: a run directory, written by one process, that can be read at any moment::
-
-    recipe.yaml                     the recipe as it is; comments say what changed on the way
-    metrics.jsonl                   one flat JSON object per training step or evaluation
-    episodes/rl-000010.jsonl.gz     one Episode per line; test-rl-000080.jsonl.gz: the test's
-    checkpoints/{sft,rl,best,last}  Hugging Face folders that can be played
-    result.json                     the last table
-    manifest.json                   SHA-256 of the files beside the checkpoints, at the end
-
-A second process that wants to write into it is refused.
-"""
+"""RunLog: writes the folder of a run, one process at a time, so it can be read at any moment."""
 
 from __future__ import annotations
 
@@ -26,9 +16,9 @@ from ...foundation.errors import UserError
 from ...foundation.files import explaining_os_errors, finite, tidy, write_text
 from ...foundation.manifest import MANIFEST_FILE, digest, sealed, write_manifest
 from ..recipe import Recipe
+from .folder import RECIPE, RunFolder
 
 Record = dict[str, Any]
-LAST = "checkpoints/last"
 DAMAGED = (
     "is damaged, it is not what it was at the last checkpoint: restore it, or delete it to go on"
     " without it"
@@ -48,21 +38,19 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
-        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+        self.folder = RunFolder(folder)
+        self.metrics = self.folder.metrics
         with explaining_os_errors(folder, "use the folder"):
-            if resume and not (
-                (folder / "recipe.yaml").exists() or (folder / "checkpoints").exists()
-            ):
-                raise UserError(f"nothing to resume in '{folder}': it has no recipe.yaml")
+            if resume and not self.folder.begun:
+                raise UserError(f"nothing to resume in '{folder}': it has no {RECIPE}")
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         try:
             with explaining_os_errors(folder):
-                for part in ("episodes", "checkpoints"):
-                    (folder / part).mkdir(exist_ok=True)
-                    tidy(folder / part)
-                tidy(folder)
-                if not resume and not self.empty:
+                self.folder.make()
+                for part in (self.folder.episodes, self.folder.checkpoints, folder):
+                    tidy(part)
+                if not resume and not self.folder.empty:
                     raise UserError(
                         f"'{folder}' already holds a run: choose another --run, or --resume it"
                     )
@@ -73,15 +61,9 @@ class RunLog:
         self._size = 0
         self._episodes: dict[str, str] = {}
 
-    @property
-    def empty(self) -> bool:
-        """Tell whether nothing of a run was saved here yet."""
-        parts = (self.folder / "episodes", self.folder / "checkpoints")
-        return not self.metrics.exists() and not any(any(part.iterdir()) for part in parts)
-
     def _locked(self) -> FileLock:
-        lock = FileLock(self.folder / ".lock")
-        with explaining_os_errors(self.folder):
+        lock = FileLock(self.folder.lock)
+        with explaining_os_errors(self.folder.path):
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -100,28 +82,19 @@ class RunLog:
     def recipe(self, recipe: Recipe, changes: Sequence[str] = ()) -> None:
         """Write the recipe as it is now, after the changes that it went through."""
         history = "".join(f"# {change}\n" for change in changes)
-        write_text(self.folder / "recipe.yaml", sealed(history + recipe.dump()))
+        write_text(self.folder.recipe, sealed(history + recipe.dump()))
 
     def result(self, result: Record) -> None:
         """Write the last table, and the digests of all files beside the checkpoints, which have
         their own.
         """
-        write_text(
-            self.folder / "result.json",
-            json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
-        )
-        names = ("recipe.yaml", "metrics.jsonl", "result.json")
-        write_manifest(
-            self.folder,
-            [
-                *(self.folder / name for name in names),
-                *(self.folder / "episodes").glob("*.jsonl.gz"),
-            ],
-        )
+        text = json.dumps(finite(result), indent=1, allow_nan=False) + "\n"
+        write_text(self.folder.result, text)
+        write_manifest(self.folder.path, self.folder.written)
 
     def episodes(self, stage: str, step: int, episodes: Sequence[Episode]) -> None:
         """Write the episodes of a step."""
-        target = self.folder / "episodes" / f"{stage}-{step:06d}.jsonl.gz"
+        target = self.folder.episodes_of(stage, step)
         save_episodes(target, episodes)
         self._episodes[target.name] = digest(target)
 
@@ -171,19 +144,15 @@ class RunLog:
             if data is not None and hashlib.sha256(data).hexdigest() != mark["sha256"]:
                 raise UserError(f"'{self.metrics}' {DAMAGED}")
             for name, wanted in mark["episodes"].items():
-                path = self.folder / "episodes" / name
+                path = self.folder.episodes / name
                 if path.exists() and digest(path) != wanted:
                     raise UserError(f"'{path}' {DAMAGED}")
             self._episodes = dict(mark["episodes"])
-            (self.folder / MANIFEST_FILE).unlink(missing_ok=True)
+            (self.folder.path / MANIFEST_FILE).unlink(missing_ok=True)
             if data is not None:
                 os.truncate(self.metrics, mark["size"])
                 self._size = mark["size"]
                 self._written.update(data)
-            kept = (self.folder / "episodes").glob(f"*{stage}-*.jsonl.gz")
-            for path in [
-                path for path in kept if path.name.startswith((f"{stage}-", f"test-{stage}-"))
-            ]:
-                number = path.name.removesuffix(".jsonl.gz").rpartition("-")[2]
-                if number.isdecimal() and int(number) > step:
+            for name, number, path in self.folder.kept_episodes():
+                if name in (stage, f"test-{stage}") and number > step:
                     path.unlink()

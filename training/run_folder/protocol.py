@@ -15,11 +15,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ...agents.baselines import BASELINES
-from ...agents.config import AgentConfig
 from ...foundation.config import explain, keys_of
 from ...foundation.errors import UserError
 from ...foundation.manifest import unsealed
 from ..recipe import EvaluateConfig, PoolConfig
+from .folder import RunFolder
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -38,10 +38,12 @@ class Protocol:
 
     @classmethod
     def read(cls, folder: Path) -> Protocol:
-        """Read ``recipe.yaml`` of a run. Raises UserError if there is none or it is damaged."""
-        file = folder / "recipe.yaml"
-        if not file.is_file():
-            raise UserError(f"'{folder}' is not the folder of a run: it holds no recipe.yaml")
+        """Read the recipe of a run. Raises UserError if there is none or it is damaged.
+
+        Args:
+            folder: of the run, or of one of its checkpoints.
+        """
+        file = RunFolder.of(folder).recipe
         try:
             data = yaml.safe_load(unsealed(file.read_text("utf-8"), file))
         except (OSError, yaml.YAMLError, ValueError) as error:
@@ -49,9 +51,9 @@ class Protocol:
         env = data.get("env") if isinstance(data, dict) else None
         if not isinstance(env, dict) or not isinstance(env.get("id"), str):
             raise UserError(f"'{file}' is damaged: it names no environment")
-        agent = data["agent"] if isinstance(data.get("agent"), dict) else {}
-        numbers = {"seed": data.get("seed", 0), "threads": data.get("threads", 1)}
-        numbers["max_turns"] = agent.get("max_turns", AgentConfig().max_turns)
+        agent = _part(data, "agent", file)
+        numbers = {name: data.get(name) for name in ("seed", "threads")}
+        numbers["max_turns"] = agent.get("max_turns")
         for name, value in numbers.items():
             if not isinstance(value, int) or value < (name != "seed"):
                 raise UserError(f"'{file}' is damaged: {name} is {value!r}")
@@ -78,8 +80,19 @@ class Protocol:
         return self.evaluate.tasks if split == self.evaluate.split else None
 
 
+def _part(data: Mapping[str, Any], name: str, file: Path) -> Mapping[str, Any]:
+    part = data.get(name)
+    if not isinstance(part, dict):
+        raise UserError(f"'{file}' is damaged: {name} is {part!r}")
+    return part
+
+
 def _block(model: type[B], data: Mapping[str, Any], name: str, file: Path) -> B:
+    """Read a block. What is missing is not guessed: today's default may not be that of the run."""
+    part = _part(data, name, file)
+    if missing := [key for key in model.model_fields if key not in part]:
+        raise UserError(f"'{file}' is damaged: {name}.{missing[0]} is missing")
     try:
-        return model.model_validate(data.get(name) or {})
+        return model.model_validate(part)
     except ValidationError as error:
         raise UserError(explain(error, f"'{file}' is damaged: {name}", keys_of(model))) from None

@@ -16,6 +16,7 @@ from typing import Any
 from ...foundation.errors import UserError
 from ..recipe import Recipe
 from .checkpoint import TrainerState
+from .folder import RECIPE
 
 MEASURE = ("evaluate.split", "evaluate.tasks", "evaluate.temperature")
 """What makes two evaluations comparable."""
@@ -52,7 +53,7 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
         more = f" and {len(fixed) - 8} more" if len(fixed) > 8 else ""
         raise UserError(
             f"this run has another recipe: {'; '.join(fixed[:8])}{more} cannot change on the way;"
-            " go on with the recipe.yaml of its folder, or choose another --run"
+            f" go on with the {RECIPE} of its folder, or choose another --run"
         )
     if going_on.length is not None and going_on.length < state.step:
         raise UserError(

@@ -109,7 +109,7 @@ class Stage(Plugin):
         Args:
             session: the parts of the run.
             index: its place among the stages, for checkpoints.
-            state: what it saved with ``session.save("last", ...)``, to go on from there.
+            state: what it saved with ``session.save(LAST, ...)``, to go on from there.
 
         Returns:
             The steps that are done.

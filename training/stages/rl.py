@@ -18,6 +18,7 @@ from ..modifiers.base import Modifier
 from ..objections import reinforcement
 from ..patience import Patience
 from ..run_folder import checkpoint
+from ..run_folder.folder import BEST, LAST
 from ..selection.base import Selection
 from ..walk import Trainer
 from .base import ModelSize, Stage
@@ -153,7 +154,7 @@ class Rl(Stage, LearnerConfig):
             done, evaluated = state.step, bool(state.parts["evaluated"])
         else:
             session.best, session.best_step = -1.0, 0
-            session.save("last", (index, 0), trainer.state(evaluated=True))
+            session.save(LAST, (index, 0), trainer.state(evaluated=True))
         patience = Patience(self.label, self.give_up_after, self.steps)
         while done < self.steps or not evaluated:
             memory: dict[str, Any] | None = trainer.memory()
@@ -170,14 +171,14 @@ class Rl(Stage, LearnerConfig):
                     evaluated = True
             except Asked:
                 session.where = f"at {self.label} step {done}"
-                session.save("last", (index, done), trainer.state(memory, evaluated=evaluated))
+                session.save(LAST, (index, done), trainer.state(memory, evaluated=evaluated))
                 raise
             if trainer.due(done - 1, self.checkpoint_every):
-                session.save("last", (index, done), trainer.state(evaluated=True))
+                session.save(LAST, (index, done), trainer.state(evaluated=True))
         async with trainer.averaged(done):
             session.save(self.label, (index, done))
-        kept = "best" if session.best_step else self.label
-        checkpoint.restore(session.log.folder / "checkpoints" / kept, session.model)
+        kept = BEST if session.best_step else self.label
+        checkpoint.restore(session.log.folder.checkpoint(kept), session.model)
         await session.engine.push(session.model.state_dict(), done + 1)
         return done
 
@@ -194,4 +195,4 @@ class Rl(Stage, LearnerConfig):
             session.record(self.label, step, "eval", result.record())
             if result.whole and result.success is not None and result.success >= session.best:
                 session.best, session.best_step = result.success, step
-                session.save("best", (trainer.index, step))
+                session.save(BEST, (trainer.index, step))

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from ....foundation.errors import UserError
 from ....foundation.manifest import digest, read_manifest, unsealed
+from ..folder import LAST, RunFolder
 
 
-def damage(folder: Path) -> Iterator[str]:
+def damage(run: RunFolder) -> Iterator[str]:
     """Yield one sentence for each file beside the checkpoints that is missing or not what the run
     wrote.
     """
     try:
-        unsealed(
-            (folder / "recipe.yaml").read_text("utf-8", errors="replace"), folder / "recipe.yaml"
-        )
-        files = read_manifest(folder)
-        last = read_manifest(folder / "checkpoints" / "last")
+        unsealed(run.recipe.read_text("utf-8", errors="replace"), run.recipe)
+        files = read_manifest(run.path)
+        last = read_manifest(run.checkpoint(LAST))
     except UserError as error:
         yield str(error)
         return
     if files is not None:  # the run has ended
         for name, wanted in files["files"].items():
-            path = folder / name
+            path = run.path / name
             if not path.is_file():
                 yield f"{name} is missing"
             elif digest(path) != wanted:
@@ -34,7 +32,7 @@ def damage(folder: Path) -> Iterator[str]:
                     " wrong"
                 )
         return
-    metrics, mark = folder / "metrics.jsonl", (last or {}).get("metrics")
+    metrics, mark = run.metrics, (last or {}).get("metrics")
     if mark and metrics.is_file():
         with metrics.open("rb") as file:
             found = hashlib.sha256(file.read(mark["size"])).hexdigest()

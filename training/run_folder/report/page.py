@@ -41,12 +41,13 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 
     Args:
         run: the folder of the run, finished or not.
-        output: the file to write; ``run/report.html`` by default. It appears whole or not at all.
+        output: the file to write; in the folder of the run by default. It appears whole or not at all.
 
     Raises:
         UserError: `run` is not a run directory, or `output` cannot be written.
     """
-    target, files = output or run / "report.html", RunFiles.read(run)
+    files = RunFiles.read(run)
+    target = output or files.folder.report
     html = render(files)
     if os.path.isdir(target) or not os.path.isdir(target.absolute().parent):
         what = (
@@ -72,7 +73,7 @@ def render(run: RunFiles) -> str:
     )
     chosen = samples.choose(run)
     return templates.get_template("page.html.j2").render(
-        title=str(run.recipe.get("name", run.folder.name)),
+        title=str(run.recipe.get("name", run.folder.path.name)),
         facts=facts(run),
         rows=list(rates(run.result)) or measured(run),
         seconds=_numbers(run.result.get("seconds")),
@@ -94,7 +95,7 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         if key in run.recipe
     ]
     found += [(f"{stage} steps", str(run.of_stage(stage)[-1]["step"])) for stage in run.stages]
-    metrics = run.folder / "metrics.jsonl"
+    metrics = run.folder.metrics
     if metrics.is_file():
         found.append(
             ("last written", f"{datetime.fromtimestamp(metrics.stat().st_mtime):%Y-%m-%d %H:%M}")

@@ -17,6 +17,7 @@ import yaml
 
 from ....agents.episode import Episode
 from ....foundation.errors import UserError
+from ..folder import RunFolder
 from .damage import damage
 
 Record = dict[str, Any]
@@ -26,7 +27,7 @@ Record = dict[str, Any]
 class RunFiles:
     """A run directory; `notes` says what could not be read."""
 
-    folder: Path
+    folder: RunFolder
     recipe: dict[str, Any]
     recipe_text: str
     records: list[Record]
@@ -38,11 +39,9 @@ class RunFiles:
 
     @classmethod
     def read(cls, folder: Path) -> RunFiles:
-        """Raises UserError if `folder` is not a run directory."""
-        file = folder / "recipe.yaml"
-        if not file.is_file():
-            what = "holds no recipe.yaml" if folder.is_dir() else "there is no such folder"
-            raise UserError(f"'{folder}' is not the folder of a run: {what}")
+        """Read a run directory. Raises UserError if `folder` is none."""
+        place = RunFolder.of(folder)
+        file = place.recipe
         text = file.read_text("utf-8", errors="replace")
         try:
             recipe = yaml.safe_load(text)
@@ -50,10 +49,10 @@ class RunFiles:
             recipe = None
         if not isinstance(recipe, dict):
             raise UserError(f"'{file}' is damaged: it is not a mapping in YAML")
-        run = cls(folder, recipe, text, [], {})
+        run = cls(place, recipe, text, [], {})
         run.records = run._records()
         run.result = run._result()
-        run.notes += damage(folder)
+        run.notes += damage(place)
         return run
 
     @property
@@ -69,18 +68,11 @@ class RunFiles:
 
     def episode_files(self, stage: str) -> list[tuple[int, Path]]:
         """(step, file) of the episodes that were kept, by step."""
-        found: list[tuple[int, Path]] = []
-        for path in (self.folder / "episodes").glob("*.jsonl.gz"):
-            name, _, step = path.name.removesuffix(".jsonl.gz").rpartition("-")
-            if name == stage and step.isdecimal():
-                found.append((int(step), path))
-        return sorted(found)
+        return [(step, path) for name, step, path in self.folder.kept_episodes() if name == stage]
 
     def episode_stages(self) -> list[str]:
         """Stages that kept episodes; those with metrics first."""
-        names = {
-            path.name.rpartition("-")[0] for path in (self.folder / "episodes").glob("*-*.jsonl.gz")
-        }
+        names = {name for name, _, _ in self.folder.kept_episodes()}
         return [s for s in self.stages if s in names] + sorted(names - set(self.stages))
 
     def episodes(self, path: Path) -> Iterator[Episode]:
@@ -91,14 +83,14 @@ class RunFiles:
                     yield Episode.from_json(json.loads(line))
         except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
             self.notes.append(
-                f"episodes/{path.name} is damaged ({type(error).__name__}); what comes after is not"
+                f"{path.relative_to(self.folder.path)} is damaged ({type(error).__name__}); what comes after is not"
                 " shown"
             )
 
     def _records(self) -> list[Record]:
-        path = self.folder / "metrics.jsonl"
+        path = self.folder.metrics
         if not path.is_file():
-            self.notes.append("there is no metrics.jsonl yet")
+            self.notes.append(f"there is no {path.name} yet")
             return []
         kept: dict[tuple[Any, ...], Record] = {}
         lines, damaged = path.read_text("utf-8", errors="replace").splitlines(), 0
@@ -112,11 +104,11 @@ class RunFiles:
             elif line.strip() and number < len(lines):
                 damaged += 1
         if damaged:
-            self.notes.append(f"{damaged} lines of metrics.jsonl cannot be read and are left out")
+            self.notes.append(f"{damaged} lines of {path.name} cannot be read and are left out")
         return list(kept.values())
 
     def _result(self) -> dict[str, Any]:
-        path = self.folder / "result.json"
+        path = self.folder.result
         if not path.is_file():
             return {}
         try:
@@ -125,7 +117,7 @@ class RunFiles:
             result = None
         if isinstance(result, dict):
             return result
-        self.notes.append("result.json cannot be read")
+        self.notes.append(f"{path.name} cannot be read")
         return {}
 
 

@@ -95,15 +95,13 @@ def find_tokenizer(run: RunFiles) -> Tokenizer | None:
     """The tokenizer of a checkpoint of the run, if one can be read; the run's notes name a damaged
     one.
     """
-    for name in ("best", "last", "rl", "sft"):
-        file = run.folder / "checkpoints" / name / "tokenizer.json"
-        if file.is_file():
-            from tokenizers import Tokenizer
+    for file in sorted(run.folder.checkpoints.glob("*/tokenizer.json")):
+        from tokenizers import Tokenizer
 
-            try:
-                return Tokenizer.from_file(str(file))
-            except Exception:  # the library raises no more special type
-                run.notes.append(f"checkpoints/{name}/tokenizer.json is damaged and left out")
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception:  # the library raises no more special type
+            run.notes.append(f"{file.relative_to(run.folder.path)} is damaged and left out")
     return None
 
 
@@ -135,7 +133,8 @@ def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -
         missing.append(f"tokens beyond the first {MOST_TOKENS}")
     if missing:
         sample.left_out = (
-            f"Not shown here: {' and '.join(missing)}; see episodes/{stage}-{step:06d}.jsonl.gz."
+            f"Not shown here: {' and '.join(missing)}; the file of this step in the run's folder has"
+            " them."
         )
     return sample
 
