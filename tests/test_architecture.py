@@ -81,6 +81,19 @@ def test_no_room_imports_upwards(path: Path) -> None:
     assert rooms(path.read_text("utf-8"), package) <= allowed
 
 
+KNOWS_THE_RUN = ("recipe", "session", "run", "walk", "stages")
+BELOW_STAGES = ("learner", "source", "credit", "losses", "regularizers", "modifiers", "selection")
+
+
+@pytest.mark.parametrize("folder", BELOW_STAGES)
+def test_nobody_below_the_stages_sees_a_recipe_or_a_run(folder: str) -> None:
+    above = {f"turnrl.training.{name}" for name in KNOWS_THE_RUN}
+    for path in (ROOT / "training" / folder).rglob("*.py"):
+        package = ["turnrl", *path.relative_to(ROOT).parts[:-1]]
+        names = imports(path.read_text("utf-8"), package)
+        assert not {".".join(name.split(".")[:3]) for name in names} & above, path
+
+
 def module_of(path: Path) -> str:
     """The dotted name of a file of the package."""
     parts = ("turnrl", *path.relative_to(ROOT).with_suffix("").parts)

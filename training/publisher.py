@@ -15,15 +15,17 @@ from torch import Tensor
 from ..agents.engines.base import Engine
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Publisher:
-    """The weights that an engine has, and in which version."""
+    """The way of weights to an engine."""
 
     engine: Engine
-    version: int = 0
-    """Of the weights that it plays with: the steps that are in them."""
 
     async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Give the engine these weights, and wait until it plays with them."""
+        """Give the engine these weights, and wait until it plays with them.
+
+        Args:
+            version: steps of learning that are in them; every response says it of the weights that
+                sampled it.
+        """
         await self.engine.push(weights, version)
-        self.version = version
