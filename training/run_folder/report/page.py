@@ -41,7 +41,8 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 
     Args:
         run: the folder of the run, finished or not.
-        output: the file to write; in the folder of the run by default. It appears whole or not at all.
+        output: the file to write; in the folder of the run by default. It appears whole or not at
+            all.
 
     Raises:
         UserError: `run` is not a run directory, or `output` cannot be written.

@@ -83,8 +83,8 @@ class RunFiles:
                     yield Episode.from_json(json.loads(line))
         except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
             self.notes.append(
-                f"{path.relative_to(self.folder.path)} is damaged ({type(error).__name__}); what comes after is not"
-                " shown"
+                f"{path.relative_to(self.folder.path)} is damaged ({type(error).__name__}); what"
+                " comes after is not shown"
             )
 
     def _records(self) -> list[Record]:

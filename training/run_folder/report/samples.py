@@ -133,8 +133,8 @@ def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -
         missing.append(f"tokens beyond the first {MOST_TOKENS}")
     if missing:
         sample.left_out = (
-            f"Not shown here: {' and '.join(missing)}; the file of this step in the run's folder has"
-            " them."
+            f"Not shown here: {' and '.join(missing)}; the file of this step in the run's folder"
+            " has them."
         )
     return sample
 
