@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from .checksums import intact, sums_of, write_sums
 from .errors import UserError
 from .processes import is_alive
@@ -43,20 +45,21 @@ _looked_at: set[Path] = set()
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the path of a folder of the cache, ``turnrl`` in $XDG_CACHE_HOME or ~/.cache.
+    """Return the path of a folder of the cache: ``turnrl`` where the system keeps caches.
 
-    The folder need not exist. Raises UserError where neither place is known.
+    That is $XDG_CACHE_HOME or ~/.cache on Linux. The folder need not exist. Raises UserError where
+    the user has no such place.
     """
-    home = os.environ.get("XDG_CACHE_HOME")
-    if not home:
-        try:
-            home = str(Path.home() / ".cache")
-        except RuntimeError:
-            raise UserError(
-                "this user has no home folder: set XDG_CACHE_HOME to a folder where games and"
-                " indexes can be kept"
-            ) from None
-    return Path(home, "turnrl", *parts)
+    try:
+        root = platformdirs.user_cache_path("turnrl", appauthor=False)
+    except RuntimeError:
+        root = Path("~")
+    if not root.is_absolute():
+        raise UserError(
+            "this user has no home folder: set XDG_CACHE_HOME to a folder where games and indexes"
+            " can be kept"
+        )
+    return root.joinpath(*parts)
 
 
 def make_once(path: Path, make: Callable[[Path], None]) -> Path:
