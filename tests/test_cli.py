@@ -274,7 +274,7 @@ def test_methods(turnrl: Any) -> None:
         "type": "float",
         "limits": ["at least 0"],
         "default": 1e-6,
-        "description": "added to the group's standard deviation",
+        "description": "small number added to the group's standard deviation",
     }
     assert {one["slot"] for one in turnrl("methods", "credit", "--json").data} == {
         "training.credit"
@@ -325,7 +325,7 @@ MISTAKES = [
         ["train", "RECIPE", "sft.tagger={name: rules}", "--dry-run"],
         "sft: tagger 'rules' needs a parser that knows the",
     ),
-    (["train", "RECIPE", "rl.steps=many", "--dry-run"], "rl.steps"),
+    (["train", "RECIPE", "rl.steps=many", "--dry-run"], "steps: Input should be a valid integer"),
     (["train", "RECIPE", "rl.steps", "--dry-run"], "write key=value"),
     (["train", "RECIPE", "env.id=nope/none-v0", "--dry-run"], "no environment 'nope/none-v0'"),
     (["train", "RECIPE", "--resume", "--run", "nowhere"], "nothing to resume"),

@@ -41,7 +41,7 @@ def trained(folder: Path, **changes: Any) -> tuple[list[dict[str, Any]], dict[st
 
 def test_an_engine_with_its_own_weights_trains_the_same_run(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
-        "sft": {"epochs": 2, "validate_every": 1},
+        "sft": {"epochs": 12, "validate_every": 4},
         "rl": {"steps": 3, "average": 0.5, "episodes_every": 1},
         "evaluate": {"every": 1, "tasks": 4, "test_tasks": 4},
     }

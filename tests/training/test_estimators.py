@@ -40,6 +40,7 @@ def load(name: str) -> ModuleType:
 tabular: Any = load("tabular")
 problems: Any = load("problems")
 biases: Any = load("biases")
+load("estimators_page")
 bench: Any = load("estimators")
 BY_NAME = {problem.name: problem for problem in problems.PROBLEMS}
 EVERY = pytest.mark.parametrize("problem", problems.PROBLEMS, ids=lambda problem: problem.name)
