@@ -133,27 +133,39 @@ def evaluate(
         finally:
             close_worlds([prototype])
         worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
-        try:
-            played, stats = asyncio.run(
-                play_tasks(
-                    who.agent,
-                    chosen,
-                    worlds,
-                    max_turns=who.max_turns,
-                    seed=seed,
-                    concurrency=concurrency,
-                    label=who.label(split),
-                    progress=progress,
-                )
-            )
-        finally:
-            worlds.close()
+        played, stats = _played(who, chosen, worlds, split, seed, concurrency, progress)
         if episodes is not None:
             episodes += played
         conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
         return summarise(
             played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions
         )
+
+
+def _played(
+    who: _Contestant,
+    tasks: Sequence[Task],
+    worlds: EnvPool,
+    split: str,
+    seed: int,
+    concurrency: int,
+    progress: bool,
+) -> tuple[list[Episode], PlayStats]:
+    """Play the tasks in a pool that is closed afterwards."""
+    playing = play_tasks(
+        who.agent,
+        tasks,
+        worlds,
+        max_turns=who.max_turns,
+        seed=seed,
+        concurrency=concurrency,
+        label=who.label(split),
+        progress=progress,
+    )
+    try:
+        return asyncio.run(playing)
+    finally:
+        worlds.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,19 +108,9 @@ def evaluate(
         if file is not None:
             creatable(file)
     played: list[Episode] = []
-    options: dict[str, Any] = {
-        "seed": seed,
-        "tasks": tasks,
-        "max_turns": max_turns,
-        "imports": imports,
-    }
-    defaults: dict[str, Any] = {
-        "env": target,
-        "agent": agent or "random",
-        "seed": 0,
-        "params": {},
-        "imports": (),
-    }
+    options = {"seed": seed, "tasks": tasks, "max_turns": max_turns, "imports": imports}
+    defaults: dict[str, Any] = {"env": target, "agent": agent or "random", "seed": 0}
+    defaults |= {"params": {}, "imports": ()}
     if (own := _protocol(target)) is not None:
         defaults |= _of_run(own, target, agent, split, trust=trust, imports=not imports)
     settings = defaults | {key: value for key, value in options.items() if value is not None}

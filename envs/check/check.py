@@ -17,7 +17,9 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,38 +75,37 @@ def check_env(
     imports = [os.path.abspath(name) if name.endswith(".py") else name for name in imports]
     import_worlds(*imports)
     fixed = dict(params or {})
-    id = id_or_factory if isinstance(id_or_factory, str) else ""
-
-    def factory(**options: Any) -> TextEnv:
-        options = {**fixed, **options}
-        return (
-            make(id_or_factory, **options)
-            if isinstance(id_or_factory, str)
-            else id_or_factory(**options)
-        )
-
+    if isinstance(id_or_factory, str):
+        id, factory = id_or_factory, partial(make, id_or_factory, **fixed)
+    else:
+        id, factory = "", partial(id_or_factory, **fixed)
     factory().close()
     name = id or getattr(id_or_factory, "__name__", "environment")
-    home = os.getcwd()
-    with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
-        # Worlds that write files must not do so in the caller's directory; the rule 'files' looks
-        # at this one.
-        os.chdir(folder)
-        try:
-            play = Play(
-                factory, id, fixed, imports, seed, Path(folder), step_timeout, reset_timeout
-            )
+    with _elsewhere() as folder:
+        play = Play(factory, id, fixed, imports, seed, folder, step_timeout, reset_timeout)
 
-            def sample(name: str, result: CheckResult | None) -> None:
-                if name == "tasks" and result is not None and result.ok:
-                    play.tasks = _sample(play, tasks)
+        def sample(name: str, result: CheckResult | None) -> None:
+            if name == "tasks" and result is not None and result.ok:
+                play.tasks = _sample(play, tasks)
 
-            found = RULES.run(play, name, on_rule, sample)
-        finally:
-            os.chdir(home)
+        found = RULES.run(play, name, on_rule, sample)
     if found.failures and not report:
         raise AssertionError(str(found))
     return found
+
+
+@contextmanager
+def _elsewhere() -> Iterator[Path]:
+    """Work in an empty folder: worlds that write files must not do so in the caller's, and the rule
+    'files' looks at this one.
+    """
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(home)
 
 
 def _sample(play: Play, count: int) -> list[Task]:

@@ -65,20 +65,18 @@ async def rollout(
         ask_expert=ask_expert,
         keep=keep,
     )
-    groups = []
-    for i, task in enumerate(tasks):
-        played = episodes[i * group_size : (i + 1) * group_size]
-        groups.append(
-            Group(
-                task,
-                [e for e in played if not e.stop.failed],
-                [e.stop for e in played if e.stop.failed],
-            )
-        )
+    groups = [
+        _group(task, episodes[i * group_size : (i + 1) * group_size])
+        for i, task in enumerate(tasks)
+    ]
     spent = {key: value - before[key] for key, value in asdict(agent.engine.stats).items()}
-    return groups, _about([e for e in episodes if not e.stop.failed]) | _costs(
-        episodes, stats, spent
-    )
+    finished = [episode for episode in episodes if not episode.stop.failed]
+    return groups, _about(finished) | _costs(episodes, stats, spent)
+
+
+def _group(task: Task, played: Sequence[Episode]) -> Group:
+    failed = [episode.stop for episode in played if episode.stop.failed]
+    return Group(task, [episode for episode in played if not episode.stop.failed], failed)
 
 
 def _costs(
