@@ -134,8 +134,7 @@ def evaluate(
             close_worlds([prototype])
         worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
         played, stats = _played(who, chosen, worlds, split, seed, concurrency, progress)
-        if episodes is not None:
-            episodes += played
+        (episodes if episodes is not None else []).extend(played)
         conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
         return summarise(
             played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions

@@ -27,6 +27,7 @@ from .app import (
 )
 
 if TYPE_CHECKING:
+    from ..agents.evaluation import Evaluation
     from ..training.run_folder.protocol import Protocol
 
 Target = Annotated[
@@ -101,7 +102,6 @@ def evaluate(
     """
     from ..agents.episode import Episode, save_episodes
     from ..agents.evaluate import evaluate as measure
-    from ..foundation.terminal import Terminal
 
     import_modules(imports)
     for file in (output, episodes):
@@ -126,11 +126,18 @@ def evaluate(
             changes=_changes(parser, context, max_tokens, max_context),
             progress=sys.stderr.isatty(),
         )
+    if episodes is not None:
+        save_episodes(episodes, played)
+    _tell(result, output, as_json)
+
+
+def _tell(result: Evaluation, output: Path | None, as_json: bool) -> None:
+    """Write and print an evaluation. Raises RunFailed if too many episodes failed."""
+    from ..foundation.terminal import Terminal
+
     data = result.model_dump(mode="json")
     if output is not None:
         output.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
-    if episodes is not None:
-        save_episodes(episodes, played)
     answer(data) if as_json else Terminal().print(result.table())
     if not result.whole:
         raise RunFailed(f"this is no measurement of {result.env}: {result.trouble}")
