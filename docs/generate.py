@@ -155,7 +155,7 @@ def worlds_page() -> str:
     """The page about the parameters of the worlds that ship with turnrl."""
     ids: dict[type[EnvSettings], list[str]] = {}
     for id in env_ids():
-        if creator_of(id).__module__.startswith("turnrl."):
+        if creator_of(id).__module__.startswith("turnrl.envs."):
             ids.setdefault(settings_of(id), []).append(id)
     parts = [WORLDS]
     for model, names in ids.items():

@@ -232,6 +232,10 @@ class TextEnv(gymnasium.Env[str, str]):
         registered = gymnasium.registry[self.spec.id].kwargs if self.spec is not None else {}
         return {key: whole[key] for key in registered if key in whole} | self.settings.params()
 
+    def whole_params(self) -> dict[str, Any]:
+        """Return every parameter, defaults included: what makes this world even if they change."""
+        return self.settings.model_dump(mode="json")
+
     def own(self, task: Task) -> Task:
         """Return the task if this instance plays it. Raises UserError for one of another world, or
         with parameters that this world does not take.

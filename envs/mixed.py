@@ -83,6 +83,12 @@ class MixedEnv(TextEnv):
         self.reward_range = min(lows), max(highs)
         self._part = first
 
+    def whole_params(self) -> dict[str, Any]:
+        """Return every parameter of every part."""
+        pairs = zip(self.settings.parts, self.parts, strict=True)
+        parts = [{"id": p.id, "weight": p.weight, **world.whole_params()} for p, world in pairs]
+        return {"parts": parts}
+
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:

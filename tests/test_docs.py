@@ -13,11 +13,10 @@ from pydantic import BaseModel
 from turnrl import Recipe
 from turnrl.cli.catalogue import describe_fields, methods, settings_of
 from turnrl.envs import env_ids
+from turnrl.envs.registry import creator_of
 from turnrl.foundation.plugins import Plugin
 from turnrl.training.stages.base import STAGES
 
-BUILT_IN = env_ids()
-"""Worlds that are there before a test registers its own."""
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -86,7 +85,8 @@ def test_every_help_reads_alone() -> None:
                 f"{model.__name__}.{name}: {field.description}"
             )
     described = {method["name"]: method["fields"] for method in methods()}
-    described |= {id: describe_fields(settings_of(id)) for id in BUILT_IN}
+    built_in = [id for id in env_ids() if creator_of(id).__module__.startswith("turnrl.envs.")]
+    described |= {id: describe_fields(settings_of(id)) for id in built_in}
     for name, fields in described.items():
         for field in fields:
             text = field["description"]

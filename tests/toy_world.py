@@ -190,7 +190,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
     }
     data: dict[str, Any] = {
         "name": "toy",
-        "env": {"id": "toy/lights-v0", "length": 3},
+        "env": {"id": "toy/lights-v0", "length": 3, "forgiving": False},
         "model": {
             "layers": 1,
             "width": 32,

@@ -24,6 +24,7 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     config = recipe.model
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
+    recipe = completed(recipe, prototype)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
     wanted_tasks(recipe, prototype)
     prototype.close()
@@ -45,6 +46,13 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
         "tasks": splits,
         "stages": stages,
     }
+
+
+def completed(recipe: Recipe, world: TextEnv) -> Recipe:
+    """Write every parameter of the world into the recipe, so that it means the same world when a
+    default has changed.
+    """
+    return recipe.model_copy(update={"env": {"id": recipe.env_id, **world.whole_params()}})
 
 
 def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:

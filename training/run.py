@@ -21,7 +21,7 @@ from .clock import Clock
 from .corpus import marks, world_text
 from .interrupt import Asked, Interrupted, Interrupts
 from .objections import fits
-from .plan import env_extras, wanted_tasks
+from .plan import completed, env_extras, wanted_tasks
 from .recipe import Recipe
 from .run_folder import checkpoint
 from .run_folder.checkpoint import Saved, TrainerState
@@ -68,7 +68,7 @@ def train(
             at the end.
         Interrupted: a signal stopped it.
     """
-    recipe = Recipe.of(recipe)
+    recipe = _completed(Recipe.of(recipe))
     narrator = RunNarrator({stage.label: stage.length for stage in recipe.stages})
 
     def tell(record: Record) -> None:
@@ -93,6 +93,15 @@ def train(
             return asyncio.run(_train(recipe, log, interrupts, saved, new, progress, tell))
         finally:
             log.close()
+
+
+def _completed(recipe: Recipe) -> Recipe:
+    import_worlds(*recipe.pool.imports)
+    world = make(recipe.env_id, **recipe.env_params)
+    try:
+        return completed(recipe, world)
+    finally:
+        close_worlds([world])
 
 
 def _saved(log: RunLog) -> Saved | None:
@@ -123,7 +132,6 @@ async def _train(
     progress: bool,
     on_record: OnRecord,
 ) -> dict[str, Any]:
-    import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     pool = recipe.pool.build(_slots(recipe), env_extras(recipe))
     clock = Clock()

@@ -15,9 +15,12 @@ from turnrl.rewards.outcome import Outcome
 from turnrl.training.credit.gae import Gae
 from turnrl.training.credit.grpo import Grpo
 from turnrl.training.losses.ppo_clip import PpoClip
+from turnrl.training.plan import plan
 from turnrl.training.regularizers.kl import Kl
 from turnrl.training.stages.rl import Rl
 from turnrl.training.stages.sft import Sft
+
+from ..toy_world import LightsSettings
 
 DATA: dict[str, Any] = {
     "name": "toy",
@@ -255,3 +258,14 @@ def test_every_recipe_of_ours_is_one(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.name == path.stem
     assert recipe.evaluate.test_tasks, "there is a result on held-out tasks"
+
+
+def test_a_planned_recipe_holds_every_parameter_of_its_world() -> None:
+    parts = [{"id": "toy/lights-v0"}, {"id": "toy/lights-v0", "length": 2, "weight": 2}]
+    for env in ({"id": "toy/lights-v0"}, {"id": "turnrl/mixed-v0", "parts": parts}):
+        whole = plan(changed("env", env))["recipe"]["env"]
+        again = plan(changed("env", whole))
+        assert again["recipe"]["env"] == whole
+        assert again["tasks"] == plan(changed("env", env))["tasks"]
+        made = whole.get("parts", [whole])
+        assert all(LightsSettings.model_fields.keys() <= each.keys() for each in made)

@@ -13,6 +13,7 @@ from ...foundation.checking import Rules, Skip
 from ...foundation.errors import UserError
 from ..recipe import Recipe
 from ..run import train
+from ..run_folder.folder import RunFolder
 from ..stages.base import Stage
 
 STAGE: Rules[Stage] = Rules()
@@ -67,10 +68,10 @@ def _trained(stage: Stage) -> list[dict[str, Any]]:
     """The metrics of a run of nothing but this stage, without times."""
     with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
         train(_recipe(stage), run_dir=folder, progress=False)
-        lines = (Path(folder) / "metrics.jsonl").read_text("utf-8").splitlines()
+        run = RunFolder(Path(folder))
+        lines = run.metrics.read_text("utf-8").splitlines()
         records: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        kept = Path(folder) / "checkpoints"
-        assert any(kept.iterdir()), "it saved no checkpoint"
+        assert any(run.checkpoints.iterdir()), "it saved no checkpoint"
     return [
         {key: value for key, value in record.items() if not any(word in key for word in TIMES)}
         for record in records
