@@ -151,11 +151,17 @@ also of one of your own.
 """
 
 
+def ships(id: str) -> bool:
+    """Tell whether a world comes with turnrl, and was not registered or wrapped by somebody else."""
+    module = creator_of(id).__module__
+    return module.startswith("turnrl.envs.") and not module.startswith("turnrl.envs.bridges.")
+
+
 def worlds_page() -> str:
     """The page about the parameters of the worlds that ship with turnrl."""
     ids: dict[type[EnvSettings], list[str]] = {}
     for id in env_ids():
-        if creator_of(id).__module__.startswith("turnrl.envs."):
+        if ships(id):
             ids.setdefault(settings_of(id), []).append(id)
     parts = [WORLDS]
     for model, names in ids.items():

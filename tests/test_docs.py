@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from turnrl import Recipe
 from turnrl.cli.catalogue import describe_fields, methods, settings_of
 from turnrl.envs import env_ids
-from turnrl.envs.registry import creator_of
 from turnrl.foundation.plugins import Plugin
 from turnrl.training.stages.base import STAGES
 
@@ -77,7 +76,7 @@ FRAGMENT = re.compile(r"(of|after|before|in|with|for|under|at|by|only|no|0|used|
 """How a help text begins that cannot be understood without the name of its field."""
 
 
-def test_every_help_reads_alone() -> None:
+def test_every_help_reads_alone(generate: Any) -> None:
     for model in blocks(Recipe):
         for name, field in model.model_fields.items():
             assert field.description or name == "name", f"{model.__name__}.{name} has no help"
@@ -85,8 +84,7 @@ def test_every_help_reads_alone() -> None:
                 f"{model.__name__}.{name}: {field.description}"
             )
     described = {method["name"]: method["fields"] for method in methods()}
-    built_in = [id for id in env_ids() if creator_of(id).__module__.startswith("turnrl.envs.")]
-    described |= {id: describe_fields(settings_of(id)) for id in built_in}
+    described |= {id: describe_fields(settings_of(id)) for id in env_ids() if generate.ships(id)}
     for name, fields in described.items():
         for field in fields:
             text = field["description"]

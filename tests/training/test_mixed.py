@@ -52,4 +52,4 @@ def test_a_run_counts_by_family(tmp_path: Path) -> None:
     ]
     test = [record for record in records if record["kind"] == "test"][-1]
     counts = {name: rate["n"] for name, rate in test["families"].items()}
-    assert counts == {"toy/corridor-v0?length=1": 2, "toy/lights-v0?length=2": 4}
+    assert counts == {"toy/corridor-v0?length=1": 2, "toy/lights-v0?forgiving=false&length=2": 4}
