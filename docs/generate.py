@@ -152,7 +152,7 @@ also of one of your own.
 
 
 def ships(id: str) -> bool:
-    """Tell whether a world comes with turnrl, and was not registered or wrapped by somebody else."""
+    """Tell whether a world comes with turnrl, rather than from a test or a wrapped class."""
     module = creator_of(id).__module__
     return module.startswith("turnrl.envs.") and not module.startswith("turnrl.envs.bridges.")
 
