@@ -68,7 +68,7 @@ def train(
             at the end.
         Interrupted: a signal stopped it.
     """
-    recipe = _completed(Recipe.of(recipe))
+    recipe = Recipe.of(recipe)
     narrator = RunNarrator({stage.label: stage.length for stage in recipe.stages})
 
     def tell(record: Record) -> None:
@@ -79,6 +79,7 @@ def train(
 
     with shown_on_stderr(progress), Interrupts() as interrupts:
         with interrupts.at_once():
+            recipe = _completed(recipe)
             log = RunLog(Path(run_dir or Path("runs") / recipe.name), resume=resume)
         try:
             with interrupts.at_once():
