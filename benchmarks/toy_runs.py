@@ -29,7 +29,7 @@ import psutil
 import torch
 import transformers.models.qwen2.modeling_qwen2  # noqa: F401  (what every run needs, imported once)
 from turnrl import Recipe, UserError, train
-from turnrl.training.interrupt import Interrupted
+from turnrl.training.interrupt import first_signal
 
 WORLD = Path(__file__).parents[1] / "tests" / "toy_world.py"
 
@@ -150,8 +150,10 @@ def trained(
     except UserError as error:
         print(f"turnrl: {error}")
         return 2
-    except Interrupted as error:
-        return 128 + error.signum
+    except KeyboardInterrupt as error:
+        if (first := first_signal(error)) is None:
+            raise
+        return 128 + first.signum
     return 0
 
 

@@ -51,8 +51,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Ended as end:
         return _interrupted(end.__cause__, arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(None, arguments)
+    except (KeyboardInterrupt, typer.Abort) as end:
+        return _interrupted(end, arguments)
     except BrokenPipeError:
         # The reader has left (| head): the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,14 +83,15 @@ def _interrupted(cause: BaseException | None, arguments: Sequence[str]) -> int:
     """Say that a command was stopped and how its run goes on; return the exit code."""
     if isinstance(cause, EOFError):  # a file that ended is no signal
         raise cause
-    from ..training.interrupt import Interrupted
+    from ..training.interrupt import first_signal
 
-    if not isinstance(cause, Interrupted):
+    first = first_signal(cause)
+    if first is None:
         _say("interrupted")
         return 130
     again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-    _say(f"{cause}; go on with: {shlex.join(['turnrl', *again])}")
-    return 128 + cause.signum
+    _say(f"{first}; go on with: {shlex.join(['turnrl', *again])}")
+    return 128 + first.signum
 
 
 def main() -> None:

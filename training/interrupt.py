@@ -28,6 +28,17 @@ class Interrupted(KeyboardInterrupt):
         self.where, self.signum = where, int(signum)
 
 
+def first_signal(error: BaseException | None) -> Interrupted | None:
+    """Find the signal that ended a run in what was raised, or in what that came on top of.
+
+    A second one may come when the handlers of `Interrupts` are gone: Python's own then raises a
+    KeyboardInterrupt on the way out.
+    """
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
+
+
 class Asked(Exception):
     """A signal asks the run to stop at the next place where that loses nothing."""
 

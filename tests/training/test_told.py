@@ -15,11 +15,12 @@ from turnrl import Recipe
 from turnrl.cli import catalogue, main
 from turnrl.foundation.files import explaining_os_errors
 from turnrl.training.clock import Clock
+from turnrl.training.interrupt import Interrupts
 from turnrl.training.learner.local import Learner
 from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 
-from ..toy_world import recipe, records
+from ..toy_world import LightsEnv, recipe, records
 
 DATA = recipe(sft={"epochs": 3}, rl={"steps": 2, "checkpoint_every": 1}, evaluate={"test_tasks": 2})
 
@@ -70,6 +71,43 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(
         f"going on after {where.replace('update ', '').replace('step ', '')}"
         in capsys.readouterr().err
     )
+
+
+def test_a_signal_while_the_world_is_made_ends_a_run_that_was_being_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = LightsEnv.__init__
+
+    def interrupted(self: LightsEnv, **options: Any) -> None:
+        made(self, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(LightsEnv, "__init__", interrupted)
+    assert main.run(["train", str(written(tmp_path)), "--run", str(tmp_path / "run")]) == 130
+    said = capsys.readouterr().err
+    assert "turnrl: interrupted while the run was prepared; go on with: turnrl train" in said
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_when_the_first_has_ended_the_run_leaves_the_words_of_the_first(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: int,
+    code: int,
+) -> None:
+    """The handlers of the run are gone by then, and Python's own raises KeyboardInterrupt."""
+    leave = Interrupts.__exit__
+
+    def left(self: Interrupts, *problem: object) -> None:
+        leave(self, *problem)
+        if self.signum:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Interrupts, "__exit__", left)
+    interrupting(monkeypatch, "rl", 1, signum)
+    assert main.run(["train", str(written(tmp_path)), "--run", str(tmp_path / "run")]) == code
+    assert "turnrl: interrupted at rl step 1; go on with: turnrl train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
