@@ -1,11 +1,12 @@
-"""BadRows: what to do about the rows of a file that cannot be read. One of a million must not
-refuse the other ones.
+"""BadRows: what to do about the rows of a file that cannot be read::
 
-bad = BadRows("search/qa")
-for place, row in rows:
-    try: ...
-    except ValueError as problem: bad.add(f"{place}: {problem}")
-bad.settle(len(rows))          # says how many were left out, or refuses the file
+    bad = BadRows("search/qa")
+    for place, row in rows:
+        try: ...
+        except ValueError as problem: bad.add(f"{place}: {problem}")
+    bad.settle(len(rows))          # says how many were left out, or refuses the file
+
+One of a million must not refuse the other ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""A compiled game in memory, ready to be played; `compiled.py` writes what this reads.
+"""A compiled game in memory, ready to be played::
 
-game = Compiled.read(path)
-game.actions["putobject"].said        # 'move {o} to {r}'
+    game = Compiled.read(path)
+    game.actions["putobject"].said        # 'move {o} to {r}'
+
+What this reads, `compiled.py` writes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Shop: a catalogue with its search index and its splits, one per process and set of products.
+"""Shop: a catalogue with its search index and its splits::
 
-shop = shop_for(ShopSettings(products=300))
-shop.search("travel backpack")[0]                   # an asin
-shop.goals[shop.splits["test"][0]].instruction
+    shop = shop_for(ShopSettings(products=300))
+    shop.search("travel backpack")[0]                   # an asin
+    shop.goals[shop.splits["test"][0]].instruction
+
+There is one per process and set of products.
 """
 
 from __future__ import annotations

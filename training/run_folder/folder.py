@@ -1,13 +1,15 @@
-"""RunFolder: where a run leaves what. No other file knows the names of its files and folders::
+"""RunFolder: where a run leaves what::
 
-recipe.yaml                     the recipe as it is; comments say what changed on the way
-metrics.jsonl                   one flat JSON object per training step or evaluation
-episodes/rl-000010.jsonl.gz     one Episode per line; test-rl-000080.jsonl.gz: the test's
-checkpoints/{LABEL,best,last}   Hugging Face folders that can be played: of each stage, of the
-                                best evaluation, and the one to go on from
-result.json                     the last table
-manifest.json                   SHA-256 of the files beside the checkpoints, at the end
-report.html                     what `turnrl report` makes of it
+    recipe.yaml                     the recipe as it is; comments say what changed on the way
+    metrics.jsonl                   one flat JSON object per training step or evaluation
+    episodes/rl-000010.jsonl.gz     one Episode per line; test-rl-000080.jsonl.gz: the test's
+    checkpoints/{LABEL,best,last}   Hugging Face folders that can be played: of each stage, of the
+                                    best evaluation, and the one to go on from
+    result.json                     the last table
+    manifest.json                   SHA-256 of the files beside the checkpoints, at the end
+    report.html                     what `turnrl report` makes of it
+
+No other file knows these names.
 """
 
 from __future__ import annotations
