@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from turnrl.agents.models.forward import Scores
 from turnrl.training.batch import TokenBatch
 from turnrl.training.credit.base import Advantages
 from turnrl.training.losses.base import LOSSES, Aggregation
@@ -172,7 +173,7 @@ class Problem:
             tokens_BL=torch.zeros_like(turn_BL),
             lengths_B=lengths_E,
             turn_BL=turn_BL,
-            logprobs_BL=torch.zeros(turn_BL.shape, dtype=torch.float64),
+            scores={"engine": Scores({"logprobs": torch.zeros(turn_BL.shape).double()})},
             episode_B=torch.arange(len(index_E)),
             group_E=group_E,
             turns_E=turns_E,

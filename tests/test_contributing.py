@@ -114,6 +114,8 @@ def test_the_methods_are_built_from_a_recipe_line(modules: list[types.ModuleType
     batch, rewards = TokenBatch.pack([played]), RewardTable.of([played], {"outcome": 1.0})
     advantages_ET = credit(rewards, batch).values
     assert advantages_ET.tolist() == [[0.0, 0.0], [-2.0, -2.0]]
-    output = loss(Scores({"logprobs": batch.logprobs_BL}), batch, batch.spread(advantages_ET))
+    output = loss(
+        Scores({"logprobs": batch.logprobs_of("engine")}), batch, batch.spread(advantages_ET)
+    )
     assert torch.isfinite(output.loss_BL).all()
     assert output.loss_BL[1].sum() == -2.0

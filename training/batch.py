@@ -19,9 +19,15 @@ import torch
 from torch import Tensor
 
 from ..agents.episode import Episode, Group, StopReason, episodes_of
+from ..agents.models.forward import Scores
+from ..foundation.errors import UserError
+from ..foundation.plugins import Need
 
 AXES = ("BL", "B", "E", "ET")
 """How names of tensors end: what `TokenBatch.select` cuts, and what it leaves whole."""
+
+PROVIDED = {"old": Need.OLD_LOGPROBS, "ref": Need.REF_LOGPROBS}
+"""The need by which a plug-in asks for scores that not every batch has."""
 
 
 @dataclass(slots=True)
@@ -37,8 +43,14 @@ class TokenBatch:
     lengths_B: Tensor
     turn_BL: Tensor
     """int64: turn that sampled this token, -1 elsewhere."""
-    logprobs_BL: Tensor
-    """float32: log-probability at sampling time; 0 where ``turn_BL`` is -1."""
+    scores: dict[str, Scores]
+    """The numbers of each sampled token by who computed them; 0 where ``turn_BL`` is -1.
+
+    ``engine``: float32, the policy that behaved, at sampling time. It is always there.
+    ``old``: the trainer's own before the first update, the policy that a loss stays near to; where
+    nobody needs it, the engine's are used (`behaviour_logprobs_BL`).
+    ``ref``: the reference, the policy as it was at the start of the rl stage.
+    """
     episode_B: Tensor
     """int64: index of the episode a sequence belongs to."""
     group_E: Tensor
@@ -62,17 +74,9 @@ class TokenBatch:
     heard_BL: Tensor | None = None
     """bool: what the world said here for the first time, with the template's words around it."""
     temperature: float = 1.0
-    """Sampling temperature, so that the trainer can reproduce `logprobs_BL`."""
+    """Sampling temperature, so that the trainer can reproduce what the engine says."""
 
     # Costly fields, present only if some plug-in requires them.
-    old_logprobs_BL: Tensor | None = None
-    """Trainer's log-probabilities before the first update ('old_logprobs'); else the engine's are
-    used.
-    """
-    ref_logprobs_BL: Tensor | None = None
-    """Log-probabilities of the reference, the policy as it was at the start of the rl stage
-    ('ref_logprobs').
-    """
     values_BL: Tensor | None = None
     """Critic's value of the state before this token was sampled, at action tokens ('values').
     Anything elsewhere.
@@ -124,7 +128,25 @@ class TokenBatch:
         """The denominator of the importance ratio: the trainer's own if computed, else the
         engine's.
         """
-        return self.logprobs_BL if self.old_logprobs_BL is None else self.old_logprobs_BL
+        return self.logprobs_of("old" if "old" in self.scores else "engine")
+
+    def logprobs_of(self, name: str) -> Tensor:
+        """Return the log-probabilities [B, L] of the scores `name`.
+
+        Raises:
+            UserError: nobody asked for them; the sentence says how to.
+        """
+        if name in self.scores:
+            return self.scores[name].logprobs_BL
+        known = f"this batch has no scores '{name}', but those of {', '.join(self.scores)}"
+        if name not in PROVIDED:
+            raise UserError(known)
+        need = f"Need.{PROVIDED[name].name}"
+        raise UserError(f"{known}: a plug-in that reads '{name}' lists {need} in 'requires'")
+
+    def with_scores(self, **more: Scores) -> TokenBatch:
+        """Return the batch with these scores too, in the place of those of the same name."""
+        return replace(self, scores=self.scores | more)
 
     def stopped_E(self, reasons: Collection[StopReason]) -> Tensor:
         """bool [E]: the episode stopped for one of these reasons."""
@@ -180,7 +202,8 @@ class TokenBatch:
         own = {item.name: getattr(self, item.name) for item in fields(self)}
         changed = {n: change(n, value) for n, value in own.items() if isinstance(value, Tensor)}
         signals = {name: change(name, value) for name, value in self.signals.items()}
-        return replace(self, **changed, signals=signals)  # type: ignore[arg-type]
+        scores = {n: one.map(partial(change, "scores_BL")) for n, one in self.scores.items()}
+        return replace(self, **changed, signals=signals, scores=scores)  # type: ignore[arg-type]
 
     def split(self, token_budget: int) -> Iterator[Tensor]:
         """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row
@@ -224,11 +247,12 @@ class TokenBatch:
         long = partial(torch.tensor, dtype=torch.long, device=device)
         flags = partial(torch.tensor, dtype=torch.bool, device=device)
         pad = partial(_pad, width=width, device=device)
+        sampled_BL = pad([row.logprobs for _, row in rows], value=0.0, dtype=torch.float32)
         return cls(
             tokens_BL=pad([row.tokens for _, row in rows], value=0, dtype=torch.long),
             lengths_B=long([len(row.tokens) for _, row in rows]),
             turn_BL=pad([row.turns for _, row in rows], value=-1, dtype=torch.long),
-            logprobs_BL=pad([row.logprobs for _, row in rows], value=0.0, dtype=torch.float32),
+            scores={"engine": Scores({"logprobs": sampled_BL})},
             episode_B=long([e for e, _ in rows]),
             group_E=long([g for g, group in enumerate(groups) for _ in group]),
             turns_E=long([len(episode.turns) for episode in episodes]),

@@ -48,6 +48,14 @@ class Scores:
         """Log-probability of each token."""
         return self.of["logprobs"]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Scores:
+        """Put what `change` makes of it in the place of every tensor.
+
+        B and L are the first two axes of each.
+        """
+        of = {name: change(values) for name, values in self.of.items()}
+        return Scores(of, None if self.hidden_BLD is None else change(self.hidden_BLD))
+
 
 def autocast(bf16: bool, device: torch.device) -> AbstractContextManager[Any]:
     """Enter bfloat16 arithmetic over float32 weights, or nothing.

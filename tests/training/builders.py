@@ -46,7 +46,7 @@ def batch_of(
         tokens_BL=torch.zeros_like(turn),
         lengths_B=torch.tensor([len(row) for row in turn_BL]),
         turn_BL=turn,
-        logprobs_BL=torch.zeros(turn.shape, dtype=torch.float64),
+        scores={"engine": scores(torch.zeros(turn.shape, dtype=torch.float64))},
         episode_B=episode_B,
         group_E=torch.tensor(groups or [0] * count),
         turns_E=torch.tensor(turns or most),

@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
+from turnrl.agents.models.forward import Scores
 from turnrl.envs.sanitise import REASONS
 from turnrl.envs.task import Task
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch, map_groups
 
-from .builders import NAN, batch_of, env_rewards, numbered, random_groups, table
+from .builders import NAN, batch_of, env_rewards, numbered, random_groups, scores, table
 
 SEEDS = st.integers(0, 10**6)
 
@@ -45,7 +47,7 @@ def test_round_trip(seed: int, merge: bool, closing: frozenset[StopReason]) -> N
     assert batch.turn_BL[row, column].tolist() == [t for _, t, *_ in expected]
     assert batch.tokens_BL[row, column].tolist() == [token for *_, token, _ in expected]
     torch.testing.assert_close(
-        batch.logprobs_BL[row, column], torch.tensor([p for *_, p in expected])
+        batch.logprobs_of("engine")[row, column], torch.tensor([p for *_, p in expected])
     )
     first_seen = set()
     for b, c in zip(row.tolist(), column.tolist(), strict=True):
@@ -73,7 +75,7 @@ def test_turns_tile_the_responses(seed: int, merge: bool) -> None:
             range(columns[0], columns[0] + len(episodes[e].turns[t].response_ids))
         )
     assert int(batch.mask_BL.sum()) == sum(episode.response_tokens for episode in episodes)
-    assert not batch.logprobs_BL[~batch.mask_BL].any()
+    assert not batch.logprobs_of("engine")[~batch.mask_BL].any()
     past_end = torch.arange(batch.tokens_BL.shape[1])[None] >= batch.lengths_B[:, None]
     assert not batch.tokens_BL[past_end].any()
     assert batch.turn_BL[past_end].eq(-1).all()
@@ -118,11 +120,48 @@ def test_select_keeps_what_belongs_to_episodes() -> None:
     assert torch.equal(micro.signals["returns_BL"], batch.signals["returns_BL"][rows, :width])
     assert micro.signals["first_B"].equal(micro.lengths_B)
     assert micro.signals["won_E"] is batch.success_E
-    assert micro.old_logprobs_BL is None
     assert micro.episode_B.tolist() == batch.episode_B[rows].tolist()
     assert micro.bootstrap_E is batch.bootstrap_E
     assert micro.episodes == batch.episodes
     assert batch.select([]).tokens_BL.shape == (0, 0)
+
+
+def test_scores_go_where_their_tokens_go() -> None:
+    _, _, batch = packed(3, merge=False)
+    made_BL, rows = torch.rand(batch.turn_BL.shape), [2, 0]
+    made_BLD = torch.rand(*batch.turn_BL.shape, 5)
+    batch = batch.with_scores(old=Scores({"logprobs": made_BL, "entropy": -made_BL}, made_BLD))
+    micro = batch.select(rows)
+    width = micro.tokens_BL.shape[1]
+    assert width < made_BL.shape[1]
+    assert micro.scores.keys() == {"engine", "old"}
+    part = micro.scores["old"]
+    assert part.of["logprobs"].equal(made_BL[rows, :width])
+    assert part.of["entropy"].equal(-made_BL[rows, :width])
+    assert part.hidden_BLD is not None
+    assert part.hidden_BLD.equal(made_BLD[rows, :width])
+    assert micro.logprobs_of("engine").equal(batch.logprobs_of("engine")[rows, :width])
+    moved = batch.to("meta").scores
+    assert {t.device.type for one in moved.values() for t in one.of.values()} == {"meta"}
+    assert moved["old"].hidden_BLD is not None
+    assert moved["old"].hidden_BLD.device.type == "meta"
+
+
+def test_the_denominator_is_the_trainers_own_where_it_is_known() -> None:
+    batch = batch_of([[0, 0]])
+    old_BL, ref_BL = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-3.0, -4.0]])
+    known = batch.with_scores(ref=scores(ref_BL), old=scores(old_BL))
+    assert batch.behaviour_logprobs_BL is batch.logprobs_of("engine")
+    assert known.behaviour_logprobs_BL is known.logprobs_of("old") is old_BL
+    assert known.logprobs_of("engine") is batch.logprobs_of("engine")
+    assert batch.scores.keys() == {"engine"}, "the batch itself is as it was"
+    for name, said in (
+        ("old", "no scores 'old', but those of engine: .* lists Need.OLD_LOGPROBS in 'requires'"),
+        ("ref", "no scores 'ref', but those of engine: .* lists Need.REF_LOGPROBS in 'requires'"),
+        ("judge", "no scores 'judge', but those of engine$"),
+    ):
+        with pytest.raises(UserError, match=said):
+            batch.logprobs_of(name)
 
 
 def test_merging_saves_tokens_and_nothing_else() -> None:
@@ -145,7 +184,7 @@ def test_turns_that_are_context_only_are_not_trained() -> None:
     )
     assert batch.tokens_BL.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
     assert batch.turn_BL.tolist() == [[-1, -1, 0, -1, -1, -1, -1, 2]]
-    assert not batch.logprobs_BL[~batch.mask_BL].any()
+    assert not batch.logprobs_of("engine")[~batch.mask_BL].any()
     assert batch.turns_E.tolist() == [3]
     assert batch.success_E.tolist() == [True]
 

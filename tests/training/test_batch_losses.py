@@ -41,9 +41,8 @@ def value_and_gradient(
 def row(log_ratios: list[float]) -> tuple[TokenBatch, Tensor]:
     """One episode of one sequence, and its new log-probabilities."""
     new_BL = torch.tensor([log_ratios], dtype=torch.float64) - 1.0
-    return replace(
-        batch_of([[0] * len(log_ratios)]), logprobs_BL=torch.full_like(new_BL, -1.0)
-    ), new_BL
+    batch = batch_of([[0] * len(log_ratios)])
+    return batch.with_scores(engine=scores(torch.full_like(new_BL, -1.0))), new_BL
 
 
 # gspo.
@@ -52,7 +51,8 @@ def row(log_ratios: list[float]) -> tuple[TokenBatch, Tensor]:
 def test_reference_gspo() -> None:
     """Of volcengine/verl and of huggingface/trl, which agree."""
     batch, _ = golden_batch()
-    batch = replace(batch, old_logprobs_BL=torch.where(batch.mask_BL, golden("old_logprobs"), NAN))
+    old_BL = torch.where(batch.mask_BL, golden("old_logprobs"), NAN)
+    batch = batch.with_scores(old=scores(old_BL))
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN)
     advantages_BL = golden("seq_advantages")[:, None] * golden("mask")
     value, gradient_BL, _ = value_and_gradient(
@@ -240,15 +240,25 @@ def test_any_cut_has_the_gradient_of_one_whole_graph(case: dict[str, Any], conte
         assert sum(map(len, cuts)) > batch.episodes, "episodes are cut as well"
 
 
-def test_a_first_update_needs_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the trainer's own log-probabilities are known, they are the first pass's scores."""
-    batch, policy = played("full_history"), copy.deepcopy(model())
-    batch = replace(batch, old_logprobs_BL=batch.logprobs_BL)
-    config = LearnerConfig.model_validate({"loss": {"name": "gspo"}})
-    work = Gradients(config, policy, config.loss, [], critic=None, warming=False)
-    monkeypatch.setattr("turnrl.training.learner.gradients.score_batch", None)
-    assert work.accumulate(batch, advantages(batch))
-    assert float(gradients_of(policy).norm()) > 0
+@pytest.mark.parametrize("name", ["gspo", "real"])
+def test_a_first_update_needs_no_pass_of_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the trainer's own log-probabilities are known, they are the first pass's scores; as the
+    denominator of the ratio they still have no gradient.
+    """
+    batch, found = played("full_history"), []
+    batch = replace(batch, success_E=torch.arange(batch.episodes) % 3 == 0)
+    config = LearnerConfig.model_validate({"loss": {"name": name}})
+    for known in (batch, batch.with_scores(old=batch.scores["engine"])):
+        policy = copy.deepcopy(model())
+        work = Gradients(config, policy, config.loss, [], critic=None, warming=False)
+        assert work.accumulate(known, advantages(batch))
+        found.append(gradients_of(policy))
+        monkeypatch.setattr("turnrl.training.learner.gradients.score_batch", None)
+    assert float(found[0].norm()) > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
+    assert not batch.logprobs_of("engine").requires_grad
 
 
 # What goes wrong is named.

@@ -560,7 +560,7 @@ def test_the_estimate_is_the_gradient_of_the_loss(aggregation: str, name: str) -
         ]
         zero, width = torch.zeros((), dtype=torch.float64), case.batch.turn_BL.shape[1]
         new_BL = torch.stack([torch.stack([*row, *[zero] * (width - len(row))]) for row in rows])
-        batch = replace(case.batch, logprobs_BL=new_BL.detach())
+        batch = case.batch.with_scores(engine=Scores({"logprobs": new_BL.detach()}))
         for credit in (build("rloo"), build("reinforce_pp")):
             advantages_BL = advantages_of(credit, case.rewards, batch).values
             out = loss(Scores({"logprobs": new_BL}), batch, advantages_BL)

@@ -134,7 +134,7 @@ def test_credit_is_made_on_the_device_of_its_batch(name: str) -> None:
 
     def answer() -> Tensor:
         batch = TokenBatch.pack(groups)
-        batch.values_BL = torch.zeros_like(batch.logprobs_BL)
+        batch.values_BL = torch.zeros_like(batch.logprobs_of("engine"))
         fields = {"low": -20.0, "high": 20.0} if name == "bnpo" else {}
         found = advantages_of(CREDITS.build({"name": name, **fields}), paid(batch), batch)
         for modifier in MODIFIERS.names():

@@ -51,9 +51,8 @@ def total(loss: PolicyLoss, out: LossOutput, batch: TokenBatch) -> Tensor:
 
 def tokens(old: list[float], new: list[float]) -> tuple[TokenBatch, Tensor]:
     """One turn of one episode, with its old log-probabilities; the new ones are parameters."""
-    batch = replace(
-        batch_of([[0] * len(old)]), logprobs_BL=torch.tensor([old], dtype=torch.float64)
-    )
+    sampled_BL = torch.tensor([old], dtype=torch.float64)
+    batch = batch_of([[0] * len(old)]).with_scores(engine=scores(sampled_BL))
     return batch, torch.tensor([new], dtype=torch.float64, requires_grad=True)
 
 
@@ -76,7 +75,7 @@ def ratios(
 def on_golden(loss: PolicyLoss, widen: float = 1.0) -> Tensor:
     batch, _ = golden_batch()
     old_BL = golden("old_logprobs")
-    batch = replace(batch, old_logprobs_BL=torch.where(batch.mask_BL, old_BL, NAN))
+    batch = batch.with_scores(old=scores(torch.where(batch.mask_BL, old_BL, NAN)))
     new_BL = torch.where(batch.mask_BL, old_BL + widen * (golden("new_logprobs") - old_BL), NAN)
     out = loss(scores(new_BL), batch, golden("seq_advantages")[:, None] * golden("mask"))
     return total(loss, out, batch)
@@ -114,7 +113,7 @@ def test_reference_clip_with_kl() -> None:
     expected, atol = entry("ppo_clip_k3_beta_0_04")
     loss = build("ppo_clip", aggregation="seq_mean_token_mean")
     kl = REGULARIZERS.build({"name": "kl", "estimator": "k3", "coefficient": 0.04})
-    batch = replace(golden_batch()[0], ref_logprobs_BL=golden("ref_logprobs"))
+    batch = golden_batch()[0].with_scores(ref=scores(golden("ref_logprobs")))
     term = total(
         loss, kl.token_loss(scores(golden("new_logprobs")), batch, torch.zeros(8, 12)), batch
     )
@@ -255,7 +254,8 @@ def test_the_constant_of_dr_grpo_does_not_depend_on_the_batch() -> None:
 @pytest.mark.parametrize("name", ["ppo_clip", "reinforce", "cispo"])
 def test_what_was_not_sampled_reaches_nothing(name: str) -> None:
     batch, _ = golden_batch()
-    batch = replace(batch, old_logprobs_BL=torch.where(batch.mask_BL, golden("old_logprobs"), NAN))
+    old_BL = torch.where(batch.mask_BL, golden("old_logprobs"), NAN)
+    batch = batch.with_scores(old=scores(old_BL))
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN).requires_grad_()
     loss = build(name)
     out = loss(scores(new_BL), batch, golden("mask"))
@@ -268,7 +268,7 @@ def test_what_was_not_sampled_reaches_nothing(name: str) -> None:
 
 def test_float32_stays_float32() -> None:
     batch, _ = tokens([-1.0], [-1.0])
-    batch = replace(batch, logprobs_BL=batch.logprobs_BL.float())
+    batch = batch.with_scores(engine=scores(batch.logprobs_of("engine").float()))
     for name in ("ppo_clip", "reinforce", "cispo"):
         assert (
             build(name)(
@@ -295,13 +295,11 @@ def test_float32_stays_float32() -> None:
 )
 def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[float]) -> None:
     """One episode in two sequences; the trainer's -1, -1, -1 against the engine's -1.3, -2, 2."""
-    batch = replace(
-        batch_of([[0, -1, 0], [1]], episodes=[0, 0]),
-        logprobs_BL=torch.tensor([[-1.3, NAN, -2.0], [2.0, NAN, NAN]], dtype=torch.float64),
-        old_logprobs_BL=torch.tensor(
-            [[-1.0, NAN, -1.0], [-1.0, NAN, NAN]], dtype=torch.float64, requires_grad=True
-        ),
-    )
+    sampled_BL = torch.tensor([[-1.3, NAN, -2.0], [2.0, NAN, NAN]], dtype=torch.float64)
+    old_BL = torch.tensor([[-1.0, NAN, -1.0], [-1.0, NAN, NAN]], dtype=torch.float64)
+    old_BL.requires_grad_()
+    batch = batch_of([[0, -1, 0], [1]], episodes=[0, 0])
+    batch = batch.with_scores(engine=scores(sampled_BL), old=scores(old_BL))
     loss = build("reinforce", importance={"mode": mode, **fields})
     assert loss.needs() == {"old_logprobs"}
     batch = replace(batch, signals=loss.prepare(batch)[0])
@@ -309,8 +307,7 @@ def test_importance_by_hand(mode: str, fields: dict[str, Any], expected: list[fl
     out = loss(scores(new_BL), batch, batch.mask_BL.double())
     assert out.loss_BL[batch.mask_BL].tolist() == pytest.approx(expected)
     out.loss_BL.sum().backward()
-    assert batch.old_logprobs_BL is not None
-    assert batch.old_logprobs_BL.grad is None
+    assert old_BL.grad is None
     cut = out.metrics["importance_cut"][batch.mask_BL].bool().tolist()
     assert cut == [abs(e - w) > 1e-9 for e, w in zip(expected, _uncut(mode), strict=True)]
     assert out.metrics["importance_weight"][batch.mask_BL].tolist() == pytest.approx(expected)
@@ -333,9 +330,8 @@ def engine_gaps(
     old_BL[batch.mask_BL] = torch.tensor(
         [math.log(ratio) for row in ratios for ratio in row], dtype=torch.float64
     )
-    return replace(
-        batch, old_logprobs_BL=old_BL, logprobs_BL=torch.where(batch.mask_BL, 0.0, old_BL)
-    )
+    sampled_BL = torch.where(batch.mask_BL, 0.0, old_BL)
+    return batch.with_scores(engine=scores(sampled_BL), old=scores(old_BL))
 
 
 @pytest.mark.parametrize(("mode", "cap"), [("token_truncate", 2.0), ("sequence_truncate", 3.0)])
@@ -417,7 +413,7 @@ def test_importance_is_off_by_default_and_said_when_wrong() -> None:
     assert build("ppo_clip").needs() == frozenset()
     loss = build("ppo_clip", importance={})
     batch, new_BL = tokens([-1.0], [-1.0])
-    with pytest.raises(ValueError, match="old_logprobs_BL"):
+    with pytest.raises(UserError, match=r"no scores 'old'.* lists Need.OLD_LOGPROBS in 'requires'"):
         loss.prepare(batch)
     with pytest.raises(ValueError, match="prepare"):
         loss(scores(new_BL), batch, torch.ones(1, 1))
@@ -467,9 +463,10 @@ def loss_and_gradient(
     new = (new + old).requires_grad_()
     batch = TokenBatch.pack(groups, merge=merge)
     batch = replace(
-        batch,
-        old_logprobs_BL=by_token(batch, number_of, old),
-        logprobs_BL=by_token(batch, number_of, old + 0.2 * values),
+        batch.with_scores(
+            old=scores(by_token(batch, number_of, old)),
+            engine=scores(by_token(batch, number_of, old + 0.2 * values)),
+        ),
         values_BL=by_token(batch, number_of, values),
         bootstrap_E=torch.ones(batch.episodes),
     )

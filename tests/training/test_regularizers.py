@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from turnrl.foundation.errors import UserError
 from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.base import LOSSES
 from turnrl.training.regularizers.base import REGULARIZERS
@@ -28,16 +28,16 @@ def build(name: str, **fields: Any) -> Any:
 def coin() -> tuple[TokenBatch, Tensor, Tensor]:
     """Both sides of a coin as two tokens: batch, logits and log-probabilities with gradient."""
     logits = torch.tensor(P, dtype=torch.float64).log().requires_grad_()
-    batch = replace(
-        batch_of([[0, 0]]), ref_logprobs_BL=torch.tensor([REF], dtype=torch.float64).log()
-    )
+    ref_BL = torch.tensor([REF], dtype=torch.float64).log()
+    batch = batch_of([[0, 0]]).with_scores(ref=scores(ref_BL))
     return batch, logits, logits.log_softmax(0)[None]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_reference(estimator: str) -> None:
     batch, _ = golden_batch()
-    batch = replace(batch, ref_logprobs_BL=torch.where(batch.mask_BL, golden("ref_logprobs"), NAN))
+    ref_BL = torch.where(batch.mask_BL, golden("ref_logprobs"), NAN)
+    batch = batch.with_scores(ref=scores(ref_BL))
     new_BL = torch.where(batch.mask_BL, golden("new_logprobs"), NAN)
     out = build("kl", estimator=estimator).token_loss(scores(new_BL), batch, NOTHING)
     expected, atol = entry(f"kl_{estimator}")
@@ -50,7 +50,7 @@ def test_reference(estimator: str) -> None:
 
 @pytest.mark.parametrize(("estimator", "expected"), [("k1", 0.3), ("k2", 0.045), ("k3", 0.040818)])
 def test_one_token(estimator: str, expected: float) -> None:
-    batch = replace(batch_of([[0]]), ref_logprobs_BL=torch.tensor([[-1.3]]).double())
+    batch = batch_of([[0]]).with_scores(ref=scores(torch.tensor([[-1.3]]).double()))
     out = build("kl", estimator=estimator).token_loss(
         scores(torch.tensor([[-1.0]]).double()), batch, NOTHING
     )
@@ -81,9 +81,8 @@ def test_the_exact_gradient_of_the_coin() -> None:
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_identical_models_and_extremes(estimator: str) -> None:
-    batch = replace(
-        batch_of([[0, 0, 0, -1]]), ref_logprobs_BL=torch.tensor([[-0.7, -900.0, -0.1, NAN]])
-    )
+    ref_BL = torch.tensor([[-0.7, -900.0, -0.1, NAN]])
+    batch = batch_of([[0, 0, 0, -1]]).with_scores(ref=scores(ref_BL))
     kl = build("kl", estimator=estimator)
     loss_BL = kl.token_loss(
         scores(torch.tensor([[-0.7, -0.1, -900.0, NAN]])), batch, NOTHING
@@ -97,9 +96,8 @@ def test_identical_models_and_extremes(estimator: str) -> None:
 def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
     """k3 ends where p_ref / p passes 13.6 or p / p_ref e^11, the log-ratio at 20 nats."""
     d = [0.0, 2.5, -2.5, -2.61, -2.62, -5.0, -19.0, -21.0, 10.9, 11.1, 19.0, 21.0]
-    batch = replace(
-        batch_of([[0] * len(d) + [-1]]), ref_logprobs_BL=torch.zeros(1, len(d) + 1).double()
-    )
+    ref_BL = torch.zeros(1, len(d) + 1).double()
+    batch = batch_of([[0] * len(d) + [-1]]).with_scores(ref=scores(ref_BL))
     for estimator, low, high in (("k1", -20.0, 20.0), ("k2", -20.0, 20.0), ("k3", -2.611, 11.0)):
         new_BL = torch.tensor([[*d, NAN]], dtype=torch.float64, requires_grad=True)
         out = build("kl", estimator=estimator, place=place).token_loss(
@@ -120,18 +118,16 @@ def test_where_the_estimate_has_no_gradient_is_counted(place: str) -> None:
 def test_as_a_reward_it_has_no_gradient() -> None:
     batch, _, logprobs_BL = coin()
     kl = build("kl", estimator="k1", place="reward")
-    batch = replace(batch, logprobs_BL=logprobs_BL, old_logprobs_BL=None)
+    batch = batch.with_scores(engine=scores(logprobs_BL))
     reward_BL = kl.reward_BL(batch)
     assert not reward_BL.requires_grad
-    assert batch.ref_logprobs_BL is not None
-    torch.testing.assert_close(reward_BL, batch.ref_logprobs_BL - logprobs_BL.detach())
+    ref_BL = batch.logprobs_of("ref")
+    torch.testing.assert_close(reward_BL, ref_BL - logprobs_BL.detach())
     out = kl.token_loss(scores(logprobs_BL), batch, NOTHING)
     assert out.loss_BL.eq(0).all()
     assert not out.loss_BL.requires_grad
     old_BL = torch.tensor([[-1.0, -1.0]]).double()
-    torch.testing.assert_close(
-        kl.reward_BL(replace(batch, old_logprobs_BL=old_BL)), batch.ref_logprobs_BL - old_BL
-    )
+    torch.testing.assert_close(kl.reward_BL(batch.with_scores(old=scores(old_BL))), ref_BL - old_BL)
     assert build("kl").reward_BL(batch) is None
 
 
@@ -154,5 +150,5 @@ def test_what_is_missing_is_said() -> None:
     assert build("kl").needs() == {"ref_logprobs"}
     assert build("entropy").probes().keys() == {"entropy"}
     assert not build("kl").probes()
-    with pytest.raises(ValueError, match="ref_logprobs_BL"):
+    with pytest.raises(UserError, match=r"no scores 'ref'.* lists Need.REF_LOGPROBS in 'requires'"):
         build("kl").token_loss(scores(torch.zeros(1, 1)), batch, NOTHING)

@@ -73,6 +73,9 @@ def test_kept_rows_keep_their_tokens_and_their_advantages(seed: int, multiple: i
     for b, row in enumerate(rows.tolist()):
         length = int(batch.lengths_B[row])
         assert part.tokens_BL[b, :length].equal(batch.tokens_BL[row, :length])
-        assert part.logprobs_BL[b, :length].equal(batch.logprobs_BL[row, :length])
+        part_L, whole_L = (
+            x.logprobs_of("engine")[i, :length] for x, i in ((part, b), (batch, row))
+        )
+        assert part_L.equal(whole_L)
         assert part.episode_B[b] == batch.episode_B[row]
     assert part.spread(advantages_ET).equal(advantages_BL[rows, :width])

@@ -97,10 +97,10 @@ def test_what_is_needed_is_computed_and_nothing_else(
 ) -> None:
     cases: list[tuple[dict[str, Any], set[str]]] = [
         ({}, set()),
-        ({"regularizers": [{"name": "kl"}]}, {"ref_logprobs_BL"}),
+        ({"regularizers": [{"name": "kl"}]}, {"ref"}),
         (
             {"loss": {"name": "ppo_clip", "importance": {"mode": "token_truncate"}}},
-            {"old_logprobs_BL"},
+            {"old"},
         ),
         ({"credit": {"name": "gae"}}, {"values_BL"}),
         ({"credit": {"name": "gae", "limit": "bootstrap"}}, {"values_BL", "bootstrap_E"}),
@@ -109,7 +109,7 @@ def test_what_is_needed_is_computed_and_nothing_else(
             {"values_BL", "bootstrap_E"},
         ),
     ]
-    costly = {"ref_logprobs_BL", "old_logprobs_BL", "values_BL", "bootstrap_E"}
+    costly = {"values_BL", "bootstrap_E"}
     for i, (rl, expected) in enumerate(cases):
         with session_of(tmp_path / str(i), recipe(rl=rl)) as session:
             stage: Any = session.recipe.stages[1]
@@ -128,13 +128,14 @@ def test_what_is_needed_is_computed_and_nothing_else(
             monkeypatch.setattr(trainer, "batch", batch_of)
             metrics = asyncio.run(trainer.step(0))
         [batch] = batches
-        assert {name for name in costly if getattr(batch, name) is not None} == expected
-        if batch.old_logprobs_BL is not None:
+        found = {name for name in costly if getattr(batch, name) is not None}
+        assert found | (batch.scores.keys() - {"engine"}) == expected
+        if "old" in batch.scores:
             assert metrics["importance_weight"] == pytest.approx(1, abs=1e-5)
             assert metrics["importance_ess"] == pytest.approx(1, abs=1e-5)
-            gap_BL = (batch.old_logprobs_BL - batch.logprobs_BL)[batch.mask_BL]
-            assert float(gap_BL.abs().max()) < 1e-4
-        if batch.ref_logprobs_BL is not None:
+            gap_BL = batch.logprobs_of("old") - batch.logprobs_of("engine")
+            assert float(gap_BL[batch.mask_BL].abs().max()) < 1e-4
+        if "ref" in batch.scores:
             assert metrics["kl"] == pytest.approx(0, abs=1e-6)
             assert metrics["kl_clamped"] == 0
         if batch.values_BL is not None:

@@ -30,6 +30,7 @@ from turnrl.training.source.rollout import rollout
 from turnrl.training.stages.rl import Rl
 
 from ..agents.fake_engine import tokenizer
+from .builders import scores
 
 
 @cache
@@ -182,13 +183,12 @@ def test_a_minibatch_that_importance_sampling_masks_takes_no_step(
 ) -> None:
     batch = batch_of("full_history")
     loss = {"name": "ppo_clip", "importance": {"mode": "token_mask"}}
-    step = Step(
-        replace(batch, old_logprobs_BL=batch.logprobs_BL), loss=loss, regularizers=regularizers
-    )
+    sampled_BL = batch.logprobs_of("engine")
+    near, far = (batch.with_scores(old=scores(sampled_BL - gap)) for gap in (0.0, 5.0))
+    step = Step(near, loss=loss, regularizers=regularizers)
     assert len(step.gradients) == 1
     assert step.metrics["importance_ess"] == pytest.approx(1.0)
     before = copy.deepcopy(step.model.state_dict())
-    far = replace(batch, old_logprobs_BL=batch.logprobs_BL - 5.0)
     metrics = step.learner.update(far, tokens(advantages(batch)), 1, 0)
     assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (
         1,

@@ -140,7 +140,7 @@ def cuts(objective: Objective) -> None:
         for rows in batch.split(12):
             part = batch.select(rows)
             width = part.tokens_BL.shape[1]
-            cut = Scores({name: t[rows, :width] for name, t in scores.of.items()})
+            cut = scores.map(lambda t: t[rows, :width])  # noqa: B023
             part_BL = token_loss(objective, cut, part, advantages_BL[rows, :width]).loss_BL
             pair = (whole_BL[rows, :width], part_BL)
             a, b = (torch.where(part.mask_BL, loss_BL, 0.0) for loss_BL in pair)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...agents.episode import Episode, Group, StopReason, Turn
+from ...agents.models.forward import Scores
 from ...envs import Task
 from ..batch import TokenBatch
 from ..reward_table import RewardTable
@@ -100,16 +101,17 @@ def _turn(rng: random.Random, t: int) -> Turn:
 def _with_scores(batch: TokenBatch, seed: int) -> TokenBatch:
     """Add everything costly that a plug-in can ask for, made up by the tokens alone."""
     values_BL = torch.where(batch.mask_BL, batch.tokens_BL.double() / VOCABULARY - 0.5, 0.0)
+    sampled_BL = batch.logprobs_of("engine")
+    ref_BL = torch.where(batch.mask_BL, sampled_BL - 0.1, 0.0)
+    made = {"old": Scores({"logprobs": sampled_BL}), "ref": Scores({"logprobs": ref_BL})}
     return replace(
-        batch,
+        batch.with_scores(**made),
         values_BL=values_BL.float(),
         bootstrap_E=batch.turns_E.float() / 10,
-        old_logprobs_BL=batch.logprobs_BL,
-        ref_logprobs_BL=torch.where(batch.mask_BL, batch.logprobs_BL - 0.1, 0.0),
     )
 
 
 def moved_logprobs(batch: TokenBatch) -> Tensor:
     """Make log-probabilities [B, L] of a policy that moved away from the one that played."""
     shift_BL = (batch.tokens_BL.double() / VOCABULARY - 0.5) * 0.4
-    return torch.where(batch.mask_BL, batch.logprobs_BL.double() + shift_BL, 0.0)
+    return torch.where(batch.mask_BL, batch.logprobs_of("engine").double() + shift_BL, 0.0)

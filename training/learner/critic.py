@@ -95,7 +95,7 @@ class Critic(nn.Module):
             open_E: bool, episodes to bootstrap: the last position of their last row is the state
                 after them.
         """
-        values_BL = torch.zeros_like(batch.logprobs_BL, dtype=torch.float32)
+        values_BL = torch.zeros_like(batch.turn_BL, dtype=torch.float32)
         bootstrap_E = torch.zeros_like(batch.turns_E, dtype=torch.float32)
         last_row_E = torch.zeros_like(batch.turns_E)
         # Rows of an episode are in order.

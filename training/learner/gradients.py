@@ -137,8 +137,8 @@ class Gradients:
         if not terms:
             return {}
         probes = self._probes()
-        if not self.moved and not probes and batch.old_logprobs_BL is not None:
-            found = Scores({"logprobs": batch.old_logprobs_BL})
+        if not self.moved and not probes and "old" in batch.scores:
+            found = batch.scores["old"]
         else:
             found = score_batch(
                 self.model,
@@ -149,7 +149,7 @@ class Gradients:
                 bf16=self.config.bf16,
                 probes=probes,
             )
-        leaves = {name: found.of[name].requires_grad_() for name in ("logprobs", *probes)}
+        leaves = {name: found.of[name].detach().requires_grad_() for name in ("logprobs", *probes)}
         scores, total = Scores(found.of | leaves), advantages_BL.new_zeros(())
         with torch.enable_grad():
             for name, term in terms:
@@ -195,10 +195,10 @@ class Gradients:
     ) -> Tensor:
         """The token objectives of a micro-batch, added up."""
         mask_BL, logprobs_BL = micro.mask_BL, scores.logprobs_BL.detach()
-        if not self.moved and micro.old_logprobs_BL is not None:
+        if not self.moved and "old" in micro.scores:
             # The same numbers up to rounding, which in bfloat16 depends on what else is in the
             # micro-batch.
-            micro = replace(micro, old_logprobs_BL=logprobs_BL)
+            micro = micro.with_scores(old=scores.map(Tensor.detach))
         loss = weights_BL.new_zeros(())
         reported: set[str] = set()
         for name, term in self._terms:
@@ -214,7 +214,7 @@ class Gradients:
         if "entropy" not in reported:
             _add(totals, "entropy", float(scores.of["entropy"][mask_BL].detach().double().sum()))
         if not self.moved:
-            gap_N = (logprobs_BL - micro.logprobs_BL)[mask_BL].abs().double()
+            gap_N = (logprobs_BL - micro.logprobs_of("engine"))[mask_BL].abs().double()
             _add(totals, "engine_gap", float(gap_N.sum()))
             if len(gap_N):
                 self.note("engine_gap/max", float(gap_N.max()))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...agents.episode import StopReason
-from ...agents.models.forward import score_batch
+from ...agents.models.forward import Scores, score_batch
 from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..credit.base import Advantages
@@ -85,7 +85,7 @@ class Learner:
         """
         rows = list(batch.split(self.config.token_budget))
 
-        def logprobs_of(policy: nn.Module) -> Tensor:
+        def scores_of(policy: nn.Module) -> Scores:
             return score_batch(
                 policy,
                 batch.tokens_BL,
@@ -93,13 +93,13 @@ class Learner:
                 rows,
                 temperature=batch.temperature,
                 bf16=self.config.bf16,
-            ).logprobs_BL
+            )
 
         # bfloat16 is not the engine's arithmetic: its log-probabilities are of another policy.
         if Need.OLD_LOGPROBS in self.needs or self.config.bf16:
-            batch = replace(batch, old_logprobs_BL=logprobs_of(self.model))
+            batch = batch.with_scores(old=scores_of(self.model))
         if self.reference is not None:
-            batch = replace(batch, ref_logprobs_BL=logprobs_of(self.reference))
+            batch = batch.with_scores(ref=scores_of(self.reference))
         if self.critic is not None:
             values_BL, bootstrap_E = self.critic.evaluate(
                 self.model, batch, rows, batch.stopped_E(cut), bf16=self.config.bf16

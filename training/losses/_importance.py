@@ -66,12 +66,9 @@ class Importance(BaseModel):
         Args:
             batch: whole, because an episode may have several rows.
         """
-        if batch.old_logprobs_BL is None:
-            raise ValueError("importance weights need old_logprobs_BL")
+        old_BL, sampled_BL = batch.logprobs_of("old"), batch.logprobs_of("engine")
         mask_BL = batch.mask_BL
-        ratio_BL = torch.where(
-            mask_BL, batch.old_logprobs_BL.double() - batch.logprobs_BL.double(), 0.0
-        )
+        ratio_BL = torch.where(mask_BL, old_BL.double() - sampled_BL.double(), 0.0)
         one_S = mask_BL.nonzero(as_tuple=True)  # where every weight is found once
         if self.mode.startswith("sequence"):
             ratio_E = batch.per_episode(ratio_BL.sum(1))
@@ -86,11 +83,7 @@ class Importance(BaseModel):
         metrics = {"importance_max": float(raw_BL[one_S].max()) if len(one_S[0]) else 0.0}
         metrics["importance_ess"] = effective_share(weight_BL[one_S])
         weight_BL, cut_BL = torch.where(mask_BL, weight_BL, 0.0), cut_BL & mask_BL
-        return (
-            weight_BL.to(batch.old_logprobs_BL.dtype),
-            cut_BL.to(batch.old_logprobs_BL.dtype),
-            metrics,
-        )
+        return weight_BL.to(old_BL.dtype), cut_BL.to(old_BL.dtype), metrics
 
 
 def effective_share(weight_S: Tensor) -> float:

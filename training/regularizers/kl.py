@@ -69,9 +69,7 @@ class Kl(Regularizer):
 
     def _estimate_BL(self, logprobs_BL: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """The estimate, and bool: where a bound holds."""
-        if batch.ref_logprobs_BL is None:
-            raise ValueError("kl needs ref_logprobs_BL")
-        free_BL = torch.where(batch.mask_BL, logprobs_BL - batch.ref_logprobs_BL, 0.0)
+        free_BL = torch.where(batch.mask_BL, logprobs_BL - batch.logprobs_of("ref"), 0.0)
         d_BL = free_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         far_BL = free_BL.detach().abs() > MAX_LOG_RATIO
         if self.estimator == "k1":
