@@ -244,12 +244,12 @@ def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
 def ask(url: str) -> str:
     """Ask a judge's question at this address, and say what it ends in."""
     from pydantic import ValidationError
-    from turnrl.agents.teachers.endpoint import Endpoint
-    from turnrl.agents.teachers.endpoint_config import EndpointConfig, EndpointError
+    from turnrl.agents.teachers.endpoint_config import EndpointError, TeacherConfig
+    from turnrl.agents.teachers.teacher import Teacher
     from turnrl.foundation.errors import UserError
 
     async def question() -> str:
-        asked = Endpoint(EndpointConfig(url=url, model="m", timeout=TIMEOUT, retries=1), "judge")
+        asked = Teacher(TeacherConfig(url=url, model="m", timeout=TIMEOUT, retries=1), "judge")
         # The same question twice: as a judge asks, with its warning, and bare, with its failure.
         await asked.read(QUESTION, lambda text: text, max_tokens=8)
         return await asked.ask(QUESTION, max_tokens=8)

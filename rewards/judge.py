@@ -11,8 +11,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, Message
-from ..agents.teachers.endpoint_config import EndpointConfig
+from ..agents.teachers.endpoint_config import TeacherConfig
+from ..agents.teachers.teacher import Message, Teacher
 from ..agents.teachers.transcript import json_value, transcript
 from ..envs.sanitise import well_formed
 from ..foundation.aio import await_all
@@ -60,7 +60,7 @@ class Judge(TurnReward):
     """
 
     name: Literal["judge"] = "judge"
-    endpoint: EndpointConfig = Field(description="the model that judges: url, model, and limits")
+    endpoint: TeacherConfig = Field(description="the model that judges: url, model, and limits")
     rubric: str = Field(
         min_length=1,
         description="what is good, as text; or a file that says it, named *.txt or *.md",
@@ -74,12 +74,12 @@ class Judge(TurnReward):
     )
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")
 
-    _endpoint: Endpoint = PrivateAttr()
+    _endpoint: Teacher = PrivateAttr()
     _rubric: str = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
         """Make the endpoint, which connects to nothing yet."""
-        self._endpoint = Endpoint(self.endpoint, "judge")
+        self._endpoint = Teacher(self.endpoint, "judge")
 
     @model_validator(mode="after")
     def _readable(self) -> Judge:

@@ -13,8 +13,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from ..agents.agent import LanguageAgent
 from ..agents.episode import Episode, Group
-from ..agents.teachers.endpoint import Endpoint, Message
-from ..agents.teachers.endpoint_config import EndpointConfig
+from ..agents.teachers.endpoint_config import TeacherConfig
+from ..agents.teachers.teacher import Message, Teacher
 from ..agents.teachers.transcript import json_value, transcript
 from ..foundation.aio import await_all
 from ..foundation.plugins import Plugged
@@ -63,7 +63,7 @@ class Pairwise(Wrapper):
     by: Plugged[TurnReward] | None = Field(
         None, description="the reward that decides; its weight is ignored"
     )
-    endpoint: EndpointConfig | None = Field(
+    endpoint: TeacherConfig | None = Field(
         None, description="the model that decides: url, model, and limits"
     )
     rubric: str = Field(
@@ -78,7 +78,7 @@ class Pairwise(Wrapper):
     )
     max_tokens: int = Field(512, ge=1, description="length limit of an answer, in tokens")
 
-    _endpoint: Endpoint | None = PrivateAttr(None)
+    _endpoint: Teacher | None = PrivateAttr(None)
     _rubric: str = PrivateAttr()
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Pairwise(Wrapper):
                 " decides)"
             )
         self._rubric = rubric_text(self.rubric)
-        self._endpoint = None if self.endpoint is None else Endpoint(self.endpoint, "judge")
+        self._endpoint = None if self.endpoint is None else Teacher(self.endpoint, "judge")
         return self
 
     @property
@@ -129,7 +129,7 @@ class Pairwise(Wrapper):
         return on_last_turn(paid, group)
 
     async def _wins(
-        self, endpoint: Endpoint, episode: Episode, reference: Episode, place: Literal["A", "B"]
+        self, endpoint: Teacher, episode: Episode, reference: Episode, place: Literal["A", "B"]
     ) -> bool | None:
         """Ask whether the episode wins when it stands at `place`; None without a verdict."""
         first, second = (episode, reference) if place == "A" else (reference, episode)

@@ -10,8 +10,8 @@ from pydantic import Field, PrivateAttr
 
 from ...envs.sanitise import well_formed
 from ..episode import Episode
-from ..teachers.endpoint import Endpoint, Message
-from ..teachers.endpoint_config import EndpointConfig
+from ..teachers.endpoint_config import TeacherConfig
+from ..teachers.teacher import Message, Teacher
 from ..teachers.transcript import json_value, transcript
 from .base import KINDS, Tagged, Tagger
 
@@ -68,7 +68,7 @@ class EndpointTagger(Tagger):
     """
 
     name: Literal["endpoint"] = "endpoint"
-    endpoint: EndpointConfig = Field(description="the model that teaches: url, model, and limits")
+    endpoint: TeacherConfig = Field(description="the model that teaches: url, model, and limits")
     longest: int = Field(30, ge=1, description="number of words of a thought at most")
     clip: int = Field(
         2000,
@@ -79,11 +79,11 @@ class EndpointTagger(Tagger):
         4096, ge=1, description="length limit of an answer, in tokens: all thoughts of an episode"
     )
 
-    _endpoint: Endpoint = PrivateAttr()
+    _endpoint: Teacher = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
         """Make the endpoint, which connects to nothing yet."""
-        self._endpoint = Endpoint(self.endpoint, "tagger")
+        self._endpoint = Teacher(self.endpoint, "tagger")
 
     @property
     def failures(self) -> Counter[str]:

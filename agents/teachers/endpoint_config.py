@@ -34,12 +34,6 @@ class EndpointConfig(BaseModel):
     requests_per_minute: int | None = Field(
         None, ge=1, description="attempts in any 60 seconds, at most"
     )
-    cache: str | None = Field(
-        None,
-        description=(
-            "file on a local disk that keeps answers; several runs of one machine may share it"
-        ),
-    )
 
     @field_validator("url")
     @classmethod
@@ -74,6 +68,17 @@ class EndpointConfig(BaseModel):
         return value
 
 
+class TeacherConfig(EndpointConfig):
+    """The address of a model that teaches or judges, and where its answers are kept."""
+
+    cache: str | None = Field(
+        None,
+        description=(
+            "file on a local disk that keeps answers; several runs of one machine may share it"
+        ),
+    )
+
+
 _KEY = re.compile(
     r"(sk|pk|rk|hf|gsk|ghp|gho|xai|nvapi|pplx|r8|csk|fw|tgp|sess|AIza|AKIA|ya29|Bearer)"
     r"[_-]?(?=\w*[0-9])\w{12,}$"
@@ -93,6 +98,7 @@ class EndpointError(Exception):
         passing: it may work later.
         silent: the server did not answer at all, or only that it is broken.
         after: seconds that the server asks to wait.
+        status: that of its answer, if there was one.
     """
 
     def __init__(
@@ -103,14 +109,11 @@ class EndpointError(Exception):
         passing: bool = False,
         silent: bool = False,
         after: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(f"{kind}: {message}")
-        self.kind, self.message, self.passing, self.silent, self.after = (
-            kind,
-            message,
-            passing,
-            silent,
-            after,
-        )
+        self.kind, self.message = kind, message
+        self.passing, self.silent = passing, silent
+        self.after, self.status = after, status
         self.first = False
-        """It was the first question that this endpoint was ever asked."""
+        """It was the first request that this endpoint was ever sent."""

@@ -15,22 +15,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 if TYPE_CHECKING:
     import httpx
 
-_PATH = "/chat/completions"
+CHAT = "/chat/completions"
 
 
-def completions_url(url: str) -> str:
-    """Return the address that is asked: its path is extended, its query stays behind it."""
+def route_url(url: str, route: str) -> str:
+    """Return the address of a route: its path is extended, its query stays behind it.
+
+    An address that ends in the route of chats already means the server of that route.
+    """
     parts = urlsplit(url)
-    path = parts.path.rstrip("/")
-    return urlunsplit(
-        (
-            parts.scheme,
-            parts.netloc,
-            path if path.endswith(_PATH) else path + _PATH,
-            parts.query,
-            "",
-        )
-    )
+    path = parts.path.rstrip("/").removesuffix(CHAT) + route
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 def shown_url(url: str) -> str:
@@ -68,12 +63,20 @@ class HttpReply:
     retry_after: float | None = None
     """Seconds that the server asks to wait."""
 
+    def json(self) -> dict[str, Any]:
+        """Return its body as a JSON object, which is empty if it is none."""
+        try:
+            data = json.loads(self.text)
+        except (ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
     def completion(self) -> tuple[str | None, str | None]:
         """Return the text of a chat completion and why it ended, each None if it is not there."""
         try:
-            choice = json.loads(self.text)["choices"][0]
+            choice = self.json()["choices"][0]
             content, reason = choice["message"]["content"], choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (LookupError, TypeError, AttributeError):
             return None, None
         return content if isinstance(content, str) else None, reason if isinstance(
             reason, str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from turnrl.agents.teachers import endpoint
-from turnrl.agents.teachers.endpoint import Endpoint
-from turnrl.agents.teachers.endpoint_config import EndpointConfig, EndpointError
+from turnrl.agents.teachers.endpoint_config import EndpointError, TeacherConfig
+from turnrl.agents.teachers.teacher import Teacher
 
 
 @dataclass
@@ -32,16 +32,20 @@ def says(text: str | None) -> Reply:
     )
 
 
+Answer = Callable[[dict[str, Any]], Reply]
+"""What the server makes of the body of a request."""
+
+
 class Server(ThreadingHTTPServer):
-    """Plays an OpenAI-compatible endpoint; `answer` maps the body of a request to a Reply."""
+    """Plays an OpenAI-compatible endpoint: `routes` answer, below ``/v1``."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
+    def __init__(self, routes: Mapping[str, Answer]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
+        self.routes = routes
         self.lock = threading.Lock()
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -56,16 +60,19 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = self.server.routes[self.path.removeprefix("/v1")]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
         with self.server.lock:
             self.server.requests.append(body)
             self.server.keys.append(self.headers["Authorization"])
             self.server.busy += 1
             self.server.busiest = max(self.server.busiest, self.server.busy)
         try:
-            reply = self.server.answer(body)
+            reply = answer(body)
         finally:
             with self.server.lock:
                 self.server.busy -= 1
@@ -84,8 +91,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(answer: Callable[[dict[str, Any]], Reply]) -> Iterator[Server]:
-    server = Server(answer)
+def serving(answer: Answer | Mapping[str, Answer]) -> Iterator[Server]:
+    """A server of these routes, or of the one that answers chats."""
+    server = Server(answer if isinstance(answer, Mapping) else {"/chat/completions": answer})
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -96,7 +104,7 @@ def serving(answer: Callable[[dict[str, Any]], Reply]) -> Iterator[Server]:
         thread.join()
 
 
-def script(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:
+def script(*replies: Reply) -> Answer:
     """The replies in order; a request too many fails the handler, and with it the test."""
     rest = iter(replies)
     return lambda body: next(rest)
@@ -110,18 +118,18 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "BACKOFF", 0.0)
 
 
-def at(server: Server, **fields: Any) -> Endpoint:
+def at(server: Server, **fields: Any) -> Teacher:
     """The endpoint that the server plays."""
-    return Endpoint(EndpointConfig(url=server.url, model="m", **fields))
+    return Teacher(TeacherConfig(url=server.url, model="m", **fields))
 
 
-def ask(asked: Endpoint, text: str = "How was it?", **options: Any) -> str:
+def ask(asked: Teacher, text: str = "How was it?", **options: Any) -> str:
     """Its answer to one question."""
     options = {"max_tokens": 8} | options
     return asyncio.run(asked.ask([{"role": "user", "content": text}], **options))
 
 
-def failure(asked: Endpoint, text: str = "How was it?") -> EndpointError:
+def failure(asked: Teacher, text: str = "How was it?") -> EndpointError:
     """What one question raises."""
     with pytest.raises(EndpointError) as caught:
         ask(asked, text)

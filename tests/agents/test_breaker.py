@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnrl.agents.teachers import breaker
 from turnrl.agents.teachers.breaker import PAUSE, ROW, Breaker
-from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.agents.teachers.teacher import Teacher
 from turnrl.foundation.aio import await_all
 
 from ..logged import listening, logged
@@ -63,7 +63,7 @@ def test_it_is_never_open_after_an_answer(attempts: list[tuple[bool, float]]) ->
         assert not (good and guard.open)
 
 
-def questions(asked: Endpoint, count: int) -> list[str | None]:
+def questions(asked: Teacher, count: int) -> list[str | None]:
     async def ask() -> list[str | None]:
         texts = [[{"role": "user", "content": str(i)}] for i in range(count)]
         return await await_all(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from turnrl.agents.teachers import endpoint
 from turnrl.agents.teachers.breaker import RateLimit
-from turnrl.agents.teachers.endpoint_config import EndpointConfig
+from turnrl.agents.teachers.endpoint_config import TeacherConfig
 from turnrl.foundation.aio import await_all
 from turnrl.foundation.errors import UserError
 
@@ -272,7 +272,7 @@ def test_every_attempt_counts_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_an_address_is_checked(url: str) -> None:
     with pytest.raises(ValidationError):
-        EndpointConfig(url=url, model="m")
+        TeacherConfig(url=url, model="m")
 
 
 def test_httpx_is_imported_when_it_is_needed() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from turnrl.agents.teachers import answer_cache
 from turnrl.agents.teachers.answer_cache import AnswerCache
-from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.agents.teachers.teacher import Teacher
 from turnrl.foundation.aio import await_all
 
 from ..logged import logged
@@ -145,7 +145,7 @@ def test_only_what_could_be_read_is_kept(tmp_path: Path) -> None:
     """A passing complaint that comes as an answer must not be the answer for ever."""
     path = str(tmp_path / "answers.sqlite")
 
-    def read(asked: Endpoint) -> int | None:
+    def read(asked: Teacher) -> int | None:
         def number(text: str) -> int | None:
             return int(text) if text.isdecimal() else None
 

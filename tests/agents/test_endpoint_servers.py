@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from turnrl.agents.teachers import endpoint
-from turnrl.agents.teachers.endpoint_config import EndpointConfig
+from turnrl.agents.teachers.endpoint_config import TeacherConfig
 
 BENCHMARK: dict[str, Any] = runpy.run_path(
     str(Path(__file__).parents[2] / "benchmarks" / "endpoints.py")
@@ -118,7 +118,7 @@ KEYS = (
 @pytest.mark.parametrize("value", KEYS)
 def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_repeated(value: str) -> None:
     with pytest.raises(ValueError, match="never the key itself") as caught:
-        EndpointConfig(url="http://localhost/v1", model="m", api_key_env=value)
+        TeacherConfig(url="http://localhost/v1", model="m", api_key_env=value)
     assert not value or value not in str(caught.value)
 
 
@@ -127,5 +127,5 @@ def test_a_key_in_the_place_of_its_variables_name_is_refused_and_not_repeated(va
 )
 def test_names_of_variables_are_taken(value: str) -> None:
     assert (
-        EndpointConfig(url="http://localhost/v1", model="m", api_key_env=value).api_key_env == value
+        TeacherConfig(url="http://localhost/v1", model="m", api_key_env=value).api_key_env == value
     )
