@@ -117,7 +117,8 @@ class Trainer:
             )
             return metrics | {"skipped": 1.0} | self.timing()
         with self._clock("update"), enough_memory(what, LOWER.format(stage.label)):
-            report = self.learner.update(batch, advantages, number, self.seed)
+            work = self.learner.work(batch, advantages)
+            report = self.learner.update([work], number, self.seed)
             if report.get("gradients/lost") == 1:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
             await self.publisher.push(self.learner.weights(), number + 1)
@@ -159,7 +160,8 @@ class Trainer:
         for term in self.learner.regularizers:
             reward_BL = boundaries.reward_of(term, batch)
             if reward_BL is not None:
-                table = table.with_reward(term.name, batch.per_turn(reward_BL), term.coefficient)
+                weight = term.coefficient * self.learner.factors[term.name]
+                table = table.with_reward(term.name, batch.per_turn(reward_BL), weight)
         return table
 
     def advantages(self, table: RewardTable, batch: TokenBatch) -> Advantages:

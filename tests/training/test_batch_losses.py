@@ -229,9 +229,7 @@ def test_any_cut_has_the_gradient_of_one_whole_graph(case: dict[str, Any], conte
         config = LearnerConfig.model_validate({"token_budget": budget, **case})
         expected = whole_graph(config, batch, advantages_BL)
         policy = moved()
-        work = Gradients(
-            config, policy, config.loss, list(config.regularizers), critic=None, warming=False
-        )
+        work = Gradients(config, policy, [config.loss, *config.regularizers])
         assert work.accumulate(batch, advantages_BL)
         assert float(expected.norm()) > 1e-3
         assert float((gradients_of(policy) - expected).norm() / expected.norm()) < 1e-6
@@ -252,7 +250,7 @@ def test_a_first_update_needs_no_pass_of_its_own(
     config = LearnerConfig.model_validate({"loss": {"name": name}})
     for known in (batch, batch.with_scores(old=batch.scores["engine"])):
         policy = copy.deepcopy(model())
-        work = Gradients(config, policy, config.loss, [], critic=None, warming=False)
+        work = Gradients(config, policy, [config.loss])
         assert work.accumulate(known, advantages(batch))
         found.append(gradients_of(policy))
         monkeypatch.setattr("turnrl.training.learner.gradients.score_batch", None)

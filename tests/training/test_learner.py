@@ -35,7 +35,7 @@ def weights(learner: Learner) -> Tensor:
 def test_a_learner_needs_no_run() -> None:
     learner, batch = Learner(LearnerConfig(), copy.deepcopy(model())), batch_of("full_history")
     before = weights(learner)
-    metrics = learner.update(batch, tokens(advantages(batch)))
+    metrics = learner.update([learner.work(batch, tokens(advantages(batch)))])
     assert metrics["grad_norm"] > 0
     assert not torch.equal(weights(learner), before)
     assert learner.critic is None
@@ -49,7 +49,7 @@ def test_a_rollback_undoes_updates() -> None:
     targets_BL = torch.where(batch.mask_BL, 1.0, float("nan"))
 
     def learn() -> None:
-        learner.update(batch, tokens(advantages(batch), targets_BL))
+        learner.update([learner.work(batch, tokens(advantages(batch), targets_BL))])
 
     learn()
     kept, first = learner.snapshot(), weights(learner)
@@ -106,7 +106,8 @@ def test_a_whole_step_is_made_on_the_device_of_its_batch(fields: dict[str, Any])
         nn.init.constant_(learner.critic.head.weight, 0.1)
         batch = learner.measured(TokenBatch.pack(groups, closing=cut), cut)
         credit = CREDITS.build({"name": "gae", "limit": "bootstrap"})
-        metrics = learner.update(batch, advantages_of(credit, paid(batch), batch))
+        work = learner.work(batch, advantages_of(credit, paid(batch), batch))
+        metrics = learner.update([work])
         return weights(learner), metrics
 
     here = step(policies[0])

@@ -100,7 +100,14 @@ class Step:
         learner.optimizer.register_step_pre_hook(lambda *_: self.gradients.append(self._now()))
         if advantages_BL is None:
             advantages_BL = advantages(batch)
-        self.metrics = learner.update(batch, tokens(advantages_BL, targets_BL), 0, 0)
+        work = learner.work(batch, tokens(advantages_BL, targets_BL))
+        self.metrics = learner.update([work])
+
+    def again(
+        self, batch: TokenBatch, advantages_BL: Tensor, targets_BL: Tensor | None = None
+    ) -> dict[str, float]:
+        """The metrics of a second update."""
+        return self.learner.update([self.learner.work(batch, tokens(advantages_BL, targets_BL))], 1)
 
     def _now(self) -> dict[str, Tensor]:
         return {
@@ -169,7 +176,7 @@ def test_a_minibatch_without_advantage_takes_no_step() -> None:
     assert len(step.gradients) == 1
     assert step.metrics["updates/skipped"] == 8
     before = copy.deepcopy(step.model.state_dict())
-    metrics = step.learner.update(batch, tokens(torch.zeros_like(half)), 1, 0)
+    metrics = step.again(batch, torch.zeros_like(half))
     assert metrics["updates/skipped"] == 9
     assert {"engine_gap", "entropy", "loss/policy"} <= metrics.keys(), "still measured"
     for name, weight in step.model.state_dict().items():
@@ -189,7 +196,7 @@ def test_a_minibatch_that_importance_sampling_masks_takes_no_step(
     assert len(step.gradients) == 1
     assert step.metrics["importance_ess"] == pytest.approx(1.0)
     before = copy.deepcopy(step.model.state_dict())
-    metrics = step.learner.update(far, tokens(advantages(batch)), 1, 0)
+    metrics = step.again(far, advantages(batch))
     assert (metrics["updates/skipped"], metrics["importance_ess"], metrics["importance_cut"]) == (
         1,
         0,
@@ -210,7 +217,7 @@ def test_a_critic_learns_where_the_policy_has_no_advantage(backbone: str) -> Non
     batch = replace(batch, values_BL=values)
     step = Step(batch, build, targets_BL=returns, critic={"backbone": backbone})
     before = copy.deepcopy(step.model.state_dict())
-    metrics = step.learner.update(batch, tokens(torch.zeros(mask.shape), returns), 1, 0)
+    metrics = step.again(batch, torch.zeros(mask.shape), returns)
     assert metrics["updates/skipped"] == 0
     assert metrics["grad_norm/critic"] > 0
     assert metrics["value/error"] > 0

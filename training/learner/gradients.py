@@ -8,7 +8,7 @@ add ``(coefficients * scores).sum()``, whose gradient is that of the value, howe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +19,6 @@ from ..batch import TokenBatch
 from ..boundaries import batch_loss, token_loss
 from ..losses.base import PolicyLoss
 from ..objective import Objective
-from ..regularizers.base import Regularizer
 from .config import LearnerConfig
 from .critic import Critic
 from .value_loss import explained_variance, value_loss, value_weights
@@ -31,13 +30,17 @@ class Gradients:
 
     config: LearnerConfig
     model: nn.Module
-    loss: PolicyLoss
-    regularizers: list[Regularizer]
-    critic: Critic | None
-    warming: bool
+    objectives: Sequence[Objective]
+    """Terms of the sum, at most one policy loss among them."""
+    critic: Critic | None = None
+    warming: bool = False
     """Only the critic learns."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """On the coefficients of objectives, by name; 1 where there is none."""
+    scale: float = 1.0
+    """On the whole sum."""
     moved: bool = False
-    """Whether the policy has taken a step on this batch."""
+    """Whether the policy has taken a step on this batch, or another one sampled it."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -50,10 +53,12 @@ class Gradients:
 
     def accumulate(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:
         """Add the gradients of one minibatch; returns whether there are any."""
-        signals, metrics = self.loss.prepare(batch)
-        for name, value in metrics.items():
-            self.note(name, value)
-        batch = replace(batch, signals=batch.signals | signals)
+        advantages_BL = advantages_BL.to(self.dtype)
+        if self._loss is not None:
+            signals, metrics = self._loss.prepare(batch)
+            for name, value in metrics.items():
+                self.note(name, value)
+            batch = replace(batch, signals=batch.signals | signals)
         policy = not self.warming and self._teaches(batch, advantages_BL)
         self._accumulate(batch, advantages_BL, policy=policy)
         return policy or self.critic is not None
@@ -70,9 +75,27 @@ class Gradients:
         return means
 
     @property
+    def _loss(self) -> PolicyLoss | None:
+        """Return the policy loss, which says how tokens add up; None if there is none."""
+        return next((term for term in self.objectives if isinstance(term, PolicyLoss)), None)
+
+    @property
     def _terms(self) -> list[tuple[str, Objective]]:
-        """The loss and the regularizers, by the name that their values are reported under."""
-        return [("policy", self.loss), *((term.name, term) for term in self.regularizers)]
+        """List the objectives by the name that their values are reported under."""
+        return [
+            ("policy" if isinstance(term, PolicyLoss) else term.name, term)
+            for term in self.objectives
+        ]
+
+    def _weight(self, term: Objective) -> float:
+        """Return what a term counts in the sum."""
+        return term.coefficient * self.factors.get(term.name, 1.0) * self.scale
+
+    def _weights_BL(self, batch: TokenBatch) -> Tensor:
+        """[B, L]: what each token counts in a term per token."""
+        if self._loss is not None:
+            return self._loss.weights_BL(batch, self.dtype)
+        return (batch.mask_BL.double() / batch.mask_BL.sum().clamp(min=1)).to(self.dtype)
 
     def _probes(self) -> dict[str, Probe]:
         """Collect what the terms ask for of the logits."""
@@ -80,15 +103,20 @@ class Gradients:
 
     def _teaches(self, batch: TokenBatch, advantages_BL: Tensor) -> bool:
         """Tell whether the policy has a gradient: from an advantage, or a term without one."""
-        counts_BL = self.loss.weights_BL(batch) > 0
-        terms = not self.loss.skips_zero or any(term.coefficient for term in self.regularizers)
-        return bool((counts_BL if terms else counts_BL & (advantages_BL != 0)).any())
+        counts_BL = self._weights_BL(batch) > 0
+        for term in self.objectives:
+            if not self._weight(term):
+                continue
+            skips = isinstance(term, PolicyLoss) and term.skips_zero
+            if bool((counts_BL & (advantages_BL != 0) if skips else counts_BL).any()):
+                return True
+        return False
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
         """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are
         partial sums of it.
         """
-        weights_BL = self.loss.weights_BL(batch, self.dtype)
+        weights_BL = self._weights_BL(batch)
         targets_BL = batch.signals.get("critic_targets_BL")
         value_weights_BL = None
         if self.critic is not None:
@@ -154,7 +182,7 @@ class Gradients:
         with torch.enable_grad():
             for name, term in terms:
                 value, metrics = batch_loss(term, scores, batch, advantages_BL)
-                total = total + term.coefficient * value
+                total = total + self._weight(term) * value
                 self.note(f"loss/{name}", float(value.detach()))
                 for metric, number in metrics.items():
                     self.note(metric, number)
@@ -169,7 +197,8 @@ class Gradients:
         """
         sampled_B = batch.mask_BL.any(1)
         used_B = ((advantages_BL != 0) & batch.mask_BL).any(1)
-        if not self.loss.skips_zero or self.critic is not None or self.regularizers:
+        skips = self._loss is not None and self._loss.skips_zero and len(self.objectives) == 1
+        if not skips or self.critic is not None:
             used_B = sampled_B
         self.note("sequences/used", float(used_B.double().mean()))
         return used_B if bool(used_B.any()) else sampled_B
@@ -210,7 +239,7 @@ class Gradients:
             for metric, values_BL in output.metrics.items():
                 _add(totals, metric, float(values_BL[mask_BL].detach().double().sum()))
             reported |= output.metrics.keys()
-            loss = loss + term.coefficient * part
+            loss = loss + self._weight(term) * part
         if "entropy" not in reported:
             _add(totals, "entropy", float(scores.of["entropy"][mask_BL].detach().double().sum()))
         if not self.moved:

@@ -1,7 +1,7 @@
 """Learner: parameters, optimiser and update in this process. It knows no recipe, run or world::
 
     learner = Learner(LearnerConfig(), model)
-    metrics = learner.update(batch, advantages)
+    metrics = learner.update([learner.work(batch, advantages)])
 
 A batch that teaches nothing moves nothing.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -20,17 +20,19 @@ from torch import Tensor, nn
 
 from ...agents.episode import StopReason
 from ...agents.models.forward import Scores, score_batch
+from ...foundation.errors import PluginError
 from ...foundation.plugins import Need
 from ..batch import TokenBatch
 from ..credit.base import Advantages
 from ..objective import Objective
 from ..patience import check_finite
+from ..work import Work
 from .average import WeightAverage
 from .config import LearnerConfig
 from .critic import Critic
 from .gradients import Gradients
 from .optim import apply_step, make_optimizer, restore_optimizer
-from .rows import downsample
+from .rows import downsample, minibatches
 
 
 class Learner:
@@ -57,6 +59,8 @@ class Learner:
         if longest is not None:
             self.loss = self.loss.of_length(longest)
         self.regularizers = [term.begin() for term in config.regularizers]
+        self.factors = {term.name: 1.0 for term in self.objectives}
+        """On the coefficient of each objective, by name: whoever steers one sets it here."""
         asked = (term.needs() for term in self.objectives)
         self.needs = frozenset(needs).union(*asked)
         self.critic = Critic(model, config.critic) if Need.VALUES in self.needs else None
@@ -83,6 +87,123 @@ class Learner:
         Args:
             cut: reasons to stop after which the critic's value of what would have come is wanted.
         """
+        batch = self._scored(batch, self.needs)
+        if self.critic is not None:
+            rows = list(batch.split(self.config.token_budget))
+            values_BL, bootstrap_E = self.critic.evaluate(
+                self.model, batch, rows, batch.stopped_E(cut), bf16=self.config.bf16
+            )
+            batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
+        return batch
+
+    def work(self, batch: TokenBatch, advantages: Advantages) -> Work:
+        """Return the work of a step of its own: its objectives, on what was played.
+
+        Args:
+            advantages: per token, with the critic's targets if there is a critic.
+        """
+        if advantages.critic_targets_BL is not None:
+            targets = {"critic_targets_BL": advantages.critic_targets_BL}
+            batch = replace(batch, signals=batch.signals | targets)
+        return Work("policy", batch, advantages.values, self.objectives)
+
+    def update(self, works: Sequence[Work], step: int = 0, seed: int = 0) -> dict[str, float]:
+        """Take all optimiser steps of one step; returns the metrics, averaged over them.
+
+        The modules are in evaluation mode: the log-probabilities that are differentiated are those
+        of the policy that played, without dropout. A minibatch without any gradient takes no step:
+        the optimiser's moments would move the weights.
+
+        Args:
+            works: the step's own (see `work`), from which alone the critic learns, then others.
+                Those that share its optimiser steps are cut into as many minibatches.
+            step: of `config.steps`, from 0, for the schedule.
+            seed: of what is drawn: minibatches, rows that are left out.
+
+        Raises:
+            RunFailed: a weight is not finite any more.
+        """
+        self.model.eval()
+        if self.critic is not None:
+            self.critic.eval()
+        # All is measured before the first step: 'old' is the policy that none of them has moved.
+        pairs = [
+            (work, self._gradients(work, first=not index, step=step))
+            for index, work in enumerate(self._complete(works, step, seed))
+        ]
+        joint = [(work, gradients) for work, gradients in pairs if not work.own_step]
+        lr, config = self.config.optim.lr_at(step, self.config.steps), self.config
+        cuts = minibatches(
+            [work for work, _ in joint],
+            config.updates,
+            config.minibatches,
+            seed * 1_000_003 + step,
+        )
+        skipped = 0
+        for cut in cuts:
+            parts = zip(joint, cut, strict=True)
+            taught = [gradients.accumulate(*part) for (_, gradients), part in parts if part]
+            skipped += not any(taught)
+            if any(taught):
+                self._step([gradients for _, gradients in joint], lr)
+        for work, gradients in pairs:
+            if work.own_step and gradients.accumulate(work.batch, work.advantages_BL):
+                self._step([gradients], lr)
+        check_finite(self.model, f"after step {step + 1}")
+        self.average.update()
+        metrics = pairs[0][1].means() | {"updates/skipped": float(skipped)}
+        for work, gradients in pairs[1:]:
+            metrics |= {f"{work.name}/{name}": v for name, v in gradients.means().items()}
+        return metrics
+
+    def _gradients(self, work: Work, *, first: bool, step: int) -> Gradients:
+        """Make the gradients of a work, and of the critic if it is the first."""
+        warming = self.critic is not None and step < self.config.critic.warmup_steps
+        return Gradients(
+            self.config,
+            self.model,
+            work.objectives,
+            self.critic if first else None,
+            warming=warming,
+            factors=self.factors,
+            scale=work.scale,
+            moved=not first,
+        )
+
+    def _step(self, parts: Sequence[Gradients], lr: float) -> None:
+        """Take an optimiser step by the gradients that were accumulated, told by the first part."""
+        norms = apply_step(self.optimizer, lr, self.config.optim.max_grad_norm)
+        for part in parts:
+            part.moved = True
+        for name, norm in zip(("grad_norm", "grad_norm/critic"), norms, strict=False):
+            parts[0].note(name, norm)
+        parts[0].note("lr", lr)
+        parts[0].note("gradients/lost", float(not all(map(math.isfinite, norms))))
+
+    def _complete(self, works: Sequence[Work], step: int, seed: int) -> Iterator[Work]:
+        """Yield works with all that their objectives need, of as many sequences as take part.
+
+        A further work that is too short for `rows_multiple_of` is left out.
+        """
+        multiple = self.config.rows_multiple_of
+        for index, work in enumerate(works):
+            needs = frozenset[Need]().union(*(term.needs() for term in work.objectives))
+            if Need.REF_LOGPROBS in needs and self.reference is None:
+                raise PluginError(
+                    f"work '{work.name}' needs a reference, and the learner has none: who makes"
+                    " such work names ref_logprobs among its own needs"
+                )
+            batch, advantages_BL = work.batch, work.advantages_BL
+            if multiple > 1:
+                if index and int(batch.mask_BL.any(1).sum()) < multiple:
+                    continue
+                rows = downsample(batch, multiple, seed * 1_000_003 + step)
+                batch = batch.select(rows)
+                advantages_BL = advantages_BL[rows, : batch.tokens_BL.shape[1]]
+            yield replace(work, batch=self._scored(batch, needs), advantages_BL=advantages_BL)
+
+    def _scored(self, batch: TokenBatch, needs: Collection[Need]) -> TokenBatch:
+        """Add the log-probabilities that are needed and are not there."""
         rows = list(batch.split(self.config.token_budget))
 
         def scores_of(policy: nn.Module) -> Scores:
@@ -96,92 +217,12 @@ class Learner:
             )
 
         # bfloat16 is not the engine's arithmetic: its log-probabilities are of another policy.
-        if Need.OLD_LOGPROBS in self.needs or self.config.bf16:
+        if (Need.OLD_LOGPROBS in needs or self.config.bf16) and "old" not in batch.scores:
             batch = batch.with_scores(old=scores_of(self.model))
-        if self.reference is not None:
+        if Need.REF_LOGPROBS in needs and "ref" not in batch.scores:
+            assert self.reference is not None
             batch = batch.with_scores(ref=scores_of(self.reference))
-        if self.critic is not None:
-            values_BL, bootstrap_E = self.critic.evaluate(
-                self.model, batch, rows, batch.stopped_E(cut), bf16=self.config.bf16
-            )
-            batch = replace(batch, values_BL=values_BL, bootstrap_E=bootstrap_E)
         return batch
-
-    def update(
-        self, batch: TokenBatch, advantages: Advantages, step: int = 0, seed: int = 0
-    ) -> dict[str, float]:
-        """Take all optimiser steps of one batch; returns the metrics, averaged over them.
-
-        The modules are in evaluation mode: the log-probabilities that are differentiated are those
-        of the policy that played, without dropout. A minibatch without any gradient takes no step:
-        the optimiser's moments would move the weights.
-
-        Args:
-            advantages: per token.
-            step: of `config.steps`, from 0, for the schedule.
-            seed: of what is drawn: minibatches, rows that are left out.
-
-        Raises:
-            RunFailed: a weight is not finite any more.
-        """
-        config, skipped = self.config, 0
-        self.model.eval()
-        if self.critic is not None:
-            self.critic.eval()
-        warming = self.critic is not None and step < config.critic.warmup_steps
-        work = Gradients(config, self.model, self.loss, self.regularizers, self.critic, warming)
-        lr = config.optim.lr_at(step, config.steps)
-        batch, advantages_BL = self._used(batch, advantages, work.dtype, step, seed)
-        for part, part_BL in self._minibatches(batch, advantages_BL, step, seed):
-            if not work.accumulate(part, part_BL):
-                skipped += 1
-                continue
-            norms = apply_step(self.optimizer, lr, config.optim.max_grad_norm)
-            work.moved = True
-            for name, norm in zip(("grad_norm", "grad_norm/critic"), norms, strict=False):
-                work.note(name, norm)
-            work.note("lr", lr)
-            work.note("gradients/lost", float(not all(map(math.isfinite, norms))))
-        check_finite(self.model, f"after step {step + 1}")
-        self.average.update()
-        return work.means() | {"updates/skipped": float(skipped)}
-
-    def _used(
-        self,
-        batch: TokenBatch,
-        advantages: Advantages,
-        dtype: torch.dtype,
-        step: int,
-        seed: int,
-    ) -> tuple[TokenBatch, Tensor]:
-        """The sequences that take part, with the critic's targets beside them, and their
-        advantages.
-        """
-        advantages_BL = advantages.values.to(dtype)
-        if advantages.critic_targets_BL is not None:
-            targets = {"critic_targets_BL": advantages.critic_targets_BL}
-            batch = replace(batch, signals=batch.signals | targets)
-        if self.config.rows_multiple_of > 1:
-            rows = downsample(batch, self.config.rows_multiple_of, seed * 1_000_003 + step)
-            batch = batch.select(rows)
-            advantages_BL = advantages_BL[rows, : batch.tokens_BL.shape[1]]
-        return batch, advantages_BL
-
-    def _minibatches(
-        self, batch: TokenBatch, advantages_BL: Tensor, step: int, seed: int
-    ) -> Iterator[tuple[TokenBatch, Tensor]]:
-        """Whole episodes, shuffled anew for each pass."""
-        for epoch in range(self.config.updates):
-            if self.config.minibatches == 1:
-                yield batch, advantages_BL
-                continue
-            generator = torch.Generator("cpu").manual_seed((seed * 1_000_003 + step) * 101 + epoch)
-            order = torch.randperm(batch.episodes, generator=generator, device="cpu")
-            for chosen in order.to(batch.device).chunk(self.config.minibatches):
-                rows = torch.isin(batch.episode_B, chosen).nonzero().flatten()
-                if len(rows):
-                    part = batch.select(rows)
-                    yield part, advantages_BL[rows, : part.tokens_BL.shape[1]]
 
     # -- weights and memory ------------------------------------------------------------------------
 
@@ -200,6 +241,7 @@ class Learner:
             "critic": None if self.critic is None else self.critic.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "average": self.average.state_dict(),
+            "factors": dict(self.factors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -209,6 +251,7 @@ class Learner:
             if module is not None:
                 module.load_state_dict(state[key])
         self.average.load_state_dict(state["average"])
+        self.factors = dict(state["factors"])
 
     def snapshot(self) -> dict[str, Any]:
         """Copy all that an update changes, to `rollback` to."""

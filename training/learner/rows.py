@@ -1,12 +1,18 @@
-"""Rows of an update: a number of sequences that divides evenly among workers."""
+"""Rows of an update: cuts into minibatches, and counts that divide evenly among workers."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...foundation.errors import UserError
 from ..batch import TokenBatch
+from ..work import Work
+
+Part = tuple[TokenBatch, Tensor]
+"""Some sequences of a work, and their advantages."""
 
 
 def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
@@ -34,3 +40,36 @@ def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     order = torch.randperm(len(rows), generator=generator, device="cpu")
     return rows[order[:kept].sort().values.to(rows.device)]
+
+
+def minibatches(
+    works: Sequence[Work], passes: int, count: int, seed: int
+) -> Iterator[list[Part | None]]:
+    """Cut works into minibatches of whole episodes, shuffled anew for each pass.
+
+    Yields, for each optimiser step, a part of each work, or None where too few episodes of it are
+    left; steps to which no work has anything are left out.
+    """
+    for epoch in range(passes):
+        for parts in zip(*(_cut(work, count, seed * 101 + epoch) for work in works), strict=True):
+            if any(part is not None for part in parts):
+                yield list(parts)
+
+
+def _cut(work: Work, count: int, seed: int) -> Iterator[Part | None]:
+    """Cut a work into `count` parts."""
+    batch, advantages_BL = work.batch, work.advantages_BL
+    if count == 1:
+        yield batch, advantages_BL
+        return
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(batch.episodes, generator=generator, device="cpu")
+    chunks = order.to(batch.device).chunk(count)
+    for index in range(count):
+        chosen = chunks[index] if index < len(chunks) else order[:0].to(batch.device)
+        rows = torch.isin(batch.episode_B, chosen).nonzero().flatten()
+        if not len(rows):
+            yield None
+            continue
+        part = batch.select(rows)
+        yield part, advantages_BL[rows, : part.tokens_BL.shape[1]]
