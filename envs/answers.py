@@ -34,8 +34,9 @@ with it for minutes.
 
 
 def text(value: Any, what: str) -> str:
-    """Return a text without lone surrogates. Raises TypeError for what is no string, ValueError for
-    one too long.
+    """Check that an answer is text, and return it without lone surrogates.
+
+    Raises TypeError for what is no string, ValueError for one that is too long.
     """
     if not isinstance(value, str):
         raise TypeError(f"{what} is {_named(value)}, not str")
@@ -45,8 +46,9 @@ def text(value: Any, what: str) -> str:
 
 
 def number(value: Any, what: str) -> float:
-    """Return a finite float. Raises TypeError for what is no single number, ValueError for NaN and
-    infinity.
+    """Check that an answer is a finite number, and return it as a float.
+
+    Raises TypeError for what is no single number, ValueError for NaN and infinity.
     """
     found = value if type(value) is float else real(value, what)
     if not math.isfinite(found):
@@ -55,7 +57,10 @@ def number(value: Any, what: str) -> float:
 
 
 def real(value: Any, what: str) -> float:
-    """Return a float that may be NaN or infinite. Raises TypeError for what is no single number."""
+    """Check that an answer is a number, and return it as a float, NaN and infinity included.
+
+    Raises TypeError for what is no single number.
+    """
     plain = _plain(value)
     if not isinstance(plain, int | float):
         raise TypeError(f"{what} is {_named(plain)}, not a number")
@@ -63,7 +68,10 @@ def real(value: Any, what: str) -> float:
 
 
 def flag(value: Any, what: str) -> bool:
-    """Return a bool. Raises TypeError for anything but True, False, 0 and 1."""
+    """Check that an answer is true or false, and return it as a bool.
+
+    Raises TypeError for anything but True, False, 0 and 1.
+    """
     if type(value) is bool:
         return value
     plain = _plain(value)
@@ -73,8 +81,9 @@ def flag(value: Any, what: str) -> bool:
 
 
 def names(value: Any, what: str) -> list[str]:
-    """Return a fresh list of texts. Raises TypeError for a single string, or for an entry that is
-    no string.
+    """Check that an answer is a list of texts, and return them as a fresh list.
+
+    Raises TypeError for a single string, or for an entry that is no string.
     """
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise TypeError(f"{what} is {_named(value)}, not a list of str")
@@ -85,13 +94,15 @@ def names(value: Any, what: str) -> list[str]:
 
 
 def maybe(check: Callable[[Any, str], T], value: Any, what: str) -> T | None:
-    """Return what `check` makes of a value that may also be None."""
+    """Check an answer that may also be None by `check`, and return what that makes of it."""
     return None if value is None else check(value, what)
 
 
 def artifacts(value: Any, what: str) -> dict[str, Artifact]:
-    """Return artifacts by name. Raises TypeError for what is none, ValueError for a name or a media
-    type that cannot be one, and for more than a turn may carry.
+    """Check that an answer is artifacts by name, and return them as a fresh dict.
+
+    Raises TypeError for what is none, ValueError for a name or a media type that cannot be one, and
+    for more than a turn may carry.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{what} is {_named(value)}, not a dict of Artifact")
@@ -113,8 +124,9 @@ def artifacts(value: Any, what: str) -> dict[str, Artifact]:
 
 
 def tools(value: Any) -> list[dict[str, Any]] | None:
-    """Return JSON schemas of actions, their texts without lone surrogates. Raises TypeError for
-    what is no list.
+    """Check that an answer is JSON schemas of actions or None, and return it as plain data.
+
+    Texts lose their lone surrogates. Raises TypeError for what is no list.
     """
     if value is None:
         return None
@@ -124,16 +136,18 @@ def tools(value: Any) -> list[dict[str, Any]] | None:
 
 
 def started(value: Any) -> tuple[str, TurnInfo]:
-    """Return what `reset` answered. Raises TypeError if that is not (observation, info) as
-    `TextEnv` has them.
+    """Check what `reset` of a world returned, and return its observation and info.
+
+    Raises TypeError if that is not (observation, info) as `TextEnv` has them.
     """
     observation, info = _tuple(value, 2, "reset")
     return text(observation, "the observation"), _info(info)
 
 
 def stepped(value: Any) -> tuple[str, float, bool, bool, TurnInfo]:
-    """Return what `step` answered. Raises TypeError if that is not the five parts as `TextEnv` has
-    them.
+    """Check what `step` of a world returned, and return its five parts.
+
+    Raises TypeError if those are not the five that `TextEnv` has.
     """
     observation, reward, terminated, truncated, info = _tuple(value, 5, "step")
     return (

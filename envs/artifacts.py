@@ -25,10 +25,10 @@ class Artifact:
     data: bytes
 
     def to_json(self) -> dict[str, str]:
-        """Return a JSON-serialisable form; `from_json` restores it."""
+        """Write the artifact as JSON data, which `from_json` reads again."""
         return {"media_type": self.media_type, "base64": base64.b64encode(self.data).decode()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Artifact:
-        """Return the Artifact that `to_json` was called on."""
+        """Read an artifact from the JSON data that `to_json` wrote."""
         return cls(data["media_type"], base64.b64decode(data["base64"], validate=True))

@@ -28,8 +28,9 @@ def close_here(envs: Sequence[TextEnv]) -> None:
 
 
 def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:
-    """Start to close instances in a daemon thread, and return it; None if there is nothing left to
-    wait for.
+    """Start to close instances in a daemon thread, and return the thread.
+
+    None if there is nothing left to wait for.
     """
     if not envs:
         return None
@@ -43,8 +44,9 @@ def close_aside(envs: Sequence[TextEnv]) -> threading.Thread | None:
 
 
 def close_worlds(envs: Sequence[TextEnv]) -> None:
-    """Close instances; those that are not closed after `LIMIT` seconds are left behind with a
-    warning.
+    """Close instances, and wait `LIMIT` seconds at most.
+
+    Those that are not closed by then are left behind with a warning.
     """
     thread = close_aside(envs)
     if thread is not None:

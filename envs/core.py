@@ -159,7 +159,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.settings = self.Settings.of(params, self._name())
         self.current: Task | None = None
         self.last_outcome = Outcome("")
-        """Return what the world reported last, in plain types, without extras nobody asked for."""
+        """What the world reported last, in plain types, without extras nobody asked for."""
         self._turns, self._over = 0, True
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -170,7 +170,7 @@ class TextEnv(gymnasium.Env[str, str]):
     # -- for subclasses ----------------------------------------------------------------------------
 
     def _tasks(self, split: Split) -> Sequence[Task]:
-        """The fixed tasks of a split; splits share no problem. As many seeds as `sizes` says."""
+        """List the fixed tasks of a split, as many as `sizes` says; splits share no problem."""
         if split not in self.sizes:
             raise UserError(f"{self._name()}: there are no {split} tasks: write _tasks, or sizes")
         return self.seeded(seeds_of(split, self.sizes[split]), split)
@@ -181,8 +181,9 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @abstractmethod
     def _act(self, action: str) -> Outcome:
-        """Run one sanitised action. Must answer any string; raise only if the world itself is
-        broken.
+        """Run one sanitised action.
+
+        Must answer any string; raise only if the world itself is broken.
         """
 
     def expert_action(self) -> str | None:
@@ -194,19 +195,20 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def codes(self) -> Sequence[str]:
-        """Names that are copied whole and whose spelling says nothing, such as product ids."""
+        """List names that are copied whole and whose spelling says nothing, such as product ids."""
         return ()
 
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
-        """Make whatever these tasks need ahead of time (game files, indexes), in parallel, with a
-        progress bar.
+        """Make ahead of time what these tasks need (game files, indexes).
+
+        That happens in parallel, with a progress bar.
         """
 
     @classmethod
     def _name(cls) -> str:
-        """The id that this class is registered under first; else its own name."""
+        """Return the id that this class is registered under first; else its own name."""
         path = f"{cls.__module__}:{cls.__qualname__}"
         specs = gymnasium.registry.values()
         ids = (spec.id for spec in specs if spec.entry_point in (cls, path))
@@ -216,7 +218,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def id(self) -> str:
-        """The registered id of this instance."""
+        """Return the registered id of this instance."""
         if self.spec is None:
             raise UserError(
                 f"{type(self).__name__} has no id: register it and make it with turnrl.make(id)"
@@ -225,8 +227,9 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The parameters that stand in this instance's Tasks: what is not at its default, and what
-        the id was registered with.
+        """Return the parameters that stand in this instance's Tasks.
+
+        These are what is not at its default, and what the id was registered with.
         """
         whole = self.settings.model_dump(mode="json")
         registered = gymnasium.registry[self.spec.id].kwargs if self.spec is not None else {}
@@ -237,8 +240,9 @@ class TextEnv(gymnasium.Env[str, str]):
         return self.settings.model_dump(mode="json")
 
     def own(self, task: Task) -> Task:
-        """Return the task if this instance plays it. Raises UserError for one of another world, or
-        with parameters that this world does not take.
+        """Return the task if this instance plays it.
+
+        Raises UserError for one of another world, or with parameters that this world does not take.
         """
         if self.spec is not None and task.env != self.spec.id:
             raise UserError(
@@ -248,15 +252,15 @@ class TextEnv(gymnasium.Env[str, str]):
         return task
 
     def task(self, seed: int, split: Split = "train") -> Task:
-        """The Task of this instance's parameters with the given seed."""
+        """Make the Task of this instance's parameters with the given seed."""
         return Task(env=self.id, params=self.params, seed=seed, split=split)
 
     def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
-        """Return the tasks of this instance's parameters with these seeds, made when needed."""
+        """List the tasks of this instance's parameters with these seeds, each made when needed."""
         return SeededTasks(self.id, self.params, split, seeds)
 
     def tasks(self, split: str) -> Sequence[Task]:
-        """The fixed tasks of 'train', 'valid' or 'test'. Raises UserError for another name."""
+        """List the fixed tasks of 'train', 'valid' or 'test'. Raises UserError for another name."""
         for known in SPLITS:
             if split == known:
                 return self._tasks(known)
@@ -265,8 +269,9 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(  # type: ignore[override]
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, TurnInfo]:
-        """Start ``options['task']`` (a Task or its dict), else the training task picked by `seed`
-        (random without).
+        """Start ``options['task']`` (a Task or its dict), else a training task.
+
+        `seed` picks the training task; without one it is random.
         """
         super().reset(seed=seed)
         chosen = (options or {}).get("task")
@@ -283,11 +288,13 @@ class TextEnv(gymnasium.Env[str, str]):
         return outcome.observation, self._info(outcome, None)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, TurnInfo]:  # type: ignore[override]
-        """Run one action, any string. Refused actions cost a turn and answer why. Raises
-        RuntimeError after the end.
+        """Run one action, any string. Refused actions cost a turn and answer why.
+
+        Raises RuntimeError after the end.
         """
         if self._over:
             raise RuntimeError("the episode is over: call reset() before step()")
+        # Over until the world has answered: one that raises is not played on.
         self._turns, self._over = self._turns + 1, True
         allowed, reason = clean(action, self.grammar)
         if allowed is None:
@@ -310,7 +317,7 @@ class TextEnv(gymnasium.Env[str, str]):
         )
 
     def _refused(self, reason: str) -> Outcome:
-        """The world stands still; the player is told why."""
+        """Answer an action that is kept from the world: it stands still, the player is told why."""
         return replace(
             self.last_outcome,
             observation=f"Invalid action: {REASONS[reason]}.",
@@ -329,8 +336,9 @@ class TextEnv(gymnasium.Env[str, str]):
             raise UserError(explain(error, "options['task'] is no Task", keys_of(Task))) from None
 
     def _settled(self, outcome: Any, method: str) -> Outcome:
-        """The Outcome with plain Python's types. Raises TypeError or ValueError for what cannot be
-        brought to them.
+        """Bring what a world answered to plain Python's types.
+
+        Raises TypeError or ValueError for what cannot be brought to them.
         """
         if not isinstance(outcome, Outcome):
             raise TypeError(

@@ -35,9 +35,7 @@ class Faults:
             )
 
     def since(self, before: Counter[str]) -> str:
-        """Return the most frequent failure since the counts were `before`, as a sentence with its
-        number; or ''.
-        """
+        """Name the most frequent failure since the counts were `before`, with its number; or ''."""
         new = self.counts - before
         if not new:
             return ""

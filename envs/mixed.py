@@ -29,8 +29,10 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    id: str
-    weight: float = Field(1, gt=0, allow_inf_nan=False)
+    id: str = Field(description="registered id of the environment")
+    weight: float = Field(
+        1, gt=0, allow_inf_nan=False, description="share of the tasks, beside the other weights"
+    )
 
 
 class MixedSettings(EnvSettings):
@@ -39,7 +41,10 @@ class MixedSettings(EnvSettings):
     parts: list[Part] = Field(
         [],
         validate_default=True,
-        description="{id: a registered id, weight: its share, ...its parameters}, once or more",
+        description=(
+            "the environments that are mixed, each as {id: a registered id, weight: its share,"
+            " ...its parameters}"
+        ),
     )
 
     @field_validator("parts")
@@ -84,7 +89,7 @@ class MixedEnv(TextEnv):
         self._part = first
 
     def whole_params(self) -> dict[str, Any]:
-        """Return every parameter of every part."""
+        """Return every parameter of every part, defaults included."""
         pairs = zip(self.settings.parts, self.parts, strict=True)
         parts = [{"id": p.id, "weight": p.weight, **world.whole_params()} for p, world in pairs]
         return {"parts": parts}
@@ -92,7 +97,7 @@ class MixedEnv(TextEnv):
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
-        """Each part makes what its tasks need."""
+        """Let each part make what its tasks need."""
         for part in self.parts:
             mine = [task for task in tasks if self._owner(task) is part]
             if mine:
@@ -100,11 +105,11 @@ class MixedEnv(TextEnv):
 
     @property
     def codes(self) -> Sequence[str]:
-        """Return the codes of all parts."""
+        """List the codes of all parts, each once."""
         return tuple(dict.fromkeys(code for part in self.parts for code in part.codes))
 
     def expert_action(self) -> str | None:
-        """The expert of the environment being played."""
+        """Ask the expert of the part being played for its next action."""
         return self._part.expert_action()
 
     def close(self) -> None:
@@ -159,7 +164,8 @@ class Interleaved(LazyTasks):
 def _picks(lengths: Sequence[int], weights: Sequence[float]) -> Iterator[tuple[int, int]]:
     taken = [0] * len(lengths)
     while True:
-        # The one that is furthest behind its share; of equals the first.
+        # Whoever is furthest behind its share comes next (of equals the first), so that every
+        # beginning of the list has the proportions of the whole.
         source = min(range(len(lengths)), key=lambda i: (taken[i] + 1) / weights[i])
         if taken[source] == lengths[source]:
             return

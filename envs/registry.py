@@ -85,10 +85,10 @@ def _speaks_text(made: Any, what: str) -> None:
 
 
 def load_plugins() -> None:
-    """Import every module that other packages list under the entry-point group 'turnrl.envs'; they
-    call `register`.
+    """Import every module that other packages list under the entry-point group 'turnrl.envs'.
 
-    What does not import is left out, with a warning that names its package.
+    The modules call `register`. What does not import is left out, with a warning that names its
+    package.
     """
     global _loaded_plugins
     if not _loaded_plugins:
@@ -101,19 +101,20 @@ def load_plugins() -> None:
 
 
 def env_ids() -> list[str]:
-    """Ids of all registered text environments, plug-ins included."""
+    """List the ids of all registered text environments, plug-ins included."""
     load_plugins()
     return sorted(_FAMILIES)
 
 
 def extra_of(id: str) -> str:
-    """The optional dependency group an id needs, '' for none."""
+    """Return the optional dependency group that an id needs, '' for none."""
     return _FAMILIES.get(id, "")
 
 
 def make(id: str, **params: Any) -> TextEnv:
-    """Make a registered text environment. Raises UserError for an unknown id, a missing extra or a
-    bad parameter.
+    """Make a registered text environment.
+
+    Raises UserError for an unknown id, a missing extra or a bad parameter.
     """
     load_plugins()
     if not isinstance(id, str) or id not in _FAMILIES:
@@ -149,8 +150,9 @@ def make(id: str, **params: Any) -> TextEnv:
 
 
 def creator_of(id: str) -> Any:
-    """Return the class, or the function, that makes instances of an id. Raises ImportError where
-    it cannot be imported.
+    """Return the class, or the function, that makes instances of an id.
+
+    Raises ImportError where it cannot be imported.
     """
     creator: Any = gymnasium.registry[id].entry_point
     if isinstance(creator, str):
@@ -162,8 +164,9 @@ def creator_of(id: str) -> Any:
 
 
 def make_for(task: Task, **options: Any) -> TextEnv:
-    """Make the environment a Task belongs to, with the task's parameters. Raises UserError for what
-    is no Task.
+    """Make the environment that a Task belongs to, with the task's parameters.
+
+    Raises UserError for what is no Task.
     """
     if not isinstance(task, Task):
         raise UserError(f"make_for takes a Task, not a {type(task).__name__}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def exchanged(kinds: Iterable[Sequence[str]], number: int) -> dict[str, str]:
-    """Every name -> another of its kind (or itself), one to one; another map for every number.
+    """Map every name to another of its kind (or itself), one to one, differently for every number.
 
     >>> exchanged([["cup", "mug", "pan"], ["sofa"]], 1)
     {'cup': 'cup', 'mug': 'pan', 'pan': 'mug', 'sofa': 'sofa'}

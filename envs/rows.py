@@ -31,12 +31,12 @@ class BadRows:
         self.first = ""
 
     def add(self, problem: str) -> None:
-        """Count one row. `problem` says where it is and what is wrong with it."""
+        """Count one bad row. `problem` says where it is and what is wrong with it."""
         self.count += 1
         self.first = self.first or problem
 
     def settle(self, rows: int) -> None:
-        """Warn about the rows that were left out.
+        """Warn about the rows that were left out; refuse a file that has too many of them.
 
         Args:
             rows: how many the file has, bad ones included.

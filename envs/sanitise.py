@@ -62,7 +62,10 @@ REASONS = {
 
 
 def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
-    """The action to run and None, or None and a key of `REASONS`. Never raises, for any string."""
+    """Decide whether an action may reach the world: (it, None), or (None, a key of `REASONS`).
+
+    Never raises, for any string.
+    """
     # Length is looked at first so that a megabyte costs nothing.
     if len(text) > 4 * grammar.max_chars + 1024:
         return None, "too_long"
@@ -84,8 +87,7 @@ def clean(text: str, grammar: Grammar) -> tuple[str | None, str | None]:
 
 
 def composed(text: str) -> str:
-    """Return the text in Unicode's composed form (NFC), in which texts from different sources are
-    compared.
+    """Return a text in Unicode's composed form (NFC), in which texts are compared.
 
     Files made on some systems spell an accented letter as two characters; most tokenizers write it
     as one.
@@ -100,5 +102,5 @@ def _denied(word: str, deny: frozenset[str]) -> bool:
 
 
 def well_formed(text: str) -> str:
-    """Return the text without lone surrogates, which neither a file nor a request can hold."""
+    """Return a text without lone surrogates, which neither a file nor a request can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")

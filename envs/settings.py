@@ -34,7 +34,7 @@ class EnvSettings(BaseModel):
 
     @classmethod
     def of(cls, params: Mapping[str, Any], what: str) -> Self:
-        """Return the settings that JSON values name; `what` begins the sentence of a UserError.
+        """Make settings of JSON values; `what` begins the sentence of a UserError.
 
         Raises UserError for a key or a value that does not belong there.
         """
@@ -56,7 +56,7 @@ class EnvSettings(BaseModel):
 
     @classmethod
     def of_task(cls, task: Task) -> Self:
-        """Return the settings that a Task names. Raises UserError as `of`."""
+        """Make the settings that a Task names. Raises UserError as `of`."""
         return cls.of(task.params, f"task '{task.id}'")
 
     def params(self) -> dict[str, Any]:

@@ -19,16 +19,16 @@ class UnicodeText(gymnasium.Space[str]):
         self.max_length = max_length
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """Eight random lower-case letters."""
+        """Draw eight random lower-case letters."""
         return "".join(chr(code) for code in self.np_random.integers(97, 123, size=8))
 
     def contains(self, x: Any) -> bool:
-        """True for a string within the length limit."""
+        """Tell whether something is a string within the length limit."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Text has no fixed-size array form."""
+        """Tell whether text can be flattened: it has no fixed-size array form."""
         return False
 
     def __eq__(self, other: object) -> bool:

@@ -23,8 +23,9 @@ SEEDS_PER_SPLIT = 1_000_000
 
 
 def seeds_of(split: Split, count: int, span: int = SEEDS_PER_SPLIT) -> range:
-    """Return the first `count` seeds of a split's own range, which has `span` of them: train begins
-    at 0, valid at `span`, test at twice that.
+    """Return the first `count` seeds of a split's own range, which has `span` of them.
+
+    train begins at 0, valid at `span`, test at twice that.
     """
     first = span * SPLITS.index(split)
     return range(first, first + count)
@@ -42,17 +43,20 @@ class Task(BaseModel):
 
     env: str = Field(description="registered id, e.g. 'textworld/quest-v0'")
     params: dict[str, Any] = Field(
-        default_factory=dict, description="JSON values; what the generator of the world takes"
+        default_factory=dict, description="parameters of the world, as JSON values"
     )
-    seed: int = Field(ge=0, description="picks the instance among those with these parameters")
+    seed: int = Field(
+        ge=0, description="number that picks the instance among those with these parameters"
+    )
     split: Split = Field(
-        "train", description="the set it belongs to; never changes what the instance is"
+        "train", description="set that the task belongs to; never changes what the instance is"
     )
 
     @property
     def id(self) -> str:
-        """Stable and readable: the same for equal env, params and seed, whatever the split is
-        called.
+        """Name the task by env, params and seed, whatever the split is called.
+
+        The name is readable, and the same for equal tasks.
         """
         params = "&".join(
             f"{k}={json.dumps(v, sort_keys=True).strip(chr(34))}"
@@ -62,7 +66,7 @@ class Task(BaseModel):
 
     @property
     def family(self) -> str:
-        """Id without the seed: what success rates are grouped by."""
+        """Name what success rates are grouped by: the id without the seed."""
         return self.id.rpartition("#")[0]
 
     def __hash__(self) -> int:
@@ -76,14 +80,14 @@ class LazyTasks(Sequence[Task]):
 
     @abstractmethod
     def _at(self, index: int) -> Task:
-        """The task at an index from 0."""
+        """Make the task at an index from 0."""
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Task]: ...
     def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
-        """The task at an index, or the list of a slice."""
+        """Make the task at an index, or the list of a slice."""
         chosen = range(len(self))[index]
         return self._at(chosen) if isinstance(chosen, int) else [self._at(i) for i in chosen]
 

@@ -6,8 +6,9 @@ from typing import Any
 
 
 def tool(name: str, description: str, **arguments: str) -> dict[str, Any]:
-    """The JSON schema of a tool whose arguments are all text and needed; each argument with its
-    meaning.
+    """Write the JSON schema of a tool whose arguments are all text and needed.
+
+    Each argument is given with its meaning.
     """
     properties = {
         key: {"type": "string", "description": meaning} for key, meaning in arguments.items()

@@ -391,3 +391,63 @@ def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
     called = set(calls(ast.parse(path.read_text("utf-8"))))
     assert name == ALONE or {ONE_PLACE[call] for call in called & ONE_PLACE.keys()} <= {name}
+
+
+SPOKEN = ("envs",)
+"""The folders in which the docstring of a function begins with a verb, followed by its object."""
+VERBS = (
+    """
+    Add Answer Ask Bring Build Call Check Choose Close Collect Compare Compile Compute Copy
+    Count Cut Decide Describe Do Draw End Feed Fetch Find Forget Free Give Go Hand Have Import
+    Join Keep Kill Leave Let List Load Look Make Map Measure Name Open Play Put Raise Read
+    Rebuild Reduce Register Remove Replay Reset Return Rewrite Run Send Serve Show Split Start
+    Stop Strip Take Tell Translate Try Turn Wait Warn Work Write Yield
+    """
+).split()
+"""All verbs that a docstring begins with, by the alphabet. A new one is added here on purpose."""
+
+
+def first_words(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the docstring's first word of every function that has a docstring.
+
+    A word with 'of' behind it is a noun, whatever else it may be: both are yielded.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            said = (ast.get_docstring(node) or "").split()
+            if said:
+                yield node.name, " ".join(said[: 2 if said[1:2] == ["of"] else 1]).rstrip(".,:;")
+
+
+def test_the_reader_of_docstrings_finds_functions_at_any_depth() -> None:
+    source = """
+class A:
+    "A noun: classes are things."
+    async def method(self):
+        "Sends it."
+    @property
+    def size(self):
+        "[E]: how many."
+    def silent(self): ...
+def outer():
+    "Share of the whole."
+    def inner():
+        "Stop."
+"""
+    assert sorted(first_words(source)) == [
+        ("inner", "Stop"),
+        ("method", "Sends"),
+        ("outer", "Share of"),
+        ("size", "[E]"),
+    ]
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    found = [
+        (path.relative_to(ROOT).as_posix(), name, word)
+        for room in SPOKEN
+        for path in (ROOT / room).rglob("*.py")
+        for name, word in first_words(path.read_text("utf-8"))
+    ]
+    assert [place for place in found if place[2] not in VERBS] == []
+    assert sorted({word for _, _, word in found}) == VERBS

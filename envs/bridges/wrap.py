@@ -103,7 +103,7 @@ def wrap(
     grammar: Grammar = ONE_LINE,
     name: str = "Wrapped",
 ) -> type[TextEnv]:
-    """A class to register.
+    """Make a class of a Gymnasium environment that speaks text, ready to be registered.
 
     Args:
         make: makes the inner environment. What ends it by its own time limit counts as lost: leave

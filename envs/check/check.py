@@ -46,7 +46,7 @@ def check_env(
     reset_timeout: float = 120.0,
     on_rule: OnRule = tell_nobody,
 ) -> CheckReport:
-    """Try every rule on some tasks of an environment.
+    """Try every rule of the contract on some tasks of an environment.
 
     Args:
         id_or_factory: a registered id, or a callable that makes an instance and takes ``extras``,
@@ -96,8 +96,9 @@ def check_env(
 
 @contextmanager
 def _elsewhere() -> Iterator[Path]:
-    """Work in an empty folder: worlds that write files must not do so in the caller's, and the rule
-    'files' looks at this one.
+    """Work in an empty folder until the context ends.
+
+    Worlds that write files must not do so in the caller's, and the rule 'files' looks at this one.
     """
     home = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:

@@ -63,5 +63,6 @@ def _alarm(seconds: float, sentence: str, told: Callable[[str], None]) -> Iterat
     try:
         yield
     finally:
+        # Disarmed first: an alarm at the last moment must not meet the handler of before.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -61,7 +61,7 @@ class Play:
     _elsewhere: list[dict[str, list[str]]] | None = None
 
     def make(self, **options: Any) -> TextEnv:
-        """A fresh instance with everything in its info, whose calls are limited in time.
+        """Make a fresh instance with everything in its info, whose calls are limited in time.
 
         Raises Skip once an instance hung: every rule would wait for it again.
         """
@@ -71,7 +71,10 @@ class Play:
         return limit_calls(env, self.step_timeout, self.reset_timeout, self.hung.append)
 
     def actions(self, task: Task) -> list[str]:
-        """A seeded mix of the expert's, listed and plain actions, up to the end of the episode."""
+        """Choose the actions that are tried in a task, up to the end of its episode.
+
+        They are a seeded mix of the expert's, listed and plain ones, the same for every rule.
+        """
         if task not in self.record:
             self._choose(task)
         return self.record[task]
@@ -101,7 +104,10 @@ class Play:
         self.record[task], self.watched[task] = actions, seen
 
     def replay(self, task: Task, actions: Sequence[str], env: TextEnv | None = None) -> list[Step]:
-        """Reset and steps on a fresh instance, or on `env`."""
+        """Reset an instance to a task, take actions in it, and return every step.
+
+        The instance is `env`, or a fresh one; the reset counts as a step.
+        """
         player = env or self.make()
         observation, info = player.reset(options={"task": task})
         seen: list[Step] = [(observation, 0.0, False, False, dict(info))]
@@ -129,8 +135,9 @@ class Play:
         return step
 
     def expert_way(self, task: Task, env: TextEnv) -> str | None:
-        """All that is said and done in an episode of the expert's, cut at some length; None without
-        an expert.
+        """Play an episode of the expert's and return all that is said and done in it, as one text.
+
+        It is cut at some length. None without an expert.
         """
         observation, _ = env.reset(options={"task": task})
         action, said = env.expert_action(), [observation]
@@ -143,19 +150,20 @@ class Play:
         return "\0".join(said)
 
     def episodes(self) -> dict[Task, list[Step]]:
-        """Every sampled task replayed on a fresh instance, once for all rules."""
+        """Replay every sampled task on a fresh instance, once for all rules."""
         for task in self.tasks or self.record:
             if task not in self._episodes:
                 self._episodes[task] = self.replay(task, self.actions(task))
         return self._episodes
 
     def digests(self) -> dict[str, list[str]]:
-        """Task id -> one digest per turn, reset first."""
+        """Compute the digests of every sampled task by its id, one per turn, the reset's first."""
         return {task.id: [digest(step) for step in seen] for task, seen in self.episodes().items()}
 
     def elsewhere(self) -> list[dict[str, list[str]]]:
-        """`digests` from fresh processes with the hash seeds 1, 1 and 2. Raises Skip where that is
-        impossible.
+        """Compute `digests` in fresh processes with the hash seeds 1, 1 and 2.
+
+        Raises Skip where that is impossible.
         """
         if not self.id:
             raise Skip(
@@ -168,14 +176,14 @@ class Play:
 
 
 def digest(step: Step) -> str:
-    """A fingerprint of all that a step returned."""
+    """Compute a fingerprint of all that a step returned."""
     return hashlib.sha256(
         json.dumps(step, sort_keys=True, default=repr).encode("utf-8", "replace")
     ).hexdigest()[:16]
 
 
 def same(task: Task, one: Sequence[Step], two: Sequence[Step], when: str) -> None:
-    """Raise AssertionError at the first turn that differs."""
+    """Compare two plays of a task; raise AssertionError at the first turn that differs."""
     for turn, (a, b) in enumerate(zip(one, two, strict=False)):
         assert digest(a) == digest(b), (
             f"{task.id}: turn {turn} differs {when}: {a[0][:80]!r} and {b[0][:80]!r}"
@@ -208,7 +216,7 @@ def _replay_elsewhere(play: Play) -> list[dict[str, list[str]]]:
 
 
 def hostile(rng: random.Random, commands: Sequence[str], count: int) -> Iterator[str]:
-    """Make nasty strings: random code points, damaged commands, nothing, a megabyte."""
+    """Yield nasty actions: random code points, damaged commands, nothing, a megabyte."""
     noise = "".join(chr(_code(rng)) for _ in range(100_000))
     poisons = ("\n", "\\", "\x00", "\x1b", "\r", ". ", ";", " then ", "\u2028", "\ufeff", "\x7f")
     for index in range(count):

@@ -1,4 +1,4 @@
-"""The rules of `check_env`, one function each: see `foundation.checking`. Nearly all need tasks.
+"""The rules of `check_env`, one function each: see `foundation.checking`.
 
     @rule("expert")
     def expert(play):
@@ -32,7 +32,6 @@ _PLAYS = 30
 _COMPARED = 40
 """Training tasks that as many tasks of each other split are compared with, at most."""
 _COMPARED_SECONDS = 3.0
-
 
 RULES: Rules[Play] = Rules()
 rule = partial(RULES.rule, needs=("tasks",))
@@ -135,6 +134,7 @@ def _replay(play: Play) -> None:
 def _other_process(play: Play) -> None:
     one, two, other = play.elsewhere()
     assert one == two, f"{_first(one, two)} differs between two processes"
+    # Where another hash seed plays otherwise so may this process: that is for `hash_seed` to say.
     assert one != other or one == play.digests(), (
         f"{_first(one, play.digests())} differs in a fresh process"
     )
@@ -156,7 +156,7 @@ def _first(one: Mapping[str, list[str]], two: Mapping[str, list[str]]) -> str:
 
 @rule("task", needs=("tasks", "determinism"))
 def _task(play: Play) -> None:
-    """A Task alone makes the instance that it came from: its parameters are all there."""
+    """Play instances made from Tasks alone: every parameter must stand in a Task."""
     if not play.id:
         raise Skip("a factory has no id: register the world")
     for task, seen in play.episodes().items():
@@ -244,7 +244,7 @@ def _somebody_wins(play: Play) -> str:
 
 @rule("splits", needs=("tasks", "determinism"))
 def _splits(play: Play) -> str:
-    """Tasks of different splits are different problems, not one problem under several seeds."""
+    """Compare tasks of different splits by the expert's play: they must be different problems."""
     env = play.make()
     known: dict[str, Task] = {}
     for task in _for_a_while(env.tasks("train")):

@@ -28,8 +28,9 @@ textgen._parse_and_convert = functools.lru_cache(maxsize=4096)(textgen._parse_an
 
 
 def compile_game(env: PddlEnv, game: dict[str, Any], *, plan: bool) -> dict[str, Any]:
-    """The data `engine.Engine` plays, with the planner's way to win as 'walkthrough' if `plan` is
-    set.
+    """Translate a game into the data that `engine.HouseholdEngine` plays.
+
+    With `plan` the planner's way to win is in it as 'walkthrough'.
 
     `env` is any PddlEnv; making one costs a copy of a 34 MB library, so a worker uses one for all
     games.
@@ -81,7 +82,7 @@ class _Reader:
         self._state = state
 
     def query(self, expression: str) -> str:
-        """The text of a query, which is then in `queries`; '' for none."""
+        """Return the text of a query, and keep what it parses to in `queries`; '' for none."""
         if expression and expression not in self.queries:
             predicates = Rule.parse_conjunctive_query(expression).preconditions
             self.queries[expression] = [
@@ -91,7 +92,7 @@ class _Reader:
         return expression or ""
 
     def symbol(self, parsed: Any) -> list[Any]:
-        """A symbol of the grammar, in the form that the module's docstring gives."""
+        """Write a parsed symbol of the grammar in the form that the module's docstring gives."""
         if isinstance(parsed, textgen.TerminalSymbol):
             return ["text", parsed.symbol]
         if isinstance(parsed, textgen.NonterminalSymbol):
@@ -114,9 +115,7 @@ class _Reader:
 
 
 def _signatures(state: Any, predicate: Any) -> list[list[str]]:
-    """The types of arguments this predicate may have in facts, in the order in which TextWorld
-    looks through them.
-    """
+    """List the types of arguments that a predicate may have in facts, in TextWorld's order."""
     types = state._logic.types
     own = {fact.signature.types for fact in state.facts if fact.name == predicate.name} | {
         predicate.signature.types

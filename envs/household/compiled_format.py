@@ -85,12 +85,13 @@ class Compiled:
 
     @classmethod
     def read(cls, path: Path) -> Compiled:
-        """A game from its file."""
+        """Read a compiled game from its file."""
         return cls(json.loads(gzip.decompress(path.read_bytes())))
 
     def atom(self, raw: bytes) -> tuple[str, str, tuple[str, ...]]:
-        """Fast Downward's 'Atom opened(shelf)' or 'NegatedAtom ...': key, key of the negation,
-        arguments.
+        """Split a fact as Fast Downward writes it: its key, the key of its negation, its arguments.
+
+        It writes 'Atom opened(shelf)' or 'NegatedAtom opened(shelf)'.
         """
         found = self._atoms.get(raw)
         if found is None:
@@ -103,7 +104,7 @@ class Compiled:
         return found
 
     def entities_of(self, mapping: Mapping[str, str]) -> dict[str, CompiledEntity]:
-        """The entities that names stand for."""
+        """Look up the entities that names stand for."""
         return {name: self.entities[id] for name, id in mapping.items()}
 
     def _key(self, predicate: str, arguments: Any) -> str:

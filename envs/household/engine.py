@@ -1,6 +1,6 @@
 """Plays a compiled game: Fast Downward holds the state, ALFWorld's grammar makes the text::
 
-    engine = Engine()
+    engine = HouseholdEngine()
     engine.load(compiled)                     # see `compiled.compile_game`
     text = engine.start()
     reply = engine.send("go to shelf 2")      # what the stock engine says, command for command
@@ -50,7 +50,7 @@ class _Library:
         self.buffer: Any = (fast_downward.Operator * 256)()
 
     def load(self, game: Compiled) -> None:
-        """Go to the start of a game."""
+        """Bring the library to the start of a game."""
         if self.game is game:
             self.calls.set_state_id(self.first)
             return
@@ -58,7 +58,7 @@ class _Library:
         self.game, self.first = game, self.calls.get_state_id()
 
     def operators(self) -> list[Any]:
-        """The operators that apply now, in the library's order. Valid until the next call."""
+        """List the operators that apply now, in the library's order. Valid until the next call."""
         count = self.calls.get_applicable_operators_count()
         if count > len(self.buffer):
             self.buffer = (fast_downward.Operator * (2 * count))()
@@ -67,8 +67,9 @@ class _Library:
 
 
 def _load() -> Any:
-    """Fast Downward without its debug symbols where that can be done: they are 97 % of a copy's
-    size.
+    """Load a copy of Fast Downward, without its debug symbols where that can be done.
+
+    They are 97 % of a copy's size.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "libdownward.so"
@@ -127,11 +128,11 @@ class HouseholdEngine:
         self.won = False
 
     def load(self, game: Compiled) -> None:
-        """Take a game; `start` begins it."""
+        """Take a game to play; `start` begins it."""
         self.game = game
 
     def start(self) -> str:
-        """(Re)start the game and return its opening."""
+        """Start the game, or start it again, and return its opening."""
         assert self.game is not None
         with LOCK:
             if self._library is None:
@@ -142,8 +143,9 @@ class HouseholdEngine:
             return derive(self.facts, [["rule", "intro"]], {}, {})
 
     def send(self, command: str) -> HouseholdReply:
-        """Run one command, which must be one of `commands` to the letter (blanks around it are
-        dropped).
+        """Run one command, which must be one of `commands` to the letter.
+
+        Blanks around it are dropped.
         """
         found = self.operators.get(command.strip())
         if found is None:
@@ -163,7 +165,7 @@ class HouseholdEngine:
         return HouseholdReply(text, True, self.won)
 
     def commands(self) -> list[str]:
-        """Every command that is accepted now, sorted."""
+        """List every command that is accepted now, sorted."""
         return sorted(self.operators)
 
     def close(self) -> None:
@@ -188,8 +190,10 @@ class HouseholdEngine:
         self.won = bool(self._library.calls.check_goal())
 
     def _render(self, name: str) -> Operator:
-        """Commands depend on an operator's arguments and on facts that never change (where
-        receptacles are).
+        """Write the command of an operator in the words of the grammar.
+
+        It depends on the operator's arguments and on facts that never change (where receptacles
+        are), so it is written once.
         """
         assert self.game is not None
         kind, *arguments = name.split()
@@ -214,8 +218,9 @@ class HouseholdFacts:
         self._sorted: dict[str, list[Fact]] = {}
 
     def change(self, effect: tuple[str, str, Fact]) -> None:
-        """Make a fact true and its negation false: (its key, the key of the negation, the
-        arguments).
+        """Make a fact true and its negation false.
+
+        `effect` is the fact's key, the key of the negation, and the arguments.
         """
         key, opposite, arguments = effect
         for name in (key, opposite):
@@ -224,19 +229,20 @@ class HouseholdFacts:
         self._sets.setdefault(key, set()).add(arguments)
 
     def of(self, key: str) -> Sequence[Fact]:
-        """The facts of 'predicate type type', sorted as TextWorld sorts them."""
+        """List the facts of 'predicate type type', sorted as TextWorld sorts them."""
         found = self._sorted.get(key)
         if found is None:
             found = self._sorted[key] = sorted(self._sets.get(key, ()))
         return found
 
     def holds(self, key: str, *arguments: str) -> bool:
-        """Tell whether this is a fact."""
+        """Tell whether a fact is true now."""
         return arguments in self._sets.get(key, ())
 
     def matches(self, query: str, mapping: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Assignments that make a query true, in TextWorld's order. Two names never stand for one
-        thing.
+        """Find the assignments that make a query true, in TextWorld's order.
+
+        Two names never stand for one thing.
         """
         return self._extend(self.game.queries[query], 0, dict(mapping), set(mapping.values()))
 
@@ -262,6 +268,7 @@ class HouseholdFacts:
                         break
                 else:
                     yield from self._extend(query, depth + 1, mapping, used)
+                # After a mismatch too: the next fact must not meet names that this one bound.
                 for name in bound:
                     used.discard(mapping.pop(name))
 
@@ -272,7 +279,7 @@ def derive(
     mapping: Mapping[str, str],
     variables: Mapping[str, Any],
 ) -> str:
-    """The text of symbols of the grammar, where `mapping` says which thing a name stands for."""
+    """Write the text of symbols of the grammar; `mapping` says which thing a name stands for."""
     return "".join(_text(facts, symbol, mapping, variables) for symbol in symbols)
 
 

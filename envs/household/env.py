@@ -49,8 +49,6 @@ def explained(said: Mapping[str, str]) -> str:
     """Write what a player must know, with the commands as this grammar writes them.
 
     `said` maps actions of the domain to their templates.
-
-    `templates` has an action of the domain for each of them.
     """
     forms = [
         re.sub(r"\[?\{(\w+)[^}]*\}\]?", lambda found: _WORDS.get(found[1], "OBJECT"), said[name])
@@ -68,7 +66,7 @@ def explained(said: Mapping[str, str]) -> str:
 
 
 def grammar_commands(grammar: str) -> dict[str, str]:
-    """Action of the domain (lower case) -> its command, of a .twl2 grammar."""
+    """Find the command of every action of the domain (lower case) in a .twl2 grammar."""
     return {
         name.lower(): said
         for name, said in re.findall(r'action (\w+) \{\s*template :: "(.*?)";', grammar)
@@ -96,7 +94,7 @@ class HouseEnv(TextEnv):
 
     @abstractmethod
     def _game(self, task: Task) -> Compiled:
-        """The game of a task."""
+        """Return the compiled game of a task."""
 
     def expert_action(self) -> str | None:
         """Return the next command of the shortest way by the rules of `goal`; None at the end.
@@ -119,6 +117,7 @@ class HouseEnv(TextEnv):
 
     def _begin(self, task: Task) -> Outcome:
         game = self._game(task)
+        # Without a goal until the game stands: no expert of the last game answers for this one.
         self._goal = None
         self._engine.load(game)
         text = self._engine.start()
@@ -141,6 +140,7 @@ class HouseEnv(TextEnv):
         won = self._engine.won
         self._reached.update(dict.fromkeys(self._goal.milestones(self._engine.facts, won)))
         self._seen |= self._goal.in_sight(self._engine.facts)
+        # A won game needs its copy of the library no more: another instance may have it.
         if won:
             self._engine.close()
         return Outcome(
@@ -156,8 +156,9 @@ class HouseEnv(TextEnv):
         )
 
     def _progress(self) -> float:
-        """Share of the way from the start that is behind: 0 where it is no shorter, or none is
-        known.
+        """Compute the share of the way from the start that is behind.
+
+        0 where the way is no shorter, or none is known.
         """
         moves = self._moves()
         if self._length is None:
@@ -171,7 +172,7 @@ class HouseEnv(TextEnv):
         return self._way
 
     def _command(self, move: Move) -> str | None:
-        """The words for a move, as the grammar of this game has them."""
+        """Find the command for a move, in the words of this game's grammar."""
         for command, (_, _, operator) in self._engine.operators.items():
             if operator.name == move.name:
                 named = dict(zip(self._parameters(move.name), operator.arguments, strict=False))
@@ -220,7 +221,7 @@ class GeneratedEnv(HouseEnv):
 
     @property
     def codes(self) -> Sequence[str]:
-        """The names of all kinds of things and receptacles, without their numbers."""
+        """List the names of all kinds of things and receptacles, without their numbers."""
         return names()
 
     def prepare(
@@ -234,7 +235,7 @@ class GeneratedEnv(HouseEnv):
 
     @abstractmethod
     def _key(self, task: Task) -> tuple[str, int]:
-        """Task type and seed."""
+        """Return the task type and the seed of a task."""
 
 
 class HomeEnv(GeneratedEnv):
@@ -244,13 +245,11 @@ class HomeEnv(GeneratedEnv):
     settings: HomeSettings
 
     def task(self, seed: int, split: Split = "train") -> Task:
-        """The Task of a seed; its parameters name its task type."""
+        """Make the Task of a seed; its parameters name its task type."""
         return self.seeded([seed], split)[0]
 
     def seeded(self, seeds: Sequence[int], split: Split) -> Sequence[Task]:
-        """The tasks with these seeds, made when they are asked for. Types follow each other by
-        seed.
-        """
+        """List the tasks with these seeds, made when needed; types follow each other by seed."""
         return _ByType(self.id, self.params, self.settings.chosen, split, seeds)
 
     def _key(self, task: Task) -> tuple[str, int]:

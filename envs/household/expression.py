@@ -25,8 +25,9 @@ Value = Callable[[Mapping[str, Any]], Any]
 
 @lru_cache(maxsize=1024)
 def read(expression: str) -> Value:
-    """Return the function that works an expression out. Raises ValueError for one that says more
-    than it may.
+    """Return the function that works an expression out.
+
+    Raises ValueError for one that says more than it may.
     """
     try:
         if len(expression) > LONGEST:
@@ -65,7 +66,10 @@ def _value(node: ast.expr) -> Value:
 
 
 def _first(values: list[Value], *, wanted: bool) -> Value:
-    """Return the first value that is true (`wanted`) or false, else the last, as Python does."""
+    """Return a function that chooses the first value that is true, or false, as Python does.
+
+    `wanted` says which of them; where there is none it chooses the last value.
+    """
 
     def choose(things: Mapping[str, Any]) -> Any:
         for value in values:

@@ -26,7 +26,7 @@ from .source import versions
 def generated(
     keys: Sequence[tuple[str, int]], *, workers: int | None = None, progress: bool = False
 ) -> list[Path]:
-    """Return folders of games by (task type, seed); make the missing ones. Raises GameError."""
+    """Return folders of games by (task type, seed), and make the missing ones. Raises GameError."""
     home = cache_dir("household", f"v{GENERATOR}.{FORMAT}-{versions()}")
 
     def order(kind: str, seed: int) -> Callable[[Path], dict[str, Any]]:
@@ -42,8 +42,9 @@ def generated(
 def compiled_official(
     files: Sequence[Path], *, workers: int | None = None, progress: bool = False
 ) -> list[Path]:
-    """Compiled data of game files, by their bytes; the missing ones are made. Raises UserError for
-    a broken file.
+    """Return files of compiled data, one per game file, and make the missing ones.
+
+    A game is known by its bytes. Raises UserError for a broken file.
     """
     home = cache_dir("household", "official", f"{FORMAT}-{versions()}")
 
@@ -59,7 +60,7 @@ def compiled_official(
 
 @lru_cache(maxsize=64)
 def opened(path: Path) -> Compiled:
-    """A compiled game, shared by all instances of this process that play it."""
+    """Read a compiled game, which all instances of this process that play it share."""
     return Compiled.read(path)
 
 

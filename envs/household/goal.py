@@ -1,6 +1,6 @@
 """The aim of a game, its distance, and the next good action, by rules over facts::
 
-    goal = Goal(game)  # a Compiled game
+    goal = HouseholdGoal(game)  # a Compiled game
     goal.moves(facts)  # a way to win: [Move("gotolocation", r="fridge_bar_..."), ...]
     goal.search(facts, seen)  # or the way to where it may be, for who does not know
     goal.milestones(facts, won=False)  # {'held', 'cooled'}
@@ -36,8 +36,9 @@ _DONE = {"clean": "cleaned", "heat": "heated", "cool": "cooled"}
 
 
 def read_goal(problem: str) -> dict[str, str]:
-    """The task type (our short name) and the types of target and receptacle (or lamp) of a PDDL
-    problem, lower case.
+    """Read the goal of a PDDL problem: task type, type of target, type of receptacle (or lamp).
+
+    The task type is our short name, the others are in lower case.
 
     Raises ValueError for a goal that is none of the six task types.
     """
@@ -55,7 +56,7 @@ def read_goal(problem: str) -> dict[str, str]:
 
 
 def _listed(name: str) -> tuple[str, int]:
-    """Give the key that sorts names as the opening lists receptacles.
+    """Return the key that sorts names of receptacles as the opening lists them.
 
     'cabinet 10' comes before 'cabinet 2', and both before 'drawer 3'.
     """
@@ -90,7 +91,7 @@ class _Walk:
         return self
 
     def act(self, name: str, thing: str, receptacle: str, *, inside: bool = False) -> _Walk:
-        """Go there, open it if it must be open, and do it."""
+        """Go to a receptacle, open it if it must be open, and do an action there."""
         self.to(receptacle)
         if inside and receptacle in self.goal.openable and receptacle not in self.opened:
             self.opened.add(receptacle)
@@ -129,7 +130,7 @@ class HouseholdGoal:
     # -- how far -----------------------------------------------------------------------------------
 
     def milestones(self, facts: HouseholdFacts, won: bool) -> Iterator[str]:
-        """The sub-goals that are true now, in the order in which one reaches them."""
+        """Yield the sub-goals that are true now, in the order in which one reaches them."""
         held, inside = self._held(facts), self._inside(facts)
         if held in self.targets:
             yield "held"
@@ -160,7 +161,7 @@ class HouseholdGoal:
     def moves(
         self, facts: HouseholdFacts, seen: Collection[str] | None = None
     ) -> list[Move] | None:
-        """The shortest way to win that the rules find; None if they find none (or the game is won).
+        """Find the shortest way to win by the rules; None if there is none (or the game is won).
 
         With `seen` only what is in those receptacles is known.
         """
@@ -179,8 +180,9 @@ class HouseholdGoal:
         return best or None
 
     def search(self, facts: HouseholdFacts, seen: Collection[str]) -> list[Move] | None:
-        """The way into the next receptacle that was not seen, or first to a target that was; None
-        if all were seen.
+        """Find the way into the next receptacle that was not seen, or first to a target that was.
+
+        None if all were seen.
 
         First those that may hold what is missing; of these, those that need not be opened; in the
         order of the text.
@@ -211,7 +213,7 @@ class HouseholdGoal:
         return walk.moves
 
     def in_sight(self, facts: HouseholdFacts) -> set[str]:
-        """The receptacles here whose content shows."""
+        """Find the receptacles here whose content shows."""
         here, opened = (
             self._at(facts),
             {receptacle for (receptacle,) in facts.of("opened receptacle")},
@@ -223,7 +225,7 @@ class HouseholdGoal:
         }
 
     def _drops(self, inside: Mapping[str, str], facts: HouseholdFacts, held: str) -> list[str]:
-        """Find a place for a thing that is in the way: here, where a target is, or anywhere."""
+        """Find places for a thing that is in the way: here, where a target is, or anywhere."""
         fits = self._accept[held]
         near = {
             self._at(facts),
@@ -297,6 +299,6 @@ class HouseholdGoal:
         return next((place for _, place in facts.of("atlocation agent location")), "")
 
     def _inside(self, facts: HouseholdFacts, seen: Collection[str] | None = None) -> dict[str, str]:
-        """Thing -> the receptacle that it is in, of those that were seen."""
+        """Map every thing to the receptacle that it is in, of those that were seen."""
         inside: dict[str, str] = dict(facts.of("inreceptacle object receptacle"))  # type: ignore[arg-type]
         return {thing: place for thing, place in inside.items() if seen is None or place in seen}

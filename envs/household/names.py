@@ -12,8 +12,11 @@ from collections.abc import Iterable
 
 
 def names_of(ids: Iterable[str]) -> dict[str, str]:
-    """Id -> name. Instances of a type are numbered from the last id in alphabetical order; a name
-    without number ends with a blank, as upstream's does."""
+    """Name every PDDL id as ALFWorld does.
+
+    Instances of a type are numbered from the last id in alphabetical order; a name without number
+    ends with a blank, as upstream's does.
+    """
     ordered = sorted(ids)
     left = Counter(_type(id) for id in ordered if "_bar_" in id)
     names = {}

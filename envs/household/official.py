@@ -96,11 +96,11 @@ class AlfworldEnv(HouseEnv):
         compiled_official([self._path(task) for task in tasks], workers=workers, progress=progress)
 
     def counts(self) -> dict[Split, int]:
-        """Games found per split, whatever `types` says; `FULL` has the official numbers."""
+        """Count the games found per split, whatever `types` says; `FULL` has the official ones."""
         return {split: len(_playable(self._root(), split)) for split in FULL}
 
     def fingerprint(self, split: Split) -> str:
-        """SHA-256 over paths and bytes of the game files of a split, to report with a result."""
+        """Compute the SHA-256 of a split's game files, paths and bytes, to report with a result."""
         digest, root = hashlib.sha256(), self._root()
         for game in _playable(root, split):
             digest.update(f"{game.path.relative_to(root)}\0".encode())
@@ -135,7 +135,7 @@ class AlfworldEnv(HouseEnv):
 
 
 def _root(settings: OfficialSettings) -> Path:
-    """The json_2.1.1 folder. Raises UserError where there is none."""
+    """Find the folder json_2.1.1 of the data. Raises UserError where there is none."""
     named = settings.data or os.environ.get("ALFWORLD_DATA")
     place = Path(named).expanduser() if named else Path.home() / ".cache" / "alfworld"
     if not (place / _TREE).is_dir():
@@ -150,7 +150,10 @@ def _root(settings: OfficialSettings) -> Path:
 
 
 def _seed(path: Path) -> int:
-    """The seed of a game: from split, task and trial in its path, so the same on every machine."""
+    """Compute the seed of a game.
+
+    It comes from split, task and trial in the game's path, so it is the same on every machine.
+    """
     return int(hashlib.sha256("/".join(path.parts[-4:-1]).encode()).hexdigest()[:12], 16)
 
 
@@ -165,8 +168,9 @@ def _by_seed(root: Path) -> dict[int, Path]:
 
 @lru_cache(maxsize=64)
 def _playable(root: Path, split: Split) -> list[_Game]:
-    """The games that the official loader plays: a known task type, nothing sliced or movable,
-    marked solvable.
+    """List the games of a split that the official loader plays.
+
+    They have a known task type, nothing sliced or movable, and are marked solvable.
     """
     found = []
     for path in sorted((root / FOLDERS[split]).glob("*/*/game.tw-pddl")):

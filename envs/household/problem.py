@@ -32,14 +32,17 @@ _ESCAPES = (("|", "_bar_"), ("+", "_plus_"), ("-", "_minus_"), (".", "_dot_"), (
 
 
 def pddl_id(key: str) -> str:
-    """The id of a receptacle, thing or place in PDDL."""
+    """Write the key of a receptacle, thing or place as an id of PDDL."""
     for mark, word in _ESCAPES:
         key = key.replace(mark, word)
     return key
 
 
 def receptacle_type(key: str) -> str:
-    """Return 'Cabinet' of 'Cabinet|+00.68|+00.50|-02.20'; a basin's name is its key's last part."""
+    """Return the type in a receptacle's key: 'Cabinet' of 'Cabinet|+00.68|+00.50|-02.20'.
+
+    A basin's type is the last part of its key.
+    """
     last = key.rsplit("|", 1)[-1]
     return last if last.endswith("Basin") else key.split("|", 1)[0]
 
@@ -59,11 +62,11 @@ class Problem:
 
     @property
     def combination(self) -> str:
-        """Return the combination that train and valid never share."""
+        """Name what train and valid never share: task type, target, receptacle and floor plan."""
         return f"{self.kind}|{self.target}|{self.parent}|{self.plan.number}"
 
     def game(self) -> dict[str, Any]:
-        """The content of a game.tw-pddl file, less the walkthrough."""
+        """Write the content of a game.tw-pddl file, less the walkthrough."""
         goal = package().goals[TYPES[self.kind]]["pddl"]
         goal = goal.format(obj=self.target, recep=self.parent, toggle=self.parent).replace("#", "-")
         return {
@@ -74,7 +77,7 @@ class Problem:
         }
 
     def trajectory(self) -> dict[str, Any]:
-        """The content of the traj_data.json that official loaders read beside a game."""
+        """Write the content of the traj_data.json that official loaders read beside a game."""
         lamp = self.kind == "light"
         return {
             "task_type": TYPES[self.kind],
@@ -91,8 +94,9 @@ class Problem:
 
 
 def sample(kind: str, seed: int, attempt: int = 0) -> Problem:
-    """The problem of a task type and a seed. Another `attempt` is another problem of the same
-    split.
+    """Draw the problem of a task type and a seed.
+
+    Another `attempt` is another problem of the same split.
     """
     split = split_of(seed)
     rng = random.Random(f"household {GENERATOR} {kind} {seed} {attempt}")
@@ -115,7 +119,7 @@ def _for_validation(problem: Problem) -> bool:
 
 
 def _draw(kind: str, seed: int, plan: FloorPlan, rng: random.Random) -> Problem | None:
-    """A problem in this room, or None where it has no room for one."""
+    """Draw a problem in a floor plan, or None where there is no room for one."""
     holds = package().holds
     places: dict[str, list[str]] = {}
     for key in plan.receptacles:
@@ -155,7 +159,7 @@ def _draw(kind: str, seed: int, plan: FloorPlan, rng: random.Random) -> Problem 
 
 
 def _put(things: dict[str, str], kind: str, receptacle: str, rng: random.Random) -> None:
-    """A new thing in a receptacle, at coordinates near it that no other of its kind has."""
+    """Put a new thing in a receptacle, at coordinates near it that no other of its kind has."""
     near = [float(number) for number in receptacle.split("|")[1:4]]
     while True:
         key = "|".join([kind, *(f"{number + rng.uniform(-0.3, 0.3):+06.2f}" for number in near)])
@@ -173,7 +177,7 @@ def _location(plan: FloorPlan, receptacle: str) -> str:
 
 
 def _facts(problem: Problem) -> Iterable[str]:
-    """The problem up to its goal, line by line."""
+    """Write a problem as PDDL up to its goal, line by line."""
     plan, holds, able = problem.plan, package().holds, package().able
     receptacles = [key for key in plan.receptacles if receptacle_type(key) in holds]
     room = sorted({receptacle_type(key) for key in receptacles})

@@ -21,7 +21,9 @@ COUNT = 31
 
 @lru_cache(maxsize=1)
 def kinds() -> tuple[tuple[str, ...], ...]:
-    """Things to carry, receptacles that are opened, and those that are not, as they are shown.
+    """List things to carry, receptacles that are opened, and those that are not.
+
+    All are named as they are shown.
 
     Appliances and lamps are none of them: what is done with them is not told by the text. Raises
     ImportError.
@@ -39,13 +41,17 @@ def kinds() -> tuple[tuple[str, ...], ...]:
 
 @lru_cache(maxsize=1)
 def renamings() -> tuple[Mapping[str, str], ...]:
-    """Every name becomes another of its kind. Raises ImportError without the package."""
+    """Make renamings under which every name becomes another of its kind.
+
+    Raises ImportError without the package.
+    """
     return tuple(exchanged(kinds(), number) for number in range(COUNT))
 
 
 def names() -> tuple[str, ...]:
-    """Every kind of thing, receptacle, appliance and lamp, as it is shown. Raises ImportError
-    without the package.
+    """List every kind of thing, receptacle, appliance and lamp, as it is shown.
+
+    Raises ImportError without the package.
     """
     fixed = sorted(name.lower() for name in (*APPLIANCES.values(), LAMP))
     return (*(name for kind in kinds() for name in kind), *fixed)

@@ -16,7 +16,10 @@ class HouseSettings(EnvSettings):
     """The parameters that all household worlds have."""
 
     expert: Literal["shortest", "search"] = Field(
-        "shortest", description="'shortest' knows where everything is, 'search' what it has seen"
+        "shortest",
+        description=(
+            "which expert plays: 'shortest' knows where everything is, 'search' what it has seen"
+        ),
     )
 
 
@@ -24,7 +27,11 @@ class HomeSettings(HouseSettings):
     """Parameters of household/home."""
 
     types: list[str] | None = Field(
-        None, description=f"which of {', '.join(TYPES)} (default: all); each Task names its own"
+        None,
+        description=(
+            f"task types that are played, of {', '.join(TYPES)} (default: all); each Task names its"
+            " own"
+        ),
     )
 
     @field_validator("types")
@@ -42,7 +49,7 @@ class HomeSettings(HouseSettings):
 
     @property
     def chosen(self) -> list[str]:
-        """The task types, in their fixed order."""
+        """List the task types that are played, in their fixed order."""
         return self.types or list(TYPES)
 
 

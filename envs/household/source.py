@@ -43,7 +43,7 @@ class FloorPlan:
 
     @property
     def kind(self) -> str:
-        """'Kitchen', 'LivingRoom', 'Bedroom' or 'Bathroom'."""
+        """Name the kind of room: 'Kitchen', 'LivingRoom', 'Bedroom' or 'Bathroom'."""
         return {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}[self.number // 100]
 
 
@@ -87,7 +87,7 @@ class Package:
 
     @lru_cache(maxsize=256)  # noqa: B019 - there is one package per process
     def plan(self, number: int) -> FloorPlan:
-        """A floor plan by its number."""
+        """Read a floor plan by its number."""
         layouts = self.home / "gen" / "layouts"
         places = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text("utf-8"))
         things = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text("utf-8"))
@@ -98,14 +98,18 @@ class Package:
 
 @lru_cache(maxsize=1)
 def package() -> Package:
-    """The installed package, read once. Raises ImportError if there is none."""
+    """Return the installed `alfworld` package as files, read once.
+
+    Raises ImportError if there is none.
+    """
     return Package()
 
 
 @lru_cache(maxsize=1)
 def versions() -> str:
-    """Versions that decide what a game is and how it is played, as a folder name. Raises
-    ImportError.
+    """Name the versions that decide what a game is and how it is played, as a folder name.
+
+    Raises ImportError where a package is missing.
     """
     try:
         names = ("alfworld", "textworld", "fast_downward_textworld")

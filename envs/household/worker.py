@@ -26,7 +26,7 @@ ATTEMPTS = 8
 
 
 def write_game(env: Any, job: dict[str, Any], folder: Path) -> None:
-    """The three files of a generated game."""
+    """Write the three files of a generated game."""
     from .compiled import compile_game
     from .problem import sample
 
@@ -47,7 +47,7 @@ def write_game(env: Any, job: dict[str, Any], folder: Path) -> None:
 
 
 def write_compiled(path: Path, compiled: dict[str, Any]) -> None:
-    """Keep compiled data; the same data is the same bytes."""
+    """Write compiled data to a file; the same data is the same bytes."""
     path.write_bytes(
         gzip.compress(json.dumps(compiled, sort_keys=True).encode(), compresslevel=6, mtime=0)
     )

@@ -40,7 +40,7 @@ class BuildJob:
 
     path: Path
     name: str
-    """Of the game, for errors."""
+    """How errors call the game."""
     order: Callable[[Path], dict[str, Any]]
     """What to ask for, given where it is to be written."""
     beside: tuple[str, ...] = ()
@@ -53,9 +53,10 @@ class Makers:
     """The processes of one kind.
 
     Args:
-        what: they do, for the progress bar.
-        command: starts one.
-        keep: idle ones that wait for the next call; they should end by themselves after a while.
+        what: what they do, for the progress bar.
+        command: the command that starts one.
+        keep: how many idle ones wait for the next call; they should end by themselves after a
+            while.
     """
 
     def __init__(self, what: str, command: Sequence[str], *, keep: int = 0) -> None:
@@ -66,8 +67,9 @@ class Makers:
     def ensure(
         self, jobs: Sequence[BuildJob], home: Path, *, workers: int | None, progress: bool
     ) -> list[Path]:
-        """Do the jobs whose path is not `whole`, `workers` at a time (None: one per CPU), and
-        return all paths.
+        """Do the jobs whose path is not `whole`, and return all paths.
+
+        `workers` processes at a time do them (None: one per CPU).
 
         Whatever is made is made in `home`, a folder on the file system of the paths, and moved.
 
@@ -109,7 +111,8 @@ class Makers:
         failures: list[Exception],
         advance: Callable[[int], None],
     ) -> None:
-        """Feed one process until no job is left."""
+        """Feed one process with jobs until none is left."""
+        # Popped without a look: several threads reach for the idle ones at once.
         try:
             maker = self._idle.pop()
         except IndexError:
@@ -148,7 +151,10 @@ class _Maker:
         self._child: Child | None = None
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Return its answer. A process that ended while it was idle is replaced once."""
+        """Send an order to the process and return its answer.
+
+        A process that ended while it was idle is replaced once.
+        """
         for fresh in (False, True):
             if fresh or self._child is None or self._child.process.poll() is not None:
                 self.stop()

@@ -51,7 +51,10 @@ class InstancePool:
         self._lock = threading.Lock()
 
     def reset(self, episode_id: int, task: Task) -> Started:
-        """Start the task. Raises UserError for an unknown world, else whatever the world raises."""
+        """Start a task in an episode's instance.
+
+        Raises UserError for an unknown world, else whatever the world raises.
+        """
         key = json.dumps([task.env, task.params], sort_keys=True)
         held = self._held.get(episode_id)
         if held is not None and not _plays(*held, key, task):

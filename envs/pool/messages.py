@@ -39,11 +39,11 @@ class Fault(NamedTuple):
 
 
 CLOSED = Fault("closed", "the pool was closed")
-"""Of a request that was under way when its pool ended."""
+"""The fault of a request that was under way when its pool ended."""
 
 
 def pack(message: Any) -> bytes:
-    """Return one message as bytes."""
+    """Write one message as bytes, its length in front."""
     data = pickle.dumps(message, protocol=5)
     return _HEADER.pack(len(data)) + data
 

@@ -76,7 +76,7 @@ class EnvSession:
         self._playing = self._busy = False
 
     async def reset(self) -> tuple[str, TurnInfo]:
-        """Start the task, also again."""
+        """Start the task, or start it again, and return its first observation and info."""
         self._playing = False
         started: Started = await self._ask("reset", self.task, self._pool.reset_timeout)
         self.instructions, self.tools, observation, info = started
@@ -84,7 +84,7 @@ class EnvSession:
         return observation, info
 
     async def step(self, action: str) -> tuple[str, float, bool, bool, TurnInfo]:
-        """One action: observation, reward, terminated, truncated, info."""
+        """Take one action: observation, reward, terminated, truncated, info."""
         if not self._playing and self._failure is None:
             raise RuntimeError("the episode is over or has not begun: call reset() before step()")
         stepped: Stepped = await self._ask("step", action, self._pool.step_timeout)
@@ -93,7 +93,7 @@ class EnvSession:
         return stepped
 
     async def expert_action(self) -> str | None:
-        """The expert's next action, or None where there is no expert."""
+        """Ask for the expert's next action; None where there is no expert."""
         action: str | None = await self._ask("expert", None, self._pool.step_timeout)
         return action
 
@@ -206,8 +206,9 @@ class EnvPool:
 
     @asynccontextmanager
     async def episode(self, task: Task) -> AsyncIterator[EnvSession]:
-        """An episode of this task, as soon as a slot is free. Nothing happens in the world before
-        `reset`.
+        """Open an episode of this task, as soon as a slot is free.
+
+        Nothing happens in the world before `reset`.
         """
         self._bind()
         async with self._free:
@@ -230,13 +231,15 @@ class EnvPool:
             self._backend.attach(loop)
 
     def close(self) -> None:
-        """End all workers and remove their files; blocks for some seconds at most. May be called
-        twice.
+        """End all workers and remove their files.
+
+        Blocks for some seconds at most. May be called twice.
         """
         self._closer()
 
     async def aclose(self) -> None:
-        """`close` without blocking the event loop."""
+        """Close the pool as `close` does, without blocking the event loop."""
+        # None for whoever comes second: the workers are seen off once.
         if self._closer.detach() is not None:
             await asyncio.to_thread(self._backend.reap, self._backend.detach())
 
@@ -255,8 +258,7 @@ class EnvPool:
 def pool_for(
     env: TextEnv, slots: int, *, extras: Collection[str] = (), imports: Sequence[str] = ()
 ) -> EnvPool:
-    """A pool for the tasks of an environment: threads where it may run in them, else worker
-    processes.
+    """Make a pool for the tasks of an environment: of threads where it may, else of processes.
 
     Instances of what needs a process are heavy, each with a Java of its own, say: no more than two
     per core are open.

@@ -97,6 +97,7 @@ class Processes:
             if not self.loop.is_closed():
                 self.loop.remove_reader(worker.link)
                 self.loop.remove_writer(worker.link)
+            # A reply that is still to come needs its place in line, and nobody waits for it.
             dropped = loop.create_future()
             dropped.cancel()
             worker.pending = deque((future and dropped, limit) for future, limit in worker.pending)
@@ -185,6 +186,7 @@ class Processes:
         self.stats["restarts"] += 1
         if not worker.ready:
             self._failed_starts += 1
+            # A negative code is a signal from outside, which another start may not meet.
             by_itself = late or (worker.child.process.returncode or 0) >= 0
             lasting = by_itself and not self._any_started
             attempts = _START_ATTEMPTS if lasting else _KILLED_ATTEMPTS
@@ -192,6 +194,7 @@ class Processes:
                 self._broken = WorkerStartError(
                     f"worker processes cannot start ({attempts} attempts): {words}"
                 )
+        # A worker answers in order: only the first request was late, the others waited behind it.
         for index, (future, limit) in enumerate(worker.pending):
             status: Status = "error" if worker.ready else "startup"
             fault = Fault(

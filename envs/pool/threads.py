@@ -172,8 +172,9 @@ class Threads:
         return []
 
     def reap(self, workers: Sequence[Any]) -> None:
-        """Wait for the worlds that are being closed; those that take too long are left with a
-        warning. Blocks.
+        """Wait for the worlds that are being closed.
+
+        Those that take too long are left with a warning. Blocks.
         """
         deadline = time.monotonic() + closing.LIMIT
         for thread in self._closing:

@@ -37,8 +37,9 @@ def memory_mb() -> float:
 
 
 def main(fd: int, root: str, parent: int) -> None:
-    """Serve requests from the socket `fd` until it closes or the `parent` process is gone; then
-    remove `root`.
+    """Serve requests from the socket `fd` until it closes or the `parent` process is gone.
+
+    Then `root`, the private folder of this process, is removed.
     """
     # Ctrl-C is the parent's to handle: it closes the socket when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -118,10 +119,10 @@ MARK = "TURNRL_WORKER"
 
 
 def end_all_of(root: str) -> None:
-    """Kill whatever a worker with this private directory has started, daemons in sessions of their
-    own too.
+    """Kill whatever a worker with this private directory has started.
 
-    They are found by their environment under /proc; where there is none, nothing is done.
+    Daemons in sessions of their own are killed too. They are found by their environment under
+    /proc; where there is none, nothing is done.
     """
     mark = f"{MARK}={root}".encode()
     for _ in range(3):  # what is killed may have started another one meanwhile

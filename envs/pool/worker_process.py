@@ -96,7 +96,7 @@ class WorkerProcess:
     # -- the wire ----------------------------------------------------------------------------------
 
     def send(self, future: asyncio.Future[Reply] | None, limit: float | None, message: Any) -> None:
-        """Queue a message; `limit` is in seconds, None for messages that get no reply."""
+        """Put a message in the queue; `limit` is in seconds, None for one that gets no reply."""
         self._outbox += pack(message)
         if limit is not None:
             self.pending.append((future, limit))
@@ -105,7 +105,7 @@ class WorkerProcess:
             self.backend.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what is queued; the rest follows when the socket takes it."""
+        """Write what is queued for the worker; the rest follows when the socket takes it."""
         if self.dead:
             return
         self._flushing = False
@@ -127,7 +127,7 @@ class WorkerProcess:
             loop.remove_writer(self.link)
 
     def read(self) -> None:
-        """Take all replies that are there."""
+        """Take all replies that have arrived."""
         while not self.dead:
             try:
                 data = self.link.recv(1 << 18)

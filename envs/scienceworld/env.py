@@ -174,7 +174,7 @@ class ScienceWorldEnv(TextEnv):
         return _CHOICE.findall(text) if text.startswith(_QUESTION) else self._game.possible()
 
     def _follow(self, action: str, reply: SimulatorReply) -> bool:
-        """Keep account of the gold path; True if the world is as it was before."""
+        """Keep account of the gold path; return True if the world is as it was before."""
         # A question is something happening: what is said next means something else.
         asks = reply.text.startswith(_QUESTION)
         same = reply.idle and not asks and not self._asked
@@ -197,7 +197,7 @@ class ScienceWorldEnv(TextEnv):
 
 
 def _instructions(name: str, simplification: str) -> str:
-    """The rules without the actions that this task does not have."""
+    """Write the rules without the actions that a task does not have."""
     words = set(simplification.split(","))
     rules = _RULES if words & {"easy", "teleportAction"} else _RULES.replace(_TELEPORT, "")
     wired = electrical(name) or not words & {"easy", "noElectricalAction"}

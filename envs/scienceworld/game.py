@@ -2,7 +2,7 @@
 
     game = Game(heap_mb=384)
     reply = game.load("boil", 0, "easy")  # the first look around
-    reply = game.step("open door to kitchen")  # text, score up to 100, completed, passed
+    reply = game.step("open door to kitchen")  # text, score up to 100, completed, idle
     game.possible(); game.goals(); game.gold()  # none of them changes what happens next
 
 The simulator draws from one unseeded generator, at loading (books, pictures, the order of things)
@@ -62,15 +62,16 @@ class Game:
         self.java.close()
 
     def load(self, name: str, variation: int, simplification: str) -> SimulatorReply:
-        """Start a task from its beginning and look around as upstream's ``reset`` does; some tasks
-        pay for it.
+        """Start a task from its beginning and look around, as upstream's ``reset`` does.
+
+        Some tasks pay for the look.
         """
         self._task = (name, variation, simplification)
         self._load(self._play, gold=False)
         return self.step("look around")
 
     def step(self, action: str) -> SimulatorReply:
-        """The call that upstream's ``step`` makes, without the five others that fill its info."""
+        """Take an action by upstream's call, without the five others that fill upstream's info."""
         text: str = self.java.call(self._play, "step", action)
         score = round(100 * self.java.call(self._play, "getScore"))
         completed: bool = self.java.call(self._play, "getCompleted")
@@ -79,13 +80,12 @@ class Game:
         return SimulatorReply(text, score, completed, idle=before == (self._moves, self._seen))
 
     def description(self) -> str:
-        """Return the words of the task."""
+        """Return the words in which the task is given."""
         text: str = self.java.call(self._play, "getTaskDescription")
         return text.strip()
 
     def possible(self) -> list[str]:
-        """Every action with objects that the simulator calls valid now and would understand, each
-        once.
+        """List every action with objects that would be valid and understood now, each once.
 
         Its own list (https://github.com/allenai/ScienceWorld, `AgentInterface.scala`) has things in
         closed containers too, and its parser knows none of them: in a kitchen nearly half of the
@@ -104,14 +104,12 @@ class Game:
         )
 
     def goals(self) -> str:
-        """The table of sub-goals."""
+        """Return the table of sub-goals as text."""
         text: str = self.java.call(self._play, "getGoalProgressStr")
         return text
 
     def gold(self) -> list[str]:
-        """Actions that win from the beginning of this task, as upstream's agent played them in this
-        very game.
-        """
+        """List actions that win this very game from its beginning, played by upstream's agent."""
         if self._oracle is None:
             self._oracle = self.java.new(_INTERFACE)
         self._load(self._oracle, gold=True)
@@ -125,8 +123,9 @@ class Game:
         return zlib.crc32(f"{name} {variation} {simplification}".encode())
 
     def _within_reach(self) -> set[int]:
-        """Numbers of the things that the parser looks among: those in the room and with the agent,
-        unless shut away.
+        """Collect the numbers of the things that the parser looks among.
+
+        Those are in the room and with the agent, unless shut away.
         """
         java = self.java
         interface = Ref(java.call(Ref(java.call(self._play, "agentInterface")), "get"))
@@ -147,7 +146,7 @@ class Game:
         self.java.call(game, "load", name, variation, simplification, gold)
 
     def _clock(self) -> tuple[int, int]:
-        """The simulator's count of moves, and where the random numbers are."""
+        """Return the simulator's count of moves, and where its random numbers are."""
         seen: int = self.java.call(self._state, "get", Argument(f"r{self._generator}\n"))
         return self.java.call(self._play, "getNumMoves"), seen
 
@@ -158,7 +157,7 @@ class Game:
         self.java.call(self._random, "setSeed", Argument(f"L{seed}\n"))
 
     def _open_random(self) -> Ref:
-        """The field of Java's generator that holds its state."""
+        """Find the field of Java's generator that holds its state."""
         java = self.java
         field = Ref(
             java.call(Ref(java.call(self._generator, "getClass")), "getDeclaredField", "seed")

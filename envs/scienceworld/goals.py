@@ -14,8 +14,9 @@ _PARTS = {"Sequential Subgoals:": "goal", "Unordered and Optional Subgoals:": "s
 
 
 def reached(table: str) -> list[str]:
-    """Names of the goals that are true, in the order of the table. Of equal words the second is
-    called '... (2)'.
+    """Name the goals of a table that are true, in its order.
+
+    Of equal words the second is called '... (2)'.
     """
     part, found = "", []
     named: Counter[str] = Counter()

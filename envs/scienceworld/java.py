@@ -54,8 +54,9 @@ _LAST_LINES = 20
 
 
 def find_java() -> tuple[str, int]:
-    """Path and version of a Java that can run the simulator. Raises UserError where there is none,
-    or an older one.
+    """Find a Java that can run the simulator, and return its path and version.
+
+    Raises UserError where there is none, or an older one.
     """
     path = shutil.which("java")
     hint = "install a Java runtime, e.g. apt install openjdk-17-jre-headless"
@@ -75,7 +76,12 @@ def find_java() -> tuple[str, int]:
 
 @functools.lru_cache
 def _version(path: str) -> int | None:
-    """Read 8 in 'java version "1.8.0_442"', 17 in 'openjdk version "17.0.15"'; None elsewhere."""
+    """Ask a Java for its version; None where it does not say one.
+
+    8 of 'java version "1.8.0_442"', 17 of 'openjdk version "17.0.15"'.
+
+    None where it does not say one.
+    """
     try:
         ended = run([path, "-XX:-UsePerfData", "-version"], limit=60)
     except OSError:  # a TimeoutError is one
@@ -140,7 +146,7 @@ class Java:
         self._child.end()
 
     def _port(self, output: IO[bytes]) -> int:
-        """The gateway prints it first; what the environment makes Java say may come before."""
+        """Read the port, which the gateway prints first; Java may say something else before."""
         for line in output:
             self._said.append(line)
             if line.strip().isdigit():
@@ -148,15 +154,15 @@ class Java:
         raise OSError("no port")
 
     def new(self, name: str) -> Ref:
-        """A new object of this class."""
+        """Make a new object of a class."""
         return Ref(self._ask(f"i\n{name}\n"))
 
     def static(self, name: str, field: str) -> Ref:
-        """The object in a static field of a class."""
+        """Return the object in a static field of a class."""
         return Ref(self._ask(f"r\nm\n{name}\n{field}\n"))
 
     def call(self, target: Ref, method: str, *arguments: object) -> Any:
-        """Call a method: it answers text, a number, a truth value, None or an object's Ref."""
+        """Call a method; it returns text, a number, a truth value, None or an object's Ref."""
         parts = [
             part.part if isinstance(part, Argument) else get_command_part(part)
             for part in arguments

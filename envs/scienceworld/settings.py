@@ -41,23 +41,26 @@ class ScienceSettings(EnvSettings):
     )
     simplification: str = Field(
         "easy",
-        description=f"'easy' (all of them), '' (none), or some of {', '.join(SIMPLIFICATIONS[1:])}",
+        description=(
+            "what is made easier: 'easy' (everything), '' (nothing), or some of"
+            f" {', '.join(SIMPLIFICATIONS[1:])}, with commas between them"
+        ),
     )
     generalisation: Literal["L0", "L1", "L2"] | None = Field(
         None,
         description=(
-            "train on the seen task types and test on seen variations of them, unseen variations of"
-            " them, or on the held-out types (default: upstream's splits)"
+            "train on the seen task types, and test on seen variations of them (L0), on unseen"
+            " variations of them (L1) or on the held-out types (L2) (default: upstream's splits)"
         ),
     )
     heap_mb: int = Field(
         384,
         ge=1,
-        description="most MiB that the Java process may use for its objects; no part of a Task",
+        description="MiB that the Java process may use for its objects at most; no part of a Task",
     )
 
     def params(self) -> dict[str, Any]:
-        """Return what decides what is played."""
+        """Return what decides what is played: all but the size of the heap."""
         return self.model_dump(exclude={"heap_mb"})
 
     @field_validator("task")
@@ -108,11 +111,11 @@ class ScienceSettings(EnvSettings):
 
     @property
     def names(self) -> list[str]:
-        """The tasks that are asked for."""
+        """List the tasks that are asked for."""
         if self.task is None:
             return list(TASKS)
         return [self.task] if isinstance(self.task, str) else self.task
 
     def played(self, *, unseen: bool) -> list[str]:
-        """Return the wanted tasks that are held out (`unseen`), or those seen in training."""
+        """List the wanted tasks that are held out (`unseen`), or those seen in training."""
         return [name for name in self.names if (name in HELD_OUT) == unseen]

@@ -38,8 +38,10 @@ def _read(path: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def pairs(settings: ScienceSettings, split: Split) -> Pairs:
-    """(task name, variation) of a split: the first variation of every task, then the second of
-    every task, and so on.
+    """List (task name, variation) pairs of a split: every task's first, then every task's second.
+
+    So the first tasks of a split are a sample of all kinds, whatever their numbers of variations
+    are.
 
     So the first tasks of a split are a sample of all kinds, whatever their numbers of variations
     are.

@@ -57,20 +57,23 @@ TOOLS = [
 
 
 def canonical(text: str) -> str:
-    """The canonical form of a span or a tool call; any other text as it is. Never raises, for any
-    text.
+    """Rewrite a span or a tool call in canonical form; any other text stays as it is.
+
+    Never raises, for any text.
     """
     # Nothing that long can be an action; it is left to the sanitiser, which refuses it without
     # looking.
     if len(text) > 16 * LONGEST:
         return text
+    # A call before a span: the text of an argument may hold something like a span.
     action = _bracketed(text) or _called(text) or _spanned(text)
     return text if action is None else str(action)
 
 
 def parse(text: str) -> SearchAction | None:
-    """An action in canonical form, or None: no known verb, nothing in the brackets, something
-    around them.
+    """Read an action in canonical form.
+
+    None where there is no known verb, nothing in the brackets, or something around them.
     """
     return _bracketed(text)
 

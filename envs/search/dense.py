@@ -56,8 +56,9 @@ class DenseIndex:
         self._vectors: Vectors = np.load(self.folder / "vectors.npy", mmap_mode="r")
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The k most similar passages, the most similar first. Raises RetrieverError if the encoder
-        fails.
+        """Find the k most similar passages, the most similar first.
+
+        Raises RetrieverError if the encoder fails.
         """
         try:
             [vector] = self._encoder.encode([self._settings.query_prefix + query])
@@ -100,7 +101,7 @@ class SentenceEncoder:
             ) from None
 
     def digest(self) -> str:
-        """Compute a digest of the weights: a folder may be written to again."""
+        """Compute a digest of the encoder's weights: a folder may be written to again."""
         digest = hashlib.sha256()
         for name, tensor in self._model.state_dict().items():
             digest.update(
@@ -109,7 +110,7 @@ class SentenceEncoder:
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """One row of float32 per text."""
+        """Turn every text into a row of float32, of length 1."""
         import torch
 
         # Half a surrogate pair is no text to a tokenizer.

@@ -74,8 +74,9 @@ class SearchEnv(TextEnv):
     def prepare(
         self, tasks: Sequence[Task], *, workers: int | None = None, progress: bool = True
     ) -> None:
-        """Make or read the questions, and build the index. Takes one process, whatever `workers`
-        says.
+        """Make or read the questions, and build the index.
+
+        Takes one process, whatever `workers` says.
         """
         from ...foundation.terminal import Terminal
 
@@ -89,11 +90,11 @@ class SearchEnv(TextEnv):
             self._index()
 
     def expert_action(self) -> str | None:
-        """Search for the next page of the chain, read it if some of it was left out, answer when
-        all were seen.
+        """Choose the next action of an expert that knows the chain of pages.
 
-        Where no chain is known the question itself is searched for. None if no gold answer can be
-        said in an action.
+        It searches for the next page, reads it if some of it was left out, and answers when all
+        were seen. Where no chain is known the question itself is searched for. None if no gold
+        answer can be said in an action.
         """
         plan = [] if self._over else self._sayable(self._plan())
         return next((action for action in plan if action not in self._tried), None)
@@ -109,7 +110,7 @@ class SearchEnv(TextEnv):
         return plan + [SearchAction("answer", answer) for answer in question.answers]
 
     def _sayable(self, actions: Sequence[SearchAction]) -> list[str]:
-        """Choose the answers that arrive as actions when said, in the words that arrive."""
+        """Choose the actions that arrive as actions when said, in the words that arrive."""
         said = [clean(str(action), self.grammar)[0] or "" for action in actions]
         return [str(action) for action in map(parse, said) if action is not None]
 
@@ -140,7 +141,7 @@ class SearchEnv(TextEnv):
         return self._outcome(f"Question: {found.text}")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Any]:
-        """Step as `TextEnv.step` does, for any of the three forms of an action."""
+        """Take a step as `TextEnv.step` does, for any of the three forms of an action."""
         return super().step(canonical(action))
 
     def _act(self, action: str) -> Outcome:
@@ -155,14 +156,14 @@ class SearchEnv(TextEnv):
     # -- search, read, answer ----------------------------------------------------------------------
 
     def _open(self) -> Library:
-        """The library as it is now: a file may have been written to since the last episode."""
+        """Return the library as it is now: a file may have changed since the last episode."""
         library = open_library(self._playing)
         if library is not self._library:
             self._library, self._retriever = library, None
         return library
 
     def _index(self) -> Retriever:
-        """Opened by the first search: who only answers needs none."""
+        """Open the retriever at the first search: who only answers needs none."""
         assert self._library is not None
         self._retriever = self._retriever or open_retriever(self._playing, self._library.corpus)
         return self._retriever
@@ -193,7 +194,7 @@ class SearchEnv(TextEnv):
         return self._outcome(text, reward=reward, ended=True, success=right, score=share)
 
     def _find(self, title: str) -> list[Passage]:
-        """Passages with this title or id; of a corpus elsewhere, those that were listed before."""
+        """Find passages by title or id; of a corpus elsewhere, those that were listed before."""
         corpus = self._library.corpus if self._library is not None else None
         if corpus is not None:
             return [corpus[row] for row in corpus.find(title)[: self._playing.topk]]
@@ -224,7 +225,7 @@ class SearchEnv(TextEnv):
         score: float = 0.0,
         **more: Any,
     ) -> Outcome:
-        """Report the state: milestones say which support came up, not what it is called."""
+        """Describe the state: milestones say which support came up, not what it is called."""
         share = len(self._seen) / (len(self._question.supports) + 1)
         return Outcome(
             text,
@@ -239,8 +240,9 @@ class SearchEnv(TextEnv):
         )
 
     def _possible(self) -> list[str]:
-        """A player without words of its own may search for the question and for titles, read them
-        and answer them.
+        """List what a player without words of its own may do.
+
+        It may search for the question and for titles, read them and answer them.
         """
         titles = dict.fromkeys(self._recent)
         options = [SearchAction("search", self._question.text)]
@@ -249,6 +251,6 @@ class SearchEnv(TextEnv):
 
 
 def _import_engine() -> None:
-    """Raises ImportError, which names the extra, before anything is made."""
+    """Raise ImportError, which names the extra, before anything is made."""
     import bm25s  # noqa: F401
     import Stemmer  # noqa: F401

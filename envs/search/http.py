@@ -45,8 +45,9 @@ class HttpRetriever:
         self._client = httpx.Client(timeout=settings.timeout, limits=limits)
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The passages of the answer in its order, k at most. Raises RetrieverError for anything
-        but an answer.
+        """Ask the server for passages, and return k at most, in its order.
+
+        Raises RetrieverError for anything but an answer.
         """
         import httpx
 
@@ -82,7 +83,7 @@ class HttpRetriever:
 
 
 def _document(item: Any) -> Mapping[str, Any]:
-    """The document of an item with a score, or the item itself."""
+    """Return the document of an item with a score, or the item itself."""
     document = item.get("document", item) if isinstance(item, Mapping) else item
     if not isinstance(document, Mapping):
         raise Malformed(f"a document is an object with keys, this one is {type(document).__name__}")

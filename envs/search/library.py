@@ -57,19 +57,19 @@ class Library:
         self._hops = {split: np.load(folder / f"{split}-hops.npy") for split in SPLITS}
 
     def question(self, split: Split, number: int) -> Question | None:
-        """The question of that number; None beyond the last."""
+        """Read the question of that number; None beyond the last."""
         lines = self._questions[split]
         return Question.load(lines[number]) if number < len(lines) else None
 
     def numbers(self, split: Split, hops: int | None) -> list[int]:
-        """The questions of a split; with `hops`, those of that many."""
+        """List the numbers of a split's questions; with `hops`, of those that take that many."""
         known = self._hops[split]
         chosen = np.arange(len(known)) if hops is None else np.flatnonzero(known == hops)
         return [int(number) for number in chosen]
 
 
 def open_library(settings: SearchSettings) -> Library:
-    """The library of these parameters, shared by all who ask in this process.
+    """Open the library of these parameters, shared by all who ask in this process.
 
     Raises UserError for files that are missing or malformed, and for questions without any
     passages.
@@ -124,7 +124,7 @@ def _write(folder: Path, split: Split, questions: Iterable[Question]) -> None:
 
 
 def _sources(data: Path) -> dict[Split | None, Path]:
-    """Split -> file; None is a file of questions for all splits."""
+    """Map every split to its file; None stands for a file of questions for all splits."""
     if data.is_file():
         return {None: data}
     found: dict[Split | None, Path] = {}
@@ -195,7 +195,7 @@ def _new(question: Question, seen: set[str]) -> bool:
 
 
 def _tenth(question: Question, sources: Mapping[Split | None, Path]) -> Split:
-    """The split of a question from a file that serves several."""
+    """Choose the split of a question from a file that serves several."""
     tenth = (
         hashlib.sha256(normalise(question.text).encode("utf-8", "surrogatepass")).digest()[0]
         * 10
@@ -225,7 +225,7 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
 
 @cache
 def _code() -> str:
-    """A key of the code that makes what is kept: who changes a sentence gets a new world."""
+    """Compute a key of the code that makes what is kept: a changed sentence is a new world."""
     files = [
         __file__,
         *(

@@ -66,13 +66,13 @@ class Namer:
         self._plain: list[str] = []
 
     def person(self, given: list[str]) -> str:
-        """A first name of `given` and a shared surname; a middle initial where both were taken."""
+        """Draw a first name of `given` and a shared surname; an initial where both were taken."""
         return self._fresh(
             lambda: f"{self._rng.choice(given)} {self._rng.choice(self._surnames)}", self._initial
         )
 
     def town(self) -> str:
-        """Every fourth is called after an older one: Upper Velmar."""
+        """Draw a town; every fourth is called after an older one: Upper Velmar."""
         if self._plain and self._rng.random() < 0.25:
             return self._fresh(
                 lambda: f"{self._rng.choice(_PREFIXES)} {self._rng.choice(self._plain)}"
@@ -82,29 +82,29 @@ class Namer:
         return name
 
     def region(self) -> str:
-        """One word."""
+        """Draw a region, in one word."""
         return self._fresh(lambda: self._stem() + self._rng.choice(_REGIONS))
 
     def river(self) -> str:
-        """River and a word."""
+        """Draw a river: River and a word."""
         return self._fresh(lambda: f"River {self._stem()}e")
 
     def mountain(self) -> str:
-        """One word."""
+        """Draw a mountain, in one word."""
         return self._fresh(
             lambda: self._stem() + self._rng.choice(("spitz", "horn", "fell", "stock"))
         )
 
     def language(self) -> str:
-        """One word, without a likeness to the region where it is spoken."""
+        """Draw a language, in one word without a likeness to the region where it is spoken."""
         return self._fresh(lambda: self._stem() + self._rng.choice(("ish", "ese", "ic", "an")))
 
     def organisation(self) -> str:
-        """A surname, a kind of body and, for most, what it is about."""
+        """Draw an organisation: a surname, a kind of body and, for most, what it is about."""
         return self._fresh(self._organisation)
 
     def work(self) -> str:
-        """A title."""
+        """Draw the title of a work."""
         return self._fresh(
             self._title, lambda title: f"{title} of {self._rng.choice(self._surnames)}"
         )

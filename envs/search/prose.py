@@ -136,7 +136,10 @@ _FILLERS: dict[Kind, tuple[str, ...]] = {
 
 
 def page(entity: Entity, values: dict[str, str], rng: random.Random) -> str:
-    """The text of a page. `values` gives each relation's value as it reads inside a sentence."""
+    """Write the text of a page.
+
+    `values` gives each relation's value as it reads inside a sentence.
+    """
     facts = [
         _say(rng.choice(RELATIONS[name].sentences), entity, rng).replace("{v}", value)
         for name, value in values.items()

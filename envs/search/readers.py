@@ -50,8 +50,9 @@ class SourceItem:
 
 
 def read_questions(path: Path) -> Iterator[SourceItem]:
-    """The questions of a file in their order, without those that say of themselves that they have
-    no answer.
+    """Read the questions of a file in their order.
+
+    Those that say of themselves that they have no answer are left out.
 
     Raises UserError for a file that cannot be read, no JSON, or too many records that are none of
     the formats.
@@ -62,7 +63,7 @@ def read_questions(path: Path) -> Iterator[SourceItem]:
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
-    """The passages of a file in their order. Raises UserError as `read_questions`."""
+    """Read the passages of a file in their order. Raises UserError as `read_questions`."""
     yield from _made_of(path, lambda record, number: passage_of(record, str(number)))
 
 
@@ -80,8 +81,9 @@ def _made_of(path: Path, make: Callable[[Mapping[str, Any], int], T]) -> Iterato
 
 
 def passage_of(record: Mapping[str, Any], number: str) -> Passage:
-    """A passage of a corpus file or a retriever. `number` is its id if it has none. Raises
-    Malformed.
+    """Read a passage from a record of a corpus file or of a retriever.
+
+    `number` is its id if it has none. Raises Malformed.
     """
     id = record.get("id", record.get("_id", number))
     if not isinstance(id, str | int):
@@ -100,7 +102,7 @@ def passage_of(record: Mapping[str, Any], number: str) -> Passage:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record) pairs. A file of lines is never in memory as a whole."""
+    """Yield (place, record) pairs of a file. A file of lines is never in memory as a whole."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             if _first_character(path) == "[":
@@ -189,8 +191,9 @@ def _hotpot(source: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> S
 
 
 def _joined(sentences: Any) -> str:
-    """The text of a page. Some files keep the space between two sentences, some do not. Raises
-    Malformed.
+    """Join the sentences of a page.
+
+    Some files keep the space between two sentences, some do not. Raises Malformed.
     """
     if isinstance(sentences, str):
         return sentences
@@ -206,8 +209,9 @@ def _joined(sentences: Any) -> str:
 
 
 def _pairs(value: Any, name: str, seconds: Sequence[str]) -> list[tuple[str, Any]]:
-    """(title, something) pairs from a list of pairs, or from two columns of which the second has
-    one of the names.
+    """Read (title, something) pairs from a list of pairs, or from two columns.
+
+    The second column has one of the names `seconds`.
     """
     second = seconds[0]
     if isinstance(value, Mapping):
@@ -241,7 +245,7 @@ def _musique(record: Mapping[str, Any], text: str, answers: tuple[str, ...]) -> 
 
 
 def _rows(paragraphs: Any) -> list[Mapping[str, Any]]:
-    """A list of objects, or the columns of one. Raises Malformed."""
+    """Read a list of objects, or the columns of one. Raises Malformed."""
     if isinstance(paragraphs, Mapping):
         columns = {key: column for key, column in paragraphs.items() if isinstance(column, list)}
         if not columns or len({len(column) for column in columns.values()}) != 1:
@@ -253,7 +257,7 @@ def _rows(paragraphs: Any) -> list[Mapping[str, Any]]:
 
 
 def _decomposition(steps: Any, count: int) -> list[int]:
-    """Places of the supporting paragraphs in the order of the steps; empty if that is not told."""
+    """List the places of the supporting paragraphs by steps; empty if they are not told."""
     if not isinstance(steps, list):
         return []
     told = [step.get("paragraph_support_idx") for step in steps if isinstance(step, Mapping)]
@@ -262,7 +266,7 @@ def _decomposition(steps: Any, count: int) -> list[int]:
 
 
 def _made(title: str, text: str) -> Passage:
-    """A passage without an id gets one from what it says, so that copies of it are one."""
+    """Make a passage whose id comes from what it says, so that copies of it are one."""
     made = _passage("", title, text)
     name = f"{made.title}\n{made.text}".encode("utf-8", "surrogatepass")
     return replace(made, id=hashlib.sha256(name).hexdigest()[:16])

@@ -58,7 +58,7 @@ class Entity:
 
     @property
     def inline(self) -> str:
-        """The title inside a sentence."""
+        """Write the title as it stands inside a sentence."""
         if self.kind == "work":
             return f'"{self.title}"'
         return f"the {self.title}" if self.kind in ("organisation", "river") else self.title

@@ -30,8 +30,9 @@ _opening = threading.Lock()
 
 
 def open_retriever(settings: SearchSettings, corpus: Corpus | None) -> Retriever:
-    """The retriever of these settings, shared by all who ask in this process; its index is built
-    if it is missing.
+    """Open the retriever of these settings, shared by all who ask in this process.
+
+    Its index is built if it is missing.
 
     Raises UserError for a package or a model that is not there.
     """
@@ -67,11 +68,11 @@ class Tokens:
         self._local = threading.local()
 
     def words(self, text: str) -> list[str]:
-        """Split a text into the words that are stemmed."""
+        """Split a text into the words that are stemmed, the commonest left out."""
         return [word for word in _WORD.findall(text.casefold()) if word not in self._stopwords]
 
     def stems(self, words: list[str]) -> list[str]:
-        """One stem per word."""
+        """Return one stem per word."""
         import Stemmer
 
         # A stemmer keeps a state of its own: one per thread.
@@ -105,7 +106,7 @@ class Bm25Index:
         self._bm25 = bm25s.BM25.load(self.folder, mmap=True)
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The best k passages or fewer, the best first."""
+        """Find the best k passages or fewer, the best first."""
         stems = self._tokens.stems(self._tokens.words(query))
         ids = self._bm25.get_tokens_ids(list(dict.fromkeys(stems)))
         if not ids:
@@ -113,8 +114,9 @@ class Bm25Index:
         return [self._corpus[row] for row in best(self._bm25.get_scores_from_ids(ids), k)]
 
     def _index(self, folder: Path, settings: Bm25) -> None:
-        """Numbers are given to stems as they appear, so that the files do not depend on the order
-        of a set.
+        """Write the index of the corpus into a folder.
+
+        Stems are numbered as they appear, so that the files do not depend on the order of a set.
         """
         import bm25s
 

@@ -21,11 +21,11 @@ class Retriever(Protocol):
     """Finds passages. Called from many threads at once."""
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """Return the best k passages or fewer, the best first. Raises RetrieverError."""
+        """Find the best k passages or fewer, the best first. Raises RetrieverError."""
 
 
 def best(scores: np.ndarray[Any, Any], k: int) -> list[int]:
-    """Return the places of the k highest positive scores, highest first; of equals the earlier."""
+    """Find the places of the k highest positive scores, highest first; of equals the earlier."""
     # Most passages have no word of the query; leaving them out first makes this ten times quicker.
     places = np.flatnonzero(scores > 0)
     if len(places) > k:

@@ -28,8 +28,9 @@ _CLOSED = frozenset({"yes", "no", "noanswer"})
 
 
 def normalise(text: str) -> str:
-    """The form in which answers are compared. A text of articles and punctuation alone becomes
-    empty.
+    """Bring a text to the form in which answers are compared.
+
+    A text of articles and punctuation alone becomes empty.
     """
     return " ".join(_ARTICLES.sub(" ", composed(text).lower().translate(_PUNCTUATION)).split())
 
@@ -41,7 +42,9 @@ def exact_match(answer: str, golds: Iterable[str]) -> bool:
 
 
 def f1(answer: str, golds: Iterable[str]) -> float:
-    """The best harmonic mean of precision and recall of words over the gold answers, in [0, 1].
+    """Compute the best F1 of words over the gold answers, in [0, 1].
+
+    F1 is the harmonic mean of precision and recall.
 
     Where nothing is left of both texts they are equal: 1, so that an exact match never scores less.
     """

@@ -27,7 +27,7 @@ class Http(_Block):
 
     name: Literal["http"]
     url: str = Field(
-        pattern=r"^https?://\S+$", description="where requests are posted, /retrieve included"
+        pattern=r"^https?://\S+$", description="address that is asked, /retrieve included"
     )
     timeout: float = Field(
         20.0, gt=0, le=600, description="seconds to connect, and between parts of the answer"
@@ -41,10 +41,17 @@ class Dense(_Block):
     model: str = Field(
         min_length=1, description="folder of a Hugging Face encoder, or its name on the hub"
     )
-    pooling: Literal["mean", "cls"] = Field("mean", description="which output stands for the text")
-    query_prefix: str = Field("", description="put before every query, such as 'query: ' for E5")
-    passage_prefix: str = Field("", description="put before every passage")
-    device: str = Field("cpu", description="where the encoder runs; the comparison is numpy's")
+    pooling: Literal["mean", "cls"] = Field(
+        "mean",
+        description="which output of the encoder stands for a text: the mean, or the first token's",
+    )
+    query_prefix: str = Field(
+        "", description="words in front of every query, such as 'query: ' for E5"
+    )
+    passage_prefix: str = Field("", description="words in front of every passage")
+    device: str = Field(
+        "cpu", description="device that the encoder runs on; the comparison is numpy's"
+    )
 
 
 Retrieval = Annotated[Bm25 | Http | Dense, Field(discriminator="name")]
@@ -62,7 +69,7 @@ class SearchSettings(EnvSettings):
     )
     retriever: Retrieval = Field(
         default_factory=lambda: Bm25(name="bm25"),
-        description="'bm25', or {name: bm25 | http | dense, ...its settings}",
+        description="how pages are found: 'bm25', or {name: bm25 | http | dense, ...its settings}",
     )
     hops: int | None = Field(
         None,
@@ -78,7 +85,8 @@ class SearchSettings(EnvSettings):
         description="characters of an observation, about; a search shares them among its passages",
     )
     reward: Literal["em", "f1"] = Field(
-        "em", description="reward of the answer: 1 for an exact match, or the share of its words"
+        "em",
+        description="what an answer earns: 'em' 1 for an exact match, 'f1' the F1 of its words",
     )
     pages: int = Field(3000, ge=300, le=200_000, description="size of the generated encyclopedia")
     world: int = Field(0, ge=0, description="seed of the generated encyclopedia")
@@ -118,7 +126,7 @@ class SearchSettings(EnvSettings):
         return self
 
     def params(self) -> dict[str, Any]:
-        """Return what is not at its default; a retriever keeps its name."""
+        """Return the parameters that are not at their default; a retriever keeps its name."""
         asked = super().params()
         if "retriever" in asked:
             asked["retriever"]["name"] = self.retriever.name

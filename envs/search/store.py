@@ -49,7 +49,7 @@ class Lines:
 
     @staticmethod
     def write(path: Path, lines: Iterable[bytes]) -> None:
-        """Write the file and, beside it, where each line starts."""
+        """Write lines to a file and, beside it, where each line starts."""
         starts = [0]
         with path.open("wb") as file:
             for line in lines:
@@ -77,20 +77,19 @@ class Corpus:
         return (self[row] for row in range(len(self)))
 
     def find(self, name: str) -> list[int]:
-        """Rows with this title (whatever its case and spaces), in order; without any, those with
-        this id.
-        """
+        """Find rows by title (whatever its case and spaces), in order; without any, by id."""
         key = _key(name)
         start, end = (
             int(np.searchsorted(self._hashes, _hash(key), side)) for side in ("left", "right")
         )
+        # Two names may have one hash, so the names themselves are compared.
         rows = [int(row) for row in self._rows[start:end]]
         titled = [row for row in rows if _key(self[row].title) == key]
         return titled or [row for row in rows if _key(self[row].id) == key]
 
 
 def write_corpus(folder: Path, passages: Iterable[Passage]) -> None:
-    """Write what `Corpus` reads. Raises UserError if there is no passage."""
+    """Write passages as `Corpus` reads them. Raises UserError if there is none."""
     digest = hashlib.sha256()
     hashes: list[int] = []
     rows: list[int] = []
@@ -139,7 +138,7 @@ class Support:
     """
 
     def is_(self, passage: Passage) -> bool:
-        """Tell whether this is the passage."""
+        """Tell whether a passage is the one that is needed."""
         return (
             passage.id == self.id
             if self.id is not None
@@ -159,12 +158,12 @@ class Question:
     hops: int | None = None
 
     def dump(self) -> bytes:
-        """Write a line of JSON."""
+        """Write the question as a line of JSON."""
         supports = [[support.title, support.id] for support in self.supports]
         return json.dumps([self.text, self.answers, supports, self.hops]).encode() + b"\n"
 
     @classmethod
     def load(cls, line: bytes) -> Question:
-        """Read what `dump` wrote."""
+        """Read a question from the line that `dump` wrote."""
         text, answers, supports, hops = json.loads(line)
         return cls(text, tuple(answers), tuple(Support(*support) for support in supports), hops)

@@ -4,7 +4,7 @@ were.
 Every page states the facts of one thing in plain prose. Questions of 2 to 4 hops follow chains of
 facts through as many pages; each chain is known. Everything is drawn from `seed` alone::
 
-    world = World(pages=3000, seed=0)
+    world = Encyclopedia(pages=3000, seed=0)
     world.questions["test"][0].text  # In which year was the founder of ... born?
 
 Two things keep a player honest. The facts of a split stay among its own things, so nothing learnt
@@ -57,7 +57,7 @@ class Encyclopedia:
         self.questions = {split: list(self._ask(split)) for split in SPLITS}
 
     def passages(self) -> Iterator[Passage]:
-        """The pages."""
+        """Yield the pages as passages."""
         return (
             Passage(_id(n), thing.title, text)
             for n, (thing, text) in enumerate(zip(self.things, self.texts, strict=True))
@@ -87,7 +87,7 @@ class Encyclopedia:
         }
 
     def _ask(self, split: Split) -> Iterator[Question]:
-        """The questions of a split; their numbers of hops take turns."""
+        """Yield the questions of a split; their numbers of hops take turns."""
         each = SIZES[split] // len(HOPS)
         chains = _Chains(self.things, self._members[split], random.Random(self._rng.random()))
         by_hops = [list(self._distinct(chains, hops, each)) for hops in HOPS]
@@ -108,7 +108,7 @@ class Encyclopedia:
                 yield question
 
     def _question(self, nodes: tuple[int, ...], relations: list[Relation]) -> Question | None:
-        """Make a question; None if its answer stands on an earlier page or in itself."""
+        """Write a question; None if its answer stands on an earlier page or in itself."""
         last = self.things[nodes[-1]].facts[relations[-1].name]
         answers = self._answers(relations[-1], last)
         phrase = self.things[nodes[0]].inline
@@ -143,8 +143,9 @@ class _Facts:
         self._things, self._members, self._namer, self._rng = things, members, namer, rng
 
     def state(self) -> None:
-        """Years first: teachers are older than their pupils, and nobody works for what is not
-        founded yet.
+        """Draw the facts of all things, years first.
+
+        So teachers are older than their pupils, and nobody works for what is not founded yet.
         """
         for person in self._members["person"]:
             self._things[person].facts = {"born": self._rng.randint(1800, 1899)}
@@ -198,7 +199,7 @@ class _Facts:
     def _maybe(
         self, facts: dict[str, int | str], name: str, kind: Kind, year: str, first: int, last: int
     ) -> None:
-        """A thing from between two years, if one is found soon."""
+        """Add a fact about a thing from between two years, if one is found soon."""
         for _ in range(12):
             candidate = self._any(kind)
             if first <= self._year(candidate, year) <= last:
@@ -209,7 +210,7 @@ class _Facts:
         return self._rng.choice(self._members[kind])
 
     def _other(self, kind: Kind, than: int) -> int:
-        """Each kind has two things at least."""
+        """Choose another thing of a kind; each kind has two at least."""
         found = self._any(kind)
         return found if found != than else self._other(kind, than)
 
@@ -235,8 +236,10 @@ class _Chains:
                     self._into.setdefault(int(value), []).append((RELATIONS[name], number))
 
     def draws(self, hops: int) -> Iterator[tuple[tuple[int, ...], list[Relation]] | None]:
-        """Endlessly: things from the first page to the last, and the relation that is followed on
-        each; None for a chain that has no beginning or meets itself.
+        """Yield chains of facts without end: their things, and the relation followed from each.
+
+        The things go from the first page to the last. None stands for a chain that has no beginning
+        or meets itself.
 
         The last relations take turns, and for each of them all of its values, in an order of their
         own.
@@ -263,5 +266,6 @@ class _Chains:
             relation, before = self._rng.choice(leading)
             nodes.insert(0, before)
             relations.insert(0, relation)
+        # A chain that meets itself or its answer would have a way round some of its pages.
         ends = [answer] if RELATIONS[name].to is not None else []
         return (tuple(nodes), relations) if len({*nodes, *ends}) == hops + len(ends) else None

@@ -81,7 +81,7 @@ class AssistantEnv(TextEnv):
 
     @property
     def codes(self) -> Sequence[str]:
-        """The ids of all products."""
+        """List the ids of all products."""
         return tuple(shop_for(self.settings).products)
 
     def _begin(self, task: Task) -> Outcome:
@@ -186,15 +186,16 @@ class AssistantEnv(TextEnv):
         )
 
     def _admissible(self) -> list[str]:
-        """Searches for what the customer named, and what can be done with what they list; there is
-        much more.
+        """List searches for what the customer named, and what can be done with their hits.
+
+        There is much more that could be done.
         """
         searches = [f"search[{item.kind}]" for item in self._wish.items]
         views = [f"view[{asin}]" for asin in self._listed]
         return [*searches, *views, *(f"recommend[{asin}]" for asin in self._seen)]
 
     def _progress(self) -> float:
-        """Average over items: 0.3 where a fitting product was listed, 0.6 where one was seen."""
+        """Compute the average over items: 0.3 where a fitting product was listed, 0.6 if seen."""
         worth = [
             (
                 _SEEN
@@ -208,7 +209,7 @@ class AssistantEnv(TextEnv):
         return sum(worth) / len(worth)
 
     def expert_action(self) -> str | None:
-        """Search until everything is found, look at it, recommend it.
+        """Choose the expert's next action: search until all is found, look at it, recommend it.
 
         With `expert="search"` only what was seen is known: whatever is of the right kind and
         affordable is looked at until everything that was asked for is there, and searches follow
@@ -265,7 +266,7 @@ class AssistantEnv(TextEnv):
         return f"recommend[{products} | {' '.join(told)}]"
 
     def _told(self, product: Product) -> str:
-        """The aspects that the customer asked for."""
+        """Write the aspects of a product that the customer asked for."""
         return ", ".join(f"{aspect} {product.specs[aspect]}" for aspect in self._wish.aspects)
 
     def _words(self, item: RequestedItem) -> str:
@@ -279,8 +280,9 @@ class AssistantEnv(TextEnv):
 
 
 def _searches(item: RequestedItem) -> list[str]:
-    """Words to look for an item with: all of them, then fewer, at last the title of the product it
-    was written for.
+    """List words to look for an item with: all of them, then fewer, at last a title.
+
+    The title is that of the product that the item was written for.
     """
     values = list(item.options.values())
     few = [[attribute, item.kind, *more] for attribute in item.attributes for more in (values, [])]
@@ -293,9 +295,7 @@ def _searches(item: RequestedItem) -> list[str]:
 
 
 def _choice(item: RequestedItem, products: Collection[Product]) -> Product | None:
-    """The cheapest product that fits and costs no more than the item's share, so that the budget
-    holds.
-    """
+    """Find the cheapest product that fits within the item's share, so that the budget holds."""
     return _cheapest(item, [p for p in products if p.price <= item.share])
 
 
@@ -304,8 +304,9 @@ def _cheapest(item: RequestedItem, products: Collection[Product]) -> Product | N
 
 
 def _pick(text: str) -> tuple[str, dict[str, str]] | None:
-    """'ID axis=value, axis=value' as an ID in upper case and options; None for what is not written
-    like that.
+    """Read 'ID axis=value, axis=value' as an ID in upper case and options.
+
+    None for what is not written like that.
     """
     id, _, rest = composed(text.strip()).partition(" ")
     pairs = [pair.partition("=") for pair in rest.split(",")] if rest.strip() else []
@@ -319,9 +320,7 @@ def _pick(text: str) -> tuple[str, dict[str, str]] | None:
 
 
 def _fields(products: Sequence[Product]) -> dict[str, None]:
-    """Names of what a product page shows, options and aspects of all the products, in order, each
-    once.
-    """
+    """Name what a page of these products shows, with all their options and aspects, each once."""
     names = ["ID", "product", "price", "attributes"]
     return dict.fromkeys(
         [*names, *(a for p in products for a in p.options), *(a for p in products for a in p.specs)]

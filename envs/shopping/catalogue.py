@@ -48,7 +48,7 @@ class Catalogue:
     goals: list[ShoppingGoal]
 
     def save(self, path: Path) -> None:
-        """Write it as JSON: a list of values per product and goal, in the order of fields."""
+        """Write the catalogue as JSON: per product and goal its values, in the order of fields."""
         rows = {
             "products": [_row(p) for p in self.products],
             "goals": [_row(g) for g in self.goals],
@@ -57,7 +57,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Read what `save` wrote."""
+        """Read a catalogue that `save` wrote."""
         rows = json.loads(path.read_text("utf-8"))
         return cls(
             [Product(*map(_frozen, row)) for row in rows["products"]],
@@ -89,8 +89,9 @@ class _Lookalike:
 
 
 def generate(count: int, advance: Callable[[int], None] = lambda made: None) -> Catalogue:
-    """The catalogue of `count` products. `advance` is told how many were made since it was last
-    called.
+    """Make the catalogue of `count` products.
+
+    `advance` is told how many were made since it was last called.
     """
     rng = random.Random(f"turnrl shop {VERSION} {count}")
     products: list[Product] = []
@@ -115,7 +116,7 @@ def generate(count: int, advance: Callable[[int], None] = lambda made: None) -> 
 
 
 def _kinds(rng: random.Random) -> Iterator[Kind]:
-    """All kinds again and again, each round in another order."""
+    """Yield all kinds again and again, each round in another order."""
     while True:
         yield from rng.sample(KINDS, len(KINDS))
 
@@ -161,7 +162,7 @@ def _product(rng: random.Random, kind: Kind, family: int, asin: str) -> Product:
 
 
 def _bullets(attributes: tuple[str, ...], specs: Mapping[str, str]) -> tuple[str, ...]:
-    """The attributes that the title does not name, then the specifications."""
+    """Write the attributes that the title does not name, then the specifications."""
     return (
         *(f"{attribute.capitalize()}, as you would expect" for attribute in attributes[2:]),
         *(f"{aspect.capitalize()}: {value}" for aspect, value in specs.items()),
@@ -176,8 +177,9 @@ def _values(rng: random.Random, key: str) -> tuple[str, ...]:
 
 
 def _lookalike(rng: random.Random, kind: Kind, base: Product, asin: str) -> _Lookalike:
-    """`base` under another asin with one difference: mostly an option, sometimes the price or an
-    attribute.
+    """Make a product like `base` under another asin, with one difference.
+
+    Mostly it is an option, sometimes the price or an attribute.
     """
     draw = rng.random()
     if draw < 0.2:

@@ -56,7 +56,7 @@ class Index:
         self.search = lru_cache(4096)(self._search)
 
     def _search(self, words: str) -> tuple[str, ...]:
-        """Asins of the best hits; none for words without a letter or digit."""
+        """Find the asins of the best hits; none for words without a letter or digit."""
         plain = _PUNCTUATION.sub(" ", composed(words)).lower()
         if not plain.strip():
             return ()

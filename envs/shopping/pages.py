@@ -25,16 +25,18 @@ _HTML_SAFE = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "'": "\\u0027"}
 
 
 def parse(action: str) -> tuple[str, str]:
-    """The name of an action and its argument in lower case; ('', '') for what is none. As lenient
-    as upstream.
+    """Split an action into its name and its argument in lower case; ('', '') for what is none.
+
+    As lenient as upstream.
     """
     match = _ACTION.match(action)
     return (match[1], composed(match[2]).lower()) if match else ("", "")
 
 
 def can_click(value: str) -> bool:
-    """False for values that no action can name: those with brackets, here and upstream, and very
-    long ones.
+    """Tell whether an action can name a value.
+
+    None can where it has brackets, here and upstream, or is very long.
     """
     allowed, _ = clean(f"click[{value}]", GRAMMAR)
     return allowed is not None and parse(allowed) == ("click", value)
@@ -46,7 +48,7 @@ def search_page(instruction: str) -> str:
 
 
 def results_page(instruction: str, products: Sequence[Product], page: int, total: int) -> str:
-    """Ten hits; there is a next page even where it is empty."""
+    """Write a page of ten hits; there is a next page even where it is empty."""
     rows = (
         text for product in products for text in (product.asin, product.title, product.price_tag)
     )
@@ -55,7 +57,7 @@ def results_page(instruction: str, products: Sequence[Product], page: int, total
 
 
 def item_page(instruction: str, product: Product, attributes: bool) -> str:
-    """A product and its options; which of them are chosen is not shown."""
+    """Write the page of a product and its options; which of them are chosen is not shown."""
     options = (text for axis, values in product.options.items() for text in (axis, *values))
     links = SUB_PAGES if attributes else SUB_PAGES[:3]
     facts = [product.title, f"Price: {product.price_tag}", "Rating: N.A."]
@@ -63,7 +65,7 @@ def item_page(instruction: str, product: Product, attributes: bool) -> str:
 
 
 def sub_page(instruction: str, product: Product, name: str) -> str:
-    """One of `SUB_PAGES`. Upstream has no reviews either."""
+    """Write one of `SUB_PAGES` of a product. Upstream has no reviews either."""
     texts: dict[str, Iterable[str]] = {
         "Description": [product.description],
         "Features": (f" {bullet}" for bullet in product.bullets),

@@ -48,7 +48,7 @@ def instruction(
     options: Mapping[str, str],
     limit: float,
 ) -> str:
-    """A request as a person types it; the price limit is worded as upstream does."""
+    """Write a request as a person types it; the price limit is worded as upstream does."""
     wishes = [option(axis, value) for axis, value in options.items()]
     text = rng.choice(_FORMS).format(
         open=rng.choice(_OPENERS),
@@ -62,13 +62,14 @@ def instruction(
 
 
 def price_text(limit: float) -> str:
-    """End an instruction as upstream does; nothing without a limit."""
+    """Write the end of an instruction, its price limit, as upstream does; '' without a limit."""
     return "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
 
 
 def a(kind: str, described: str) -> str:
-    """Words for a thing of some kind, with an article: 'a steel phone case', 'an area rug',
-    'running shoes'.
+    """Put an article before words for a thing of some kind, where it takes one.
+
+    So 'a steel phone case', 'an area rug', 'running shoes'.
     """
     if kind.endswith(_NO_ARTICLE):
         return described
@@ -76,7 +77,7 @@ def a(kind: str, described: str) -> str:
 
 
 def option(axis: str, value: str) -> str:
-    """An option in words: 'in teal', 'in size 9', 'with finish matte'."""
+    """Write an option in words: 'in teal', 'in size 9', 'with finish matte'."""
     return (
         f"in {value}"
         if axis == "color"
@@ -87,5 +88,5 @@ def option(axis: str, value: str) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """'a', 'a and b' or 'a, b and c'."""
+    """Join texts to 'a', 'a and b' or 'a, b and c'."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

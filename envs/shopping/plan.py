@@ -55,10 +55,13 @@ class Plan:
         self._opened: dict[str, Purchase] = {}
 
     def buy(self, product: Product, chosen: Mapping[str, str]) -> Purchase:
-        """The best purchase from a product's page where these options (axis -> value) are chosen
-        already.
+        """Find the best purchase from a product's page on which options are chosen already.
+
+        `chosen` maps axes to the chosen values.
         """
         facts = self._of(product)
+        # Axis by axis, the fewest clicks for every set of wishes that can be met together: trying
+        # all combinations of options would grow with their product.
         reached: dict[int, tuple[str, ...]] = {0: ()}
         for axis, values in facts.masks.items():
             kept = next((mask for value, mask in values if value == chosen.get(axis)), 0)
@@ -75,13 +78,13 @@ class Plan:
         )
 
     def opened(self, product: Product) -> Purchase:
-        """`buy` with nothing chosen yet."""
+        """Find the best purchase from a product's page with nothing chosen yet."""
         if product.asin not in self._opened:
             self._opened[product.asin] = self.buy(product, {})
         return self._opened[product.asin]
 
     def pleases(self, product: Product) -> bool:
-        """Tell whether it can be bought for a reward of 1 with exactly the options asked for."""
+        """Tell whether a product can be bought for a reward of 1 with none but wanted options."""
         purchase = self.opened(product)
         return purchase.reward == 1 and self._exact.issuperset(purchase.clicks)
 

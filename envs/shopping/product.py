@@ -45,7 +45,7 @@ class Product:
 
     @property
     def text(self) -> str:
-        """Return what is searched beside the title: description, first bullet, options."""
+        """Write what is searched beside the title: description, first bullet, options."""
         options = ", and ".join(
             f"{axis}: {', '.join(values)}" for axis, values in self.options.items()
         )
@@ -70,12 +70,12 @@ class ShoppingGoal:
 
     @property
     def plain(self) -> str:
-        """The words of the instruction before the price: the search that takes no thought."""
+        """Write the search that takes no thought: the words of the instruction before the price."""
         return typed(self.instruction.partition(", and price lower than ")[0]) or self.query
 
     @property
     def searches(self) -> list[str]:
-        """Searches that follow from the instruction, the fullest first."""
+        """List searches that follow from the instruction, the fullest first."""
         values = list(self.options.values() if isinstance(self.options, Mapping) else self.options)
         few = [[*self.attributes, self.query], *([a, self.query, *values] for a in self.attributes)]
         return [typed(" ".join(words)) for words in ([*self.attributes, self.query, *values], *few)]
@@ -86,7 +86,7 @@ _TYPED_CHARS = 300
 
 
 def typed(words: str) -> str:
-    """Words as they can stand in a search: one line, no brackets, at most 300 characters."""
+    """Write words as they can stand in a search: one line, no brackets, at most 300 characters."""
     return _UNTYPED.sub(" ", words)[:_TYPED_CHARS].strip()
 
 
@@ -95,5 +95,8 @@ _GRID = [10.0 * step for step in range(1, 100)]
 
 
 def limits_above(price: float) -> list[float]:
-    """The price limits a goal may get: the next four multiples of ten dollars, fewer near 990."""
+    """List the price limits that a goal may get: the next four multiples of ten dollars.
+
+    Near 990 there are fewer.
+    """
     return [limit for limit in _GRID if limit > price][:4]

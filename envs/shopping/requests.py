@@ -61,7 +61,7 @@ class RequestedItem:
     """Of the budget, in dollars: the price of the target and something more."""
 
     def fits(self, product: Product) -> bool:
-        """The kind, all attributes and all option values are there."""
+        """Tell whether a product has the kind, all attributes and all option values."""
         return (
             product.query == self.kind
             and set(self.attributes) <= set(product.attributes)
@@ -89,8 +89,9 @@ class Pick:
 
 
 def request(shop: Shop, split: Split, seed: int, items: int) -> ShoppingRequest:
-    """The request of a seed: `items` different kinds of products of a split, of one department
-    where it has them.
+    """Write the request of a seed: `items` different kinds of products of a split.
+
+    They are of one department where it has so many.
     """
     rng = random.Random(f"request {seed} {items}")
     pool = shop.by_kind(split)
@@ -135,8 +136,7 @@ def _worded(rng: random.Random, item: RequestedItem) -> str:
 
 
 def facts(wish: ShoppingRequest, picks: Sequence[Pick], reasons: str) -> list[str]:
-    """Names of the constraints that hold, then of the aspects that the reasons tell, in a fixed
-    order.
+    """Name the constraints that hold, then the aspects that the reasons tell, in a fixed order.
 
     All constraints but the products themselves hold only for the right kinds of products.
     """

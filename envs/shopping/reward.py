@@ -54,12 +54,12 @@ class Score:
 
     @property
     def total(self) -> float:
-        """The reward."""
+        """Compute the reward from its parts."""
         return (self.attributes + self.options + self.price) / self.asked * self.type
 
 
 def score(product: Product, goal: ShoppingGoal, chosen: Mapping[str, str]) -> Score:
-    """The parts of the reward for buying a product with these options (axis -> value)."""
+    """Compute the parts of the reward for buying a product with these options (axis -> value)."""
     asked = wanted_options(goal)
     got = [colour(value) for value in chosen.values()]
     return Score(
@@ -72,8 +72,9 @@ def score(product: Product, goal: ShoppingGoal, chosen: Mapping[str, str]) -> Sc
 
 
 def wanted_options(goal: ShoppingGoal) -> list[str]:
-    """The goal's options as they are compared. Upstream compares synthetic ones as the text of
-    (axis, value) pairs.
+    """List the goal's options as they are compared.
+
+    Upstream compares synthetic ones as the text of (axis, value) pairs.
     """
     if isinstance(goal.options, Mapping):
         return [next((c for c in COLOURS if c in pair), str(pair)) for pair in goal.options.items()]

@@ -19,7 +19,7 @@ class ShopSettings(EnvSettings):
     products: int | None
 
     def params(self) -> dict[str, Any]:
-        """Return all that is not None."""
+        """Return the parameters that are not None."""
         return self.model_dump(exclude_none=True)
 
 
@@ -38,7 +38,7 @@ class WebShopSettings(ShopSettings):
         None, description="folder with WebShop's product and instruction files (default: none)"
     )
     goals: Literal["human", "synthetic"] = Field(
-        "human", description="which instructions of that folder are played"
+        "human", description="which instructions of the folder `data` are played"
     )
     strict: bool = Field(
         True,
@@ -85,10 +85,13 @@ class AssistantSettings(ShopSettings):
         2, ge=1, le=3, description="different things that a customer wants, within one budget"
     )
     expert: Literal["shortest", "search"] = Field(
-        "shortest", description="'shortest' knows what every product is, 'search' what it has seen"
+        "shortest",
+        description=(
+            "which expert plays: 'shortest' knows what every product is, 'search' what it has seen"
+        ),
     )
 
     def params(self) -> dict[str, Any]:
-        """Return all that is not None, less the usual expert."""
+        """Return the parameters that are not None, less the usual expert."""
         told = super().params()
         return told if told["expert"] != "shortest" else {k: told[k] for k in ("products", "items")}

@@ -58,15 +58,15 @@ class Shop:
         self._indexing = threading.Lock()
 
     def _plan(self, number: int) -> Plan:
-        """Purchases for a goal; episodes of one goal share what they find out."""
+        """Make the plan of a goal, which its episodes share with all that they find out."""
         return Plan(self.goals[number])
 
     def search(self, words: str) -> tuple[str, ...]:
-        """Find up to 50 asins, best first."""
+        """Find the asins of up to 50 products, best first."""
         return self.index().search(words)
 
     def index(self, visible: bool = False) -> Index:
-        """The search index, built on first use; `visible` shows a progress bar."""
+        """Return the search index, built on first use; `visible` shows a progress bar."""
         with self._indexing:
             if self._index is None:
 
@@ -78,8 +78,11 @@ class Shop:
             return self._index
 
     def by_kind(self, split: Split) -> Mapping[str, Sequence[Product]]:
-        """The products of the families whose goals are in a split, by their query; generated
-        catalogues only.
+        """Collect the products of the families whose goals are in a split, by their query.
+
+        Generated catalogues only.
+
+        Generated catalogues only.
         """
         if split not in self._by_kind:
             first = {name: self.goals[numbers[0]].family for name, numbers in self.splits.items()}
@@ -94,7 +97,7 @@ class Shop:
 
 
 def _splits(goals: int, valid: int) -> dict[Split, range]:
-    """Test goals come first, as upstream's users have it, then validation, then training."""
+    """Cut goals into splits: first test, as upstream's users have it, then validation, training."""
     test = max(1, min(TEST, goals // 6))
     end = test + max(1, min(valid, goals // 10))
     return {"train": range(end, goals), "valid": range(test, end), "test": range(test)}
@@ -130,7 +133,9 @@ _opening = threading.Lock()
 
 
 def shop_for(settings: ShopSettings, visible: bool = False) -> Shop:
-    """The shop of these parameters, made or read on first use; `visible` shows a progress bar.
+    """Return the shop of these parameters, made or read on first use.
+
+    `visible` shows a progress bar.
 
     Raises UserError for upstream files that are missing or malformed.
     """

@@ -123,7 +123,9 @@ _WORDS = TypeAdapter(list[Text])
 def load(
     folder: Path, *, goals: Literal["human", "synthetic"], limit: int | None = None
 ) -> Catalogue:
-    """Products and goals of a folder; `limit` keeps the first so many records of the product file.
+    """Read the products and goals of a folder.
+
+    `limit` keeps the first so many records of the product file.
 
     Raises UserError for a file that is missing or malformed, and if no goal is left.
     """
@@ -157,7 +159,7 @@ def _find(folder: Path, names: Iterable[str]) -> Path:
 
 
 def _json(path: Path, kind: type[J], name: str) -> J:
-    """The content of a file. Raises UserError if it is not JSON, or not of this kind."""
+    """Read the content of a file. Raises UserError if it is not JSON, or not of this kind."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -168,7 +170,7 @@ def _json(path: Path, kind: type[J], name: str) -> J:
 
 
 def _by_asin(folder: Path, names: Iterable[str], shape: TypeAdapter[T]) -> dict[str, T]:
-    """The records of a file by their asin."""
+    """Read the records of a file by their asin."""
     path, bad, found = _find(folder, names), BadRows("shopping/webshop"), dict[str, T]()
     rows = _json(path, dict, "dictionary")
     for asin, row in rows.items():
@@ -186,9 +188,7 @@ def _products(
     nouns: Mapping[str, list[str]],
     limit: int | None,
 ) -> dict[str, Product]:
-    """The products of the first `limit` records by their asin, by upstream's rules of what is
-    dropped.
-    """
+    """Read the first `limit` products by their asin; upstream's rules say what is dropped."""
     path, bad, found = _find(folder, PRODUCTS), BadRows("shopping/webshop"), dict[str, Product]()
     rows = _json(path, list, "list")[:limit]
     for number, row in enumerate(rows):
@@ -211,7 +211,7 @@ def _products(
 
 
 def _product(record: _Product, about: _Attributes | None, nouns: list[str] | None) -> Product:
-    """A product by upstream's rules. Raises ValueError for a price that is none."""
+    """Make a product of a record, as upstream does. Raises ValueError for a price that is none."""
     bullets = record.small_description
     price, tag = _price(record)
     attributes = about.attributes if about is not None else None
@@ -241,7 +241,7 @@ def _option(value: str) -> str:
 
 
 def _price(record: _Product) -> tuple[float, str]:
-    """The price and how it is shown. A range is priced by its asin, somewhere in it."""
+    """Read the price and how it is shown. A range is priced by its asin, somewhere in it."""
     try:
         amounts = [
             float(re.sub(r"[^\d.]", "", part)) for part in (record.pricing or "").split("$")[1:3]

@@ -79,7 +79,7 @@ class WebShopEnv(TextEnv):
 
     @property
     def codes(self) -> Sequence[str]:
-        """The ids of all products."""
+        """List the ids of all products."""
         return tuple(shop_for(self.settings).products)
 
     def _tasks(self, split: Split) -> Sequence[Task]:
@@ -112,8 +112,9 @@ class WebShopEnv(TextEnv):
         return self._show()
 
     def _follow(self, value: str, option: tuple[str, str] | None) -> _Page:
-        """The page behind a clickable. A button is found before an option of the same name, as
-        upstream does.
+        """Turn to the page behind a clickable.
+
+        A button is found before an option of the same name, as upstream does.
         """
         page = self._page
         subs = {name.lower(): name for name in pages.SUB_PAGES}
@@ -196,7 +197,7 @@ class WebShopEnv(TextEnv):
         return [f"click[{value}]" for value in self._clickables() if pages.can_click(value)]
 
     def _progress(self) -> float:
-        """The value of the best purchase within reach; on the search page nothing is."""
+        """Compute the value of the best purchase within reach; on the search page nothing is."""
         page = self._page
         if page.kind == "search":
             return 0.0

@@ -41,7 +41,7 @@ shapes.
 
 
 def route_of(length: int, seed: int) -> tuple[str, ...]:
-    """Directions from the start to the coin, `length` - 1 of them, of the game with this seed."""
+    """Draw the directions from the start to the coin, `length` - 1 of them, in a seed's game."""
     rng = RandomState(RandomState(seed).randint(65635))
     route: list[str] = []
     for _ in range(length - 1):
@@ -51,8 +51,9 @@ def route_of(length: int, seed: int) -> tuple[str, ...]:
 
 
 def images(route: Sequence[str]) -> list[tuple[str, ...]]:
-    """The route under the turns and mirrors of a map, itself included (some are equal for straight
-    routes).
+    """List a route under the turns and mirrors of a map, itself included.
+
+    Some are equal for straight routes.
     """
     return [tuple(route), *(tuple(renaming[d] for d in route) for renaming in COMPASS)]
 
@@ -63,7 +64,7 @@ def shape_of(route: Sequence[str]) -> tuple[str, ...]:
 
 
 def split_of_route(route: Sequence[str]) -> Split:
-    """The split that owns a route: fixed for all time, the same on every machine.
+    """Tell which split owns a route: fixed for all time, the same on every machine.
 
     A route and its images under turns and mirrors belong together, so that training which shows
     games turned or mirrored never shows a held-out route.
@@ -103,7 +104,7 @@ def _all_routes(length: int) -> Iterator[tuple[str, ...]]:
 
 @lru_cache(maxsize=64)
 def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
-    """Seeds of 'valid' or 'test', one for each of its routes, at most `limit`."""
+    """Find seeds of 'valid' or 'test', one for each of its routes, at most `limit`."""
     wanted = routes_in(length, split, limit)
     seeds: dict[tuple[str, ...], int] = {}
     for seed in itertools.count(seeds_of(split, 0).start):
@@ -117,7 +118,7 @@ def held_out_seeds(length: int, split: Split, limit: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def train_seed(length: int, index: int) -> int:
-    """The seed of the training task with this index. Every length has routes for training.
+    """Find the seed of the training task with this index. Every length has routes for training.
 
     Tasks of a round of 16 have different shapes, so that a few demonstrations show as much as they
     can.
@@ -151,7 +152,7 @@ class TrainSeeds(Sequence[int]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[int]: ...
     def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        """The seed at an index, or the list of a slice."""
+        """Find the seed at an index, or the list of a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.size))]
         if not -self.size <= index < self.size:
@@ -160,7 +161,7 @@ class TrainSeeds(Sequence[int]):
 
 
 def table(lengths: Sequence[int] = range(3, 13)) -> str:
-    """Routes and held-out tasks per level, as a Markdown table."""
+    """Write routes and held-out tasks per level as a Markdown table."""
     rows = ["| level | routes | valid tasks | test tasks |", "|---|---|---|---|"]
     for length in lengths:
         valid, test = (len(held_out_seeds(length, split, 200)) for split in HELD_OUT)

@@ -84,7 +84,7 @@ class TextWorldEnv(TextEnv):
         return plan[0] if plan else None
 
     def close(self) -> None:
-        """Free the interpreter. The instance may be reset again."""
+        """Free the game's interpreter. The instance may be reset again."""
         if self._world is not None:
             self._world.close()
             self._world = None
@@ -137,7 +137,7 @@ class TextWorldEnv(TextEnv):
         )
 
     def _share_of_the_plan(self) -> float:
-        """Share of the initial plan that is done: 0 where no plan is left."""
+        """Compute the share of the initial plan that is done: 0 where no plan is left."""
         assert self._world is not None
         left = len(self._world.plan())
         if self._steps_to_win is None:
@@ -205,8 +205,9 @@ class CookingEnv(TextWorldEnv):
 
 
 def route(task: Task) -> tuple[str, ...]:
-    """Directions from the start to the coin of a coin task, without making its game. UserError for
-    other families.
+    """Return the directions from the start to the coin of a coin task, without making its game.
+
+    Raises UserError for other families.
     """
     if not task.env.startswith("textworld/coin-"):
         raise UserError(f"task '{task.id}' has no route: only textworld/coin tasks do")

@@ -42,7 +42,7 @@ class GameKey:
 
     @property
     def path(self) -> Path:
-        """Return the place of the .z8, made or not."""
+        """Return the place of the game's .z8, made or not."""
         text = json.dumps(self.params, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return home() / f"{self.family}-{digest}" / f"{self.seed}.z8"
@@ -53,7 +53,7 @@ class GameKey:
 
 
 def home() -> Path:
-    """The folder of this TextWorld version's games."""
+    """Return the folder of this TextWorld version's games."""
     return cache_dir("textworld", TEXTWORLD)
 
 

@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def actions(self) -> Iterator[Any]:
-        """All possible actions, in TextWorld's order."""
+        """List all possible actions, in TextWorld's order."""
         return itertools.chain.from_iterable(self.by_rule)
 
 
@@ -98,7 +98,7 @@ class _FactSet(State):  # type: ignore[misc]
 
     @property
     def facts(self) -> frozenset[Any]:
-        """All facts."""
+        """Return all facts."""
         return self._all
 
     def is_fact(self, prop: Any) -> bool:
@@ -146,14 +146,14 @@ class Logic:
         return found
 
     def commands(self, view: View) -> tuple[str, ...]:
-        """Every command that has an effect or shows something, sorted, each once."""
+        """List every command that has an effect or shows something, sorted, each once."""
         scene = view.scene
         if scene.commands is None:
             scene.commands = tuple(sorted({self._describe(action)[0] for action in scene.actions}))
         return scene.commands
 
     def plan(self, view: View) -> tuple[str, ...]:
-        """Commands that win from here; empty if the game is over or nobody knows a way.
+        """Find commands that win from here; none if the game is over or nobody knows a way.
 
         TextWorld plans; where it has no plan from the start, as in cooking games with a limited
         inventory, the game's own walkthrough is followed from every state on it.
@@ -185,10 +185,10 @@ class Logic:
 
     @cached_property
     def _walkthrough(self) -> tuple[tuple[str, ...], dict[frozenset[Any], int]]:
-        """The commands of the walkthrough, and which of them is next by what is true; the last one
-        where it recurs.
+        """List the walkthrough's commands, and map what is true to the number of the next one.
 
-        Commands that nothing explains are left out: walkthroughs open doors that are open already.
+        Where a state recurs the last one counts. Commands that nothing explains are left out:
+        walkthroughs open doors that are open already.
         """
         view, way, places = self.opening_view(plan=False), list[str](), dict[frozenset[Any], int]()
         for command in self.game.metadata.get("walkthrough") or ():
@@ -231,9 +231,8 @@ class Logic:
         return scene.events.get(event.lower())
 
     def _describe(self, action: Any) -> tuple[str, str]:
-        """An action's command, and the event that reports it. Rules make equal actions once, so the
-        id will do.
-        """
+        """Return an action's command, and the event that reports it."""
+        # Rules make equal actions once, so the id will do.
         words = self._words.get(id(action))
         if words is None:
             names = self._inform7._get_name_mapping(action)
@@ -245,7 +244,7 @@ class Logic:
         return words
 
     def _scene(self, facts: frozenset[Any], parent: Scene | None, changed: frozenset[Any]) -> Scene:
-        """The scene of these facts, which differ from the parent's in the `changed` ones."""
+        """Make the scene of these facts, which differ from the parent's in the `changed` ones."""
         signatures = frozenset(fact.signature for fact in changed)
         groups: dict[Any, list[Any]] = {signature: [] for signature in signatures}
         for fact in facts:
@@ -265,7 +264,7 @@ class Logic:
         return scene
 
     def _match(self, pattern: Pattern, facts: Facts) -> Iterator[Any]:
-        """The actions a rule allows: different placeholders stand for different things."""
+        """Yield the actions a rule allows: different placeholders stand for different things."""
         if not all(any(facts.get(s) for s in signatures) for _, signatures in pattern.conditions):
             return
         for bound in _bindings(pattern.conditions, 0, dict(self._constants), facts):
@@ -273,6 +272,7 @@ class Logic:
                 yield pattern.rule.instantiate(complete)
 
     def _forget(self) -> None:
+        # An instance keeps the view it is in, whose edges would keep the whole graph.
         for scene in self._scenes.values():
             scene.after.clear()
         for view in (*self._views.values(), *self._openings.values()):
@@ -306,9 +306,7 @@ def _pattern(rule: Any, types: Any, constants: Mapping[Any, Any]) -> Pattern:
 def _bindings(
     conditions: Any, depth: int, bound: dict[Any, Any], facts: Facts
 ) -> Iterator[dict[Any, Any]]:
-    """Every way to meet the conditions from `depth` on, in TextWorld's order: by condition, type,
-    then fact.
-    """
+    """Yield every way to meet the conditions from `depth` on, in TextWorld's order."""
     if depth == len(conditions):
         yield dict(bound)
         return
@@ -332,9 +330,8 @@ def _bindings(
 
 
 def _fill(free: Any, bound: dict[Any, Any], facts: Facts) -> Iterator[dict[Any, Any]]:
-    """Every way to bind free placeholders. TextWorld's order depends on the hash seed here; this is
-    by name.
-    """
+    """Yield every way to bind free placeholders, by name."""
+    # By name, because TextWorld's own order depends on the hash seed here.
     things = {variable for group in facts.values() for fact in group for variable in fact.arguments}
     candidates = [sorted(v for v in things if v.type in kinds) for _, kinds in free]
     for choice in itertools.product(*candidates):
@@ -346,7 +343,7 @@ def _fill(free: Any, bound: dict[Any, Any], facts: Facts) -> Iterator[dict[Any, 
 
 
 def _branch(quest: Any) -> Any:
-    """A quest's progress that can go on without changing the original."""
+    """Copy a quest's progress, so that it can go on without changing the original."""
     twin = copy.copy(quest)
     twin.win_events, twin.fail_events = (
         [_branch_event(e) for e in es] for es in (quest.win_events, quest.fail_events)
@@ -363,7 +360,7 @@ def _branch_event(event: Any) -> Any:
 
 
 def _fingerprint(quest: Any) -> Any:
-    """All of a quest's progress that its future depends on."""
+    """Collect all of a quest's progress that its future depends on."""
     events = (
         (event._triggered, event._untriggerable, event._policy, _shape(event._tree))
         for event in (*quest.win_events, *quest.fail_events)
@@ -372,12 +369,11 @@ def _fingerprint(quest: Any) -> Any:
 
 
 def _shape(tree: Any) -> Any:
-    """A tree's nodes from the leaves up. Nodes may share an element, which knows one parent only:
-    so that is told.
-    """
+    """List a tree's nodes from the leaves up."""
     numbers: dict[int, int] = {}
     nodes = []
     for node in tree:
+        # Nodes may share an element, which knows one parent only: so that is told.
         above, element = [], node.element
         number = numbers.setdefault(id(element), len(numbers))
         while element is not None:
@@ -391,7 +387,7 @@ _games: OrderedDict[Path, Logic] = OrderedDict()
 
 
 def logic_of(path: Path) -> Logic:
-    """The logic of the game in this .z8, read once as long as it is in use."""
+    """Return the logic of the game in this .z8, read once as long as it is in use."""
     with LOCK:
         logic = _games.pop(path, None) or Logic(Game.load(str(path.with_suffix(".json"))))
         _games[path] = logic

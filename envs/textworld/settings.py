@@ -28,11 +28,11 @@ class GameSettings(EnvSettings):
     """'custom' or the name of a TextWorld challenge."""
 
     def params(self) -> dict[str, Any]:
-        """Return all parameters."""
+        """Return all parameters, also those at their default."""
         return self.model_dump()
 
     def for_maker(self, split: Split) -> dict[str, Any]:
-        """Return what the maker is told, for a seed of this split's range."""
+        """Return what the maker of a game is told, for a seed of this split's range."""
         return self.model_dump()
 
 
@@ -41,7 +41,7 @@ class QuestSettings(GameSettings):
 
     family, maker = "quest", "custom"
     rooms: int = Field(2, ge=1, le=50, description="rooms of the house")
-    objects: int = Field(3, ge=1, le=100, description="things in the house, at least")
+    objects: int = Field(3, ge=1, le=100, description="fewest things in the house")
     quest_length: int = Field(4, ge=1, le=50, description="actions that the quest takes")
 
 
@@ -61,7 +61,7 @@ class CoinSettings(GameSettings):
 
     @property
     def length(self) -> int:
-        """Rooms on the way to the coin."""
+        """Count the rooms on the way to the coin."""
         return (self.level - 1) % 100 + 1
 
     @model_validator(mode="after")
@@ -83,7 +83,10 @@ class TreasureSettings(GameSettings):
         1,
         ge=1,
         le=20,
-        description="1 to 10: 5 empty rooms; 11 to 20: 10 rooms with doors and containers",
+        description=(
+            "difficulty of the maze: 1 to 10 have 5 empty rooms, 11 to 20 have 10 rooms with doors"
+            " and containers"
+        ),
     )
 
 
@@ -92,14 +95,18 @@ class SimpleSettings(GameSettings):
 
     family, maker = "simple", "tw-simple"
     rewards: Literal["dense", "balanced", "sparse"] = Field(
-        "dense", description="points for each step of the walkthrough, for some, or for the last"
+        "dense",
+        description=(
+            "what earns points: each step of the walkthrough ('dense'), some ('balanced') or the"
+            " last ('sparse')"
+        ),
     )
     goal: Literal["detailed", "brief", "none"] = Field(
         "detailed", description="how much the opening tells of what to do"
     )
 
     def for_maker(self, split: Split) -> dict[str, Any]:
-        """Return what the base class does, with the foods of the split."""
+        """Return what the maker is told: the parameters, and whether the foods are the test's."""
         return {**self.model_dump(), "test": split == "test"}
 
 
@@ -109,7 +116,7 @@ class CookingSettings(GameSettings):
     family, maker = "cooking", "tw-cooking"
     recipe: int = Field(1, ge=1, le=5, description="ingredients of the recipe")
     take: int = Field(
-        1, ge=0, le=5, description="ingredients to be found; the others are in the inventory"
+        1, ge=0, le=5, description="ingredients that must be found; the others are carried"
     )
     go: Literal[1, 6, 9, 12] = Field(1, description="rooms of the house")
     open: bool = Field(False, description="doors and containers start closed")
@@ -126,7 +133,7 @@ class CookingSettings(GameSettings):
         return self
 
     def for_maker(self, split: Split) -> dict[str, Any]:
-        """Return what the base class does, with the foods and preparations of the split."""
+        """Return what the maker is told: the parameters, and whose foods and preparations."""
         return {**self.model_dump(), "recipe_seed": 0, "split": split}
 
 
@@ -137,8 +144,9 @@ FAMILIES: dict[str, type[GameSettings]] = {
 
 
 def job_for(family: str, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The worker's job for a game, less the path. Raises UserError for bad parameters or a seed
-    beyond 32 bits.
+    """Write the worker's job for a game, less the path.
+
+    Raises UserError for bad parameters or a seed beyond 32 bits.
     """
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"textworld/{family}: seed {seed} is out of range, use 0 to {MAX_SEED}")

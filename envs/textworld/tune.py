@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def build(folder: Path) -> Path:
-    """A tuned library inside `folder`, which answers like the installed one.
+    """Build a tuned library inside `folder`, which answers like the installed one.
 
     Raises UserError: there is no gcc, no source of jericho can be had, or the result answers
     otherwise.
@@ -97,7 +97,7 @@ def build(folder: Path) -> Path:
 
 
 def installed() -> Path:
-    """The folder of the installed jericho."""
+    """Find the folder of the installed jericho."""
     spec = importlib.util.find_spec("jericho")
     if spec is None or spec.origin is None:
         raise UserError("tuning needs jericho: pip install 'turnrl[textworld]'")
@@ -105,7 +105,7 @@ def installed() -> Path:
 
 
 def fetch(folder: Path) -> Path:
-    """The source of the installed version, unpacked; its folder with the Makefile."""
+    """Fetch and unpack the source of the installed version; return its folder with the Makefile."""
     wanted = f"jericho=={version('jericho')}"
     _run(
         [
@@ -129,7 +129,7 @@ def fetch(folder: Path) -> Path:
 
 
 def compiled(source: Path, compiler: str) -> Path:
-    """Compile and link the library by this command; profiles stay beside the objects."""
+    """Compile and link the library by a command; profiles stay beside the objects."""
     for old in [*source.rglob("*.o"), *source.rglob("*.a"), *source.rglob(LIBRARY)]:
         old.unlink()
     # Profile data is written at the exit of the process that played, to where the objects were
@@ -139,8 +139,9 @@ def compiled(source: Path, compiler: str) -> Path:
 
 
 def play(package: Path, games: list[str]) -> str:
-    """Play games with this copy of jericho in a process of its own; a digest of everything they
-    said.
+    """Play games with this copy of jericho in a process of its own.
+
+    Returns a digest of everything they said.
     """
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     said = _run([sys.executable, "-c", _PLAY, str(STEPS), *games], package.parent, environment)

@@ -65,8 +65,9 @@ def follow_in_logic() -> None:
 
 
 def follow(maker: Any, commands: list[str]) -> bool:
-    """Give each win event of a GameMaker the actions that trigger it; False if a command has no
-    single action.
+    """Give each win event of a GameMaker the actions that trigger it.
+
+    Returns False if a command has no single action.
     """
     game = maker.build()
     inform7, progress = Inform7Game(game), GameProgression(game, track_quests=True)
@@ -108,8 +109,9 @@ def options_for(seed: int) -> GameOptions:
 
 
 def custom(settings: dict[str, int], options: GameOptions) -> Any:
-    """The game of ``tw-make custom --world-size --nb-objects --quest-length``, other flags at their
-    defaults.
+    """Make the game of ``tw-make custom --world-size --nb-objects --quest-length``.
+
+    Other flags are at their defaults.
     """
     options.nb_rooms, options.nb_objects = settings["rooms"], settings["objects"]
     chaining = options.chaining
@@ -160,7 +162,7 @@ def compile_game(game: Any, path: Path) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a compiler; RuntimeError with the last line it printed if it fails."""
+    """Run a compiler. Raises RuntimeError with the last line it printed if it fails."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -172,7 +174,7 @@ def run(command: list[str]) -> None:
 
 
 def spent() -> float:
-    """CPU seconds of this process and its compilers so far."""
+    """Measure the CPU seconds of this process and its compilers so far."""
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 

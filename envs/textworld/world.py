@@ -6,7 +6,7 @@ what was refused, and nothing for what the parser did not understand. So one che
 whether a command was valid, and the logic (what is possible now, what plan wins) is only consulted
 when somebody asks::
 
-    world = World(path)
+    world = GameWorld(path)
     text = world.start()
     reply = world.send("open chest")
     world.possible(), world.plan()
@@ -45,8 +45,9 @@ _EPILOGUE = re.compile(r"^\s*(You scored \d+ out of|Would you like to RESTART)")
 
 
 def tidy(text: str) -> str:
-    """TextWorld's words without banner, padding, blank lines, status line, prompt and end-of-game
-    menu.
+    """Strip TextWorld's words of all that is no story.
+
+    That is banner, padding, blank lines, status line, prompt and end-of-game menu.
     """
     lines = text.replace("\r", "").split("\n")
     first = next((i for i, line in enumerate(lines) if not _BANNER.fullmatch(line)), len(lines))
@@ -113,8 +114,9 @@ class GameWorld:
         self._begun = False
 
     def start(self) -> str:
-        """(Re)start the game and return the opening text, objective included where the game has
-        one.
+        """Start the game, or start it again, and return the opening text.
+
+        The objective is in it where the game has one.
 
         The interpreter is set up anew. Putting its memory back (`FrotzEnv.set_state`) is two
         milliseconds cheaper and leaves its windows, cursors and buffers as they were; cooking games
@@ -160,12 +162,12 @@ class GameWorld:
         )
 
     def possible(self) -> list[str]:
-        """Every command that has an effect or shows something now, sorted, each once."""
+        """List every command that has an effect or shows something now, sorted, each once."""
         with LOCK:
             return list(self._logic.commands(self._follow(plan=False)))
 
     def plan(self) -> list[str]:
-        """Commands that win from here; empty if the game is over or TextWorld knows no way."""
+        """Find commands that win from here; none if the game is over or TextWorld knows no way."""
         with LOCK:
             return list(self._logic.plan(self._follow(plan=True)))
 
@@ -174,7 +176,10 @@ class GameWorld:
         self._machine.close()
 
     def _follow(self, *, plan: bool) -> View:
-        """The logic's view after all events so far. One with plans starts from the first event."""
+        """Return the logic's view after all events so far.
+
+        A view with plans starts from the first event.
+        """
         view = self._view
         if view is None or (plan and view.quests is None):
             view, self._followed = self._logic.opening_view(plan=plan), 0
