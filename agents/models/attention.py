@@ -8,7 +8,7 @@ same result takes a fifth less time, forward and backward. Inside ::
         hidden_BLD = decoder(input_ids=tokens_BL, use_cache=False).last_hidden_state
 
 every call of `scaled_dot_product_attention` that is causal and has no other mask is cut that way,
-in any model; so is every call with the mask that `CausalBlocks` was given.
+in any model; so is every call with one of the masks that `CausalBlocks` was given.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ class CausalBlocks(TorchFunctionMode):
     """A mode in which causal attention on the CPU is computed in blocks.
 
     Args:
-        mask: a float mask [1, 1, L, K] under which query l sees the keys 0..K - L + l, if there is
-            one.
+        masks: float masks [1, 1, L, K] under which query l sees none of the keys after K - L + l.
     """
 
-    def __init__(self, mask: Tensor | None = None) -> None:
+    def __init__(self, masks: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.mask = mask
+        self.masks = masks
 
     def __torch_function__(
         self,
@@ -55,7 +54,7 @@ class CausalBlocks(TorchFunctionMode):
         causal = (
             bool(kwargs.get("is_causal")) and query.shape[-2] == key.shape[-2]
             if mask is None
-            else mask is self.mask
+            else any(mask is known for known in self.masks)
         )
         long = query.shape[-2] > BLOCK + BLOCK // 2
         return causal and long and query.device.type == "cpu" and not kwargs.get("dropout_p")
@@ -94,11 +93,16 @@ def _blocks(
     return torch.cat(parts, dim=-3).transpose(-3, -2)
 
 
-def causal_mask(start: int, end: int, like: Tensor) -> Tensor:
+def causal_mask(start: int, end: int, like: Tensor, window: int | None = None) -> Tensor:
     """Return what queries ``start..end`` add to their scores of keys ``0..end``.
 
-    That is 0 up to themselves and -infinity after.
+    That is 0 up to themselves and -infinity after, and before the last `window` of them if there is
+    one.
     """
-    return torch.full((end - start, end), -torch.inf, dtype=like.dtype, device=like.device).triu_(
-        start + 1
-    )
+    shape, hidden = (end - start, end), -torch.inf
+    mask = torch.full(shape, hidden, dtype=like.dtype, device=like.device).triu_(start + 1)
+    if window is not None and end > window:
+        mask += torch.full(shape, hidden, dtype=like.dtype, device=like.device).tril_(
+            start - window
+        )
+    return mask

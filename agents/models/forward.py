@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import narrow
+from .head import Head
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,8 @@ def score(
     hidden_ND = narrow.hidden_before(decoder(model), tokens_BL, mask_BL)
     rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
     target_N = tokens_BL[rows_N, columns_N]
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     scale = 1.0 / temperature if temperature > 0 else 1.0
-    scores_N = _token_scores(head, hidden_ND, target_N, scale, probes)
+    scores_N = _token_scores(Head(model), hidden_ND, target_N, scale, probes)
     empty_BL = scores_N["logprobs"].new_zeros(mask_BL.shape)
     of = {name: empty_BL.index_put((rows_N, columns_N), score) for name, score in scores_N.items()}
     if not hidden:
@@ -122,7 +122,7 @@ def score(
 
 
 def _token_scores(
-    head: nn.Module,
+    head: Head,
     hidden_ND: Tensor,
     target_N: Tensor,
     scale: float,
@@ -133,7 +133,7 @@ def _token_scores(
     names = ("logprobs", *asked)
 
     def chunk(hidden_nD: Tensor, target_n: Tensor) -> tuple[Tensor, ...]:
-        logits_nV = at_least_float32(head(hidden_nD))
+        logits_nV = head(hidden_nD)
         logprobs_nV = torch.log_softmax(logits_nV if scale == 1.0 else logits_nV * scale, dim=-1)
         found = []
         for name, probe in asked.items():
@@ -141,8 +141,7 @@ def _token_scores(
                 found.append(probe(logprobs_nV, target_n))
         return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), *found
 
-    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
-    size = max(LOGIT_CHUNK // vocabulary, 1)
+    size = max(LOGIT_CHUNK // head.rows, 1)
     if len(target_N) <= size:
         return dict(zip(names, chunk(hidden_ND, target_N), strict=True))
     parts = [
@@ -151,11 +150,6 @@ def _token_scores(
     ]
     joined = [torch.cat(of_name) for of_name in zip(*parts, strict=True)]
     return dict(zip(names, joined, strict=True))
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Return the values in float32, or in float64 if that is what they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def entropy(logprobs_nV: Tensor, target_n: Tensor) -> Tensor:

@@ -8,16 +8,15 @@ of every layer, filled from the left without holes::
     hidden_BLH = cache.encode([row], [[5, 6, 7]])     # positions 0, 1, 2
     hidden_BLH = cache.encode([row], [[8]])           # position 3; sees the other three
 
-A query at position ``p`` sees the keys ``0..p`` of its own row, by an explicit mask, so rows of
-different lengths are padded on the right with anything. Rows that lie side by side are read in
-place; any other choice of rows is gathered.
+A query at position ``p`` sees the keys ``0..p`` of its own row, or the last of them if its layer
+has a window, by an explicit mask, so rows of different lengths are padded on the right with
+anything. Rows that lie side by side are read in place; any other choice of rows is gathered.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,79 +24,39 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .last_layer import Stored, only_columns
-from .positions import exact_positions, rope_depends_on_length
+from .rows import CacheRow, Rows
+from .windows import Windows, windows_of
 
 _GRANULE = 64
 """Capacity grows in multiples of this many positions."""
 
 
-@dataclass(slots=True, eq=False)
-class CacheRow:
-    """A row of the cache."""
-
-    index: int
-    tokens: list[int] = field(default_factory=list)
-    """Ids whose keys and values are stored, at positions 0, 1, 2, ..."""
-    used: int = 0
-    """When it was last extended, in forward passes; the smallest is evicted first."""
-
-    def cut(self, prompt: Sequence[int], limit: int) -> int:
-        """Keep the longest common prefix with `prompt`, up to `limit` tokens; return its length."""
-        length = min(len(self.tokens), limit)
-        if self.tokens[:length] != prompt[:length]:
-            length = next(i for i in range(length) if self.tokens[i] != prompt[i])
-        del self.tokens[length:]
-        return length
-
-
-class RowCache(Cache):  # type: ignore[misc]
+class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
     """The cache that a Hugging Face model's layers call, and the model's forward pass around it.
 
     Args:
         model: a causal language model; its parameters are used where they are.
         dtype: autocast to this type, or None to compute in the parameters' own.
 
-    Attributes: budget: most padded tokens in one forward pass. clock: forward passes so far.
-        max_positions: positions the model knows and encodes alike in every batch, or None if it
-        does not say. narrow: skip what the last layer computes for tokens whose hidden state nobody
-        needs.
+    Attributes: windows: how far each layer sees. narrow: skip what the last layer computes for
+        tokens whose hidden state nobody needs.
 
     Raises:
-        UserError: if its layers keep anything but the keys and values of plain full attention.
+        ValueError: its layers keep anything but the keys and values of attention.
     """
 
+    kind = "keys and values of all conversations in one buffer"
+
     def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
-        super().__init__(layers=[])
-        self.model, self.dtype = model, dtype
-        self.decoder: Any = (
-            model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        )
-        self.head: Any = model.get_output_embeddings()
-        self.max_positions = exact_positions(model.config)
-        self.budget = 4096
-        self.narrow = True
-        self.rows: list[CacheRow] = []
-        self.clock = 0
-        self._free: set[int] = set()
+        Cache.__init__(self, layers=[])
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._capacity = 0
-        self._modules: list[torch.nn.Module] = []
-        # Frequencies computed in the forward pass stay behind in the trainer's module: no inference
-        # tensors then.
-        self._no_grad: Any = (
-            torch.no_grad if rope_depends_on_length(model.config) else torch.inference_mode
-        )
-        self.refresh()
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the parameters."""
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
-
-    @property
-    def cached_tokens(self) -> int:
-        """Count the tokens stored over all rows."""
-        return sum(len(row.tokens) for row in self.rows)
+        Rows.__init__(self, model, dtype)
+        windows = windows_of(self.decoder)
+        if windows is None:
+            raise ValueError("its layers keep more than the keys and values of attention")
+        self.windows: Windows = windows
+        self.narrow = True
 
     @property
     def stores(self) -> bool:
@@ -106,39 +65,19 @@ class RowCache(Cache):  # type: ignore[misc]
 
     # -- rows --------------------------------------------------------------------------------------
 
-    def take(self) -> CacheRow:
-        """Take an empty row: the lowest free one."""
-        if not self._free:
-            self._free.add(len(self.rows))
-            self.rows.append(CacheRow(len(self.rows)))
-        index = min(self._free)
-        self._free.remove(index)
-        row = self.rows[index] = CacheRow(index)
-        return row
+    def _row(self, index: int) -> CacheRow:
+        return CacheRow(index)
 
-    def release(self, row: CacheRow) -> None:
-        """Give a row back; the memory is freed with the last one."""
-        row.tokens.clear()
-        self._free.add(row.index)
-        if len(self._free) == len(self.rows):
-            self.rows.clear()
-            self._free.clear()
-            self._buffers.clear()
-
-    def refresh(self) -> None:
-        """Forget every stored token, because the weights changed; rows stay taken."""
-        for row in self.rows:
-            row.tokens.clear()
+    def _emptied(self) -> None:
         self._buffers.clear()
-        self._modules = list(self.model.modules())
 
-    def to_front(self, rows: Sequence[CacheRow]) -> list[CacheRow]:
-        """Move `rows` to the places 0, 1, 2, ... by swaps; return them in the order of places."""
+    def to_front(self, rows: Sequence[CacheRow]) -> None:
+        """Move `rows` to the places 0, 1, 2, ... by swaps."""
         wanted = {row.index for row in rows}
         holes = [i for i in range(len(rows)) if i not in wanted]
         beyond = sorted(i for i in wanted if i >= len(rows))
         if not holes:
-            return self.rows[: len(rows)]
+            return
         self._reserve(0)
         length = max(len(self.rows[i].tokens) for i in holes + beyond)
         for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
@@ -149,40 +88,13 @@ class RowCache(Cache):  # type: ignore[misc]
             if i in self._free:
                 self._free.remove(i)
                 self._free.add(j)
-        return self.rows[: len(rows)]
 
     # -- forward pass ------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def inference(self) -> Iterator[None]:
-        """Enter evaluation mode without gradients; the module's own mode is restored afterwards."""
-        training = [m for m in self._modules if m.training] if self.model.training else []
-        for module in training:
-            module.__dict__["training"] = False
-        try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(self._no_grad())
-                if self.dtype is not None:
-                    stack.enter_context(torch.autocast(self.device.type, self.dtype))
-                yield
-        finally:
-            for module in training:
-                module.__dict__["training"] = True
 
     def encode(
         self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], *, last: bool = False
     ) -> Tensor:
-        """Append tokens to rows; call it under `inference`.
-
-        Args:
-            rows: B distinct rows.
-            new: the ids to append to each, at least one.
-            last: only the hidden state of the last token of each is needed.
-
-        Returns:
-            Last hidden states [B, L, H], L the longest of `new` (those of shorter rows are
-            meaningless at the end); or [B, 1, H] if `last`.
-        """
+        """Append tokens to rows, padded on the right to the longest; see `Rows.encode`."""
         device, width = self.device, max(map(len, new))
         start_B = torch.tensor([len(row.tokens) for row in rows], device=device)
         end_B = start_B + torch.tensor([len(ids) - 1 for ids in new], device=device)
@@ -190,9 +102,6 @@ class RowCache(Cache):  # type: ignore[misc]
         self._reserve(length)
         ids_BL = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in new], device=device)
         position_BL = start_B[:, None] + torch.arange(width, device=device)
-        visible_BLK = torch.arange(length, device=device) <= position_BL[:, :, None]
-        mask_B1LK = torch.zeros(visible_BLK.shape, device=device, dtype=self._mask_dtype)
-        mask_B1LK = mask_B1LK.masked_fill_(~visible_BLK, torch.finfo(self._mask_dtype).min)[:, None]
         first = rows[0].index
         if all(row.index == first + i for i, row in enumerate(rows)):
             self._read: slice | Tensor = slice(first, first + len(rows))
@@ -206,7 +115,7 @@ class RowCache(Cache):  # type: ignore[misc]
                 # Padding beyond a row's end would be at positions that no row has, and the model
                 # may not know.
                 position_ids=torch.minimum(position_BL, end_B[:, None]),
-                attention_mask=mask_B1LK,
+                attention_mask=self.windows.masks(self._mask)[0],
                 past_key_values=self,
                 use_cache=True,
             )
@@ -219,6 +128,16 @@ class RowCache(Cache):  # type: ignore[misc]
             at_B = torch.tensor([len(ids) - 1 for ids in new], device=device)
             return hidden_BLH[torch.arange(len(at_B), device=device), at_B][:, None]
         return hidden_BLH
+
+    def _mask(self, window: int | None) -> Tensor:
+        """Hide [B, 1, L, K] what comes after a new token, or before its window."""
+        key_K = torch.arange(self._length, device=self._position_BL.device)
+        visible_BLK = key_K <= self._position_BL[:, :, None]
+        if window is not None:
+            visible_BLK &= key_K > self._position_BL[:, :, None] - window
+        dtype = self.dtype or self.head.dtype
+        mask_BLK = torch.zeros(visible_BLK.shape, device=key_K.device, dtype=dtype)
+        return mask_BLK.masked_fill_(~visible_BLK, torch.finfo(dtype).min)[:, None]
 
     def _last_only(self, at: list[int] | None) -> contextlib.AbstractContextManager[None]:
         """Let the last layer compute one column per row, `at` [B]; nothing else of it is ever
@@ -236,58 +155,6 @@ class RowCache(Cache):  # type: ignore[misc]
 
         return only_columns(layers[-1], at_B1, lambda _, cache: LastColumns(cache, at_B1), mask)
 
-    def extend(
-        self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
-    ) -> list[Tensor]:
-        """Append tokens to rows in as many forward passes as the budget of padded tokens asks for.
-
-        Empty rows that get the same ids, as the opening prompts of a group do, are encoded once
-        and copied.
-
-        Args:
-            rows: B distinct rows.
-            new: the ids to append to each, at least one.
-            wanted: how many of its last hidden states are needed, at least one and at most as many
-                as are new, [B].
-
-        Returns:
-            For each row its last hidden states, [wanted, H].
-        """
-        first: dict[tuple[int, tuple[int, ...]], int] = {}
-        like = [
-            i if row.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
-            for i, row in enumerate(rows)
-        ]
-        own = sorted(set(like))
-        hidden = self._extend(
-            [rows[i] for i in own], [new[i] for i in own], [wanted[i] for i in own]
-        )
-        self._copy([(rows[j], rows[i]) for i, j in enumerate(like) if i != j])
-        kept = dict(zip(own, hidden, strict=True))
-        return [kept[j] for j in like]
-
-    def _extend(
-        self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
-    ) -> list[Tensor]:
-        kept: list[list[Tensor]] = [[] for _ in rows]
-        piece = max(1, self.budget // len(rows))
-        last = max(wanted) == 1
-        for first in range(0, max(map(len, new)), piece):
-            part = [i for i, ids in enumerate(new) if len(ids) > first]
-            fed = [new[i][first : first + piece] for i in part]
-            hidden_BLH = self.encode([rows[i] for i in part], fed, last=last)
-            for b, i in enumerate(part):
-                if last:
-                    kept[i] = [hidden_BLH[b]]
-                    continue
-                begin, end = (
-                    max(0, len(new[i]) - wanted[i] - first),
-                    min(piece, len(new[i]) - first),
-                )
-                if begin < end:
-                    kept[i].append(hidden_BLH[b, begin:end])
-        return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in kept]
-
     def _copy(self, pairs: Sequence[tuple[CacheRow, CacheRow]]) -> None:
         """Copy what the first row of each pair holds to the second."""
         if not pairs:
@@ -298,11 +165,6 @@ class RowCache(Cache):  # type: ignore[misc]
             buffer[targets, :, :length] = buffer[sources, :, :length]
         for a, b in pairs:
             b.tokens[:], b.used = a.tokens, a.used
-
-    def logits(self, hidden_NH: Tensor) -> Tensor:
-        """Compute the logits [N, V] of hidden states [N, H]."""
-        logits_NV: Tensor = self.head(hidden_NH)
-        return logits_NV
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -332,10 +194,6 @@ class RowCache(Cache):  # type: ignore[misc]
     def get_seq_length(self, layer_idx: int = 0, *_: Any) -> int:
         """Return the longest row, without the tokens of the running forward pass."""
         return max((len(row.tokens) for row in self.rows), default=0)
-
-    @property
-    def _mask_dtype(self) -> torch.dtype:
-        return self.dtype or self.head.weight.dtype
 
     def _reserve(self, length: int) -> None:
         """Grow the buffers to hold every row and `length` positions."""

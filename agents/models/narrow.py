@@ -14,12 +14,13 @@ Values and gradients are those of the plain pass (up to rounding)::
     hidden_ND = hidden_before(decoder, tokens_BL, mask_BL)  # a row per True of the mask
 
 A model that is not built that way (`narrows` compares the two on a few tokens, once) is computed in
-full.
+full: one that keeps more than keys and values of its tokens, for example.
 """
 
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,7 @@ from ...foundation.errors import UserError
 from .attention import CausalBlocks, causal_mask
 from .last_layer import Stored, only_columns
 from .positions import exact_positions, rope_depends_on_length
+from .windows import short_windows, windows_of
 
 WORTH = 0.5
 """Largest share of columns for which choosing them pays."""
@@ -102,24 +104,27 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
         with blocks:
             hidden_BLD: Tensor = decoder(input_ids=tokens_BL, use_cache=False).last_hidden_state
         return hidden_BLD
+    windows = windows_of(decoder)
+    assert windows is not None, "rows share a beginning only where layers keep keys and values"
     width, like = tokens_BL.shape[1], decoder.get_input_embeddings().weight  # type: ignore[operator]
     position_1L = torch.arange(width, device=tokens_BL.device)[None]
-    mask_LL = causal_mask(0, width, like)
+
+    mask = cache(lambda window: causal_mask(0, width, like, window)[None, None])
     beginning = _Beginning()
     decoder(
         input_ids=tokens_BL[:1, :shared],
         position_ids=position_1L[:, :shared],
-        attention_mask=mask_LL[None, None, :shared, :shared],
+        attention_mask=windows.masks(lambda window: mask(window)[..., :shared, :shared])[0],
         past_key_values=beginning,
         use_cache=True,
     )
     beginning.full = True
-    mask_11SL = mask_LL[None, None, shared:]
-    with CausalBlocks(mask_11SL):
+    masks, each = windows.masks(lambda window: mask(window)[..., shared:, :])
+    with CausalBlocks(each):
         output = decoder(
             input_ids=tokens_BL[:, shared:],
             position_ids=position_1L[:, shared:],
-            attention_mask=mask_11SL,
+            attention_mask=masks,
             past_key_values=beginning,
             use_cache=True,
         )
@@ -179,7 +184,7 @@ def _shared(tokens_BL: Tensor, most: int) -> int:
 def narrows(decoder: nn.Module) -> bool:
     """Tell whether the last layer of this model can be computed for some columns only."""
     layers = getattr(decoder, "layers", None)
-    if not layers or _recomputes(decoder):
+    if not layers or _recomputes(decoder) or windows_of(decoder) is None:
         return False
     if getattr(decoder.config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
@@ -204,7 +209,8 @@ def _same(decoder: nn.Module) -> bool:
     decoder.eval()
     try:
         weight = decoder.get_input_embeddings().weight  # type: ignore[operator]
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        exact = torch.autocast(weight.device.type, enabled=False)
+        with torch.no_grad(), exact, short_windows(decoder):
             tokens_BL = (torch.arange(16, device=weight.device) * 7 + 1).view(2, 8) % weight.shape[
                 0
             ]
@@ -244,10 +250,15 @@ def _narrowed(decoder: nn.Module, tokens_BL: Tensor, at_BN: Tensor, shared: int)
             return None  # the pass of the beginning
         return _Keys(cache)
 
+    windows = windows_of(decoder)
+
     def mask(_: Tensor | None, hidden_BND: Tensor) -> Tensor:
-        later_BNL = torch.arange(tokens_BL.shape[1], device=at_BN.device) > at_BN[:, :, None]
-        mask_B1NL = torch.zeros(later_BNL.shape, dtype=hidden_BND.dtype, device=at_BN.device)
-        return mask_B1NL.masked_fill_(later_BNL, torch.finfo(hidden_BND.dtype).min)[:, None]
+        key_L = torch.arange(tokens_BL.shape[1], device=at_BN.device)
+        unseen_BNL = key_L > at_BN[:, :, None]
+        if windows is not None and windows.last is not None:
+            unseen_BNL |= key_L <= at_BN[:, :, None] - windows.last
+        mask_B1NL = torch.zeros(unseen_BNL.shape, dtype=hidden_BND.dtype, device=at_BN.device)
+        return mask_B1NL.masked_fill_(unseen_BNL, torch.finfo(hidden_BND.dtype).min)[:, None]
 
     with only_columns(decoder.layers[-1], at_BN - shared, store, mask):  # type: ignore[index, arg-type]
         return hidden_states(decoder, tokens_BL, shared)

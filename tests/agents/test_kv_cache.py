@@ -23,7 +23,7 @@ def test_a_group_shares_its_opening(family: str) -> None:
 
     def counting(rows: list[object], new: list[list[int]], **fields: bool) -> object:
         fed.append(len(rows) * max(map(len, new)))
-        return encode(rows, new, **fields)  # type: ignore[arg-type]
+        return encode(rows, new, **fields)
 
     engine._cache.encode = counting  # type: ignore[assignment, method-assign]
 

@@ -23,7 +23,7 @@ from turnrl.foundation.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 VOCABULARY = 97
-FAMILIES = ["qwen2", "llama", "gpt_neox"]
+FAMILIES = ["qwen2", "llama", "gpt_neox", "mistral", "gemma3"]
 NUMBERS = itertools.count()
 
 
@@ -45,6 +45,13 @@ def build(family: str = "qwen2", seed: int = 0, **fields: Any) -> Any:
         return transformers.LlamaForCausalLM(
             transformers.LlamaConfig(num_key_value_heads=4, **common)
         ).eval()
+    if family == "mistral":
+        config = transformers.MistralConfig(num_key_value_heads=2, sliding_window=6, **common)
+        return transformers.MistralForCausalLM(config).eval()
+    if family == "gemma3":  # a layer with a window below one without
+        common |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}
+        config = transformers.Gemma3TextConfig(num_key_value_heads=2, head_dim=16, **common)
+        return transformers.Gemma3ForCausalLM(config).eval()
     return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**common)).eval()
 
 
@@ -481,19 +488,31 @@ def test_two_event_loops_keep_the_conversation() -> None:
     assert len(run(ask(engine, [1], Sampling(max_tokens=2))).token_ids) == 2
 
 
-def test_refuses_models_that_keep_another_state() -> None:
-    mamba = transformers.MambaForCausalLM(
-        transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
-    )
-    with pytest.raises(UserError, match="Mamba"):
-        TorchEngine(mamba, max_context=64)
-    config = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    small = {"intermediate_size": 16, "num_key_value_heads": 2, **config}
-    with pytest.raises(UserError, match="Sliding"):
-        TorchEngine(
-            transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=8, **small))
-        )
-    with pytest.raises(UserError, match="logits"):
-        TorchEngine(
-            transformers.GraniteForCausalLM(transformers.GraniteConfig(logits_scaling=9.0, **small))
-        )
+class Tilted(transformers.LlamaForCausalLM):  # type: ignore[misc,name-defined]
+    """A model that changes its logits after the head in a way of its own."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + torch.arange(VOCABULARY) / VOCABULARY
+        return output
+
+
+class Forgetful(transformers.LlamaModel):  # type: ignore[misc,name-defined]
+    """A decoder that keeps nothing in the cache that it is given."""
+
+    def forward(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        kwargs |= {"attention_mask": None, "use_cache": False}
+        return super().forward(input_ids, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("tilted", "by 0.9"), ("forgetful", "differ")])
+def test_a_model_whose_logits_would_be_others_is_refused_by_name(kind: str, reason: str) -> None:
+    model = build("llama")
+    if kind == "tilted":
+        model.__class__ = Tilted
+    else:
+        model.model.__class__ = Forgetful
+    with pytest.raises(UserError, match=f"cannot serve {type(model).__name__}: .*{reason}") as no:
+        TorchEngine(model)
+    assert "use a model of another family" in str(no.value)
+    assert "\n" not in str(no.value)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ...agents.models.forward import Probe, Scores, at_least_float32, autocast, score, score_batch
+from ...agents.models.forward import Probe, Scores, autocast, score, score_batch
+from ...agents.models.head import at_least_float32
 from ..batch import TokenBatch
 from ..boundaries import batch_loss, token_loss
 from ..losses.base import PolicyLoss

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ....foundation.errors import UserError
-from ...models.kv_cache import CacheRow, RowCache
-from ...models.model_check import check_model, context_of
+from ...models.model_check import cache_for, context_of
+from ...models.rows import CacheRow
 from ..base import Capabilities, Completion, Engine, EngineError, Sampling
 from ..scheduler import Scheduler, Step
 from .requests import TorchRequest, together
@@ -34,7 +34,7 @@ from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
 
 class TorchEngine(Engine):
-    """Serves a Hugging Face causal model with full attention from the module the trainer updates.
+    """Serves a Hugging Face causal model from the module that the trainer updates.
 
     Args:
         model: the module; its weights are never copied, its training mode is left as it is.
@@ -49,8 +49,8 @@ class TorchEngine(Engine):
             recently used first, and encoded again when they come back.
 
     Raises:
-        UserError: if the model keeps another state than keys and values (state-space,
-            sliding-window models), or max_context is longer than what it encodes alike.
+        UserError: if nothing that keeps a state between forward passes gives the model's own
+            logits, or max_context is longer than what it encodes alike.
     """
 
     def __init__(
@@ -64,12 +64,11 @@ class TorchEngine(Engine):
         dtype: torch.dtype | None = None,
         max_cached_tokens: int = 1_000_000,
     ) -> None:
-        self._cache = RowCache(model, dtype)
         capabilities = Capabilities(
             scores=True, takes_weights=True, shares_module=True, bit_exact=patience_ms is None
         )
-        super().__init__(capabilities, context_of(self._cache, max_context))
-        check_model(self._cache, self.max_context)
+        super().__init__(capabilities, context_of(model, max_context))
+        self._cache = cache_for(model, dtype, self.max_context)
         self.patience_ms, self.max_cached_tokens = patience_ms, max_cached_tokens
         self._stop_text = None if tokenizer is None else StopText(tokenizer)
         self._scheduler: Scheduler[TorchRequest] = Scheduler(max_batch)
@@ -231,7 +230,7 @@ class TorchEngine(Engine):
         except Exception as error:
             for request in requests:
                 if request.row is not None:
-                    request.row.tokens.clear()
+                    request.row.keep(0)
             failure = EngineError(f"forward pass failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._fail(requests, failure)
@@ -286,7 +285,7 @@ class TorchEngine(Engine):
                 targets = request.tokens[request.start :]
                 scores = token_logprobs(self._cache.logits, hidden_NH, targets)
                 self.stats.scored_tokens += len(scores)
-                del row.tokens[shared[request] :]
+                row.keep(shared[request])
                 self._finish(request, scores)
 
     def _decode(self, requests: list[TorchRequest]) -> None:

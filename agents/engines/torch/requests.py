@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...models.kv_cache import CacheRow
+from ...models.rows import CacheRow
 from ..base import Sampling
 from ..scheduler import Request
 
