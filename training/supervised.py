@@ -29,6 +29,7 @@ from ..foundation.errors import RunFailed, UserError
 from .batch import TokenBatch
 from .interrupt import Asked
 from .learner.optim import apply_step, make_optimizer, restore_optimizer
+from .publisher import Publisher
 from .run_folder.checkpoint import TrainerState
 from .run_folder.folder import LAST
 from .session import Session
@@ -109,7 +110,7 @@ class SupervisedTrainer:
             session.model.load_state_dict(self.best_weights, strict=False)
             session.save(self.label, (self.index, self.done))
             self.save()
-        await session.engine.push(session.model.state_dict(), 0)
+        await Publisher(session.engine, session.model).push(session.model.state_dict(), 0)
         return self.done
 
     def learn_once(self, train: list[Episode], valid: list[Episode]) -> None:

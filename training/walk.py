@@ -79,7 +79,7 @@ class Trainer:
         longest = agent.max_turns * agent.sampling.max_tokens
         self.learner = Learner(stage, session.model, longest=longest, needs=self.needs)
         self.plugins = [self.credit, *self.learner.objectives, *others]
-        self.publisher = Publisher(session.engine)
+        self.publisher = Publisher(session.engine, session.model)
         self.seconds: dict[str, float] = {}
         self.measured = 0
         """Groups of the step that were played and rewarded, before any was filtered out."""

@@ -153,6 +153,8 @@ class Rl(Stage, LearnerConfig):
             await trainer.restore(state)
             done, evaluated = state.step, bool(state.parts["evaluated"])
         else:
+            # Nothing new to an engine but the probe: what it begins with is to be the model, too.
+            await trainer.publisher.push(trainer.learner.weights(), 0)
             session.best, session.best_step = -1.0, 0
             session.save(LAST, (index, 0), trainer.state(evaluated=True))
         patience = Patience(self.label, self.give_up_after, self.steps)
@@ -179,7 +181,7 @@ class Rl(Stage, LearnerConfig):
             session.save(self.label, (index, done))
         kept = BEST if session.best_step else self.label
         checkpoint.restore(session.log.folder.checkpoint(kept), session.model)
-        await session.engine.push(session.model.state_dict(), done + 1)
+        await trainer.publisher.push(session.model.state_dict(), done + 1)
         return done
 
     async def _evaluate(self, session: Session, trainer: Trainer, step: int) -> None:
