@@ -18,7 +18,7 @@ class Wrapper(TurnReward):
 
     @property
     def inner(self) -> Sequence[TurnReward]:
-        """List the rewards inside: those that stand in its fields."""
+        """List the rewards inside, those that stand in its fields."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return [value for value in values if isinstance(value, TurnReward)]
 

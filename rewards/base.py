@@ -49,14 +49,14 @@ class TurnReward(Plugin):
 
     @property
     def failures(self) -> Counter[str]:
-        """Count the numbers that it could not measure, by reason; empty if it does not count."""
+        """Count the numbers that this reward could not measure, by reason; empty with no count."""
         return Counter()
 
     @abstractmethod
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """Give one number per turn of each episode of the group, in order."""
+        """Pay the episodes of a group: one number per turn of each, in order."""
 
 
 def on_last_turn(values: Sequence[float], group: Group) -> list[list[float]]:

@@ -36,7 +36,7 @@ class Clip(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn what another reward falls short of the bound on it, as a penalty."""
         rows = await ask(self.of, group, scorer)
         # Not min(): with NaN its answer depends on the order of its arguments.
         return [[0.0 if value >= self.eta else value - self.eta for value in row] for row in rows]

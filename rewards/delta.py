@@ -37,6 +37,6 @@ class Delta(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn what another reward pays for it, less what that pays for the next turn."""
         rows = await ask(self.of, group, scorer)
         return [[value - after for value, after in pairwise([*row, 0.0])] for row in rows]

@@ -42,7 +42,7 @@ class Discount(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the episode's result, less for each turn that is still to come."""
         totals = await inner_sums(self.of, group, scorer)
         return [
             [self.gamma ** (len(episode.turns) - 1 - t) * total for t in range(len(episode.turns))]

@@ -25,5 +25,5 @@ class Environment(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the reward that the world returned for it."""
         return [[turn.env_reward for turn in episode.turns] for episode in group]

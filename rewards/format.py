@@ -28,7 +28,7 @@ class Format(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay -1 for every turn from which no action could be parsed, and 0 for the others."""
         return [
             [-1.0 if turn.invalid_reason == "unparsable" else 0.0 for turn in episode.turns]
             for episode in group

@@ -105,11 +105,12 @@ class Gate(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode: 0 before the last turn."""
+        """Pay every episode its open levels on the last turn, and 0 before."""
         paid = [0.0] * len(group)
         passed: list[list[bool]] = []
         for gate, level in self._nodes():
             reached = [True] * len(group) if gate is None else passed[gate]
+            # A closed level has its place in `passed` too, where those that it gates look.
             passed.append([False] * len(group))
             if not any(reached):
                 continue

@@ -63,7 +63,8 @@ class InformationGain(TurnReward):
     )
     answer: str = Field("{}", description="the action that gives an answer, {} being the answer")
     gain: Literal["log_prob", "prob"] = Field(
-        "log_prob", description="difference of log-probabilities or of probabilities"
+        "log_prob",
+        description="whether a gain is a difference of log-probabilities or of probabilities",
     )
 
     @model_validator(mode="after")
@@ -75,13 +76,13 @@ class InformationGain(TurnReward):
         return self
 
     def needs(self) -> frozenset[Need]:
-        """List the agent that played, and the expert if it names the target."""
+        """List as needs the agent that played, and the expert if it names the target."""
         return frozenset({Need.SCORER, Need.EXPERT} if self.target == "expert" else {Need.SCORER})
 
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn how much likelier it made the target; the last one gets 0."""
         if scorer is None:
             raise ValueError("information_gain needs the agent that played")
         return await await_all(self._gains(episode, scorer) for episode in group)
@@ -105,7 +106,7 @@ class InformationGain(TurnReward):
     async def _score(
         self, episode: Episode, t: int, targets: list[str], agent: LanguageAgent
     ) -> float:
-        """Return s_t of the likeliest target; NaN where there is no target."""
+        """Compute s_t of the likeliest target; NaN where there is no target."""
         prompt, best = episode.prompt(t), -math.inf
         scorer = agent.engine.conversations.get(episode.id, agent.engine)
         for words in targets:

@@ -27,7 +27,7 @@ class InvalidAction(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay -1 for every turn whose action was parsed and then refused, and 0 for the others."""
         return [[-1.0 if _refused(turn) else 0.0 for turn in episode.turns] for episode in group]
 
 

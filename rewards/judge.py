@@ -68,7 +68,9 @@ class Judge(TurnReward):
     per: Literal["episode", "turn"] = Field(
         "episode", description="what gets a score: each turn or the whole episode"
     )
-    scale: tuple[float, float] = Field((0.0, 10.0), description="worst and best score")
+    scale: tuple[float, float] = Field(
+        (0.0, 10.0), description="worst and best score that the judge can give"
+    )
     clip: int = Field(
         2000, ge=1, description="characters shown of the opening, each action and each observation"
     )
@@ -96,7 +98,7 @@ class Judge(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay the judge's score of every turn, or of every episode on its last turn."""
         if self.per == "turn":
             places = [(episode, t) for episode in group for t in range(len(episode.turns))]
             values = iter(await await_all(self.of_turn(episode, t) for episode, t in places))
@@ -110,7 +112,7 @@ class Judge(TurnReward):
         )
 
     async def of_turn(self, episode: Episode, t: int) -> float:
-        """The value of one turn, NaN without a verdict."""
+        """Ask the judge for the value of one turn; NaN without a verdict."""
         shown = transcript(episode, self.clip, turns=t + 1)
         return await self._ask(shown, f"turn {t + 1} alone, the last one shown")
 

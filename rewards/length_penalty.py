@@ -38,7 +38,7 @@ class LengthPenalty(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode: 0 before the last turn."""
+        """Pay every episode for the place of its length in the group, on the last turn."""
         lengths = [self._length(episode) for episode in group if self._length(episode)]
         low, high = min(lengths, default=0), max(lengths, default=0)
 

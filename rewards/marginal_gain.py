@@ -40,7 +40,7 @@ class MarginalGain(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the number of things that it was the first to meet."""
         return [self._gains(episode) for episode in group]
 
     def _gains(self, episode: Episode) -> list[float]:

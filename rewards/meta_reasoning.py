@@ -62,7 +62,7 @@ class MetaReasoning(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn by whether it did what the kind of reasoning it named is for."""
         parsed = [turn for episode in group for turn in episode.turns if turn.action is not None]
         if parsed and all(turn.tag is None for turn in parsed):
             raise UserError(

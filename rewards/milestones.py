@@ -40,7 +40,7 @@ class Milestones(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the share of the task's sub-goals that it was the first to reach."""
         return [self._shares(episode) for episode in group]
 
     def _shares(self, episode: Episode) -> list[float]:

@@ -31,7 +31,7 @@ class Outcome(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode: 0 before the last turn."""
+        """Pay every episode 1 for success, else `failure`, on its last turn, and 0 before."""
         return [
             [0.0] * (len(episode.turns) - 1)
             + [1.0 if episode.success else self.failure] * bool(episode.turns)

@@ -100,7 +100,7 @@ class Pairwise(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode: 0 before the last turn."""
+        """Pay every episode 1 for beating its group's reference, else -1, on the last turn."""
         paid = [math.nan] * len(group)
         sums = (
             await inner_sums(self.by, group, scorer) if self.by is not None else [0.0] * len(group)

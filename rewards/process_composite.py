@@ -96,12 +96,13 @@ class ProcessComposite(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the sum of the rules, and the judge's score where they allow it."""
         paid = [[0.0] * len(episode.turns) for episode in group]
         open_turns = [[True] * len(episode.turns) for episode in group]
         for rule in self.rule:
             for e, row in enumerate(await ask(rule.of, group, scorer)):
                 for t, value in enumerate(row):
+                    # NaN reaches no `least`: nobody is asked about a turn that is NaN anyway.
                     paid[e][t] += rule.weight * value
                     open_turns[e][t] &= rule.least is None or value >= rule.least
         if self.judge is not None:

@@ -47,7 +47,7 @@ class Progress(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay every turn the difference that it made to the world's potential."""
         return [self._differences(episode) for episode in group]
 
     def _differences(self, episode: Episode) -> list[float]:

@@ -29,5 +29,5 @@ class StepCost(TurnReward):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode."""
+        """Pay -1 for every turn."""
         return [[-1.0] * len(episode.turns) for episode in group]

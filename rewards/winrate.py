@@ -42,7 +42,7 @@ class Winrate(Wrapper):
     async def __call__(
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
-        """One number per turn, per episode: 0 before the last turn."""
+        """Pay every episode the share of the others that it beats, on the last turn."""
         values = await inner_sums(self.by, group, scorer)
         compared = [
             e for e, episode in enumerate(group) if episode.turns and not math.isnan(values[e])
@@ -52,7 +52,7 @@ class Winrate(Wrapper):
 
 
 def win_rates(items: Sequence[T], beats: Callable[[T, T], float]) -> list[float]:
-    """Return the mean probability that each item beats another one; 0.5 for an item alone.
+    """Compute the mean probability that each item beats another one; 0.5 for an item alone.
 
     Args:
         beats: the probability that its first argument is better than its second; that of the

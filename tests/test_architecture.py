@@ -393,15 +393,18 @@ def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
     assert name == ALONE or {ONE_PLACE[call] for call in called & ONE_PLACE.keys()} <= {name}
 
 
-SPOKEN = ("envs",)
+SPOKEN = (
+    "envs",
+    "rewards",
+)
 """The folders in which the docstring of a function begins with a verb, followed by its object."""
 VERBS = (
     """
     Add Answer Ask Bring Build Call Check Choose Close Collect Compare Compile Compute Copy
     Count Cut Decide Describe Do Draw End Feed Fetch Find Forget Free Give Go Hand Have Import
-    Join Keep Kill Leave Let List Load Look Make Map Measure Name Open Play Put Raise Read
-    Rebuild Reduce Register Remove Replay Reset Return Rewrite Run Send Serve Show Split Start
-    Stop Strip Take Tell Translate Try Turn Wait Warn Work Write Yield
+    Join Keep Kill Leave Let List Load Look Make Map Measure Name Open Pay Play Put Raise Read
+    Rebuild Reduce Register Remove Replace Replay Reset Restore Return Rewrite Run Send Serve
+    Show Split Start Stop Strip Take Tell Translate Try Turn Wait Warn Work Write Yield
     """
 ).split()
 """All verbs that a docstring begins with, by the alphabet. A new one is added here on purpose."""
