@@ -106,6 +106,10 @@ class Turn:
     milestones: list[str] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
     """Named rewards, unweighted; filled in after the group was played."""
+    signals: dict[str, float] = field(default_factory=dict)
+    """Numbers about the turn that are no rewards, by name: what a world, an agent or a reward notes
+    for those who learn from it. A batch has them as ``NAME_ET``.
+    """
     advantage: float | None = None
     """Mean advantage of its tokens, for reports; filled in by the trainer."""
     artifacts: dict[str, Artifact] = field(default_factory=dict)
@@ -189,6 +193,8 @@ class Episode:
         parts: list[Episode | Turn] = [self, *self.turns]
         for seen, told in zip(parts, [data, *data["turns"]], strict=True):
             del told["artifacts"]
+            if isinstance(seen, Turn) and not seen.signals:
+                del told["signals"]
             if artifacts and seen.artifacts:
                 told["artifacts"] = {name: one.to_json() for name, one in seen.artifacts.items()}
         return data

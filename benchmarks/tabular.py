@@ -174,6 +174,7 @@ class Problem:
             lengths_B=lengths_E,
             turn_BL=turn_BL,
             scores={"engine": Scores({"logprobs": torch.zeros(turn_BL.shape).double()})},
+            versions_BL=torch.where(turn_BL >= 0, 0, -1),
             episode_B=torch.arange(len(index_E)),
             group_E=group_E,
             turns_E=turns_E,

@@ -1,30 +1,37 @@
 """TokenBatch: groups of episodes as tensors, with one glossary for every axis:
 
-    E episodes    T turns of an episode    K named rewards
-    B sequences   L tokens of a sequence
+    G groups      E episodes               T turns of an episode    K named rewards
+    B sequences   L tokens of a sequence   D hidden units           P pairs of episodes
 
-An episode is one sequence, or several where its context was rewritten.
+An episode is one sequence, or several where its context was rewritten. A tensor's name ends in its
+axes. A minibatch or a micro-batch is some of the sequences (`select`): what has the axes B and L is
+cut, what has others stays whole, so that indices keep their meaning.
 
 Every token carries its turn index, or -1 if the policy did not sample it. Nothing else says where
-turns are.
+turns are. What is known beside that is told by name: `scores` of tokens by who computed them
+(``engine``, ``old``, ``ref``), and `signals`: what turns note (`Turn.signals`, as ``NAME_ET``),
+pairs (``chosen_P``, ``rejected_P``), and what the learner lays there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..agents.episode import Episode, Group, StopReason, episodes_of
+from ..agents.episode import Group, StopReason, episodes_of
 from ..agents.models.forward import Scores
 from ..foundation.errors import UserError
 from ..foundation.plugins import Need
+from .packing import checked_pairs, columns, numbered, rows_of, rows_of_texts, signals_of
+from .storing import flattened, unflattened
 
-AXES = ("BL", "B", "E", "ET")
-"""How names of tensors end: what `TokenBatch.select` cuts, and what it leaves whole."""
+AXES = ("BL", "B", "E", "ET", "G", "P")
+"""How names of tensors end: `TokenBatch.select` cuts the first two, and leaves the others whole."""
 
 PROVIDED = {"old": Need.OLD_LOGPROBS, "ref": Need.REF_LOGPROBS}
 """The need by which a plug-in asks for scores that not every batch has."""
@@ -51,6 +58,10 @@ class TokenBatch:
     nobody needs it, the engine's are used (`behaviour_logprobs_BL`).
     ``ref``: the reference, the policy as it was at the start of the rl stage.
     """
+    versions_BL: Tensor
+    """int64: version of the weights that sampled this token (`Turn.version`); -1 where the policy
+    did not sample it, or nobody did.
+    """
     episode_B: Tensor
     """int64: index of the episode a sequence belongs to."""
     group_E: Tensor
@@ -76,6 +87,10 @@ class TokenBatch:
     temperature: float = 1.0
     """Sampling temperature, so that the trainer can reproduce what the engine says."""
 
+    version: int = 0
+    """Version of the engine's weights when the batch was packed: those that an update begins with.
+    """
+
     # Costly fields, present only if some plug-in requires them.
     values_BL: Tensor | None = None
     """Critic's value of the state before this token was sampled, at action tokens ('values').
@@ -86,12 +101,22 @@ class TokenBatch:
     None if nowhere.
     """
     signals: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors that the learner puts beside the tokens; each name ends in its axes (`AXES`)."""
+    """Tensors beside the tokens by name, each of which ends in its axes (`AXES`)."""
 
     @property
     def mask_BL(self) -> Tensor:
         """bool: tokens the policy sampled."""
         return self.turn_BL >= 0
+
+    @property
+    def off_policy_BL(self) -> Tensor:
+        """bool: sampled tokens that are not of the engine's weights of now, `version`, but of older
+        ones or of nobody's.
+
+        A cut of the batch says the same of each token. Where the engine is as new as the policy,
+        they are the tokens whose ratio is not 1 on a first update.
+        """
+        return self.mask_BL & (self.versions_BL < self.version)
 
     @property
     def turn_T(self) -> Tensor:
@@ -226,9 +251,10 @@ class TokenBatch:
         merge: bool = True,
         closing: Collection[StopReason] = (),
         temperature: float = 1.0,
+        version: int | None = None,
         device: torch.device | str = "cpu",
     ) -> TokenBatch:
-        """Groups as tensors.
+        """Make tensors of groups.
 
         Args:
             groups: what was played; failed episodes are already gone.
@@ -237,95 +263,104 @@ class TokenBatch:
             closing: to episodes that stopped for one of these reasons, append what would have come
                 after the last response, for a critic to bootstrap from.
             temperature: at which the responses were sampled.
+            version: of the engine's weights now; default the newest that sampled a token here.
             device: where its tensors are made.
+
+        Raises:
+            UserError: a turn notes a signal that is no number.
         """
         episodes = episodes_of(groups)
         rows = [
-            (e, row) for e, episode in enumerate(episodes) for row in _rows(episode, merge, closing)
+            (e, row)
+            for e, episode in enumerate(episodes)
+            for row in rows_of(episode, merge, closing)
         ]
-        width = max((len(row.tokens) for _, row in rows), default=0)
         long = partial(torch.tensor, dtype=torch.long, device=device)
         flags = partial(torch.tensor, dtype=torch.bool, device=device)
-        pad = partial(_pad, width=width, device=device)
-        sampled_BL = pad([row.logprobs for _, row in rows], value=0.0, dtype=torch.float32)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        versions = [turn.version for turn in turns if turn.trained and turn.response_ids]
         return cls(
-            tokens_BL=pad([row.tokens for _, row in rows], value=0, dtype=torch.long),
-            lengths_B=long([len(row.tokens) for _, row in rows]),
-            turn_BL=pad([row.turns for _, row in rows], value=-1, dtype=torch.long),
-            scores={"engine": Scores({"logprobs": sampled_BL})},
-            episode_B=long([e for e, _ in rows]),
+            **columns(rows, device),
             group_E=long([g for g, group in enumerate(groups) for _ in group]),
             turns_E=long([len(episode.turns) for episode in episodes]),
             terminated_E=flags([not episode.stop.truncated for episode in episodes]),
             stops=tuple(episode.stop for episode in episodes),
             success_E=flags([episode.success for episode in episodes]),
-            heard_BL=pad([row.heard for _, row in rows], value=False, dtype=torch.bool),
-            state_ET=_numbered([episode.states() for episode in episodes], device),
-            tag_ET=_numbered([[turn.tag for turn in ep.turns] for ep in episodes], device),
+            state_ET=numbered([episode.states() for episode in episodes], device),
+            tag_ET=numbered([[turn.tag for turn in ep.turns] for ep in episodes], device),
             temperature=temperature,
+            version=max(versions, default=0) if version is None else version,
+            signals=signals_of(episodes, device),
         )
 
+    @classmethod
+    def of_texts(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        pairs: Sequence[tuple[int, int]] = (),
+        *,
+        temperature: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> TokenBatch:
+        """Make tensors of texts that no engine sampled: each answer is an episode of one turn.
 
-@dataclass(slots=True)
-class _Row:
-    tokens: list[int] = field(default_factory=list)
-    turns: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    heard: list[bool] = field(default_factory=list)
+        Answers to equal prompts are a group. The engine's log-probabilities are NaN: what reads
+        them cannot be computed. The signals ``chosen_P`` and ``rejected_P`` are the episodes of
+        each pair; where a minibatch lacks the sequence of one, its `tokens_E` is 0.
 
-    def add(
-        self, ids: list[int], turn: int, logprobs: list[float] | None = None, news: int = 0
-    ) -> None:
-        """Append tokens; the last `news` of them were said by the world, for the first time."""
-        self.tokens += ids
-        self.turns += [turn] * len(ids)
-        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
-        self.heard += [False] * (len(ids) - news) + [True] * news
+        Args:
+            prompts: token ids before each answer.
+            answers: token ids to be scored, the stop token included.
+            pairs: indices of (chosen, rejected) answers.
+            temperature: at which they are scored.
+            device: where its tensors are made.
 
+        Raises:
+            UserError: a prompt or an answer is missing or empty, or a pair is none.
+        """
+        rows = list(enumerate(rows_of_texts(prompts, answers)))
+        long = partial(torch.tensor, dtype=torch.long, device=device)
+        flags = partial(torch.full, (len(rows),), dtype=torch.bool, device=device)
+        number: dict[tuple[int, ...], int] = {}
+        return cls(
+            **columns(rows, device),
+            group_E=long([number.setdefault(tuple(prompt), len(number)) for prompt in prompts]),
+            turns_E=long([1 for _ in rows]),
+            terminated_E=flags(fill_value=True),
+            success_E=flags(fill_value=False),
+            temperature=temperature,
+            signals={
+                "chosen_P": long([chosen for chosen, _ in checked_pairs(pairs, len(rows))]),
+                "rejected_P": long([rejected for _, rejected in pairs]),
+            },
+        )
 
-def _rows(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Iterator[_Row]:
-    """The sequences of an episode; its last one ends with the closing ids if they are wanted."""
-    row = _Row()
-    for t, turn in enumerate(episode.turns):
-        if t > 0 and not (merge and turn.extends):
-            yield row
-            row = _Row()
-            row.add(episode.prompt(t), -1, news=len(turn.prompt_ids) - turn.repeated)
-        else:
-            row.add(turn.prompt_ids, -1, news=len(turn.prompt_ids) - turn.repeated)
-        row.add(turn.response_ids, *((t, turn.logprobs) if turn.trained else (-1, None)))
-    if episode.stop in closing and episode.closing_ids:
-        if not (merge and episode.closing_extends):
-            yield row
-            row = _Row()
-            if episode.closing_extends and episode.turns:
-                row.add(episode.prompt(len(episode.turns) - 1) + episode.turns[-1].response_ids, -1)
-        row.add(episode.closing_ids, -1)
-    if row.tokens:
-        yield row
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data, to be stored: ``tensors`` is a flat dict of contiguous
+        copies, which safetensors takes, and ``rest`` is JSON-serialisable.
+        """
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        rest = {"temperature": self.temperature, "version": self.version}
+        return {
+            "tensors": flattened(own, self.scores, self.signals),
+            "rest": rest | {"stops": [stop.value for stop in self.stops]},
+        }
 
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> TokenBatch:
+        """Restore the batch that `state_dict` was called on.
 
-def _numbered(names: Sequence[Sequence[str | None]], device: torch.device | str) -> Tensor:
-    """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there
-    is no turn.
-    """
-    numbers: dict[str | None, int] = {None: -1}
-    rows = [[numbers.setdefault(name, len(numbers) - 1) for name in row] for row in names]
-    width = max((len(row) for row in rows), default=0)
-    return _pad(rows, width, -1, torch.long, device)
-
-
-def _pad(
-    rows: Sequence[Sequence[float]],
-    width: int,
-    value: float,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> Tensor:
-    out = torch.full((len(rows), width), value, dtype=dtype, device="cpu")
-    for b, row in enumerate(rows):
-        out[b, : len(row)] = torch.tensor(row, dtype=dtype, device="cpu")
-    return out.to(device)
+        Raises:
+            UserError: a tensor is missing, or one is there that no batch has.
+        """
+        kinds = {item.name: item.type for item in fields(cls)}
+        needed = [name for name, kind in kinds.items() if kind == "Tensor"]
+        known = [*needed, *(name for name, kind in kinds.items() if kind == "Tensor | None")]
+        own, scores, signals = unflattened(state["tensors"], known, needed)
+        rest = dict(state["rest"])
+        stops = tuple(map(StopReason, rest.pop("stops")))
+        return cls(**own, **rest, scores=scores, signals=signals, stops=stops)
 
 
 def map_groups(group_E: Tensor, apply: Callable[[Tensor], None]) -> None:

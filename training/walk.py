@@ -150,6 +150,7 @@ class Trainer:
             merge=self.stage.merge,
             closing=cut,
             temperature=self.session.recipe.agent.sampling.temperature,
+            version=self.session.engine.version,
             device=self.learner.device,
         )
         return self.learner.measured(batch, cut)

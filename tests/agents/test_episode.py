@@ -34,6 +34,7 @@ turns = st.builds(
     progress=maybe,
     milestones=st.lists(text, max_size=2),
     rewards=st.dictionaries(text, number, max_size=2),
+    signals=st.dictionaries(text, number, max_size=2),
     advantage=maybe,
 )
 tasks = st.builds(
@@ -62,7 +63,10 @@ episodes = st.builds(
 @settings(max_examples=60)
 @given(episodes)
 def test_json_round_trip(episode: Episode) -> None:
-    assert Episode.from_json(json.loads(json.dumps(episode.to_json()))) == episode
+    told = episode.to_json()
+    assert Episode.from_json(json.loads(json.dumps(told))) == episode
+    for turn, written in zip(episode.turns, told["turns"], strict=True):
+        assert ("signals" in written) == bool(turn.signals)
 
 
 @settings(max_examples=60)

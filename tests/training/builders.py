@@ -47,6 +47,7 @@ def batch_of(
         lengths_B=torch.tensor([len(row) for row in turn_BL]),
         turn_BL=turn,
         scores={"engine": scores(torch.zeros(turn.shape, dtype=torch.float64))},
+        versions_BL=torch.where(turn >= 0, 0, -1),
         episode_B=episode_B,
         group_E=torch.tensor(groups or [0] * count),
         turns_E=torch.tensor(turns or most),

@@ -225,12 +225,6 @@ def test_states_are_the_last_words_of_the_world() -> None:
     assert groups[0].episodes[1].states() == ["cellar", "cellar", "cellar", "No."]
 
 
-def test_a_signal_says_its_axes() -> None:
-    batch = replace(batch_of([[0, 1], [0]]), signals={"returns": torch.zeros(2, 2)})
-    with pytest.raises(ValueError, match="'returns' does not end in its axes: BL, B, E, ET"):
-        batch.select([0])
-
-
 @given(seed=SEEDS, merge=st.booleans())
 def test_the_sum_per_turn_is_what_was_spread_times_its_tokens(seed: int, merge: bool) -> None:
     _, episodes, batch = packed(seed, merge)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from turnrl.training.losses.ppo_clip import PpoClip
 from turnrl.training.objective import LossOutput
 from turnrl.training.session import Session
 from turnrl.training.walk import Trainer
+from turnrl.training.work import Work
 
 from ..toy_world import TEXTS, recipe
 from .test_trainer import session_of
@@ -78,6 +81,30 @@ def test_every_sampling_setting_that_is_allowed_is_on_policy(
     with session_of(tmp_path / "run", recipe(agent=agent, rl={"tasks_per_step": 8})) as session:
         # Rounding of the logits is divided by the temperature.
         assert farthest(first_ratios(session)) < 2e-5 / min(sampling.get("temperature", 1.0), 1.0)
+
+
+def test_what_lock_step_learns_from_is_of_the_weights_that_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a batch of the step before would be off-policy, to the last token."""
+    with session_of(tmp_path / "run", recipe(rl={"tasks_per_step": 4})) as session:
+        stage: Any = session.recipe.stages[-1]
+        trainer, batches = Trainer(session, stage, 1), list[TokenBatch]()
+        learn = trainer.learner.update
+
+        def update(works: Sequence[Work], *rest: Any) -> dict[str, float]:
+            batches.append(works[0].batch)
+            return learn(works, *rest)
+
+        monkeypatch.setattr(trainer.learner, "update", update)
+        for number in range(2):
+            asyncio.run(trainer.step(number))
+    assert [batch.version for batch in batches] == [0, 1]
+    for batch in batches:
+        assert batch.versions_BL[batch.mask_BL].eq(batch.version).all()
+        assert not batch.off_policy_BL.any()
+    stale = replace(batches[0], version=1)
+    assert stale.off_policy_BL.equal(stale.mask_BL)
 
 
 @pytest.mark.parametrize(
