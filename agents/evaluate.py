@@ -96,6 +96,7 @@ def evaluate(
     imports: Sequence[str] = (),
     trust: bool = False,
     episodes: list[Episode] | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Play each task of a split once and count the successes.
 
@@ -108,15 +109,14 @@ def evaluate(
         temperature: of a language model's sampling; 0 is greedy, None what its run was evaluated
             with, else 1.
         concurrency: episodes at once; fewer for worlds that cannot run in threads.
-        max_turns: turn limit; None is the one that a checkpoint was trained under, 50 for other
-            agents.
+        max_turns: turn limit; None is that of a checkpoint's run, and 50 for other agents.
         changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
-        pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None is what `pool_for`
-            chooses.
+        pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None are `pool_for`'s.
         progress: show bars on the terminal, and say on stderr what goes wrong.
         imports: modules or ``.py`` files that register worlds.
         trust: whether a checkpoint may name classes whose code is then run.
         episodes: a list to append what was played to.
+        device: where a language model plays: cpu, cuda, cuda:N, or auto for a GPU if there is one.
 
     Raises:
         UserError: unknown environment, agent, split or checkpoint, or more tasks than the split
@@ -128,7 +128,7 @@ def evaluate(
         try:
             listed = prototype.tasks(split)
             chosen = choose_tasks(listed, tasks, f"the {split} split of {env}")
-            who = _resolve(agent, temperature, max_turns, changes or {}, trust)
+            who = _resolve(agent, temperature, max_turns, changes or {}, trust, device)
             prototype.prepare(chosen, progress=progress)
         finally:
             close_worlds([prototype])
@@ -198,10 +198,13 @@ def _resolve(
     max_turns: int | None,
     changes: Mapping[str, Any],
     trust: bool,
+    device: str,
 ) -> _Contestant:
     if isinstance(agent, Agent) or str(agent) in BASELINES:
         if changes:
             raise UserError(f"only a language model has a {next(iter(changes))} to change")
+        if device != "auto":
+            raise UserError(f"only a language model has a device, so device={device} cannot be")
         limit = 50 if max_turns is None else max_turns
         if isinstance(agent, Agent):
             return _Contestant(agent, type(agent).__name__, limit)
@@ -213,6 +216,7 @@ def _resolve(
         max_turns=max_turns,
         changes=changes,
         trust=trust,
+        device=device,
     )
     return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, loaded)
 

@@ -139,6 +139,7 @@ def load_agent(
     changes: Mapping[str, Any] | None = None,
     trust: bool = False,
     max_batch: int | None = None,
+    device: str = "auto",
 ) -> LoadedAgent:
     """Load the agent of a run or checkpoint folder, or a plain model, ready to play.
 
@@ -150,13 +151,17 @@ def load_agent(
             "max_context": 512}``; ``max_tokens`` is that of its sampling.
         trust: see `SavedAgent.read`.
         max_batch: replaces the saved number of responses generated at once.
+        device: where it plays, as `model.device` of a recipe; nothing of it is saved.
 
     Raises:
-        UserError: it cannot be found, is incomplete, or names code that is not trusted.
+        UserError: it cannot be found, is incomplete, or names code that is not trusted; there is no
+            such device.
     """
     from .models.config import ModelConfig
+    from .models.devices import device_of
     from .models.load import load
 
+    device_of(device, "device")
     folder = checkpoint_folder(Path(name)) if Path(name).is_dir() else None
     if folder is not None:
         check_manifest(folder)
@@ -165,7 +170,7 @@ def load_agent(
         saved, {**(changes or {}), **({} if max_turns is None else {"max_turns": max_turns})}
     )
     limit = {} if saved.max_context is None else {"max_context": saved.max_context}
-    loaded = load(ModelConfig(name=str(folder or name), dtype=saved.dtype, **limit))
+    loaded = load(ModelConfig(name=str(folder or name), dtype=saved.dtype, device=device, **limit))
     if temperature is None:
         temperature = saved.sampling.temperature if saved.temperature is None else saved.temperature
     config = ENGINES.build({"name": "torch", "max_batch": max_batch or saved.max_batch})

@@ -66,6 +66,12 @@ MaxTokens = Annotated[
 MaxContext = Annotated[
     int | None, typer.Option(min=16, help="Longest prompt plus response, in tokens.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where a language model plays: cpu, cuda, cuda:N, or auto for a GPU if there is one."
+    ),
+]
 Output = Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")]
 Episodes = Annotated[
     Path | None,
@@ -87,6 +93,7 @@ def evaluate(
     context: Context = None,
     max_tokens: MaxTokens = None,
     max_context: MaxContext = None,
+    device: Device = "auto",
     output: Output = None,
     episodes: Episodes = None,
     imports: Imports = None,
@@ -122,6 +129,7 @@ def evaluate(
             temperature=temperature,
             concurrency=concurrency,
             trust=trust,
+            device=device,
             episodes=played,
             changes=_changes(parser, context, max_tokens, max_context),
             progress=sys.stderr.isatty(),

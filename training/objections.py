@@ -26,6 +26,11 @@ COLDEST = 0.01
 
 def objections(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with a recipe as a whole; stages know what is wrong with them."""
+    if recipe.model.dtype == "float16":
+        yield (
+            "model.dtype=float16 cannot be trained: most gradients are smaller than any number of"
+            " it; use float32, and bf16: true in a stage for half the memory of an update"
+        )
     lora = recipe.model.lora
     if lora is not None and lora.dropout and not any(s.uses_dropout for s in recipe.stages):
         yield (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..agents.episode import Episode, StopReason
+from ..agents.models.devices import moved
 from ..agents.models.forward import Scores
 from ..foundation.errors import UserError
 
@@ -183,4 +184,4 @@ def pad(
     out = torch.full((len(rows), width), value, dtype=dtype, device="cpu")
     for b, row in enumerate(rows):
         out[b, : len(row)] = torch.tensor(row, dtype=dtype, device="cpu")
-    return out.to(device)
+    return moved(out, device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.evaluate import choose_tasks
+from ..agents.models.devices import device_of
 from ..agents.models.load import load
 from ..envs import Split, Task, TextEnv, make
 from ..envs.registry import import_worlds
@@ -21,19 +22,24 @@ from .stages.base import ModelSize
 def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     """Say what `train` would do, without doing it: the resolved recipe, sizes and memory (MiB)."""
     recipe = Recipe.of(recipe)
-    config = recipe.model
+    config, device = recipe.model, device_of(recipe.model.device)
     import_worlds(*recipe.pool.imports)
     prototype = make(recipe.env_id, **recipe.env_params)
     recipe = completed(recipe, prototype)
     splits = {split: len(prototype.tasks(split)) for split in ("train", "valid", "test")}
     wanted_tasks(recipe, prototype)
     prototype.close()
-    loaded = load(config, corpus=lambda: [prototype.instructions], marks=marks(recipe, prototype))
+    loaded = load(
+        config.model_copy(update={"device": "cpu"}),
+        corpus=lambda: [prototype.instructions],
+        marks=marks(recipe, prototype),
+    )
     model = loaded.model
     size = ModelSize(
         sum(p.numel() for p in model.parameters()),  # tied ones once
         int(model.get_output_embeddings().weight.shape[1]),
         int(model.config.num_hidden_layers),
+        device,
     )
     if config.name == "tiny":
         # Its tokenizer is trained on play, which a plan does not do: count it as full.
@@ -43,6 +49,7 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     return {
         "recipe": recipe.model_dump(mode="json"),
         "parameters": size.parameters,
+        "device": str(device),
         "tasks": splits,
         "stages": stages,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..agents.models.devices import device_of
 from ..agents.models.load import Loaded, load
 from ..envs import TextEnv, make
 from ..envs.closing import close_worlds
@@ -69,6 +70,7 @@ def train(
         Interrupted: a signal stopped it.
     """
     recipe = Recipe.of(recipe)
+    device_of(recipe.model.device)  # before anything is made or written
     narrator = RunNarrator({stage.label: stage.length for stage in recipe.stages})
 
     def tell(record: Record) -> None:

@@ -295,7 +295,8 @@ class SupervisedTrainer:
         if not self.stage.dropout:
             yield
             return
-        with torch.random.fork_rng(devices=[]):
+        device = next(model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.session.recipe.seed * 1_000_003 + update)
             model.train()
             try:

@@ -14,6 +14,7 @@ import torch
 
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
+from ..agents.models.devices import random_state, restore_random_state
 from ..foundation.plugins import Need
 from . import boundaries
 from .batch import TokenBatch, map_groups
@@ -251,6 +252,7 @@ class Trainer:
             "drawn": self.source.drawn,
             "plugins": [boundaries.memory_of(plugin) for plugin in self.plugins],
             "rng": torch.get_rng_state(),
+            "device_rng": random_state(self.learner.device),
         }
 
     def state(self, memory: dict[str, Any] | None = None, *, evaluated: bool) -> dict[str, Any]:
@@ -275,6 +277,7 @@ class Trainer:
             plugin.load_state_dict(saved)
         await self.publisher.push(self.learner.weights(), state.step)
         torch.set_rng_state(memory["rng"])
+        restore_random_state(memory["device_rng"], self.learner.device)
 
     def timing(self) -> dict[str, float]:
         """Seconds by phase."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Bf16 = bool | Literal["auto"]
+"""Whether updates compute in bfloat16 over float32 weights; `auto` is on GPUs that have it."""
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+KNOWN = "it is auto, cpu, cuda or cuda:N"
 
 
 class LoraConfig(BaseModel):
@@ -82,9 +89,25 @@ class ModelConfig(BaseModel):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="type of the weights; train in float32, small updates vanish in the others",
+        description=(
+            "type of the weights; train in float32: small updates vanish in bfloat16, and float16"
+            " only plays"
+        ),
+    )
+    device: str = Field(
+        default="auto",
+        description=(
+            "where it plays and learns: cpu, cuda, cuda:N, or auto for a GPU if there is one"
+        ),
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of random weights (tiny, LoRA)")
     lora: LoraConfig | None = Field(
         default=None, description="train low-rank adapters instead of all weights"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not DEVICES.fullmatch(value):
+            raise ValueError(f"'{value}' is no device: {KNOWN}")
+        return value

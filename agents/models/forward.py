@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from . import narrow
 from .head import Head
+from .config import Bf16
+from .devices import computes_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +60,16 @@ class Scores:
         return Scores(of, None if self.hidden_BLD is None else change(self.hidden_BLD))
 
 
-def autocast(bf16: bool, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(bf16: Bf16, device: torch.device) -> AbstractContextManager[Any]:
     """Enter bfloat16 arithmetic over float32 weights, or nothing.
 
     Warns once on a processor that it makes slower.
     """
-    if bf16 and device.type == "cpu":
+    if not computes_bf16(bf16, device):
+        return nullcontext()
+    if device.type == "cpu":
         _warn_if_slow()
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @cache
@@ -170,7 +174,7 @@ def score_batch(
     rows: list[Tensor],
     *,
     temperature: float,
-    bf16: bool,
+    bf16: Bf16,
     probes: Mapping[str, Probe] = MappingProxyType({}),
 ) -> Scores:
     """Compute the scores of a whole batch without gradient.

@@ -27,7 +27,7 @@ Corpus = Callable[[], Iterable[str]]
 class Loaded:
     """A model in evaluation mode, its tokenizer, and facts about both for logs.
 
-    The facts are name, parameters, trainable, vocabulary, max_context, dtype.
+    The facts are name, parameters, trainable, vocabulary, max_context, dtype, device.
     """
 
     model: Any
@@ -41,7 +41,9 @@ class Loaded:
 
 
 def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str] = ()) -> Loaded:
-    """Load or make the model of a config, on the CPU.
+    """Load or make the model of a config, on its device.
+
+    Random weights are drawn on the CPU: equal seeds give equal weights on every device.
 
     Args:
         config: which model.
@@ -49,23 +51,20 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         marks: what shall be single tokens of it.
 
     Raises UserError for a name that leads nowhere, an unusable checkpoint, a tokenizer with ids
-    that the model does not know, sizes that do not fit, a missing extra.
+    that the model does not know, sizes that do not fit, a missing extra, a device that is not
+    there.
     """
     import torch
 
-    dtype = getattr(torch, config.dtype)
-    if config.name == "tiny":
-        model, tokenizer = _make_tiny(config, corpus, marks)
-        model = model.to(dtype)
-    elif config.name == "smollm2":
-        from . import smollm2
+    from .devices import device_of
 
-        model, tokenizer = read_pretrained(str(smollm2.fetch()), dtype)
-    else:
-        model, tokenizer = read_pretrained(str(Path(config.name).expanduser()), dtype)
-    _have_rows(config.name, model, tokenizer)
-    if config.lora is not None:
-        model = with_lora(model, config.lora, config.seed)
+    device = device_of(config.device)
+    with torch.device("cpu"):
+        model, tokenizer = _make(config, corpus, marks)
+        _have_rows(config.name, model, tokenizer)
+        if config.lora is not None:
+            model = with_lora(model, config.lora, config.seed)
+    model = model.to(device)
     _own_memory(model)
     model.eval()
     own_limit = exact_positions(model.config) or config.max_context
@@ -76,8 +75,24 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         "vocabulary": len(tokenizer),
         "max_context": min(config.max_context, own_limit),
         "dtype": config.dtype,
+        "device": str(device),
     }
     return Loaded(model, tokenizer, description)
+
+
+def _make(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> tuple[Any, Any]:
+    """Make or read a model in the type of its weights, and its tokenizer."""
+    import torch
+
+    dtype = getattr(torch, config.dtype)
+    if config.name == "tiny":
+        model, tokenizer = _make_tiny(config, corpus, marks)
+        return model.to(dtype), tokenizer
+    if config.name == "smollm2":
+        from . import smollm2
+
+        return read_pretrained(str(smollm2.fetch()), dtype)
+    return read_pretrained(str(Path(config.name).expanduser()), dtype)
 
 
 def _make_tiny(config: ModelConfig, corpus: Corpus | None, marks: Sequence[str]) -> tuple[Any, Any]:

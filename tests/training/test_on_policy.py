@@ -238,9 +238,14 @@ def test_adapters_with_dropout_that_never_acts_are_refused() -> None:
     Recipe.parse(recipe(**lora, sft={"dropout": True}))
 
 
-@pytest.mark.parametrize(
-    ("weights", "bf16"), [("float32", True), ("bfloat16", False), ("float16", False)]
-)
+def test_float16_is_refused_for_training() -> None:
+    data = recipe()
+    data["model"] |= {"dtype": "float16"}
+    with pytest.raises(UserError, match=r"model\.dtype=float16 cannot be trained"):
+        Recipe.parse(data)
+
+
+@pytest.mark.parametrize(("weights", "bf16"), [("float32", True), ("bfloat16", False)])
 @pytest.mark.parametrize(
     "cut",
     [{}, {"token_budget": 200}, {"token_budget": 200, "minibatches": 4, "updates": 2}],

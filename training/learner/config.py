@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ...agents.models.config import Bf16
 from ...foundation.plugins import Plugged
 from ..losses.base import LOSSES, PolicyLoss
 from ..regularizers.base import Regularizer
@@ -56,7 +57,12 @@ class LearnerConfig(BaseModel):
             " credit"
         ),
     )
-    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
+    bf16: Bf16 = Field(
+        "auto",
+        description=(
+            "compute updates in bfloat16, over float32 weights; auto is on GPUs that have it"
+        ),
+    )
 
     @model_validator(mode="after")
     def _regularizers_differ(self) -> Self:

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ...agents.models.config import Bf16
 from ...agents.models.forward import autocast, decoder, hidden_states
 from ..batch import TokenBatch
 
@@ -87,7 +88,7 @@ class Critic(nn.Module):
         rows: list[Tensor],
         open_E: Tensor,
         *,
-        bf16: bool,
+        bf16: Bf16,
     ) -> tuple[Tensor, Tensor | None]:
         """(values_BL, bootstrap_E) of a whole batch; None if no episode is open.
 

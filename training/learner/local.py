@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...agents.episode import StopReason
+from ...agents.models.devices import computes_bf16
 from ...agents.models.forward import Scores, score_batch
 from ...foundation.errors import PluginError
 from ...foundation.plugins import Need
@@ -217,7 +218,8 @@ class Learner:
             )
 
         # bfloat16 is not the engine's arithmetic: its log-probabilities are of another policy.
-        if (Need.OLD_LOGPROBS in needs or self.config.bf16) and "old" not in batch.scores:
+        bf16 = computes_bf16(self.config.bf16, self.device)
+        if (Need.OLD_LOGPROBS in needs or bf16) and "old" not in batch.scores:
             batch = batch.with_scores(old=scores_of(self.model))
         if Need.REF_LOGPROBS in needs and "ref" not in batch.scores:
             assert self.reference is not None

@@ -102,7 +102,8 @@ def restore(folder: Path, model: nn.Module) -> None:
         check_manifest(folder)
         model.load_state_dict(_read_tensors(adapters), strict=False)
     else:
-        model.load_state_dict(load(ModelConfig(name=str(folder))).model.state_dict())
+        saved = load(ModelConfig(name=str(folder), device="cpu"))
+        model.load_state_dict(saved.model.state_dict())
 
 
 def read(folder: Path) -> Saved:
@@ -140,7 +141,9 @@ def _write_tensors(file: Path, payload: dict[str, Any]) -> None:
 
 def _read_tensors(file: Path) -> Any:
     with explaining_os_errors(file, "read"):
-        return torch.load(file, weights_only=True)
+        # Whoever takes a tensor over moves it to a device of its own, which may be another one than
+        # it was saved from.
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -2,8 +2,9 @@
 
 May change, because what was done stays true: how far a stage goes (`steps`, `epochs`) and how fast
 (`optim`, `critic.lr`), what is evaluated, how often is evaluated and saved, where the worlds and
-servers run and how much they do at once, and everything in a stage that has not begun. All else,
-such as the world, the model, the seed, rewards, credit and loss, belongs to a run for good.
+servers run and how much they do at once, the device, and everything in a stage that has not begun.
+All else, such as the world, the model, the seed, rewards, credit and loss, belongs to a run for
+good.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .folder import RECIPE
 MEASURE = ("evaluate.split", "evaluate.tasks", "evaluate.temperature")
 """What makes two evaluations comparable."""
 FREE = re.compile(
-    r"(name|threads|engine\..+|pool\..+|evaluate\..+"
+    r"(name|threads|model\.device|engine\..+|pool\..+|evaluate\..+"
     r"|.+\.url|.+\.endpoint\.(api_key_env|timeout|retries|concurrency|requests_per_minute|cache))"
 )
 UNSET = object()

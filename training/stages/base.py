@@ -20,8 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import Field
 
+from ...agents.models.config import Bf16
+from ...agents.models.devices import computes_bf16
 from ...envs import Split
 from ...foundation.plugins import Plugin, Slot
 from ...rewards.base import TurnReward
@@ -39,8 +42,10 @@ class ModelSize:
     parameters: int
     width: int
     layers: int
+    device: torch.device
+    """Where it will be trained."""
 
-    def mib(self, copies: int, token_budget: int, *, bf16: bool) -> int:
+    def mib(self, copies: int, token_budget: int, *, bf16: Bf16) -> int:
         """Estimate the MiB of an update.
 
         Args:
@@ -48,7 +53,8 @@ class ModelSize:
             token_budget: tokens of a micro-batch.
         """
         # About 16 activations of model width per layer and token are kept for the backward pass.
-        activations = token_budget * self.width * self.layers * 16 * (2 if bf16 else 4)
+        size = 2 if computes_bf16(bf16, self.device) else 4
+        activations = token_budget * self.width * self.layers * 16 * size
         return round((copies * self.parameters * 4 + activations) / 2**20)
 
 

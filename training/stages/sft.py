@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ...agents.models.config import Bf16
 from ...agents.tagger.base import KINDS, PARSER, Tagger, speaks
 from ...envs import Split
 from ...foundation.plugins import Plugged
@@ -99,7 +100,12 @@ class Sft(Stage):
     token_budget: int = Field(
         4096, ge=1, description="tokens of a micro-batch, padding included, at most"
     )
-    bf16: bool = Field(False, description="compute updates in bfloat16, over float32 weights")
+    bf16: Bf16 = Field(
+        "auto",
+        description=(
+            "compute updates in bfloat16, over float32 weights; auto is on GPUs that have it"
+        ),
+    )
     checkpoint_every: int = Field(
         25, ge=1, description="updates between checkpoints to resume from"
     )
