@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import narrow
-from .head import Head
 from .config import Bf16
 from .devices import computes_bf16
+from .head import Head
 
 logger = logging.getLogger(__name__)
 
