@@ -39,14 +39,14 @@ class Command(typer.core.TyperCommand):
     """A command whose options have one value: click takes the last of several in silence."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Raises Ended."""
+        """Run the command, and raise Ended where an interrupt or the end of input stops it."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, EOFError) as error:
             raise Ended from error
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as usual. Raises UserError for an option that is given twice."""
+        """Parse the arguments of a command. Raises UserError for an option that is given twice."""
         given = [
             word.partition("=")[0] for word in itertools.takewhile(lambda word: word != "--", args)
         ]
@@ -134,6 +134,7 @@ def creatable(path: Path) -> None:
             raise UserError(
                 f"cannot write '{path}': the folder {path.absolute().parent} does not exist"
             )
+        # To append nothing asks for the right to write, and changes nothing.
         if os.path.exists(path):
             path.open("ab").close()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -170,6 +171,6 @@ def fields(values: dict[str, Any]) -> str:
 
 
 def field_line(field: dict[str, Any]) -> str:
-    """One field of a method or a world: its name, type, bounds, default and help."""
+    """Write one field of a method or a world: its name, type, bounds, default and help."""
     kind = ", ".join([field["type"], *field["limits"]])
     return f"{field['name']}: {kind} = {json.dumps(field['default'])}   {field['description']}"

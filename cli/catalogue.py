@@ -28,7 +28,7 @@ _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def slots() -> dict[str, Slot[Any]]:
-    """Return every plug-in slot by its name: each stands in a ``base.py`` of the package."""
+    """List every plug-in slot by its name: each stands in a ``base.py`` of the package."""
     home = Path(__file__).parents[1]
     for file in home.glob("[!.]*/**/base.py"):
         parts = file.relative_to(home).with_suffix("").parts
@@ -96,7 +96,7 @@ def describe_fields(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def limits(field: FieldInfo) -> list[str]:
-    """Return the bounds of a field in words, such as 'at least 1'."""
+    """Write the bounds of a field in words, such as 'at least 1'."""
     return [
         f"{word} {value}"
         for mark, word in _LIMITS.items()
@@ -161,7 +161,7 @@ def installed(extra: str) -> bool:
 
 
 def settings_of(id: str) -> type[EnvSettings]:
-    """Return the parameters of an environment; none if its class cannot be imported here."""
+    """Return the settings of an environment; none if its class cannot be imported here."""
     try:
         settings: type[EnvSettings] = getattr(creator_of(id), "Settings", EnvSettings)
     except ImportError:
@@ -184,8 +184,9 @@ def environments() -> list[dict[str, Any]]:
 
 
 def environment(id: str, **params: Any) -> dict[str, Any]:
-    """Describe one environment, with its parameters, instructions and sizes of splits. Raises
-    UserError.
+    """Describe one environment, with its parameters, instructions and sizes of splits.
+
+    Raises UserError.
     """
     env = make(id, **params)
     try:

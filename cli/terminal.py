@@ -32,13 +32,13 @@ class HumanPlayer(Player):
         self.console = console
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
-        """Show the rules once."""
+        """Show the rules of the world once."""
         if world.instructions:
             self.console.print(Text(visible(world.instructions), style="dim"))
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
-        """Show what would be accepted."""
+        """Show which actions would be accepted."""
         if info and info["admissible_actions"]:
             self.console.print(
                 Text(
@@ -65,7 +65,7 @@ class HumanAgent(Agent):
         self.console = console
 
     def player(self, episode_id: str, seed: int) -> HumanPlayer:
-        """Return the one human player."""
+        """Return a player that asks the person at the keyboard."""
         return HumanPlayer(self.console)
 
 
@@ -82,14 +82,14 @@ class PlayNarrator(Player):
         return self.inner.expects
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
-        """Print the opening."""
+        """Print the opening of the episode."""
         self.console.print(
             Panel(Text(visible(observation).strip()), title="opening", title_align="left")
         )
         self.inner.begin(world, observation, info)
 
     async def move(self) -> Turn:
-        """Print what the player wrote and how it was understood."""
+        """Print what the inner player wrote and how it was understood."""
         turn = await self.inner.move()
         self.turns.append(turn)
         if self.echo:

@@ -103,7 +103,7 @@ def whole(path: Path) -> bool:
 
 
 def tell_damaged(paths: Sequence[Path]) -> None:
-    """Say of which of these paths there is something, though it is not `whole`, in one sentence."""
+    """Warn in one sentence of those of these paths that hold something that is not `whole`."""
     there = [path for path in paths if path.exists()]
     if there:
         others = f" and {len(there) - 1} others" if len(there) > 1 else ""
@@ -127,6 +127,7 @@ def move_into_place(made: Path, path: Path, beside: Sequence[str] = ()) -> None:
         return
     if path.is_dir() or (made.is_dir() and path.exists()):
         path.rename(made.with_name(f"{made.name}.damaged"))
+    # The file itself comes last: where it is, all that belongs to it is.
     if not made.is_dir():
         for suffix in beside:
             made.with_suffix(suffix).rename(path.with_suffix(suffix))

@@ -38,7 +38,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """True only if the rule was tried and holds."""
+        """Tell whether the rule was tried and holds."""
         return self.status == "ok"
 
 
@@ -52,12 +52,12 @@ class CheckReport:
 
     @property
     def failures(self) -> list[CheckResult]:
-        """The rules that do not hold."""
+        """List the results of the rules that do not hold."""
         return [result for result in self.results if result.status == "failed"]
 
     @property
     def ok(self) -> bool:
-        """True if no rule failed; skipped ones do not count."""
+        """Tell whether no rule failed; skipped ones do not count."""
         return not self.failures
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ class Rules(dict[str, Rule[S]]):
 
 
 def _once(result: CheckResult, found: CheckReport) -> CheckResult:
-    """Return the result, or a skipped one if it fails for what another rule has failed for."""
+    """Return a result, or a skipped one if it fails for what another rule has failed for."""
     problem = result.detail.rpartition(" (")[0]
     for one in found.failures if result.status == "failed" and problem else ():
         if one.detail.rpartition(" (")[0] in result.detail:

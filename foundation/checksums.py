@@ -73,7 +73,8 @@ def intact(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return False
     if any(files[name].stat().st_size > LARGE for name in asked):
-        # Where it cannot be noted it is read through again next time.
+        # The time of the sums notes when large files were last read through; where that cannot be
+        # noted they are read again next time.
         with contextlib.suppress(OSError):
             os.utime(sums)
             state = _state([*files.values(), sums])
@@ -88,7 +89,7 @@ def _trusted(file: Path, since: int) -> bool:
 
 
 def _read(sums: Path) -> dict[str, str]:
-    """Name -> digest. Raises ValueError for anything but whole lines."""
+    """Read digests by the names of files. Raises ValueError for anything but whole lines."""
     digests = {}
     for line in sums.read_text("utf-8").splitlines():
         found = _LINE.fullmatch(line)

@@ -15,8 +15,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """Decorate a public function: an argument of another type than its annotation is a UserError
-    that names it.
+    """Decorate a public function, so that its arguments are checked by their annotations.
+
+    An argument of another type is a UserError that names it.
 
     Numbers of numpy become Python's.
     """
@@ -28,6 +29,7 @@ def checked(function: F) -> F:
             value = given.arguments[name]
             if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
                 given.arguments[name] = value = value.item()
+            # Looked at only: the function gets what it was given, and not a copy of pydantic's.
             try:
                 adapters[name].validate_python(value, strict=True)
             except ValidationError as error:
@@ -44,7 +46,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 @cache
 def _adapters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
-    """A validator for each annotated argument that has a name."""
+    """Make a validator for each annotated argument that has a name."""
     hints = get_type_hints(function, include_extras=True)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     config = ConfigDict(arbitrary_types_allowed=True)
@@ -56,8 +58,9 @@ def _adapters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
 
 
 def keys_of(model: type[BaseModel], where: str = "") -> dict[str, list[str]]:
-    """The keys of a block and of the blocks inside it, by location: what `explain` needs for its
-    hint.
+    """List the keys of a block and of the blocks inside it, by location.
+
+    `explain` needs them for its hint.
     """
     known = {where: list(model.model_fields)}
     for name, item in model.model_fields.items():

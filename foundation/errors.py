@@ -27,8 +27,9 @@ class RunFailed(Exception):
 
 
 def told(error: BaseException) -> str:
-    """Return an exception as one line: type, message, and the place in the code of whoever wrote
-    what raised it.
+    """Tell an exception in one line: type, message and place.
+
+    The place is in the code of whoever wrote what raised it.
     """
     try:
         message = " ".join(str(error).split())
@@ -43,15 +44,14 @@ def told(error: BaseException) -> str:
 
 
 def kind_of(error: BaseException) -> str:
-    """Return what equal failures have in common: the type of the exception and its place, without
-    the message.
-    """
+    """Return what equal failures have in common: type and place, without the message."""
     return f"{type(error).__name__} ({_place(error)})"
 
 
 def _place(error: BaseException) -> str:
-    """The innermost frame outside of libraries and of this package; inside of them if there is no
-    other.
+    """Find the innermost frame outside of libraries and of this package.
+
+    Inside of them if there is no other.
     """
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     theirs = [place for place in frames if not _is_library(place[0].f_code.co_filename)]

@@ -60,6 +60,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(path.parent)
         finally:
             _remove(beside)
+            # Where the new one is not in its place, the old one is all that there is.
             if path.exists():
                 _remove(old)
 
@@ -104,7 +105,7 @@ def explaining_os_errors(path: Path, what: str = "write") -> Iterator[None]:
 
     Args:
         path: the file or folder that is used.
-        what: is done with it, as the sentence says it.
+        what: what is done with it, as the sentence says it.
     """
     try:
         yield
@@ -153,7 +154,7 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
+    """Force a file, or the names in a folder, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,9 +23,7 @@ FILE_MODULE = "turnrl_file_"
 
 
 def named_paths(data: Any) -> Iterator[str]:
-    """Yield every class that nested plain data names by its path: the ``name: module:Class`` of
-    plug-ins.
-    """
+    """Yield every path by which nested plain data names a class: ``name: module:Class``."""
     if isinstance(data, Mapping):
         if isinstance(name := data.get("name"), str) and ":" in name:
             yield name
@@ -36,8 +34,9 @@ def named_paths(data: Any) -> Iterator[str]:
 
 
 def refuse_paths(data: Any, what: str) -> None:
-    """Raise UserError if data that somebody else may have written names a class by its path: its
-    code would be run.
+    """Refuse data of somebody else's that names a class by its path: its code would be run.
+
+    Raises UserError.
     """
     for path in named_paths(data):
         raise UserError(
@@ -69,6 +68,7 @@ def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
+    # Known before it runs: classes look their module up there while they are made.
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -105,8 +105,9 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def broken(package: str | None, what: str, error: BaseException) -> None:
-    """Warn that something of an installed package cannot be used; everything else goes on without
-    it.
+    """Warn that something of an installed package cannot be used.
+
+    Everything else goes on without it.
     """
     problem = " ".join(f"{type(error).__name__}: {error}".split())
     logger.warning(

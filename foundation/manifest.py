@@ -21,9 +21,7 @@ _SEAL = "# sha256 of what follows: "
 
 
 def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: Any) -> None:
-    """Write the digests of files of a folder, default all, and whatever else is to be known about
-    it.
-    """
+    """Write the digests of a folder's files, default all, and what else is to be known of it."""
     chosen = folder.rglob("*") if paths is None else paths
     names = sorted(str(path.relative_to(folder)) for path in chosen if path.is_file())
     files = {name: digest(folder / name) for name in names if name != MANIFEST_FILE}
@@ -33,8 +31,9 @@ def write_manifest(folder: Path, paths: Iterable[Path] | None = None, **about: A
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Read what `write_manifest` wrote, or None for a folder without one. Raises UserError if it is
-    damaged.
+    """Read what `write_manifest` wrote, or None for a folder without it.
+
+    Raises UserError if it is damaged.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -70,7 +69,7 @@ def check_manifest(folder: Path, advice: str = "") -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

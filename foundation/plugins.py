@@ -98,7 +98,10 @@ class Plugin(BaseModel):
 
     @cached_property
     def recipe_key(self) -> str:
-        """Return the name that a recipe has for it: as it was built, else its key or its path."""
+        """Return the name that a recipe has for the plug-in.
+
+        It is the one that it was built by, else its key or its path.
+        """
         cls = type(self)
         if cls.__module__.startswith("turnrl."):
             return self.name
@@ -107,17 +110,20 @@ class Plugin(BaseModel):
         return f"{module}:{cls.__qualname__}"
 
     def begin(self) -> Self:
-        """Return a copy that may remember: a part of a run begins with copies of what its recipe
-        holds.
+        """Return a copy of the plug-in that may remember.
+
+        A part of a run begins with copies of what its recipe holds.
+
+        A part of a run begins with copies of what its recipe holds.
         """
         return copy.deepcopy(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Memory across steps, for the checkpoint; empty for most plug-ins."""
+        """Return memory across steps, for the checkpoint; empty for most plug-ins."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the memory that `state_dict` returned."""
 
 
 P = TypeVar("P", bound=Plugin)
@@ -158,7 +164,7 @@ class Slot(Generic[P]):
         SLOTS[base] = self
 
     def names(self) -> list[str]:
-        """Keys of the built-in and the installed third-party plug-ins, sorted."""
+        """List the keys of the built-in and the installed third-party plug-ins, sorted."""
         folder = importlib.import_module(self.package)
         keys = {
             m.name
@@ -168,8 +174,9 @@ class Slot(Generic[P]):
         return sorted(keys | set(_installed(self._group)))
 
     def get(self, name: str) -> type[P]:
-        """The class behind a key or a path, ``module:Class`` or ``file.py:Class``. Raises UserError
-        if none is.
+        """Find the class behind a key or a path, ``module:Class`` or ``file.py:Class``.
+
+        Raises UserError if none is.
         """
         if ":" in name:
             return self._load_path(name, name)
@@ -181,6 +188,7 @@ class Slot(Generic[P]):
             )
         module = importlib.import_module(f"{self.package}.{name}")
         for thing in vars(module).values():
+            # Made in this file: one that it imports is another key's.
             if (
                 isinstance(thing, type)
                 and issubclass(thing, self.base)
@@ -190,7 +198,10 @@ class Slot(Generic[P]):
         raise TypeError(f"{module.__name__} holds no subclass of {self.base.__name__}")
 
     def build(self, config: Mapping[str, Any] | P) -> P:
-        """An instance from ``{name: key, ...fields}``. Raises UserError for bad keys or values."""
+        """Build an instance of ``{name: key, ...fields}``.
+
+        Raises UserError for bad keys or values.
+        """
         if isinstance(config, self.base):
             return config
         assert isinstance(config, Mapping)
@@ -262,7 +273,7 @@ def _written(plugin: Plugin, info: SerializationInfo) -> dict[str, Any]:
 
 
 def distinct(plugins: list[P]) -> list[P]:
-    """Return plug-ins of which no two have one name. Raises ValueError otherwise."""
+    """Check that no two plug-ins have one name, and return them. Raises ValueError otherwise."""
     names = [plugin.name for plugin in plugins]
     for name in names:
         if names.count(name) > 1:

@@ -29,8 +29,9 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """Return what a terminal shows of a text, without anything that it would obey; line feeds and
-    tabs stay.
+    """Return what a terminal shows of a text, without anything that it would obey.
+
+    Line feeds and tabs stay.
 
     Half a surrogate pair, which cannot be printed, becomes U+FFFD.
     """
@@ -48,7 +49,7 @@ def one_line(text: str) -> str:
 
 
 def escaped(json_text: str) -> str:
-    r"""Return JSON in which what `visible` leaves out is written as ``\u009b``.
+    r"""Write JSON in which what `visible` leaves out is escaped, as in ``\u009b``.
 
     To a reader of JSON it is the same.
     """

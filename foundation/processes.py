@@ -91,7 +91,7 @@ class Child:
         self._end.atexit = watched
 
     def finish(self, given: bytes = b"", limit: float | None = None) -> ChildEnded:
-        """Write `given` to its stdin, read its stdout, and wait until it has ended by itself.
+        """Write `given` to the program's stdin, read its stdout, and wait until it has ended.
 
         Raises TimeoutError after `limit` seconds; it does not run on then.
         """
@@ -104,7 +104,7 @@ class Child:
         return ChildEnded(self.process.returncode, output, self.last_words())
 
     def end(self, patience: float = 0.0) -> None:
-        """Wait for it at most `patience` seconds, then kill it and all that is left of its group.
+        """Wait `patience` seconds at most, then kill the program and what is left of its group.
 
         May be called twice. A copy of this process, made by a fork, ends nothing.
         """
@@ -114,7 +114,7 @@ class Child:
         self._end()
 
     def last_words(self) -> str:
-        """Return the end of what it wrote to stderr, or its exit code where it wrote nothing."""
+        """Return the end of what the program wrote to stderr; its exit code if it wrote nothing."""
         size = os.fstat(self._said.fileno()).st_size
         # At a place of its own: where the child writes on is in the same open file.
         tail = os.pread(self._said.fileno(), _WORDS, max(0, size - _WORDS))
@@ -122,7 +122,7 @@ class Child:
         return text or f"exit code {self.process.poll()}, nothing on stderr"
 
     def last_line(self) -> str:
-        """Return the last line of its `last_words`."""
+        """Return the last line of the program's `last_words`."""
         return self.last_words().splitlines()[-1]
 
 
@@ -140,7 +140,7 @@ def run(
 
 
 def python(code: str, *arguments: str) -> list[str]:
-    """Return a command that runs `code` in this interpreter, which finds the same modules.
+    """Write a command that runs `code` in this interpreter, which finds the same modules.
 
     The code sees the arguments as ``sys.argv[1:]``.
     """

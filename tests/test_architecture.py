@@ -394,17 +394,20 @@ def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
 
 
 SPOKEN = (
+    "cli",
     "envs",
+    "foundation",
     "rewards",
 )
 """The folders in which the docstring of a function begins with a verb, followed by its object."""
 VERBS = (
     """
     Add Answer Ask Bring Build Call Check Choose Close Collect Compare Compile Compute Copy
-    Count Cut Decide Describe Do Draw End Feed Fetch Find Forget Free Give Go Hand Have Import
-    Join Keep Kill Leave Let List Load Look Make Map Measure Name Open Pay Play Put Raise Read
-    Rebuild Reduce Register Remove Replace Replay Reset Restore Return Rewrite Run Send Serve
-    Show Split Start Stop Strip Take Tell Translate Try Turn Wait Warn Work Write Yield
+    Count Cut Decide Decorate Describe Do Draw End Escape Feed Fetch Find Force Forget Free Get
+    Give Go Hand Have Import Join Keep Kill Leave Lend Let List Load Look Make Map Measure Move
+    Name Open Parse Pay Play Print Put Raise Read Rebuild Reduce Refuse Register Remove Render
+    Replace Replay Reset Restore Return Rewrite Run Say Send Serve Show Split Start Stop Strip
+    Take Tell Test Train Translate Try Turn Wait Warn Work Write Yield
     """
 ).split()
 """All verbs that a docstring begins with, by the alphabet. A new one is added here on purpose."""
