@@ -403,9 +403,9 @@ SPOKEN = (
 VERBS = (
     """
     Add Answer Ask Bring Build Call Check Choose Close Collect Compare Compile Compute Copy
-    Count Cut Decide Decorate Describe Do Draw End Escape Feed Fetch Find Force Forget Free Get
-    Give Go Hand Have Import Join Keep Kill Leave Lend Let List Load Look Make Map Measure Move
-    Name Open Parse Pay Play Print Put Raise Read Rebuild Reduce Refuse Register Remove Render
+    Count Cut Decide Decorate Describe Do Draw End Feed Fetch Find Force Forget Free Get Give Go
+    Hand Have Import Join Keep Kill Leave Lend Let List Load Look Make Map Measure Move Name
+    Open Parse Pay Play Print Put Raise Read Rebuild Reduce Refuse Register Remove Render
     Replace Replay Reset Restore Return Rewrite Run Say Send Serve Show Split Start Stop Strip
     Take Tell Test Train Translate Try Turn Wait Warn Work Write Yield
     """
