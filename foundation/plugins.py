@@ -50,6 +50,8 @@ class Need(StrEnum):
     """Log-probabilities of the sampled tokens under a frozen copy of the policy, made when the
     stage begins.
     """
+    INITIAL_WEIGHTS = "initial_weights"
+    """A copy of the weights that are trained as they were when the stage began."""
     SCORER = "scorer"
     """The agent that played, to score given tokens; the engine keeps the episodes' caches until the
     rewards are known.

@@ -82,7 +82,18 @@ def test_no_room_imports_upwards(path: Path) -> None:
 
 
 KNOWS_THE_RUN = ("recipe", "session", "run", "walk", "stages")
-BELOW_STAGES = ("learner", "source", "credit", "losses", "regularizers", "modifiers", "selection")
+BELOW_STAGES = (
+    "learner",
+    "source",
+    "credit",
+    "losses",
+    "regularizers",
+    "modifiers",
+    "selection",
+    "auxiliary",
+    "controllers",
+    "diagnostics",
+)
 
 
 @pytest.mark.parametrize("folder", BELOW_STAGES)

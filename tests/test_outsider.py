@@ -1,5 +1,5 @@
-"""A package from outside adds a world, a reward, a credit, a loss, a stage and an engine, each in
-one file, without a line of the tree being changed.
+"""A package from outside adds a world, a reward, a credit, a loss, a further batch, a controller, a
+diagnostic, a stage and an engine, each in one file, without a line of the tree being changed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ ADDED = {
     "rewards": "alight",
     "training.credit": "median",
     "training.losses": "episodic",
+    "training.auxiliary": "encore",
+    "training.controllers": "thaw",
+    "training.diagnostics": "longest",
     "training.stages": "shake",
     "agents.engines": "echo",
 }
@@ -67,6 +70,9 @@ def test_what_it_adds_is_shown_beside_what_ships(run: Run) -> None:
         ("rewards:alight", 6),
         ("credit:median", 10),
         ("losses:episodic", 9),
+        ("auxiliary:encore", 6),
+        ("controllers:thaw", 7),
+        ("diagnostics:longest", 7),
         ("stages:shake", 7),
     ],
 )
@@ -98,6 +104,9 @@ def test_a_recipe_that_names_all_of_it_is_trained(run: Run, tmp_path: Path) -> N
     steps = [r for r in records if r["stage"] == "rl" and r["kind"] == "train"]
     assert len(steps) == 2
     assert all({"reward/alight", "ratio/max", "loss/policy"} <= step.keys() for step in steps)
+    assert all("encore/loss/policy" in step for step in steps if step["success"])
+    assert [step["factor/entropy"] for step in steps] == [1.0, 0.5]
+    assert all(step["longest/tokens"] > 0 for step in steps)
     saved = (folder / "recipe.yaml").read_text("utf-8")
     assert "scale: 2.0" in saved
     assert "skips_zero" not in saved

@@ -8,7 +8,9 @@ answers in another type or shape than its slot takes; what follows can then rely
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,15 +22,20 @@ from ..agents.models.forward import Scores
 from ..envs import Task
 from ..foundation.errors import PluginError, boundary
 from ..foundation.plugins import Plugin
+from .auxiliary.base import Auxiliary
 from .batch import TokenBatch
+from .controllers.base import Controller, Steerable
 from .credit.base import Advantages, Credit
 from .curriculum.base import Curriculum
+from .diagnostics.base import Diagnostic
 from .losses.base import PolicyLoss
 from .modifiers.base import Modifier
 from .objective import LossOutput, Objective
 from .regularizers.base import Regularizer
 from .reward_table import RewardTable
 from .selection.base import Selection
+from .view import StepView
+from .work import Work
 
 
 def advantages_of(credit: Credit, rewards: RewardTable, batch: TokenBatch) -> Advantages:
@@ -145,6 +152,54 @@ def observe(curriculum: Curriculum, groups: Sequence[Group]) -> None:
     """Tell a curriculum what was played."""
     with boundary(f"curriculum '{curriculum.name}'"):
         curriculum.observe(groups)
+
+
+async def works_of(auxiliary: Auxiliary, view: StepView) -> list[Work]:
+    """Ask an auxiliary for its works, whose names begin with its own."""
+    what = f"auxiliary '{auxiliary.name}'"
+    with boundary(what):
+        answer: Any = auxiliary.works(view)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    if not isinstance(answer, list | tuple) or not all(isinstance(one, Work) for one in answer):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a list of Work")
+    names = [work.name for work in answer]
+    for work in answer:
+        if work.name.partition("/")[0] != auxiliary.name or names.count(work.name) > 1:
+            raise PluginError(
+                f"{what} answered work '{work.name}': expected '{auxiliary.name}', or"
+                f" '{auxiliary.name}/...' where there are several, each another name"
+            )
+        if not bool(work.advantages_BL[work.batch.mask_BL].isfinite().all()):
+            raise PluginError(f"{what} answered advantages that are not finite: '{work.name}'")
+    return list(answer)
+
+
+def steer(controller: Controller, view: StepView, learner: Steerable, *, updated: bool) -> None:
+    """Let a controller act, before or after the update of a step."""
+    what = f"controller '{controller.name}'"
+    with boundary(what):
+        (controller.after_update if updated else controller.before_update)(view, learner)
+    for name, factor in learner.factors.items():
+        if not isinstance(factor, float | int) or not 0 <= factor < math.inf:
+            raise PluginError(
+                f"{what} set the factor of '{name}' to {factor!r}: expected a number from 0 on"
+            )
+
+
+def diagnosed(diagnostic: Diagnostic, view: StepView) -> dict[str, float]:
+    """Ask a diagnostic for its numbers, and return them under its name."""
+    what = f"diagnostic '{diagnostic.name}'"
+    with boundary(what):
+        answer: Any = diagnostic(view)
+    if not isinstance(answer, Mapping):
+        raise PluginError(f"{what} answered {_named(answer)}: expected numbers by name")
+    for name, value in answer.items():
+        if not isinstance(name, str) or not isinstance(value, float | int):
+            raise PluginError(
+                f"{what} answered {_named(value)} for {name!r}: expected a number for each name"
+            )
+    return {f"{diagnostic.name}/{name}": float(value) for name, value in answer.items()}
 
 
 def memory_of(plugin: Plugin) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def reinforcement(stage: Rl, recipe: Recipe) -> Iterator[str]:
     yield from _sampling(recipe)
     yield from _groups(stage)
     yield from _updates(stage, recipe.agent.max_turns)
+    yield from _steered(stage)
     yield from _returns(recipe, stage)
 
 
@@ -127,9 +128,19 @@ def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
         )
 
 
+def _steered(stage: Rl) -> Iterator[str]:
+    there = {term.name for term in (stage.loss, *stage.regularizers) if term.coefficient}
+    for controller in stage.controllers:
+        for name in sorted(controller.steers() - there):
+            yield (
+                f"{stage.label}: controller '{controller.name}' steers '{name}', which this stage"
+                f" does not have with a coefficient above 0; it has {', '.join(sorted(there))}"
+            )
+
+
 def _returns(recipe: Recipe, stage: Rl) -> Iterator[str]:
     paid = [reward for reward in stage.rewards_paid(recipe.rewards) if reward.weight]
-    if any(term.coefficient for term in stage.regularizers):
+    if any(term.coefficient for term in stage.regularizers) or stage.auxiliary:
         return
     if not paid:
         yield (

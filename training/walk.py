@@ -8,16 +8,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..agents.agent import stream_seed
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.devices import random_state, restore_random_state
 from ..foundation.plugins import Need
 from . import boundaries
 from .batch import TokenBatch, map_groups
+from .companions import Companions
 from .credit.base import Advantages
 from .learner.local import Learner
 from .patience import enough_memory
@@ -29,6 +33,7 @@ from .session import Session
 from .source.base import Played, Source
 from .source.gather import Gathering
 from .source.lock_step import LockStep
+from .view import StepView
 
 if TYPE_CHECKING:
     from .stages.rl import Rl
@@ -57,7 +62,9 @@ class Trainer:
         self.selection = [selection.begin() for selection in stage.selection]
         self.weights = {reward.name: reward.weight for reward in self.rewards}
         curriculum = stage.curriculum.begin()
+        self.companions = Companions(stage, session.pool.faults)
         others = [*self.rewards, *self.modifiers, curriculum, *self.selection]
+        others += self.companions.plugins
         self.needs = frozenset().union(*(plugin.needs() for plugin in (self.credit, *others)))
         if not session.engine.full_precision:
             # Its arithmetic is not the learner's: its log-probabilities are of another policy.
@@ -78,7 +85,13 @@ class Trainer:
             keep=Need.SCORER in self.needs,
         )
         longest = agent.max_turns * agent.sampling.max_tokens
-        self.learner = Learner(stage, session.model, longest=longest, needs=self.needs)
+        self.learner = Learner(
+            stage,
+            session.model,
+            longest=longest,
+            needs=self.needs,
+            companions=self.companions.auxiliaries,
+        )
         self.plugins = [self.credit, *self.learner.objectives, *others]
         self.publisher = Publisher(session.engine, session.model)
         self.seconds: dict[str, float] = {}
@@ -117,16 +130,26 @@ class Trainer:
                 f"credit '{self.credit.name}' and its modifiers gave advantages that are not finite"
             )
             return metrics | {"skipped": 1.0} | self.timing()
-        with self._clock("update"), enough_memory(what, LOWER.format(stage.label)):
-            work = self.learner.work(batch, advantages)
-            report = self.learner.update([work], number, self.seed)
-            if report.get("gradients/lost") == 1:
-                self.cause = "no gradient was finite, so no optimiser step was taken"
-            await self.publisher.push(self.learner.weights(), number + 1)
+        metrics = await self.learn(self.view(number, groups, batch, table, advantages, metrics))
         if self.due(number, stage.episodes_every):
             episodes = episodes_of(groups)
             self.session.write_episodes(stage.label, number + 1, episodes, stage.save_episodes)
-        return metrics | report | self.describe(batch, table, advantages) | self.timing()
+        return metrics | self.timing()
+
+    async def learn(self, view: StepView) -> Record:
+        """Update the policy, push its weights, and return all metrics of the step."""
+        what = f"step {view.step + 1}"
+        works = await self.companions.works(view)
+        with self._clock("update"), enough_memory(what, LOWER.format(self.stage.label)):
+            factors = self.companions.steer(view, self.learner, updated=False)
+            works = [self.learner.work(view.batch, view.advantages), *works]
+            report = self.learner.update(works, view.step, self.seed)
+            if report.get("gradients/lost") == 1:
+                self.cause = "no gradient was finite, so no optimiser step was taken"
+            view = replace(view, metrics={**view.metrics, **report, **factors})
+            self.companions.steer(view, self.learner, updated=True)
+            await self.publisher.push(self.learner.weights(), view.step + 1)
+        return {**view.metrics, **self.companions.diagnose(view, partial(self.due, view.step))}
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:
         """Reward what was played; leaves out what could not be measured, and groups in which
@@ -155,6 +178,29 @@ class Trainer:
             device=self.learner.device,
         )
         return self.learner.measured(batch, cut)
+
+    def view(
+        self,
+        number: int,
+        groups: Sequence[Group],
+        batch: TokenBatch,
+        table: RewardTable,
+        advantages: Advantages,
+        metrics: Record,
+    ) -> StepView:
+        """Show a step before its update to those beside the walk."""
+        return StepView(
+            step=number,
+            seed=stream_seed(self.seed, self.stage.label, number),
+            groups=groups,
+            batch=batch,
+            rewards=table,
+            advantages=advantages,
+            metrics=metrics | self.describe(batch, table, advantages),
+            model=self.learner.model,
+            initial=self.learner.initial,
+            agent=self.session.agent,
+        )
 
     def table(self, groups: Sequence[Group], batch: TokenBatch) -> RewardTable:
         """Collect the recipe's rewards, and those of regularizers that act on rewards."""

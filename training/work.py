@@ -8,8 +8,8 @@ steps, or take a step of their own after them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -38,6 +38,8 @@ class Work:
     """Factor on its gradient beside that of the first work."""
     own_step: bool = False
     """It takes one optimiser step of its own, on the whole batch, after those of the others."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What is told of it beside what the learner measures."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for objectives that cannot be added up, or advantages of another

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -17,16 +17,21 @@ from turnrl.envs import Task
 from turnrl.foundation.errors import UserError
 from turnrl.foundation.plugins import Plugin
 from turnrl.rewards.base import TurnReward
+from turnrl.training.auxiliary.base import Auxiliary
 from turnrl.training.batch import TokenBatch
 from turnrl.training.check.check import SUITES
+from turnrl.training.controllers.base import Controller, Steerable
 from turnrl.training.credit.base import Advantages, Credit
 from turnrl.training.curriculum.base import Curriculum
+from turnrl.training.diagnostics.base import Diagnostic
 from turnrl.training.losses.base import PolicyLoss
 from turnrl.training.modifiers.base import Modifier
 from turnrl.training.objective import LossOutput
 from turnrl.training.regularizers.base import Regularizer
 from turnrl.training.reward_table import RewardTable
 from turnrl.training.selection.base import Selection
+from turnrl.training.view import StepView
+from turnrl.training.work import Work
 
 CONFIGURED: dict[str, dict[str, Any]] = {
     "clip": {"of": {"name": "progress"}},
@@ -207,6 +212,70 @@ class ByRows(PolicyLoss):
         return -(advantages_BL * scores.logprobs_BL).sum(1).square().mean(), {}
 
 
+class Thief(Auxiliary):
+    """Takes an episode out of the step."""
+
+    name: Literal["thief"] = "thief"
+
+    async def works(self, view: StepView) -> Sequence[Work]:
+        view.groups[0].episodes.pop()
+        return []
+
+
+class Pushes(Controller):
+    """Moves the weights itself."""
+
+    name: Literal["pushes"] = "pushes"
+
+    def after_update(self, view: StepView, learner: Steerable) -> None:
+        with torch.no_grad():
+            next(view.model.parameters()).add_(1.0)
+
+
+class Mistypes(Controller):
+    """Sets a factor that nobody reads."""
+
+    name: Literal["mistypes"] = "mistypes"
+
+    def before_update(self, view: StepView, learner: Steerable) -> None:
+        learner.factors["entrpy"] = 2.0
+
+
+class Counts(Controller):
+    """Steers by how often it was asked, and does not save that."""
+
+    name: Literal["counts"] = "counts"
+
+    def before_update(self, view: StepView, learner: Steerable) -> None:
+        ASKED.append(0)
+        learner.factors["kl"] = float(len(ASKED))
+
+
+ASKED: list[int] = []
+
+
+class Leaves(Diagnostic):
+    """Leaves gradients behind."""
+
+    name: Literal["leaves"] = "leaves"
+
+    def __call__(self, view: StepView) -> Mapping[str, float]:
+        value = sum(weight.sum() for weight in view.model.parameters())
+        assert isinstance(value, Tensor)
+        value.backward()
+        return {"sum": float(value.detach())}
+
+
+class Ages(Diagnostic):
+    """Measures how often it was asked."""
+
+    name: Literal["ages"] = "ages"
+
+    def __call__(self, view: StepView) -> Mapping[str, float]:
+        ASKED.append(0)
+        return {"age": float(len(ASKED))}
+
+
 @pytest.mark.parametrize(
     ("slot", "plugin", "rules"),
     [
@@ -224,6 +293,12 @@ class ByRows(PolicyLoss):
         ("losses", ByRows(), {"packing changes nothing"}),
         ("regularizers", Scribbles(), {"writes nothing"}),
         ("curriculum", Forgetful(), {"draws by seed and memory alone"}),
+        ("auxiliary", Thief(), {"answers"}),
+        ("controllers", Pushes(), {"answers"}),
+        ("controllers", Mistypes(), {"steers what there is"}),
+        ("controllers", Counts(), {"steers by what it remembers"}),
+        ("diagnostics", Leaves(), {"changes nothing"}),
+        ("diagnostics", Ages(), {"same answer twice"}),
     ],
     ids=lambda value: value.name if isinstance(value, Plugin) else None,
 )

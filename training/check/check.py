@@ -19,14 +19,17 @@ from ...foundation.checking import CheckReport, OnRule, Rules, tell_nobody
 from ...foundation.errors import UserError, nearest
 from ...foundation.plugins import Plugin, Slot
 from ...rewards.base import REWARDS
+from ..auxiliary.base import AUXILIARIES
+from ..controllers.base import CONTROLLERS
 from ..credit.base import CREDITS
 from ..curriculum.base import CURRICULA
+from ..diagnostics.base import DIAGNOSTICS
 from ..losses.base import LOSSES
 from ..modifiers.base import MODIFIERS
 from ..regularizers.base import REGULARIZERS
 from ..selection.base import SELECTIONS
 from ..stages.base import STAGES
-from . import advantages, groups, objectives, stages
+from . import advantages, companions, groups, objectives, stages
 from .common import about
 
 SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
@@ -37,6 +40,9 @@ SUITES: dict[str, tuple[Slot[Any], Rules[Any]]] = {
     "modifiers": (MODIFIERS, advantages.MODIFIER),
     "losses": (LOSSES, objectives.LOSS),
     "regularizers": (REGULARIZERS, objectives.REGULARIZER),
+    "auxiliary": (AUXILIARIES, companions.AUXILIARY),
+    "controllers": (CONTROLLERS, companions.CONTROLLER),
+    "diagnostics": (DIAGNOSTICS, companions.DIAGNOSTIC),
     "stages": (STAGES, stages.STAGE),
 }
 """The slots that are checked, by the last word of their name."""

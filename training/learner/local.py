@@ -22,8 +22,9 @@ from ...agents.episode import StopReason
 from ...agents.models.devices import computes_bf16
 from ...agents.models.forward import Scores, score_batch
 from ...foundation.errors import PluginError
-from ...foundation.plugins import Need
+from ...foundation.plugins import Need, Plugin
 from ..batch import TokenBatch
+from ..boundaries import memory_of
 from ..credit.base import Advantages
 from ..objective import Objective
 from ..patience import check_finite
@@ -43,8 +44,10 @@ class Learner:
         config: how it is trained.
         model: the policy.
         longest: tokens that an episode can have, for losses that divide by it.
-        needs: what others that use its batches need: a critic ('values'), a reference
-            ('ref_logprobs'), its own log-probabilities ('old_logprobs').
+        needs: what others need: a critic ('values'), a reference ('ref_logprobs'), its own
+            log-probabilities ('old_logprobs'), the weights that it begins with ('initial_weights').
+        companions: plug-ins beside its objectives whose memory an update changes, so that a
+            snapshot has it.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Learner:
         *,
         longest: int | None = None,
         needs: Collection[Need] = (),
+        companions: Sequence[Plugin] = (),
     ) -> None:
         self.config, self.model = config, model
         self.loss = config.loss.begin()
@@ -71,6 +75,10 @@ class Learner:
             groups.append((self.critic.parameters(), config.critic.lr / config.optim.lr))
         self.optimizer = make_optimizer(groups, config.optim)
         self.average = WeightAverage(model, config.average)
+        self.companions = companions
+        self.initial = trained_copy(model) if Need.INITIAL_WEIGHTS in self.needs else {}
+        """The weights that are trained as they were at first, by name; empty if nobody needs them.
+        """
 
     @property
     def objectives(self) -> list[Objective]:
@@ -152,9 +160,10 @@ class Learner:
                 self._step([gradients], lr)
         check_finite(self.model, f"after step {step + 1}")
         self.average.update()
-        metrics = pairs[0][1].means() | {"updates/skipped": float(skipped)}
+        metrics = {**works[0].metrics, **pairs[0][1].means(), "updates/skipped": float(skipped)}
         for work, gradients in pairs[1:]:
-            metrics |= {f"{work.name}/{name}": v for name, v in gradients.means().items()}
+            found = {**work.metrics, **gradients.means()}
+            metrics |= {f"{work.name}/{name}": value for name, value in found.items()}
         return metrics
 
     def _gradients(self, work: Work, *, first: bool, step: int) -> Gradients:
@@ -244,10 +253,16 @@ class Learner:
             "reference": None if self.reference is None else self.reference.state_dict(),
             "average": self.average.state_dict(),
             "factors": dict(self.factors),
+            "initial": self.initial,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
+        for name, saved in state["initial"].items():
+            self.initial[name].copy_(saved)
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         restore_optimizer(self.optimizer, state["optimizer"])
         for module, key in ((self.critic, "critic"), (self.reference, "reference")):
             if module is not None:
@@ -257,12 +272,23 @@ class Learner:
 
     def snapshot(self) -> dict[str, Any]:
         """Copy all that an update changes, to `rollback` to."""
-        return copy.deepcopy({"weights": self.weights()} | self.state_dict())
+        changing = {key: value for key, value in self.state_dict().items() if key != "initial"}
+        memories = [memory_of(plugin) for plugin in (*self.objectives, *self.companions)]
+        return copy.deepcopy({"weights": self.weights(), "memories": memories} | changing)
 
     def rollback(self, snapshot: Mapping[str, Any]) -> None:
         """Undo every update since a `snapshot` was taken."""
+        snapshot = copy.deepcopy(dict(snapshot))
         self.model.load_state_dict(snapshot["weights"])
-        self.load_state_dict(copy.deepcopy(dict(snapshot)))
+        self._restore(snapshot)
+        remembering = (*self.objectives, *self.companions)
+        for plugin, memory in zip(remembering, snapshot["memories"], strict=True):
+            plugin.load_state_dict(memory)
+
+
+def trained_copy(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the weights that are trained, by name; those that are tied once."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

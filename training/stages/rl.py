@@ -10,8 +10,11 @@ from pydantic import Field, field_validator
 from ...envs import Split
 from ...foundation.plugins import Need, Plugged, distinct
 from ...rewards.base import TurnReward
+from ..auxiliary.base import Auxiliary
+from ..controllers.base import Controller
 from ..credit.base import CREDITS, Credit
 from ..curriculum.base import CURRICULA, Curriculum
+from ..diagnostics.base import Diagnostic
 from ..interrupt import Asked
 from ..learner.config import LearnerConfig
 from ..modifiers.base import Modifier
@@ -81,6 +84,15 @@ class Rl(Stage, LearnerConfig):
     selection: list[Plugged[Selection]] = Field(
         [], description="filters that decide which groups are learnt from, one after the other"
     )
+    auxiliary: list[Plugged[Auxiliary]] = Field(
+        [], description="further batches that each update learns from, beside what was played"
+    )
+    controllers: list[Plugged[Controller]] = Field(
+        [], description="who steers the updates by what was measured, in order"
+    )
+    diagnostics: list[Plugged[Diagnostic]] = Field(
+        [], description="further numbers that are measured of each step, and change nothing"
+    )
     merge: bool = Field(True, description="train turns that extend each other as one sequence")
     save_episodes: int = Field(
         16, ge=0, description="episodes that are kept of a step whose episodes are kept"
@@ -102,6 +114,11 @@ class Rl(Stage, LearnerConfig):
     @classmethod
     def _rewards_differ(cls, rewards: list[TurnReward] | None) -> list[TurnReward] | None:
         return None if rewards is None else distinct(rewards)
+
+    @field_validator("auxiliary", "controllers", "diagnostics")
+    @classmethod
+    def _companions_differ(cls, plugins: list[Any]) -> list[Any]:
+        return distinct(plugins)
 
     @property
     def length(self) -> int:
@@ -133,10 +150,12 @@ class Rl(Stage, LearnerConfig):
     def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
         """Return the size of a step and of an update."""
         episodes = self.tasks_per_step * self.group_size
-        needs = self.credit.needs().union(*(term.needs() for term in self.regularizers))
+        companions = [*self.auxiliary, *self.controllers, *self.diagnostics]
+        asking = [self.credit, self.loss, *self.regularizers, *companions]
+        needs = frozenset[Need]().union(*(plugin.needs() for plugin in asking))
         copies = 4  # weights, gradients and AdamW's two moments
         copies += 4 * (Need.VALUES in needs and self.critic.backbone == "separate")
-        copies += Need.REF_LOGPROBS in needs
+        copies += (Need.REF_LOGPROBS in needs) + (Need.INITIAL_WEIGHTS in needs)
         return {
             "episodes_per_step": episodes,
             "response_tokens_per_step_at_most": episodes
