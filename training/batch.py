@@ -307,7 +307,8 @@ class TokenBatch:
 
         Answers to equal prompts are a group. The engine's log-probabilities are NaN: what reads
         them cannot be computed. The signals ``chosen_P`` and ``rejected_P`` are the episodes of
-        each pair; where a minibatch lacks the sequence of one, its `tokens_E` is 0.
+        each pair; where a minibatch lacks the sequence of one, its `tokens_E` is 0. An objective
+        whose `whole` is 'group' sees both or neither of a pair of answers to one prompt.
 
         Args:
             prompts: token ids before each answer.

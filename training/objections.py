@@ -114,6 +114,12 @@ def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
             f"{stage.label}.minibatches={stage.minibatches}: a step has {episodes} episodes"
             " (tasks_per_step x group_size), and a minibatch needs one at least"
         )
+    grouped = [term for term in (stage.loss, *stage.regularizers) if term.whole == "group"]
+    if grouped and stage.minibatches > stage.tasks_per_step:
+        yield (
+            f"{stage.label}.minibatches={stage.minibatches}: '{grouped[0].name}' is a loss of whole"
+            f" groups, and a step has {stage.tasks_per_step} (tasks_per_step)"
+        )
     rows = episodes * most_turns
     if stage.rows_multiple_of > rows:
         yield (

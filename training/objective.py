@@ -46,6 +46,8 @@ class Objective(Plugin):
 
     granularity: ClassVar[Literal["token", "batch"]] = "token"
     """Which hook it has: `token_loss` or `batch_loss`."""
+    whole: ClassVar[Literal["episode", "group"]] = "episode"
+    """What no minibatch takes apart, because its value is one of each such thing."""
     coefficient: float = Field(1.0, ge=0, description="weight of the term")
 
     def model_post_init(self, context: Any) -> None:

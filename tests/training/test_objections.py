@@ -96,6 +96,10 @@ LENGTHS = {"name": "length_penalty"}
     [
         ({"rl": {"minibatches": 17}}, "rl.minibatches=17: a step has 16 episodes"),
         (
+            {"rl": {"minibatches": 16, "loss": {"name": "real"}}},
+            "rl.minibatches=16: 'real' is a loss of whole groups, and a step has",
+        ),
+        (
             {"rl": {"credit": {"name": "gae"}, "critic": {"warmup_steps": 4}}},
             "rl.critic.warmup_steps=4",
         ),

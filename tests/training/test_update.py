@@ -287,6 +287,25 @@ def test_minibatches_cover_every_episode_once_per_pass(monkeypatch: pytest.Monke
     assert len(Step(batch, updates=3).gradients) == 3
 
 
+def test_minibatches_of_a_loss_of_groups_are_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of("sliding_window")
+    group_E, seen = batch.group_E.tolist(), list[set[int]]()
+    accumulate = Gradients._accumulate
+
+    def watch(self: Gradients, part: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
+        seen.append(set(part.episode_B.tolist()))
+        accumulate(self, part, advantages_BL, policy=policy)
+
+    monkeypatch.setattr(Gradients, "_accumulate", watch)
+    groups = len(set(group_E))
+    Step(batch, minibatches=groups, loss={"name": "real"})
+    assert groups > 1
+    for episodes in seen:
+        mine = {group_E[episode] for episode in episodes}
+        assert episodes == {e for e in set(batch.episode_B.tolist()) if group_E[e] in mine}
+    assert sorted(e for part in seen for e in part) == sorted(set(batch.episode_B.tolist()))
+
+
 def test_metrics_of_trouble() -> None:
     batch = batch_of("full_history")
     metrics = Step(

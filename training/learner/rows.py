@@ -45,10 +45,10 @@ def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
 def minibatches(
     works: Sequence[Work], passes: int, count: int, seed: int
 ) -> Iterator[list[Part | None]]:
-    """Cut works into minibatches of whole episodes, shuffled anew for each pass.
+    """Cut works into minibatches of whole episodes, or of whole groups if an objective is of those.
 
-    Yields, for each optimiser step, a part of each work, or None where too few episodes of it are
-    left; steps to which no work has anything are left out.
+    They are shuffled anew for each pass. Yields, for each optimiser step, a part of each work, or
+    None where too few episodes of it are left; steps to which no work has anything are left out.
     """
     for epoch in range(passes):
         for parts in zip(*(_cut(work, count, seed * 101 + epoch) for work in works), strict=True):
@@ -63,11 +63,14 @@ def _cut(work: Work, count: int, seed: int) -> Iterator[Part | None]:
         yield batch, advantages_BL
         return
     generator = torch.Generator("cpu").manual_seed(seed)
-    order = torch.randperm(batch.episodes, generator=generator, device="cpu")
+    grouped = any(term.whole == "group" for term in work.objectives)
+    unit_B = batch.group_E[batch.episode_B] if grouped else batch.episode_B
+    units = int(batch.group_E.max()) + 1 if grouped and batch.episodes else batch.episodes
+    order = torch.randperm(units, generator=generator, device="cpu")
     chunks = order.to(batch.device).chunk(count)
     for index in range(count):
         chosen = chunks[index] if index < len(chunks) else order[:0].to(batch.device)
-        rows = torch.isin(batch.episode_B, chosen).nonzero().flatten()
+        rows = torch.isin(unit_B, chosen).nonzero().flatten()
         if not len(rows):
             yield None
             continue

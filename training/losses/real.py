@@ -36,6 +36,7 @@ class Real(PolicyLoss):
     """
 
     granularity: ClassVar[Literal["token", "batch"]] = "batch"
+    whole: ClassVar[Literal["episode", "group"]] = "group"
     skips_zero: ClassVar[bool] = False
     name: Literal["real"] = "real"
     tau: float = Field(0.5, gt=0, description="temperature: smaller looks at the worst episodes")
