@@ -27,7 +27,8 @@ Corpus = Callable[[], Iterable[str]]
 class Loaded:
     """A model in evaluation mode, its tokenizer, and facts about both for logs.
 
-    The facts are name, parameters, trainable, vocabulary, max_context, dtype, device.
+    The facts are name, parameters, trainable, vocabulary, max_context, dtype, device. The model says
+    no id that the tokenizer does not know (`head.say_only`).
     """
 
     model: Any
@@ -57,6 +58,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
     import torch
 
     from .devices import device_of
+    from .head import say_only
 
     device = device_of(config.device)
     with torch.device("cpu"):
@@ -65,6 +67,7 @@ def load(config: ModelConfig, corpus: Corpus | None = None, marks: Sequence[str]
         if config.lora is not None:
             model = with_lora(model, config.lora, config.seed)
     model = model.to(device)
+    say_only(model, tokenizer.get_vocab().values())
     _own_memory(model)
     model.eval()
     own_limit = exact_positions(model.config) or config.max_context

@@ -8,6 +8,9 @@ from ...foundation.errors import UserError
 from .config import LoraConfig
 from .quiet import brief
 
+_MAMBA = ("A_log", "D", "out_proj")
+"""What a Mamba layer has, under whatever name of its class."""
+
 
 def need_peft() -> Any:
     """Import peft. Raises UserError where it is not installed."""
@@ -20,12 +23,35 @@ def need_peft() -> Any:
     return peft
 
 
+def _all_linear(model: Any) -> str | list[str]:
+    """Name all linear layers but the head, and but those that Mamba's kernels read themselves.
+
+    Such a kernel takes the weight of the layer and not its output: adapters would not count.
+    """
+    import torch
+
+    named = dict(model.named_modules())
+    read = {
+        f"{name}.out_proj"
+        for name, module in named.items()
+        if all(hasattr(module, part) for part in _MAMBA)
+    }
+    if read.isdisjoint(named):
+        return "all-linear"
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in named.items()
+        if isinstance(module, torch.nn.Linear) and module is not head and name not in read
+    ]
+
+
 def with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
     """Put random adapters, of this seed, into a model. Raises UserError where they do not fit."""
     import torch
 
     peft = need_peft()
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    targets = _all_linear(model) if isinstance(lora.targets, str) else list(lora.targets)
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

@@ -5,8 +5,8 @@ earlier token, and nothing may be padded into it, so every row has a cache objec
 encoded alone: exact, and slower than rows that share a buffer (`kv_cache.py`).
 
 To go back, as when a chat template drops the reasoning of an earlier answer or when a text was only
-scored, a row keeps copies of its state where prompts ended; what follows the nearest one is encoded
-again.
+scored, a row keeps copies of its state before the last token of prompts; what follows the nearest
+one is encoded again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers.cache_utils import DynamicCache
 from .rows import CacheRow, Rows
 
 _COPIES = 3
-"""Copies that a row keeps: of the last prompt's end, of the end of the prompt before, and of what
-was there before a text was scored.
+"""Copies that a row keeps: of the end of the last prompt and of the one before, and of what was
+there before a text was scored.
 """
 _NAMES = ("past_key_values", "cache_params")
 """What decoders call the cache that they are given."""
@@ -106,14 +106,21 @@ class StateCache(Rows[StateRow]):
     def extend(
         self, rows: Sequence[StateRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
     ) -> list[Tensor]:
-        """Append tokens to rows; the states before and after are copied, to come back to."""
+        """Append tokens to rows; states are copied on the way, to come back to.
+
+        Those are the states before, and of a prompt the one before its last token: what is sampled
+        or scored after it begins there.
+        """
         for row in rows:
             row.remember()
-        hidden = super().extend(rows, new, wanted)
-        for row, states in zip(rows, wanted, strict=True):
-            if states == 1:  # the end of a prompt, and of no text that was only scored
+        prompts = [i for i, ids in enumerate(new) if wanted[i] == 1 and len(ids) > 1]
+        if prompts:
+            opened = [rows[i] for i in prompts]
+            super().extend(opened, [new[i][:-1] for i in prompts], [1] * len(prompts))
+            for row in opened:
                 row.remember()
-        return hidden
+        left = [ids[-1:] if i in prompts else ids for i, ids in enumerate(new)]
+        return super().extend(rows, left, wanted)
 
     def encode(
         self, rows: Sequence[StateRow], new: Sequence[Sequence[int]], *, last: bool = False
