@@ -27,8 +27,8 @@ Corpus = Callable[[], Iterable[str]]
 class Loaded:
     """A model in evaluation mode, its tokenizer, and facts about both for logs.
 
-    The facts are name, parameters, trainable, vocabulary, max_context, dtype, device. The model says
-    no id that the tokenizer does not know (`head.say_only`).
+    The facts are name, parameters, trainable, vocabulary, max_context, dtype, device. The model
+    says no id that the tokenizer does not know (`head.say_only`).
     """
 
     model: Any
