@@ -80,7 +80,7 @@ def parse(
     seeds: Sequence[int] = range(5),
     steps: int = 30,
 ) -> argparse.Namespace:
-    """The command line that the scripts share; `parser` has the options that one of them adds."""
+    """Parse the command line that the scripts share; `parser` has the options that one adds."""
     parser = parser or argparse.ArgumentParser()
     parser.description, parser.formatter_class = description, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
@@ -106,6 +106,7 @@ def compare(
     starts: dict[tuple[int, tuple[str, ...]], Future[Path]] = {}
     jobs: list[Future[Result]] = []
     with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # All warm starts are under way before the first of them is waited for.
         for arm in arms:
             for seed in seeds:
                 key = (seed if start_seed is None else start_seed, tuple(arm.start))
@@ -120,14 +121,14 @@ def compare(
 
 
 def warm_start(recipe: Path, arm: Arm, seed: int, folder: Path) -> Path:
-    """The supervised stage, then the test tasks; returns the folder of the run."""
+    """Train the supervised stage and play the test tasks; return the folder of the run."""
     data = _load(recipe, seed, arm.start)
     data["stages"] = [stage for stage in data["stages"] if stage["name"] == "sft"]
     return run_of(data, folder)
 
 
 def reinforce(recipe: Path, arm: Arm, seed: int, start: Path, folder: Path) -> Result:
-    """The stage after it, and the test tasks."""
+    """Train the stage after the warm start, and play the test tasks."""
     data = continued(recipe, arm, seed, start)
     data["evaluate"]["every"] = 0
     run = run_of(data, folder)
@@ -175,7 +176,7 @@ def table(results: Sequence[Result], arms: Sequence[Arm], what: str = "games") -
 
 
 def speed_table(results: Sequence[Result], arms: Sequence[Arm]) -> str:
-    """Markdown: sampled training episodes won, mean over the steps, in the same way."""
+    """Write sampled training episodes won as Markdown, as `table` does; mean over the steps."""
     shares = {
         arm.name: [
             sum(result.curve) / len(result.curve) for result in results if result.arm == arm.name
@@ -194,7 +195,7 @@ HEAD = "| mean over seeds | difference, points | p (t, Holm) | p (sign flips) |"
 
 
 def compared(values: Mapping[str, Sequence[float]], arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """Cells under `HEAD` for the values per seed of each arm."""
+    """Write the cells under `HEAD` for the values per seed of each arm."""
     from turnrl.agents.statistics import holm, paired
 
     against = {arm.name: arm.against for arm in arms if arm.against is not None}
@@ -208,12 +209,12 @@ def compared(values: Mapping[str, Sequence[float]], arms: Sequence[Arm]) -> dict
 
 
 def counts(won: Sequence[int]) -> str:
-    """Wins per seed."""
+    """Write the wins per seed, with commas between them."""
     return ", ".join(map(str, won))
 
 
 def share(rates: Sequence[float]) -> str:
-    """The mean over seeds with its 95 % t interval, cut to what a share can be."""
+    """Write the mean over seeds with its 95 % t interval, cut to what a share can be."""
     from turnrl.agents.statistics import mean_interval
 
     mean = mean_interval(rates)
@@ -221,7 +222,7 @@ def share(rates: Sequence[float]) -> str:
 
 
 def points(difference: Mean) -> str:
-    """A difference of shares in percentage points, with its interval."""
+    """Write a difference of shares in percentage points, with its interval."""
     return (
         f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to"
         f" {100 * difference.high:+.1f})"
@@ -229,7 +230,7 @@ def points(difference: Mean) -> str:
 
 
 def continued(recipe: Path, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
-    """The recipe of what comes after a warm start, as data."""
+    """Make the recipe of what comes after a warm start, as data."""
     data = _load(recipe, seed, (*arm.start, *arm.rl))
     data["model"] = {"name": str((start / "checkpoints" / "sft").resolve())}
     data["stages"] = [stage for stage in data["stages"] if stage["name"] == "rl"]
@@ -237,7 +238,7 @@ def continued(recipe: Path, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
 
 
 def p_value(p: float) -> str:
-    """Three digits of a p-value."""
+    """Write three digits of a p-value."""
     return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
@@ -248,7 +249,7 @@ def _load(recipe: Path, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def run_of(data: dict[str, Any], folder: Path) -> Path:
-    """The folder of the finished run of this recipe; trains it unless it is there."""
+    """Return the folder of this recipe's finished run, and train that unless it is there."""
     import torch
     from turnrl.training.recipe import Recipe
     from turnrl.training.run import train
@@ -264,6 +265,6 @@ def run_of(data: dict[str, Any], folder: Path) -> Path:
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that are of this kind: 'train', 'eval' or 'test'."""
+    """Read the lines of a run's metrics that are of a kind: 'train', 'eval' or 'test'."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The configuration in short."""
+        """Write the configuration in short."""
         fields = [
             f"{key} {str(value).lower()}" for key, value in self.config.items() if key not in HIDDEN
         ]
@@ -54,21 +54,21 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """The key."""
+        """Return the key of the estimator."""
         return str(self.config["name"])
 
     @cached_property
     def credit(self) -> Credit:
-        """The estimator."""
+        """Build the estimator."""
         return CREDITS.build(self.config)
 
     @property
     def gamma(self) -> float:
-        """Discount of the configuration, 1 where there is none."""
+        """Return the discount of the configuration, 1 where there is none."""
         return float(getattr(self.credit, "gamma", 1.0))
 
     def fits(self, problem: Problem) -> bool:
-        """Does the problem have the rewards it asks for?"""
+        """Tell whether a problem has the rewards that the estimator asks for."""
         if (
             self.name in ("gae", "reinforce_pp")
             and self.gamma < 1
@@ -78,7 +78,7 @@ class Setting:
         return self.name not in ("gdpo", "igpo", "tag_group") or "process" in problem.rewards
 
     def build(self, problem: Problem) -> Credit:
-        """The estimator, told the range of the rewards where it asks."""
+        """Build the estimator for a problem, told the range of its rewards where it asks."""
         low, high = problem.range()
         return (
             self.credit.model_copy(update={"low": low, "high": high})
@@ -152,7 +152,7 @@ class Row:
 
 
 def measure(problem: Problem, settings: Iterable[Setting]) -> list[Row]:
-    """Every setting that fits the problem."""
+    """Measure every setting that fits the problem."""
     wanted = [setting for setting in settings if setting.fits(problem)]
     exact_P, batches = problem.gradient(), tabular.all_batches(problem, SIZE)
     pooled = any(setting.pooled for setting in wanted)
@@ -178,7 +178,7 @@ def measure(problem: Problem, settings: Iterable[Setting]) -> list[Row]:
 
 
 def aggregated(problem: Problem, aggregation: Aggregation) -> Comparison:
-    """`rloo` with `MANY` groups, sampled."""
+    """Measure `rloo` with `MANY` groups, sampled."""
     exact_P, drawn = problem.gradient(), list(tabular.sample_batches(problem, SIZE, MANY, BATCHES))
     controls_CPX = torch.stack([estimates(c, drawn) - exact_P for c in CONTROLS], -1)
     # The controls are of one episode's length: so are the estimates, up to a factor that no
@@ -196,7 +196,7 @@ def _critic(problem: Problem, setting: Setting) -> Callable[[Sequence[Case]], Se
 
 
 def difficulty(chance: float, size: int) -> float:
-    """Return by what `grpo` multiplies the gradient of a task of one turn, won with this chance."""
+    """Compute what `grpo` multiplies the gradient of a one-turn task with, won with this chance."""
     logits = {"once": (0.0, math.log(chance / (1 - chance)))}
     task = Problem(
         "one turn", "", logits, (((tabular.Move("once", 0),), (tabular.Move("once", 1, (1.0,)),)),)
@@ -257,7 +257,7 @@ def select(selection: str, problem: Problem, size: int) -> dict[tuple[int, ...],
 def selected(
     selection: str, credit: str, problem: Problem, left: dict[tuple[int, ...], float], size: int
 ) -> Chosen:
-    """Return the estimate of a full batch: the mean over groups, and over what is left of them.
+    """Measure the estimate of a full batch: the mean over groups, and over what is left of each.
 
     Groups of which nothing is left are in no mean.
     """
@@ -283,7 +283,7 @@ def selected(
 
 
 def selections(problem: Problem, sizes: Iterable[int] = SELECTED) -> list[Chosen]:
-    """Every selection in front of every estimator of `COMPARED`."""
+    """Measure every selection in front of every estimator of `COMPARED`."""
     rows = []
     for size in sizes:
         for selection in SELECTIONS.names():

@@ -169,7 +169,7 @@ test task. So few tasks and runs tell only such rates apart as differ much.
 
 
 def main() -> None:
-    """Command line."""
+    """Run the comparison of the command line, and write its page and its plot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--world", choices=sorted(WORLDS), default="corridor")

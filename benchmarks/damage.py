@@ -41,7 +41,7 @@ USES = ("resume", "eval", "report")
 
 
 def use(home: Path, how: str) -> tuple[int, str, Any]:
-    """Exit code, what was printed, and what a use of the run in `home` gave."""
+    """Use the run in `home`: return the exit code, what was printed, and what the use gave."""
     folder, recipe = home / "run", home / "recipe.yaml"
     arguments = {
         "resume": ["train", str(recipe), "--run", str(folder), "--resume"],

@@ -59,12 +59,12 @@ RIGHT = ("the same", ANEW, "one sentence")
 
 
 def halve(held: bytearray) -> bytearray:
-    """Return the first half."""
+    """Return the first half of a file's bytes."""
     return held[: len(held) // 2]
 
 
 def flip(held: bytearray) -> bytearray:
-    """Change one bit in the middle."""
+    """Flip one bit in the middle of a file's bytes."""
     if held:
         held[len(held) // 2] ^= 4
     return held
@@ -78,7 +78,10 @@ DAMAGE: dict[str, Callable[[bytearray], bytearray]] = {
 
 
 def play(family: str, cache: Path, seconds: float) -> tuple[int, str, str]:
-    """Exit code (negative for a signal), digest of the episode, and what was said on stderr."""
+    """Play an episode from a cache; return exit code, digest of the episode and stderr.
+
+    The exit code is negative for a signal.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-c", PLAY, json.dumps(FAMILIES[family])],
@@ -94,7 +97,7 @@ def play(family: str, cache: Path, seconds: float) -> tuple[int, str, str]:
 
 
 def outcome(played: tuple[int, str, str], reference: str) -> str:
-    """One of `RIGHT`, or what is wrong."""
+    """Name what an episode ended in: one of `RIGHT`, or what is wrong."""
     code, digest, words = played
     if code == 0 and digest == reference:
         return ANEW if ANEW in words else "the same"
@@ -119,7 +122,7 @@ def kind(file: Path) -> str:
 
 
 def damaged(family: str, seconds: float) -> Iterator[tuple[str, str, str]]:
-    """(Kind of file, damage, outcome) for every file of a family's cache."""
+    """Yield (kind of file, damage, outcome) for every file of a family's cache."""
     with tempfile.TemporaryDirectory(prefix="damaged-") as folder:
         whole, copy = Path(folder, "whole"), Path(folder, "copy")
         code, reference, words = play(family, whole, seconds)
@@ -142,7 +145,7 @@ def damaged(family: str, seconds: float) -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> int:
-    """Command line."""
+    """Play from the chosen families' caches with every damage, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -87,7 +87,7 @@ WORLDS = {
 
 
 def main() -> None:
-    """Command line."""
+    """Run the comparison of the command line, and print its table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--world", choices=sorted(WORLDS), default="coin")
     parser.add_argument(

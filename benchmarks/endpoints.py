@@ -37,7 +37,7 @@ Handler = Callable[[socket.socket, bytes, int], None]
 def http(
     body: bytes | str, status: str = "200 OK", length: int | None = None, **headers: str
 ) -> bytes:
-    """One response of HTTP/1.1 as bytes."""
+    """Write one response of HTTP/1.1 as bytes."""
     data = body.encode() if isinstance(body, str) else body
     lines = {"Content-Length": str(len(data) if length is None else length), "Connection": "close"}
     lines |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -46,23 +46,23 @@ def http(
 
 
 def said(content: Any, reason: str = "stop") -> str:
-    """A chat completion as JSON."""
+    """Write a chat completion as JSON."""
     message = {"role": "assistant", "content": content}
     return json.dumps({"choices": [{"message": message, "finish_reason": reason}]})
 
 
 def sends(data: bytes) -> Handler:
-    """A server that sends these bytes and hangs up."""
+    """Make a server that sends these bytes and hangs up."""
     return lambda link, request, number: link.sendall(data)
 
 
 def echo(status: str) -> Handler:
-    """A server that quotes the whole request."""
+    """Make a server that quotes the whole request."""
     return lambda link, request, number: link.sendall(http(b"You sent: " + request, status))
 
 
 def drip(head: bytes, drop: bytes) -> Handler:
-    """A server that goes on for ever, slowly."""
+    """Make a server that goes on for ever, slowly."""
 
     def handle(link: socket.socket, request: bytes, number: int) -> None:
         link.sendall(head)
@@ -74,7 +74,7 @@ def drip(head: bytes, drop: bytes) -> Handler:
 
 
 def flood(head: bytes, block: bytes) -> Handler:
-    """A server that goes on for ever, as fast as it can."""
+    """Make a server that goes on for ever, as fast as it can."""
 
     def handle(link: socket.socket, request: bytes, number: int) -> None:
         link.sendall(head)
@@ -90,7 +90,7 @@ def never(link: socket.socket, request: bytes, number: int) -> None:
 
 
 def busy_once(link: socket.socket, request: bytes, number: int) -> None:
-    """Be busy at first."""
+    """Answer the first request with 'too many requests', and the later ones well."""
     link.sendall(
         http("later", "429 Too Many Requests", Retry_After="0")
         if not number
@@ -203,7 +203,7 @@ class Tried:
 
 @contextmanager
 def serving(handle: Handler) -> Iterator[tuple[int, list[bytes]]]:
-    """The port of a server, and the requests that it got."""
+    """Run a server, and lend its port and the requests that it got."""
     requests: list[bytes] = []
 
     def serve(link: socket.socket) -> None:
@@ -268,7 +268,7 @@ def ask(url: str) -> str:
 
 
 def attempt(handle: Handler, address: str = "http://127.0.0.1:{port}/v1") -> Tried:
-    """Ask a server, with a key in the environment."""
+    """Ask a server once, with a key in the environment, and note what that ends in."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     os.environ |= {"OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
     logger, records = logging.getLogger("turnrl"), queue.SimpleQueue[logging.LogRecord]()
@@ -283,7 +283,7 @@ def attempt(handle: Handler, address: str = "http://127.0.0.1:{port}/v1") -> Tri
 
 
 def main() -> None:
-    """Print the table."""
+    """Ask all servers and addresses, and print the table."""
     print("| server | what a question ends in | requests | MB | secret |\n|---|---|---|---|---|")
     for name, handle in SERVERS.items():
         _row(name, attempt(handle))

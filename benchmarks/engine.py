@@ -60,7 +60,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 
 
 async def play(talk: Conversation, turns: int, answer: tuple[int, int], vocabulary: int) -> None:
-    """One conversation: random observations of 36 to 44 tokens, answers of a random length."""
+    """Play one conversation: random observations of 36 to 44 tokens, answers of a random length."""
     rng = random.Random(talk.id)
     history: list[int] = []
     async with talk:
@@ -71,7 +71,7 @@ async def play(talk: Conversation, turns: int, answer: tuple[int, int], vocabula
 
 
 async def round_of(engine: TorchEngine, workload: dict[str, Any]) -> None:
-    """All conversations of a workload at once."""
+    """Play all conversations of a workload at once."""
     talks = [engine.conversation(f"{i:03d}") for i in range(workload["conversations"])]
     vocabulary = workload["model"]["vocab_size"]
     await asyncio.gather(
@@ -80,7 +80,7 @@ async def round_of(engine: TorchEngine, workload: dict[str, Any]) -> None:
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """Figures of one workload."""
+    """Measure one workload."""
     torch.manual_seed(0)
     workload = WORKLOADS[name]
     config = Qwen2Config(
@@ -116,7 +116,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure the chosen workloads, and print their figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -34,18 +34,18 @@ NORMALISED: tuple[Aggregation, ...] = ("token_mean", "seq_mean_token_mean")
 
 
 def percent(value: float) -> str:
-    """A bias: 0 if it is exact."""
+    """Write a bias in percent: 0 if it is exact."""
     return "0" if value < EXACT else f"{value:.2%}" if value < 0.01 else f"{value:.1%}"
 
 
 def by_setting(rows: Sequence[Row]) -> list[tuple[Setting, list[Row]]]:
-    """The settings that were measured, in order, with their rows."""
+    """List the settings that were measured, in order, with their rows."""
     found = [(setting, [row for row in rows if row.setting == setting]) for setting in SETTINGS]
     return [(setting, mine) for setting, mine in found if mine]
 
 
 def matrix(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
-    """Markdown: a line per setting, a column per problem."""
+    """Write Markdown with a line per setting and a column per problem."""
     names = [problem.name for problem in PROBLEMS]
     lines = ["| credit | settings | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for setting, mine in by_setting(rows):
@@ -59,31 +59,31 @@ def matrix(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
 
 
 def small_bias(row: Row) -> str:
-    """Bias of a batch of two groups, and against the discounted gradient in brackets."""
+    """Write the bias of a batch of two groups, that to the discounted gradient in brackets."""
     return percent(row.small.bias) + (
         f" ({percent(row.discounted.bias)})" if row.discounted else ""
     )
 
 
 def bias_by(aggregation: Aggregation) -> Callable[[Row], str]:
-    """The cell of a matrix: the bias with this aggregation."""
+    """Make a function that writes a row's bias with an aggregation, for the cells of a matrix."""
     return lambda row: percent(row.by[aggregation].bias)
 
 
 def interval(found: Comparison) -> str:
-    """95 % interval of a bias."""
+    """Write the 95 % interval of a bias."""
     return f"{max(found.bias - found.margin, 0.0):.1%} to {found.bias + found.margin:.1%}"
 
 
 def worst(rows: Sequence[Row], aggregation: Aggregation) -> str:
-    """The largest bias and where."""
+    """Write the largest bias and where it is."""
     row = max(rows, key=lambda row: row.by[aggregation].bias)
     found = row.by[aggregation].bias
     return f"{percent(found)} (`{row.problem}`)" if found >= EXACT else "0"
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Markdown: the worst case of every setting over the problems."""
+    """Write the worst case of every setting over the problems as Markdown."""
     lines = [
         (
             "| credit | settings | smallest cosine | scale | bias: sum | bias: `token_mean` | bias:"
@@ -117,14 +117,14 @@ def difficulties() -> str:
 
 
 def table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Markdown: one column per problem after the others."""
+    """Write Markdown with one column per problem after the others."""
     names = [problem.name for problem in PROBLEMS]
     lines = ["| " + " | ".join([*head, *names]) + " |", "|---" * (len(head) + len(names)) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
 
 def aggregations(rows: Sequence[Row]) -> str:
-    """Markdown: `rloo` by aggregation on each problem, exact for two groups."""
+    """Write `rloo` by aggregation on each problem as Markdown, exact for two groups."""
     mine = {row.problem: row for row in rows if row.setting.config == {"name": "rloo"}}
     names: tuple[Aggregation, ...] = (*NORMALISED, "seq_mean_token_sum", "seq_mean_token_sum_norm")
     return table(
@@ -134,7 +134,7 @@ def aggregations(rows: Sequence[Row]) -> str:
 
 
 def aggregations_large() -> str:
-    """Markdown: the same with many groups, sampled."""
+    """Write `rloo` by aggregation on each problem as Markdown, sampled with many groups."""
     return table(
         ["aggregation"],
         [
@@ -145,7 +145,7 @@ def aggregations_large() -> str:
 
 
 def selections(rows: Sequence[Chosen], sizes: Sequence[int] = SELECTED) -> str:
-    """Markdown: a line per selection, estimator and size of the group."""
+    """Write Markdown with a line per selection, estimator and size of the group."""
     cells = []
     for selection, credit, size in [
         (s, c, n) for s in SELECTIONS.names() for c in COMPARED for n in sizes
@@ -161,7 +161,7 @@ def selections(rows: Sequence[Chosen], sizes: Sequence[int] = SELECTED) -> str:
 
 
 def kept(rows: Sequence[Chosen]) -> str:
-    """Markdown: the share of groups of which something is kept."""
+    """Write the share of groups of which something is kept as Markdown."""
     cells = []
     for selection, size in [(s, n) for s in SELECTIONS.names() for n in SELECTED]:
         mine = {row.problem: row for row in rows if (row.selection, row.size) == (selection, size)}
@@ -176,7 +176,7 @@ def kept(rows: Sequence[Chosen]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> str:
-    """Markdown: a line per biased estimator."""
+    """Write Markdown with a line per biased estimator."""
     lines = []
     for title, wanted, why in NOTES:
         mine = [row for row in rows if wanted(row.setting)]
@@ -215,13 +215,13 @@ def unbiased(rows: Sequence[Row]) -> str:
 
 
 def plainly(rows: Sequence[Row], aggregation: Aggregation) -> str:
-    """A sentence: `rloo` with this aggregation."""
+    """Write a sentence about `rloo` with an aggregation."""
     mine = [row for row in rows if row.setting.config == {"name": "rloo"}]
     return f"`rloo` with `{aggregation}` has a bias of up to {worst(mine, aggregation)}."
 
 
 def contrastive(rows: Sequence[Chosen]) -> str:
-    """The biases of the contrastive selection in front of `rloo`."""
+    """Write the range of biases of the contrastive selection in front of `rloo`."""
     found = [
         row.comparison.bias
         for row in rows
@@ -231,7 +231,7 @@ def contrastive(rows: Sequence[Chosen]) -> str:
 
 
 def page(rows: Sequence[Row], chosen: Sequence[Chosen]) -> str:
-    """docs/estimators.md."""
+    """Write the page docs/estimators.md."""
     return TEXT.format(
         size=SIZE,
         many=MANY,
@@ -259,7 +259,7 @@ def page(rows: Sequence[Row], chosen: Sequence[Chosen]) -> str:
 
 
 def record(row: Row) -> dict[str, Any]:
-    """Every number of a row."""
+    """Collect every number of a row."""
     numbers = {
         key: asdict(value) for key in ("discounted", "large") if (value := getattr(row, key))
     }
@@ -269,7 +269,7 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure everything, and print the tables or every number."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -23,14 +23,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """The option that picks some of them."""
+    """Add the option that picks some of the families."""
     parser.add_argument(
         "--families", nargs="+", choices=sorted(FAMILIES), default=list(FAMILIES), metavar="NAME"
     )
 
 
 def prepared(family: str, count: int) -> tuple[list[Task], str]:
-    """Return a family's first training tasks, ready to be played; or none, and what is missing."""
+    """Prepare a family's first training tasks, and return them; or none, and what is missing."""
     name, params = FAMILIES[family]
     try:
         env = turnrl.make(name, **params)

@@ -27,7 +27,7 @@ Z = statistics.NormalDist().inv_cdf(0.975)
 
 
 def main() -> None:
-    """Command line."""
+    """Play the test tasks of the given runs, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,7 +80,10 @@ def after_name(run: Path, weights: str) -> str:
 
 
 def played(run: Path, stage: str, plays: int) -> dict[str, float]:
-    """The share of its plays that each test task was won in, by task. Failed plays are left out."""
+    """Play a run's test tasks, and return the share of plays that each was won in.
+
+    Failed plays are left out.
+    """
     recipe = Recipe.load(run / "recipe.yaml")
     env = dict(recipe.env)
     id = env.pop("id")

@@ -63,7 +63,7 @@ FIELDS: dict[str, dict[str, Any]] = {"verbs": {"verbs": ["go", "look", "examine"
 
 
 def main() -> None:
-    """Command line."""
+    """Try the chosen worlds and all parsers, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def row(name: str, count: int, raised: int, longest: float) -> str:
-    """A line of the table."""
+    """Write a line of the table."""
     return f"| {name} | {count:,} | {raised} | {1000 * longest:.0f} |"
 
 
@@ -99,7 +99,7 @@ def tried(call: Callable[[str], Any], texts: Iterable[str]) -> tuple[int, int, f
 
 
 def played(id: str, count: int, seed: int) -> tuple[int, int, float]:
-    """Hostile actions in one world; a new episode begins where one ends."""
+    """Try hostile actions in one world; a new episode begins where one ends."""
     env = turnrl.make(id, **WORLDS.get(id, {}))
     task, rng = env.tasks("train")[0], random.Random(seed)
     _, info = env.reset(options={"task": task})
@@ -125,7 +125,7 @@ def played(id: str, count: int, seed: int) -> tuple[int, int, float]:
 
 
 def read(name: str, count: int, seed: int) -> tuple[int, int, float]:
-    """Hostile responses through one parser."""
+    """Try hostile responses with one parser."""
     rng, parser = random.Random(seed), PARSERS.build({"name": name} | FIELDS.get(name, {}))
 
     def broken() -> str:

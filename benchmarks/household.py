@@ -50,13 +50,13 @@ print("\\n" + json.dumps(rows), file=out)
 
 
 def memory_mb() -> float:
-    """Resident memory of this process in MiB."""
+    """Measure the resident memory of this process in MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def walk(env: Any, task: Any, steps: int) -> list[str]:
-    """Random admissible commands that do not end the game."""
+    """Choose random admissible commands that do not end the game."""
     rng, actions = random.Random(task.seed), list[str]()
     _, info = env.reset(options={"task": task})
     while len(actions) < steps:
@@ -69,7 +69,7 @@ def walk(env: Any, task: Any, steps: int) -> list[str]:
 
 
 def timed(env: Any, task: Any, actions: list[str]) -> tuple[float, float]:
-    """Seconds of the reset and of the steps."""
+    """Measure the seconds of a reset and of the steps after it."""
     start = time.perf_counter()
     env.reset(options={"task": task})
     begun = time.perf_counter()
@@ -79,7 +79,7 @@ def timed(env: Any, task: Any, actions: list[str]) -> tuple[float, float]:
 
 
 def measure(games: int, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """A row per task type."""
+    """Measure a row per task type."""
     from turnrl.envs.household.games import generated, opened
 
     rows, orders = [], []
@@ -135,7 +135,7 @@ def _receptacles(kind: str, seed: int) -> int:
 
 
 def per_env(count: int) -> float:
-    """MiB of resident memory per instance in an episode, all in the same game."""
+    """Measure the MiB of resident memory per instance in an episode, all in the same game."""
     envs = [turnrl.make("household/heat-v0") for _ in range(count + 1)]
     task = envs[0].tasks("train")[0]
     envs[0].reset(options={"task": task})
@@ -147,7 +147,7 @@ def per_env(count: int) -> float:
 
 
 def experts(tasks: int) -> None:
-    """Write a line per type: the expert's play of a split, beside the planner's walkthrough."""
+    """Print a line per type: the expert's play of a split, beside the planner's walkthrough."""
     from turnrl.envs.household.games import generated, opened
 
     for kind in KINDS:
@@ -174,7 +174,7 @@ def experts(tasks: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure what the command line asks for, and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -69,7 +69,7 @@ class Operations:
     """The file that the last operation opened for writing, and whether it is appended to."""
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """The audit hook."""
+        """Count an operation, as an audit hook of Python; end the process before the chosen one."""
         if (
             event not in OPERATIONS
             or not arguments
@@ -257,7 +257,7 @@ def chosen(names: list[str], which: str) -> list[int]:
 
 
 def listing(counts: Counter[str]) -> str:
-    """ "3 this, 4 that"."""
+    """Join counts to '3 this, 4 that'."""
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 

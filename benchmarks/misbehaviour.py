@@ -51,12 +51,12 @@ class Quiet(TextEnv):
 
 
 def hang() -> None:
-    """Never end."""
+    """Sleep for longer than anybody waits."""
     time.sleep(600)
 
 
 def throw(error: BaseException) -> Callable[[], None]:
-    """Return a function that raises this."""
+    """Make a function that raises this."""
 
     def act() -> None:
         raise error
@@ -65,7 +65,7 @@ def throw(error: BaseException) -> Callable[[], None]:
 
 
 def recurse() -> None:
-    """Call itself until Python forbids it."""
+    """Call this function from itself until Python forbids it."""
     recurse()
 
 
@@ -81,7 +81,7 @@ def eat() -> None:
 
 
 def grow() -> None:
-    """Keep 300 MB."""
+    """Keep 300 MB of memory."""
     Quiet.kept = bytearray(b"x") * (300 << 20)  # type: ignore[attr-defined]
 
 
@@ -108,7 +108,7 @@ def leave_daemon() -> None:
 
 
 def fork() -> None:
-    """Go on twice."""
+    """Fork the process, so that it goes on twice."""
     os.fork()
 
 
@@ -118,7 +118,7 @@ def leave_thread() -> None:
 
 
 def move() -> None:
-    """Go to another folder."""
+    """Change the folder of the process."""
     os.chdir("/")
 
 
@@ -143,7 +143,7 @@ class Nasty(BaseException):
 
 
 def say(**fields: Any) -> Callable[[], Outcome]:
-    """An answer with these fields."""
+    """Make a function that answers with these fields."""
     return lambda: Outcome(**{"observation": "You wait.", **fields})
 
 
@@ -240,7 +240,7 @@ async def play(pool: Any, task: Task) -> str:
 
 
 async def case(name: str, backend: Any) -> dict[str, Any]:
-    """One row of the table for one backend."""
+    """Measure one row of the table for one backend."""
     from turnrl.envs.pool.pool import EnvPool
 
     options: dict[str, Any] = {
@@ -263,7 +263,7 @@ async def case(name: str, backend: Any) -> dict[str, Any]:
 
 
 def alone(name: str, backend: str) -> dict[str, Any]:
-    """`case` in a process of its own, and what it left behind."""
+    """Run `case` in a process of its own, and say what it left behind."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     command = [sys.executable, __file__, "--case", name, backend]
     began = time.monotonic()
@@ -291,7 +291,7 @@ def alone(name: str, backend: str) -> dict[str, Any]:
 
 
 def leftovers(mark: str) -> list[str]:
-    """Names of processes with this mark in their environment; they are ended."""
+    """Name the processes with this mark in their environment, and end them."""
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -302,7 +302,7 @@ def leftovers(mark: str) -> list[str]:
 
 
 def cell(found: dict[str, Any]) -> str:
-    """One cell of the table."""
+    """Write one cell of the table."""
     others = f"; others {found['others']}/5" if "others" in found else ""
     left = f"; left {', '.join(found['left'])}" if found["left"] else ""
     return f"{found['bad']}{others}; {found['seconds']:.1f} s{left}".replace("|", "/")

@@ -115,7 +115,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_recipe(steps: int, bf16: bool, token_budget: int, gain: bool) -> Recipe:
-    """The workload as a recipe; its model is built in `measure`."""
+    """Make a recipe of the workload; its model is built in `measure`."""
     rewards: list[dict[str, Any]] = [{"name": "environment"}]
     if gain:
         rewards.append({"name": "information_gain", "target": "goal", "goal": "take the lamp"})
@@ -167,7 +167,7 @@ class CpuTrainer(Trainer):
 
 
 async def steps_of(trainer: CpuTrainer, steps: int) -> list[dict[str, float]]:
-    """One warm-up step, then the figures of each step."""
+    """Take a warm-up step, then measure each step."""
     figures = []
     for number in range(steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -190,7 +190,7 @@ async def steps_of(trainer: CpuTrainer, steps: int) -> list[dict[str, float]]:
 
 
 async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str, float]], int]:
-    """Build the parts of a run and take the steps; also returns the number of parameters."""
+    """Build the parts of a run and take the steps; return the number of parameters too."""
     tokenizer = make_tokenizer()
     model = tiny.build(
         tokenizer, layers=4, width=256, heads=4, kv_heads=2, intermediate=768, max_context=1024
@@ -215,7 +215,7 @@ async def play(recipe: Recipe, folder: Path, steps: int) -> tuple[list[dict[str,
 
 
 def measure(steps: int, bf16: bool, token_budget: int, gain: bool) -> dict[str, Any]:
-    """Medians over the steps."""
+    """Compute medians over the steps."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         figures, parameters = asyncio.run(
@@ -248,7 +248,7 @@ def measure(steps: int, bf16: bool, token_budget: int, gain: bool) -> dict[str, 
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     phases = figures.pop("phases")
     print(f"{'phase':<12} {'CPU s':>7}")
     for name, seconds in phases.items():
@@ -259,7 +259,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Measure the step that the command line asks for, and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -67,7 +67,7 @@ class Result:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """CPU time of this process and the live processes `pids`, in seconds."""
+    """Measure the CPU seconds of this process and the live processes `pids`."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     total = own.ru_utime + own.ru_stime
     for pid in pids:
@@ -77,7 +77,7 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def children() -> list[int]:
-    """Live direct child processes."""
+    """List the live direct child processes."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -90,12 +90,12 @@ def children() -> list[int]:
 
 
 def digest(texts: list[str]) -> str:
-    """A fingerprint of what was seen."""
+    """Compute a fingerprint of what was seen."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def loop(tasks: list[Task], turns: int) -> list[str]:
-    """The plain loop: one instance, one episode after the other. Returns all observations."""
+    """Play one episode after the other with one instance, and return all observations."""
     seen: list[list[str]] = []
     env: TextEnv | None = None
     for number, task in enumerate(tasks):
@@ -115,7 +115,7 @@ def loop(tasks: list[Task], turns: int) -> list[str]:
 
 
 async def play(pool: EnvPool, number: int, task: Task, turns: int) -> list[str]:
-    """One episode of exactly `turns` steps; it starts again where it ends."""
+    """Play one episode of exactly `turns` steps; it starts again where it ends."""
     rng = random.Random(number)
     async with pool.episode(task) as session:
         observation, info = await session.reset()
@@ -130,7 +130,7 @@ async def play(pool: EnvPool, number: int, task: Task, turns: int) -> list[str]:
 
 
 async def pooled(backend: Any, workers: int | None, tasks: list[Task], turns: int) -> Result:
-    """All episodes at once through a pool."""
+    """Play all episodes at once through a pool."""
     options: Any = {"imports": [os.path.abspath(__file__)]} if backend == "process" else {}
     async with EnvPool(backend=backend, workers=workers, slots=len(tasks), **options) as pool:
         await asyncio.gather(*[play(pool, number, task, 3) for number, task in enumerate(tasks)])
@@ -156,7 +156,7 @@ async def pooled(backend: Any, workers: int | None, tasks: list[Task], turns: in
 def measure(
     backends: list[str], workers: int | None, tasks: list[Task], turns: int
 ) -> list[Result]:
-    """The loop first, then the backends."""
+    """Measure the loop first, then the backends."""
     loop(tasks[:4], 3)
     cpu, start = cpu_seconds([]), time.perf_counter()
     seen = loop(tasks, turns)

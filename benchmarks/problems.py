@@ -8,7 +8,7 @@ from tabular import Move, Play, Problem
 
 
 def stop_go(*paid: tuple[float, ...]) -> tuple[tuple[Play, ...]]:
-    """Return a problem of going on or stopping, three times at most.
+    """Make the plays of a problem of going on or stopping, three times at most.
 
     The rewards are those of the four episodes there can be, one number per turn.
     """
@@ -18,7 +18,7 @@ def stop_go(*paid: tuple[float, ...]) -> tuple[tuple[Play, ...]]:
 
 
 def _two_steps(task: str) -> tuple[Play, ...]:
-    """Return a problem in which only doing the right thing twice wins."""
+    """Make the plays of a task in which only doing the right thing twice wins."""
     first, second, lost = f"{task} 1", f"{task} 2", f"{task} lost"
     return (
         (Move(first, 0), Move(lost, 0)),

@@ -21,7 +21,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 
 
 def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train, evaluate, write the report; returns what ``result.json`` holds."""
+    """Train, evaluate and write the report; return what ``result.json`` holds."""
     from turnrl.training.recipe import Recipe
     from turnrl.training.run import train
     from turnrl.training.run_folder.report import write_report
@@ -40,7 +40,7 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], folder: Path) -> None:
-    """The table before and after."""
+    """Print the table of success before and after."""
     from rich.console import Console
     from rich.table import Table
 
@@ -64,7 +64,7 @@ def show(result: dict[str, Any], folder: Path) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the quickstart, and print its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

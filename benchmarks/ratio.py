@@ -22,7 +22,7 @@ SHARES = (60, 100, 140, 180)
 
 
 def main() -> None:
-    """Command line."""
+    """Run every division of the budget, and print the table."""
     args = parse(__doc__)
     arms: list[Arm] = []
     names = {

@@ -42,7 +42,7 @@ def seconds(call: Any) -> float:
 
 
 def speeds(names: list[str], rounds: int) -> None:
-    """Print one line per task."""
+    """Measure resets and steps, and print one line per task."""
     from scienceworld import ScienceWorldEnv as Stock
 
     os.environ["JAVA_TOOL_OPTIONS"] = FLAGS
@@ -98,7 +98,7 @@ def speeds(names: list[str], rounds: int) -> None:
 
 
 def _play(path: list[str], step: Any) -> float:
-    """Steps per second along a path, to the end of the episode."""
+    """Measure steps per second along a path, to the end of the episode."""
     start, done = time.perf_counter(), 0
     for action in path:
         done += 1
@@ -134,7 +134,7 @@ def gold(count: int, seed: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure what the command line asks for, and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -33,7 +33,7 @@ from turnrl.envs.search.settings import SearchSettings
 
 
 def build(pages: int) -> tuple[Retriever, dict[str, float]]:
-    """The world and its index, and how long they took in seconds."""
+    """Build the world and its index, and measure how long they take in seconds."""
     params = SearchSettings(pages=pages)
     start = time.perf_counter()
     library = open_library(params)
@@ -51,7 +51,7 @@ def build(pages: int) -> tuple[Retriever, dict[str, float]]:
 
 
 def query(retriever: Retriever, queries: list[str]) -> dict[str, float]:
-    """Milliseconds per query, passages read included."""
+    """Measure the milliseconds per query, passages read included."""
     for text in queries[:20]:
         retriever.search(text, 3)
     spent = []
@@ -64,7 +64,7 @@ def query(retriever: Retriever, queries: list[str]) -> dict[str, float]:
 
 
 async def episode(pool: EnvPool, task: Task) -> int:
-    """The expert's game; returns its steps."""
+    """Play the expert's game, and return its steps."""
     async with pool.episode(task) as session:
         await session.reset()
         steps, over = 0, False
@@ -78,7 +78,7 @@ async def episode(pool: EnvPool, task: Task) -> int:
 
 
 async def play(backend: Any, workers: int, tasks: list[Task], slots: int) -> dict[str, float]:
-    """All tasks through a pool, `slots` at once."""
+    """Play all tasks through a pool, `slots` at once."""
     async with EnvPool(backend=backend, workers=workers, slots=slots) as pool:
         await asyncio.gather(*[episode(pool, task) for task in tasks[:slots]])
         start = time.perf_counter()

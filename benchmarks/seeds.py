@@ -48,7 +48,7 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the quickstart on all seeds, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

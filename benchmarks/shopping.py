@@ -33,7 +33,10 @@ Play = tuple[Task, list[str]]
 
 
 def shop(products: int, searches: int) -> dict[str, float]:
-    """Seconds to make and to open the catalogue and the index, and milliseconds per search."""
+    """Measure a shop: seconds to make and to open it, and milliseconds per search.
+
+    Both are measured for the catalogue and for the index.
+    """
     from turnrl.envs.shopping.settings import ShopSettings
     from turnrl.envs.shopping.shop import _shops, shop_for
 
@@ -61,7 +64,7 @@ def shop(products: int, searches: int) -> dict[str, float]:
 
 
 def plays(env: TextEnv, episodes: int) -> list[Play]:
-    """Play the expert in the first training tasks."""
+    """Play the expert in the first training tasks, and return its actions."""
     found = []
     for task in env.tasks("train")[:episodes]:
         env.reset(options={"task": task})
@@ -74,7 +77,7 @@ def plays(env: TextEnv, episodes: int) -> list[Play]:
 
 
 def loop(env: TextEnv, played: list[Play], rounds: int) -> float:
-    """Seconds of one instance playing all, one after the other."""
+    """Measure the seconds of one instance that plays all, one after the other."""
     start = time.perf_counter()
     for _ in range(rounds):
         for task, actions in played:
@@ -87,7 +90,7 @@ def loop(env: TextEnv, played: list[Play], rounds: int) -> float:
 async def pooled(
     backend: Any, workers: int, extras: list[str], played: list[Play], rounds: int
 ) -> float:
-    """Seconds of all episodes at once, without starting the workers."""
+    """Measure the seconds of all episodes at once, without starting the workers."""
 
     async def one(pool: EnvPool, task: Task, actions: list[str], rounds: int) -> None:
         async with pool.episode(task) as session:
@@ -106,7 +109,7 @@ async def pooled(
 
 
 def experts(products: int) -> None:
-    """A line per world and size of request: how the expert does on every task."""
+    """Print how the expert does on every task, a line per world and size of request."""
     for id, params in ((WORLDS[0], {}), *((WORLDS[1], {"items": items}) for items in (1, 2, 3))):
         env = turnrl.make(id, products=products, extras=(), **params)
         won, turns, titles = 0, list[int](), 0
@@ -126,7 +129,7 @@ def experts(products: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure what the command line asks for, and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

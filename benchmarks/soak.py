@@ -93,7 +93,7 @@ def soak(
     turns: int,
     seed: int,
 ) -> Soak:
-    """Play, and kill what can be killed."""
+    """Play episodes of one family, and kill the workers that can be killed."""
     result, rng = Soak(family, episodes), random.Random(seed)
     me = psutil.Process()
     samples: list[float] = []
@@ -159,7 +159,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    """Command line."""
+    """Play every chosen family, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

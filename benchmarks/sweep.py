@@ -29,7 +29,7 @@ def sweep(
     folder: Path,
     parallel: int,
 ) -> tuple[dict[str, float], str]:
-    """Return the rate of each arm that won most validation tasks, and a table of all rates.
+    """Find the rate of each arm that won most validation tasks, and write a table of all rates.
 
     Tasks are summed over all seeds; of equals the smallest rate is taken.
 
@@ -63,14 +63,14 @@ def sweep(
 
 
 def without_tests(arm: Arm) -> Arm:
-    """The arm, which plays no test task after the warm start nor after reinforcement learning."""
+    """Make the arm anew so that it plays no test task, after either stage."""
     return dataclasses.replace(arm, start=(*arm.start, "evaluate.test_tasks=0"))
 
 
 def validate(
     recipe: Path, arm: Arm, rate: float, seed: int, steps: int, start: Path, folder: Path
 ) -> int:
-    """Validation tasks that the last weights of a short run win."""
+    """Count the validation tasks that the last weights of a short run win."""
     changes = (
         f"rl.optim.lr={rate}",
         f"rl.steps={steps}",
@@ -84,12 +84,12 @@ def validate(
 
 
 def chosen(won: Mapping[float, int]) -> float:
-    """The rate that won most, the smallest of equals."""
+    """Choose the rate that won most, the smallest of equals."""
     return min(won, key=lambda rate: (-won[rate], rate))
 
 
 def table(sums: Mapping[str, Mapping[float, int]], best: Mapping[str, float], n: int) -> str:
-    """Markdown: validation tasks won by each arm at each rate, the chosen one in bold."""
+    """Write validation tasks won by each arm at each rate as Markdown, the chosen one in bold."""
     rates = list(next(iter(sums.values())))
     lines = [
         f"| of {n} validation tasks | {' | '.join(f'{rate:g}' for rate in rates)} |",

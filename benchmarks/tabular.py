@@ -1,7 +1,7 @@
 """Compute exact moments of gradient estimates on problems whose episodes can be listed.
 
 A policy has one softmax per state. `Problem.gradient` is the exact policy gradient,
-`moments_of_groups` and `moments_of_batches` are mean and variance of an estimate over all groups,
+`moments_of_groups` and `Batches.moments_by` are mean and variance of an estimate over all groups,
 or all pairs of groups, there can be.
 
 Axes beside the glossary of `turnrl.training.batch`: N episodes that a problem can produce, P
@@ -57,17 +57,17 @@ class Problem:
 
     @property
     def plays(self) -> tuple[Play, ...]:
-        """The axis N: task by task."""
+        """List the episodes of all tasks, the axis N: task by task."""
         return sum(self.tasks, ())
 
     @cached_property
     def task_N(self) -> Tensor:
-        """Index of the task."""
+        """Return the index of every episode's task."""
         return torch.tensor([k for k, plays in enumerate(self.tasks) for _ in plays])
 
     @cached_property
     def turns_N(self) -> Tensor:
-        """Number of turns."""
+        """Count the turns of every episode."""
         return torch.tensor([len(play) for play in self.plays])
 
     @cached_property
@@ -77,7 +77,7 @@ class Problem:
 
     @cached_property
     def turn_NL(self) -> Tensor:
-        """The turn of each token of an episode, -1 after its end."""
+        """List the turn of each token of an episode, -1 after its end."""
         turn_NL = torch.full((len(self.plays), int(self.tokens_NT.sum(1).max())), -1)
         for n, tokens in enumerate(self.tokens_NT):
             turn_NL[n, : tokens.sum()] = torch.arange(len(tokens)).repeat_interleave(tokens)
@@ -85,7 +85,7 @@ class Problem:
 
     @cached_property
     def score_NTP(self) -> Tensor:
-        """Gradient of the log-probability of each turn's action; 0 where there is no turn."""
+        """Compute the gradient of each turn's log-probability; 0 where there is no turn."""
         first, size = {}, 0
         for state, logits in self.logits.items():
             first[state], size = size, size + len(logits)
@@ -99,7 +99,7 @@ class Problem:
 
     @cached_property
     def chance_N(self) -> Tensor:
-        """Probability of the episode, given its task."""
+        """Compute the probability of every episode, given its task."""
         softmax = {
             s: torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
             for s, logits in self.logits.items()
@@ -111,7 +111,7 @@ class Problem:
 
     @cached_property
     def rewards_KNT(self) -> Tensor:
-        """Named rewards, unweighted."""
+        """Collect the named rewards, unweighted."""
         out_KNT = torch.zeros(len(self.rewards), *self.score_NTP.shape[:2], dtype=torch.float64)
         for n, play in enumerate(self.plays):
             out_KNT[:, n, : len(play)] = torch.tensor(
@@ -120,7 +120,7 @@ class Problem:
         return out_KNT
 
     def future_NT(self, gamma: float = 1.0) -> Tensor:
-        """Discounted return-to-go."""
+        """Compute the discounted return-to-go."""
         future_NT = torch.einsum(
             "k,knt->nt", torch.tensor(self.weights, dtype=torch.float64), self.rewards_KNT
         )
@@ -140,7 +140,7 @@ class Problem:
         return torch.einsum("n,nt,ntp->p", chance_N, self.future_NT(gamma), self.score_NTP)
 
     def values_NL(self, critic: Critic, gamma: float = 1.0) -> Tensor:
-        """Return a value before each token: the expected return-to-go, or a wrong critic's.
+        """Compute a value before each token: the expected return-to-go, or a wrong critic's.
 
         The former knows all that was written; the latter is a function of state and turn.
         """
@@ -156,16 +156,16 @@ class Problem:
         return values_NL
 
     def _alike(self, n: int, m: int, t: int) -> bool:
-        """Were the episodes n and m the same until turn t began?"""
+        """Tell whether the episodes n and m were the same until turn t began."""
         return bool(self.task_N[n] == self.task_N[m]) and self.plays[n][:t] == self.plays[m][:t]
 
     def range(self) -> tuple[float, float]:
-        """Smallest and largest sum of any named reward over an episode."""
+        """Compute the smallest and largest sum of any named reward over an episode."""
         sums = self.rewards_KNT.sum(2)
         return float(sums.min()), float(sums.max())
 
     def batch(self, index_E: Tensor, group_E: Tensor, values_NL: Tensor | None = None) -> Case:
-        """The episodes `index_E` as a batch."""
+        """Pack the episodes `index_E` into a batch."""
         turns_E, lengths_E = self.turns_N[index_E], self.tokens_NT[index_E].sum(1)
         most, width = int(turns_E.max()), int(lengths_E.max())
         turn_BL = self.turn_NL[index_E, :width]
@@ -242,7 +242,7 @@ class Case:
         return replace(self, batch=replace(self.batch, values_BL=values_BL))
 
     def weights_E(self, aggregation: Aggregation) -> Tensor:
-        """Return what the loss's aggregation multiplies each episode's tokens with."""
+        """Compute what the loss's aggregation multiplies each episode's tokens with."""
         loss = LOSSES.build({"name": "reinforce", "aggregation": aggregation}).of_length(1)
         return loss.weights_BL(self.batch, torch.float64)[
             :, 0
@@ -268,7 +268,7 @@ def moments(gradient_CP: Tensor, chance_C: Tensor) -> Moments:
 
 
 def groups(problem: Problem, size: int) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Yield every group that can occur, regardless of order, and its probability.
+    """List every group that can occur, regardless of order, and its probability.
 
     No estimator looks at the order.
     """
@@ -287,7 +287,7 @@ def groups(problem: Problem, size: int) -> tuple[list[tuple[int, ...]], list[flo
 
 
 def all_groups(problem: Problem, size: int) -> tuple[Case, Tensor]:
-    """Every group that can occur, side by side in one batch, and their probabilities [C]."""
+    """Pack every group that can occur into one batch; return their probabilities [C] too."""
     found, chances = groups(problem, size)
     index_E = torch.tensor(found).flatten()
     case = problem.batch(index_E, torch.arange(len(found)).repeat_interleave(size))
@@ -319,7 +319,7 @@ class Batches:
         return gradient_GEP[self.pair_C2].flatten(1, 2)
 
     def moments_by(self, credit: Estimator, *, pooled: bool) -> dict[Aggregation, Moments]:
-        """Exact moments of the estimate, by aggregation."""
+        """Compute the exact moments of the estimate, by aggregation."""
         gradient_CEP = self.gradient_CEP(credit, pooled=pooled)
         return {
             name: moments((weight_CE[:, :, None] * gradient_CEP).sum(1), self.chance_C)
@@ -328,11 +328,12 @@ class Batches:
 
 
 def all_batches(problem: Problem, size: int) -> Batches:
-    """Every batch of two groups."""
+    """Pack every batch of two groups that can occur."""
     found, chances = groups(problem, size)
     group_E = torch.arange(2).repeat_interleave(size)
     pairs = list(itertools.combinations_with_replacement(range(len(found)), 2))
     cases = [problem.batch(torch.tensor(found[a] + found[b]), group_E) for a, b in pairs]
+    # Two different groups come in two orders.
     chance = [(1 + (a != b)) * chances[a] * chances[b] for a, b in pairs]
     side, _ = all_groups(problem, size)
     weights = {name: torch.stack([case.weights_E(name) for case in cases]) for name in AGGREGATIONS}
@@ -344,7 +345,7 @@ def all_batches(problem: Problem, size: int) -> Batches:
 def estimates(
     credit: Estimator, cases: Sequence[Case], aggregation: Aggregation = "seq_mean_token_sum"
 ) -> Tensor:
-    """The estimate of each batch [C, P]."""
+    """Compute the estimate of each batch [C, P]."""
     return torch.stack([case.weights_E(aggregation) @ case.gradient_EP(credit) for case in cases])
 
 
@@ -357,7 +358,7 @@ def moments_of_groups(credit: Estimator, case: Case, chance_C: Tensor) -> Moment
 def sample_batches(
     problem: Problem, size: int, count: int, batches: int, seed: int = 0
 ) -> Iterator[Case]:
-    """Random batches of `count` groups."""
+    """Draw random batches of `count` groups."""
     generator = torch.Generator().manual_seed(seed)
     first = [int((problem.task_N < task).sum()) for task in range(len(problem.tasks))]
     group_E = torch.arange(count).repeat_interleave(size)
@@ -374,7 +375,7 @@ def sample_batches(
 
 
 def sampled_moments(gradient_CP: Tensor, controls_CPX: Tensor) -> Moments:
-    """Estimate moments; controls X of known mean 0 take most of the noise out of the mean.
+    """Compute moments of samples; controls X of known mean 0 take most noise out of the mean.
 
     The radius holds for the distance between the mean found and the true one, whatever the shape of
     the covariance.

@@ -80,7 +80,7 @@ class Clock(datetime.datetime):
 
 
 def load(folders: list[Path]) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """(tokenizers by name, templates by name) below the folders."""
+    """Load the tokenizers, and the templates, by name, that lie below the folders."""
     tokenizers: dict[str, Any] = {}
     templates: dict[str, str | None] = {}
     for file in sorted(file for folder in folders for file in folder.rglob("tokenizer.json")):
@@ -94,7 +94,7 @@ def load(folders: list[Path]) -> tuple[dict[str, Any], dict[str, str | None]]:
 
 
 def pair(name: str, template: str | None, tokenizers: dict[str, Any]) -> Pair:
-    """The template with the tokenizer that has most of what it spells."""
+    """Pair a template with the tokenizer that has most of what it spells."""
     own = tokenizers.get(name.removesuffix(" (its own)"))
     if own is not None:
         return Pair(name, own, "its own")
@@ -129,7 +129,7 @@ def rendered_words(template: str | None, tokenizer: Any) -> set[str]:
 
 
 def reference(chat: Chat) -> tuple[str, list[int]]:
-    """Return (text, ids) of the template's own rendering, written independently of Chat."""
+    """Render the conversation by the template itself, independently of Chat: (text, ids)."""
     tokenizer, header = chat.tokenizer, chat.continued("")
     # A server gives such a template (gpt-oss, Solar) the last message of a response.
     messages: list[Any] = [
@@ -182,7 +182,7 @@ def said(chat: Chat, thinking: bool) -> list[str]:
 
 
 def written(chat: Chat, text: str) -> list[int]:
-    """Return the ids of a response.
+    """Write a response as ids.
 
     The messages of gpt-oss have control tokens inside, which a demonstration has not.
     """
@@ -195,7 +195,7 @@ def written(chat: Chat, text: str) -> list[int]:
 
 
 def play(tokenizer: Any, system: str, thinking: bool) -> Result:
-    """One conversation, compared at every turn."""
+    """Play one conversation, compared at every turn."""
     chat = Chat(tokenizer, FullHistory(), system=system)
     outcome, extended = "equal", 0
     for i, response in enumerate([*said(chat, thinking), None]):
@@ -219,7 +219,7 @@ def difference(chat: Chat, text: str, ids: list[int]) -> str:
 
 
 def attack(tokenizer: Any) -> str:
-    """The world spells what it must not."""
+    """Let the world spell what it must not, and say what became of it."""
     control = special_tokens(tokenizer)
     counts, texts = [], []
     words = [
@@ -243,7 +243,7 @@ def attack(tokenizer: Any) -> str:
 
 
 def row(tried: Pair) -> str:
-    """A line of the table."""
+    """Write a line of the table."""
     try:
         results = [
             play(tried.tokenizer, system, thinking)

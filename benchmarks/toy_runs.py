@@ -35,7 +35,7 @@ WORLD = Path(__file__).parents[1] / "tests" / "toy_world.py"
 
 
 def toy_world() -> Any:
-    """The module of the toy world, which registers itself."""
+    """Import the module of the toy world, which registers itself."""
     spec = importlib.util.spec_from_file_location("toy_world", WORLD)
     assert spec is not None
     assert spec.loader is not None
@@ -46,7 +46,7 @@ def toy_world() -> Any:
 
 
 def small_recipe(backend: str, **changes: Any) -> dict[str, Any]:
-    """Both stages, evaluations on the way, tests after each stage; seconds on one core."""
+    """Make a recipe of both stages with evaluations and tests; seconds on one core."""
     data: dict[str, Any] = toy_world().recipe(
         pool={"backend": backend, "workers": 1, "imports": [str(WORLD)]},
         sft={"epochs": 4, "validate_every": 2, "checkpoint_every": 2},
@@ -71,7 +71,7 @@ class Child:
 
     @classmethod
     def start(cls, home: Path, work: Callable[[], int]) -> Child:
-        """Fork; temporary files of the child and of its workers lie in ``home/tmp``."""
+        """Fork a process; its temporary files and its workers' lie in ``home/tmp``."""
         temporary, output = home / "tmp", home / "output"
         temporary.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
@@ -93,7 +93,7 @@ class Child:
             os._exit(code)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, `seconds` at most; whether it came."""
+        """Wait for the end of the child, `seconds` at most; return whether it came."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while self.code is None:
             pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
@@ -106,7 +106,7 @@ class Child:
         return True
 
     def kill(self, tree: bool) -> None:
-        """Kill its process group, or it with all its worker processes, by SIGKILL.
+        """Kill the child's process group, or the child with all its workers, by SIGKILL.
 
         Workers lie in groups of their own.
         """
@@ -114,12 +114,12 @@ class Child:
         self.wait()
 
     def said(self) -> str:
-        """Return what it printed."""
+        """Return what the child printed."""
         return self.output.read_text("utf-8", errors="replace")
 
 
 def kill_all(pid: int, tree: bool) -> None:
-    """SIGKILL for a process group, or for a process with all its descendants."""
+    """Kill a process group, or a process with all its descendants, by SIGKILL."""
     children = psutil.Process(pid).children(recursive=True) if tree else []
     if pid != os.getpid():
         os.killpg(pid, signal.SIGKILL)
@@ -135,7 +135,7 @@ def kill_all(pid: int, tree: bool) -> None:
 def trained(
     folder: Path, data: dict[str, Any], resume: bool, until: tuple[str, int, str] | None = None
 ) -> int:
-    """Train in this process, as the command line does; returns its exit code.
+    """Train in this process, as the command line does; return its exit code.
 
     Args:
         until: stage, step and kind of the record at which this process kills itself.
@@ -203,12 +203,12 @@ def leaves(data: Any, name: str) -> dict[str, Any]:
 
 
 def different(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    """Names of what differs."""
+    """Name what differs between two collections of facts."""
     return [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Processes that were started with a path below `home`."""
+    """Find the processes that were started with a path below `home`."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -237,7 +237,7 @@ def left_behind(home: Path, seconds: float = 10.0) -> list[str]:
 
 
 def cleared(folder: Path) -> Path:
-    """The folder, empty."""
+    """Empty a folder, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -27,7 +27,7 @@ TESTED = {5: 16, 8: 60, 11: 60}
 
 
 def main() -> None:
-    """Command line."""
+    """Train all arms, test them on every level, and print the table."""
     from turnrl.agents.statistics import holm, paired
 
     args = parse(__doc__)

@@ -40,7 +40,7 @@ class Cost:
 async def measure(
     tasks: list[Task], concurrent: int, workers: int, seconds: float, turns: int
 ) -> Cost:
-    """Warm up every instance, then play whole rounds until the time is over."""
+    """Measure worlds at once: each instance warms up, then whole rounds until the time is over."""
     async with EnvPool(
         backend="process",
         workers=min(workers, concurrent),
@@ -98,7 +98,7 @@ def _private(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure every chosen family, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -404,21 +404,17 @@ def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
     assert name == ALONE or {ONE_PLACE[call] for call in called & ONE_PLACE.keys()} <= {name}
 
 
-SPOKEN = (
-    "cli",
-    "envs",
-    "foundation",
-    "rewards",
-)
+SPOKEN = ("benchmarks", "cli", "envs", "examples", "foundation", "rewards")
 """The folders in which the docstring of a function begins with a verb, followed by its object."""
 VERBS = (
     """
-    Add Answer Ask Bring Build Call Check Choose Close Collect Compare Compile Compute Copy
-    Count Cut Decide Decorate Describe Do Draw End Feed Fetch Find Force Forget Free Get Give Go
-    Hand Have Import Join Keep Kill Leave Lend Let List Load Look Make Map Measure Move Name
-    Open Parse Pay Play Print Put Raise Read Rebuild Reduce Refuse Register Remove Render
-    Replace Replay Reset Restore Return Rewrite Run Say Send Serve Show Split Start Stop Strip
-    Take Tell Test Train Translate Try Turn Wait Warn Work Write Yield
+    Add Answer Ask Bring Build Call Change Check Choose Close Collect Compare Compile Compute
+    Copy Count Cut Decide Decorate Describe Do Draw Empty End Feed Fetch Find Flip Force Forget
+    Fork Free Get Give Go Hand Have Ignore Import Interrupt Join Keep Kill Leave Lend Let List
+    Load Look Lose Make Map Measure Move Name Note Open Pack Pair Parse Pay Play Prepare Print
+    Put Raise Read Rebuild Reduce Refuse Register Remove Render Replace Replay Reset Restore
+    Return Rewrite Run Say Send Serve Show Sleep Split Start Stop Strip Subtract Take Tell Test
+    Train Translate Try Turn Use Wait Warn Work Write Yield
     """
 ).split()
 """All verbs that a docstring begins with, by the alphabet. A new one is added here on purpose."""
