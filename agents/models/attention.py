@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from .tricks import pays
+
 BLOCK = 128
 """Queries of a block. Blocks of 64 and 256 gained less at rows of 256 to 513 tokens."""
 
 
 class CausalBlocks(TorchFunctionMode):
-    """A mode in which causal attention on the CPU is computed in blocks.
+    """A mode in which causal attention is computed in blocks, on devices where that pays.
 
     Args:
         masks: float masks [1, 1, L, K] under which query l sees none of the keys after K - L + l.
@@ -57,7 +59,7 @@ class CausalBlocks(TorchFunctionMode):
             else any(mask is known for known in self.masks)
         )
         long = query.shape[-2] > BLOCK + BLOCK // 2
-        return causal and long and query.device.type == "cpu" and not kwargs.get("dropout_p")
+        return causal and long and pays(query.device).blocks and not kwargs.get("dropout_p")
 
 
 def _blocks(

@@ -50,7 +50,9 @@ class Head:
         self.known = self.rows
         while self.known - 1 in unsaid:
             self.known -= 1
-        self._holes = sorted(i for i in unsaid if i < self.known)
+        holes = sorted(i for i in unsaid if i < self.known)
+        # Made once: a step that is recorded on a GPU copies nothing from the host.
+        self._holes_N = torch.tensor(holes, dtype=torch.int64, device=weight.device)
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
         """Compute the logits [N, known] of hidden states [N, D]."""
@@ -66,9 +68,8 @@ class Head:
     def said(self, logits_NV: Tensor) -> Tensor:
         """Leave what is never said out of logits [N, rows] that the model itself computed."""
         logits_NV = at_least_float32(logits_NV[:, : self.known])
-        if self._holes:
-            holes = torch.tensor(self._holes, device=logits_NV.device)
-            logits_NV = logits_NV.index_fill(1, holes, _NEVER)
+        if len(self._holes_N):
+            logits_NV = logits_NV.index_fill(1, self._holes_N, _NEVER)
         return logits_NV
 
 

@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache
 
 from .last_layer import Stored, only_columns
 from .rows import CacheRow, Rows
+from .tricks import pays
 from .windows import Windows, windows_of
 
 _GRANULE = 64
@@ -144,7 +145,8 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
         read.
         """
         layers = getattr(self.decoder, "layers", None)
-        if at is None or not self.narrow or not layers:
+        worth = self.narrow and pays(self.device).last_layer
+        if at is None or not worth or not layers:
             return contextlib.nullcontext()
         at_B1 = torch.tensor(at, device=self.device)[:, None]
         row_B1 = torch.arange(len(at), device=self.device)[:, None]
@@ -197,24 +199,34 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
 
     def _reserve(self, length: int) -> None:
         """Grow the buffers to hold every row and `length` positions."""
-        if length > self._capacity:
-            self._capacity = -(-max(length, self._capacity * 3 // 2) // _GRANULE) * _GRANULE
+        rows, self._capacity = self._room(length)
         for layer, pair in self._buffers.items():
             held, heads, capacity, _ = pair[0].shape
-            if held < len(self.rows) or capacity < self._capacity:
+            if held < rows or capacity < self._capacity:
                 grown = []
                 for buffer in pair:
-                    shape = (max(held, len(self.rows)), heads, self._capacity, buffer.shape[-1])
+                    shape = (max(held, rows), heads, self._capacity, buffer.shape[-1])
                     grown.append(torch.zeros(shape, dtype=buffer.dtype, device=buffer.device))
                     grown[-1][:held, :, :capacity] = buffer
                 self._buffers[layer] = grown[0], grown[1]
+                self._grown()
+
+    def _room(self, length: int) -> tuple[int, int]:
+        """Return how many rows and positions the buffers shall have, to hold `length` positions."""
+        capacity = self._capacity
+        if length > capacity:
+            capacity = -(-max(length, capacity * 3 // 2) // _GRANULE) * _GRANULE
+        return len(self.rows), capacity
+
+    def _grown(self) -> None:
+        """Note that a buffer lies elsewhere now."""
 
     def _allocate(self, layer: int, *states: Tensor) -> tuple[Tensor, Tensor]:
         # Zeros, because a masked key with a NaN left over in memory would still give NaN.
-        made = [
-            x.new_zeros(len(self.rows), x.shape[1], self._capacity, x.shape[-1]) for x in states
-        ]
+        rows, _ = self._room(0)
+        made = [x.new_zeros(rows, x.shape[1], self._capacity, x.shape[-1]) for x in states]
         self._buffers[layer] = made[0], made[1]
+        self._grown()
         return self._buffers[layer]
 
 

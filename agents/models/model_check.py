@@ -18,6 +18,7 @@ from ...foundation.errors import UserError
 from .kv_cache import RowCache
 from .positions import exact_positions
 from .rows import Rows
+from .slots import SlotCache
 from .state_cache import StateCache
 from .windows import short_windows, windows_of
 
@@ -53,20 +54,23 @@ def context_of(model: Any, asked: int | None) -> int:
     return asked or known or 0
 
 
-def cache_for(model: Any, dtype: torch.dtype | None, max_context: int) -> Rows[Any]:
+def cache_for(
+    model: Any, dtype: torch.dtype | None, max_context: int, *, still: bool = False
+) -> Rows[Any]:
     """Return what a model is served through, after passes of a few tokens that show that it holds.
 
     Args:
         model: a causal language model.
         dtype: autocast to this type, or None to compute in the parameters' own.
         max_context: the longest row.
+        still: keep the buffers of keys and values where they are.
 
     Raises:
         UserError: if the model's logits with what it keeps are not those that it computes at once,
             or if it encodes the positions of a row by those of its neighbour.
     """
     reasons: list[str] = []
-    for made in (RowCache, StateCache):
+    for made in (SlotCache if still else RowCache, StateCache):
         try:
             cache = made(model, dtype)
             with _short(cache):

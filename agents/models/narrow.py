@@ -32,6 +32,7 @@ from ...foundation.errors import UserError
 from .attention import CausalBlocks, causal_mask
 from .last_layer import Stored, only_columns
 from .positions import exact_positions, rope_depends_on_length
+from .tricks import pays
 from .windows import short_windows, windows_of
 
 WORTH = 0.5
@@ -146,13 +147,11 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
     rows_N, columns_N = mask_BL.nonzero(as_tuple=True)
     counts_B = mask_BL.sum(1)
     most = int(counts_B.max()) if len(rows_N) else 0
-    if not 0 < most <= WORTH * tokens_BL.shape[1] or not narrows(decoder):
+    worth = pays(tokens_BL.device).last_layer and 0 < most <= WORTH * tokens_BL.shape[1]
+    if not worth or not narrows(decoder):
         return hidden_states(decoder, tokens_BL)[rows_N, columns_N - 1]
-    shared = (
-        0
-        if rope_depends_on_length(decoder.config)
-        else _shared(tokens_BL, int(columns_N.min()) - 1)
-    )
+    apart = rope_depends_on_length(decoder.config) or not pays(tokens_BL.device).beginnings
+    shared = 0 if apart else _shared(tokens_BL, int(columns_N.min()) - 1)
     first_B = counts_B.cumsum(0) - counts_B
     place_N = torch.arange(len(rows_N), device=tokens_BL.device) - first_B[rows_N]
     at_BN = torch.full((len(tokens_BL), most), shared, device=tokens_BL.device)

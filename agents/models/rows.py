@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .head import Head
 from .positions import exact_positions, rope_depends_on_length
+from .tricks import pays
 
 
 @dataclass(slots=True, eq=False)
@@ -184,7 +185,7 @@ class Rows(ABC, Generic[Row]):
         """Append tokens to rows in as many forward passes as the budget of padded tokens asks for.
 
         Empty rows that get the same ids, as the opening prompts of a group do, are encoded once
-        and copied.
+        and copied, where that pays.
 
         Args:
             rows: B distinct rows.
@@ -196,8 +197,9 @@ class Rows(ABC, Generic[Row]):
             For each row its last hidden states, [wanted, H].
         """
         first: dict[tuple[int, tuple[int, ...]], int] = {}
+        apart = not pays(self.device).openings
         like = [
-            i if row.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
+            i if apart or row.tokens else first.setdefault((wanted[i], tuple(new[i])), i)
             for i, row in enumerate(rows)
         ]
         own = sorted(set(like))

@@ -27,8 +27,11 @@ from torch import Tensor
 from ....foundation.errors import UserError
 from ...models.model_check import cache_for, context_of
 from ...models.rows import CacheRow
+from ...models.slots import SlotCache
+from ...models.tricks import pays
 from ..base import Capabilities, Completion, Engine, EngineError, Sampling
 from ..scheduler import Scheduler, Step
+from .ahead import Ahead
 from .requests import TorchRequest, together
 from .sampling import SamplingBatch, StopText, finish_reason, token_logprobs
 
@@ -47,6 +50,8 @@ class TorchEngine(Engine):
         dtype: autocast type of the forward passes; None computes in the type of the parameters.
         max_cached_tokens: above this, caches of conversations that are away are dropped, least
             recently used first, and encoded again when they come back.
+        ahead: tokens that are sampled for each response before the host looks at them; None is what
+            pays on the device of the model.
 
     Raises:
         UserError: if nothing that keeps a state between forward passes gives the model's own
@@ -63,12 +68,17 @@ class TorchEngine(Engine):
         patience_ms: float | None = None,
         dtype: torch.dtype | None = None,
         max_cached_tokens: int = 1_000_000,
+        ahead: int | None = None,
     ) -> None:
         capabilities = Capabilities(
             scores=True, takes_weights=True, shares_module=True, bit_exact=patience_ms is None
         )
         super().__init__(capabilities, context_of(model, max_context))
-        self._cache = cache_for(model, dtype, self.max_context)
+        steps = ahead or pays(next(model.parameters()).device).ahead
+        self._cache = cache_for(model, dtype, self.max_context, still=steps > 1)
+        self._ahead: Ahead | None = None
+        if steps > 1 and isinstance(self._cache, SlotCache):
+            self._ahead = Ahead(self._cache, steps, self.max_context)
         self.patience_ms, self.max_cached_tokens = patience_ms, max_cached_tokens
         self._stop_text = None if tokenizer is None else StopText(tokenizer)
         self._scheduler: Scheduler[TorchRequest] = Scheduler(max_batch)
@@ -274,6 +284,7 @@ class TorchEngine(Engine):
         """Encode what is new; score it, or sample the first token of each response."""
         rows = [r.admitted_row for r in requests]
         new = [r.tokens[len(row.tokens) :] for r, row in zip(requests, rows, strict=True)]
+        self._know(new)
         wanted = [1 if r.start is None else len(r.tokens) - r.start + 1 for r in requests]
         before = self._cache.clock
         hidden = self._cache.extend(rows, new, wanted)
@@ -288,8 +299,16 @@ class TorchEngine(Engine):
                 row.keep(shared[request])
                 self._finish(request, scores)
 
+    def _know(self, new: Sequence[Sequence[int]]) -> None:
+        """Raise IndexError for ids that the model does not know, which would end a GPU's work."""
+        rows = self._cache.model.get_input_embeddings().weight.shape[0]
+        if (most := max(map(max, new))) >= rows:
+            raise IndexError(f"token {most}: the model has {rows}")
+
     def _decode(self, requests: list[TorchRequest]) -> None:
-        """Sample one more token for every request."""
+        """Sample one more token for every request, or several on the device."""
+        if self._ahead is not None:
+            return self._decode_ahead(self._ahead, requests)
         if self._decoding is None:  # the requests are not those of the previous step
             self._cache.to_front([r.admitted_row for r in requests])
             ordered = sorted(requests, key=lambda r: r.admitted_row.index)
@@ -301,7 +320,24 @@ class TorchEngine(Engine):
         )
         self.stats.decode_steps += 1
         self.stats.decode_rows += len(ordered)
-        self._accept(ordered, hidden_B1H[:, 0], sampling)
+        return self._accept(ordered, hidden_B1H[:, 0], sampling)
+
+    def _decode_ahead(self, ahead: Ahead, requests: list[TorchRequest]) -> None:
+        """Sample several tokens for every request; what comes after a response's end is dropped."""
+        self._cache.to_front([r.admitted_row for r in requests])
+        ordered = sorted(requests, key=lambda r: r.admitted_row.index)
+        sampled = ahead.decode(ordered)
+        self.stats.decode_steps += max(map(len, sampled))
+        self.stats.decode_rows += sum(map(len, sampled))
+        for request, pairs in zip(ordered, sampled, strict=True):
+            row, taken = request.admitted_row, 0
+            for token, logprob in pairs:
+                taken += 1
+                row.tokens.append(request.tokens[-1])
+                if self._take(request, token, logprob):
+                    break
+            self.stats.generated_tokens += taken
+            row.used = self._cache.clock
 
     def _accept(
         self, requests: list[TorchRequest], hidden_BH: Tensor, batch: SamplingBatch | None = None
@@ -312,15 +348,20 @@ class TorchEngine(Engine):
             self._cache.logits(hidden_BH), [len(r.token_ids) for r in requests]
         )
         self.stats.generated_tokens += len(requests)
-        for request, token, logprob in zip(requests, ids, logprobs, strict=True):
-            request.tokens.append(token)
-            request.token_ids.append(token)
-            request.logprobs.append(logprob)
-            reason = finish_reason(request.token_ids, request.sampling, self._stop_text)
-            if reason is None and len(request.tokens) >= self.max_context:
-                reason = "length"
-            if reason is not None:
-                self._finish(
-                    request,
-                    Completion(request.token_ids, request.logprobs, reason, request.version or 0),
-                )
+        for sampled in zip(requests, ids, logprobs, strict=True):
+            self._take(*sampled)
+
+    def _take(self, request: TorchRequest, token: int, logprob: float) -> bool:
+        """Append a token to a response; finish it, and return True, if it ends there."""
+        request.tokens.append(token)
+        request.token_ids.append(token)
+        request.logprobs.append(logprob)
+        reason = finish_reason(request.token_ids, request.sampling, self._stop_text)
+        if reason is None and len(request.tokens) >= self.max_context:
+            reason = "length"
+        if reason is not None:
+            self._finish(
+                request,
+                Completion(request.token_ids, request.logprobs, reason, request.version or 0),
+            )
+        return reason is not None

@@ -15,6 +15,7 @@ that distribution too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,49 @@ def uniform(
     """
     bits = _mix(streams + (np.array(index, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(12)).astype(np.float64) * 2.0**-52
+
+
+def uniform_on_device(stream_B: Tensor, index_B: Tensor) -> Tensor:
+    """Compute the numbers of `uniform` where its streams are, bit for bit.
+
+    Args:
+        stream_B: int64 with the bits of `hash_seeds`.
+        index_B: int64.
+    """
+    bits_B = stream_B + (index_B + 1) * _signed(_GOLDEN)
+    for shift, factor in ((30, _MIX_A), (27, _MIX_B)):
+        bits_B = (bits_B ^ _shifted(bits_B, shift)) * _signed(factor)
+    return _shifted(bits_B ^ _shifted(bits_B, 31), 12).double() * 2.0**-52
+
+
+def _signed(number: np.uint64) -> int:
+    """Return the signed number of the same 64 bits."""
+    return int(number) - (int(number) >> 63 << 64)
+
+
+def _shifted(bits_B: Tensor, shift: int) -> Tensor:
+    """Shift 64 bits to the right, zeros after them: of a signed number torch repeats the sign."""
+    return (bits_B >> shift) & ((1 << (64 - shift)) - 1)
+
+
+def draw(logprobs_BV: Tensor, u_B: Tensor, filters: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the inverse of each cumulative distribution at `u_B`: token ids [B].
+
+    Of a distribution that is not finite it is any token; its log-probability is NaN.
+
+    Args:
+        logprobs_BV: float32 [B, V].
+        u_B: float64 [B] in [0, 1).
+        filters: top-k and top-p of each row, or None if no row has them; see `filter_probs`.
+    """
+    probs_BV = logprobs_BV.exp()
+    if filters is not None:
+        probs_BV = filter_probs(probs_BV, *filters)
+    cumulative_BV = probs_BV.cumsum(-1, dtype=torch.float64)
+    target_B1 = u_B[:, None] * cumulative_BV[:, -1:]
+    ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    # An index beyond the end would be an error on the CPU, and the end of all work on a GPU.
+    return ids_B.clamp_(max=logprobs_BV.shape[-1] - 1)
 
 
 def filter_probs(probs_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
@@ -118,6 +162,8 @@ class SamplingBatch:
 
         Returns:
             Token ids [B] and their log-probabilities (nats) [B].
+
+        Raises FloatingPointError if a distribution is not finite.
         """
         logits_BV = logits_BV.float()
         for b, sampling in self._minimum:
@@ -128,24 +174,15 @@ class SamplingBatch:
         if self._all_greedy:
             ids_B = logits_BV.argmax(-1)
         else:
-            ids_B = self._draw(logprobs_BV, index)
+            u_B = torch.from_numpy(uniform(self._streams, index)).to(logits_BV.device)
+            ids_B = draw(logprobs_BV, u_B, self._filters)
             if self._any_greedy:
                 greedy_B = torch.tensor(self._greedy, device=logits_BV.device)
                 ids_B = torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
-        chosen_B = logprobs_BV.gather(-1, ids_B[:, None])[:, 0]
-        return ids_B.tolist(), chosen_B.tolist()
-
-    def _draw(self, logprobs_BV: Tensor, index: Sequence[int]) -> Tensor:
-        """Token ids [B] drawn from the filtered distributions. Raises FloatingPointError if one is
-        not finite.
-        """
-        probs_BV = logprobs_BV.exp()
-        if self._filters is not None:
-            probs_BV = filter_probs(probs_BV, *self._filters)
-        cumulative_BV = probs_BV.cumsum(-1, dtype=torch.float64)
-        u_B = torch.from_numpy(uniform(self._streams, index)).to(probs_BV.device)
-        target_B1 = u_B[:, None] * cumulative_BV[:, -1:]
-        return torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+        chosen: list[float] = logprobs_BV.gather(-1, ids_B[:, None])[:, 0].tolist()
+        if not all(map(math.isfinite, chosen)):
+            raise FloatingPointError("the logits of a response are not finite")
+        return ids_B.tolist(), chosen
 
 
 class StopText:
