@@ -85,7 +85,7 @@ def flood(head: bytes, block: bytes) -> Handler:
 
 
 def never(link: socket.socket, request: bytes, number: int) -> None:
-    """Say nothing at all."""
+    """Answer nothing at all."""
     time.sleep(3)
 
 

@@ -91,7 +91,7 @@ async def play(backend: Any, workers: int, tasks: list[Task], slots: int) -> dic
 
 
 def measure(pages: int, episodes: int, rounds: int) -> dict[str, Any]:
-    """Measure everything, in order."""
+    """Measure building, queries and episodes, in this order."""
     retriever, result = build(pages)
     env = turnrl.make("search/qa-v0", pages=pages)
     tasks = list(env.tasks("train")[: episodes * rounds])

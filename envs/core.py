@@ -177,7 +177,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @abstractmethod
     def _begin(self, task: Task) -> Outcome:
-        """Start this task, forgetting all that was before."""
+        """Start a task, forgetting all that was before."""
 
     @abstractmethod
     def _act(self, action: str) -> Outcome:

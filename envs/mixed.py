@@ -113,7 +113,7 @@ class MixedEnv(TextEnv):
         return self._part.expert_action()
 
     def close(self) -> None:
-        """Close all parts."""
+        """Close all parts of the mix."""
         for part in self.parts:
             part.close()
 

@@ -88,6 +88,6 @@ def boundary(what: str) -> Iterator[None]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return a hint for an unknown word: " (did you mean 'x'?)" or the list of what is known."""
+    """Return a hint for an unknown word: "did you mean 'x'?", or the list of what is known."""
     match = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(sorted(known))}"

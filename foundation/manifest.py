@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def check_manifest(folder: Path, advice: str = "") -> dict[str, Any] | None:
-    """Compare each file with its digest, and return what `read_manifest` does.
+    """Compare each file of a folder with its digest, and return what `read_manifest` does.
 
     Args:
         advice: what can be done about damage, for the sentence.

@@ -169,7 +169,7 @@ class HouseholdEngine:
         return sorted(self.operators)
 
     def close(self) -> None:
-        """Give the library back; `start` takes one again."""
+        """Give the engine's copy of the library back; `start` takes one again."""
         with LOCK:
             if self._library is not None:
                 _spare.append(self._library)

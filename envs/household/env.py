@@ -112,7 +112,7 @@ class HouseEnv(TextEnv):
         return self._command(moves[0]) if moves else None
 
     def close(self) -> None:
-        """Give the engine's memory back. The instance may be reset again."""
+        """Give the engine's copy of the library back. The instance may be reset again."""
         self._engine.close()
 
     def _begin(self, task: Task) -> Outcome:

@@ -168,14 +168,14 @@ class _Maker:
         return {"ok": False, "error": f"its worker process died: {self._child.last_line()}"}
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """End the maker's process, if there is one."""
         if self._child is not None:
             self._child.end()
             self._child = None
 
 
 def _exchange(process: Popen[bytes], text: str) -> bytes:
-    """Write a line and return the line that answers it, or nothing if the process is gone."""
+    """Write a line to a process and return its answer, or nothing if it is gone."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -97,7 +97,7 @@ class InstancePool:
         self._held.pop(episode_id, None)
 
     def close(self) -> None:
-        """Close all instances."""
+        """Close all instances of the pool."""
         envs = [env for _, env in [*self._held.values(), *self._idle]]
         self._held.clear()
         self._idle.clear()

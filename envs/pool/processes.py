@@ -114,7 +114,7 @@ class Processes:
     async def ask(
         self, seat: ProcessSeat, op: str, argument: str | Task | None, limit: float
     ) -> Reply:
-        """Send a request and return the reply.
+        """Send an episode's request to its worker process and return the reply.
 
         A worker that dies while it starts is replaced here, unseen by the episode.
         """
@@ -216,6 +216,7 @@ class Processes:
             shortest = min(
                 (worker.pending[0][1] for worker in self._workers if worker.pending), default=1.0
             )
+            # One timer for all requests; it looks about ten times within the shortest limit.
             self._timer = self.loop.call_later(min(1.0, max(0.02, shortest / 10)), self._watch)
 
     def _watch(self) -> None:
@@ -236,7 +237,7 @@ class Processes:
     # -- the end -----------------------------------------------------------------------------------
 
     def detach(self) -> list[WorkerProcess]:
-        """Stop serving: pending requests fail, sockets close.
+        """Stop serving episodes: pending requests fail, sockets close.
 
         Returns the workers that `reap` must see off.
         """

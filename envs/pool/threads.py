@@ -137,6 +137,7 @@ class Threads:
     def _watch_soon(self) -> None:
         if self._timer is None:
             shortest = min((call.limit for call in self._open.values()), default=1.0)
+            # One timer for all calls; it looks about ten times within the shortest limit.
             self._timer = self.loop.call_later(min(1.0, max(0.02, shortest / 10)), self._watch)
 
     def _watch(self) -> None:
@@ -156,7 +157,7 @@ class Threads:
             self._watch_soon()
 
     def detach(self) -> list[Any]:
-        """Stop serving: pending requests fail, idle threads end."""
+        """Stop serving episodes: pending requests fail, idle threads end."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -105,7 +105,7 @@ def _follow(parent: int, root: str) -> None:
 
 
 def _leave(root: str) -> None:
-    """Remove the private directory and end this process with everything it started."""
+    """Remove this worker's private directory and end the process with everything it started."""
     os.chdir("/")
     end_all_of(root)
     shutil.rmtree(root, ignore_errors=True)

@@ -58,7 +58,7 @@ class Game:
         self._moves = self._seen = 0
 
     def close(self) -> None:
-        """End the process; the object is of no use afterwards."""
+        """End the Java process; the object is of no use afterwards."""
         self.java.close()
 
     def load(self, name: str, variation: int, simplification: str) -> SimulatorReply:

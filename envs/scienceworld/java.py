@@ -141,7 +141,7 @@ class Java:
         ).start()
 
     def close(self) -> None:
-        """End the process and wait until it is gone; may be called twice."""
+        """End the Java process and wait until it is gone; may be called twice."""
         self._link.close()
         self._child.end()
 

@@ -172,7 +172,7 @@ class GameWorld:
             return list(self._logic.plan(self._follow(plan=True)))
 
     def close(self) -> None:
-        """Free the interpreter; the object is of no use afterwards."""
+        """Free the game's interpreter; the object is of no use afterwards."""
         self._machine.close()
 
     def _follow(self, *, plan: bool) -> View:
