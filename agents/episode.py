@@ -43,6 +43,8 @@ class StopReason(StrEnum):
     """The world does not tell a baseline what it needs, such as an expert's action; other tasks may
     be played.
     """
+    BUDGET = "budget"
+    """The budget of the server that plays was spent before the episode ended, or began."""
 
     @property
     def failed(self) -> bool:
@@ -61,7 +63,13 @@ class StopReason(StrEnum):
 
 
 _FAILED = frozenset(
-    {StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENGINE_ERROR, StopReason.UNPLAYABLE}
+    {
+        StopReason.ENV_ERROR,
+        StopReason.ENV_TIMEOUT,
+        StopReason.ENGINE_ERROR,
+        StopReason.UNPLAYABLE,
+        StopReason.BUDGET,
+    }
 )
 
 
@@ -78,6 +86,8 @@ class Turn:
     logprobs: list[float]
     """Log-probability (nats) of each response id at sampling time, under the sampling temperature.
     """
+    counted: int = 0
+    """Tokens of a response whose ids nobody told, as a server counted them."""
     repeated: int = 0
     """So many first ids of `prompt_ids` repeat, or may repeat, what was said before, the player's
     words included.
@@ -185,7 +195,7 @@ class Episode:
     @property
     def response_tokens(self) -> int:
         """Count the tokens that the player wrote."""
-        return sum(len(turn.response_ids) for turn in self.turns)
+        return sum(len(turn.response_ids) or turn.counted for turn in self.turns)
 
     def to_json(self, *, artifacts: bool = False) -> dict[str, Any]:
         """Return a JSON-serialisable form, for `from_json`; with `artifacts` those too."""

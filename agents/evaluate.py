@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from .agent import Agent
 from .baselines import BASELINES
 from .episode import Episode
 from .evaluation import Evaluation, summarise
+from .hosted.load import PREFIX, LoadedHosted, load_hosted
 from .play import EpisodeJob, PlayStats, play_many
 from .saved_agent import LoadedAgent, fingerprint, load_named
 
@@ -88,10 +89,11 @@ def evaluate(
     tasks: int | None = None,
     seed: int = 0,
     temperature: Annotated[float | None, Field(ge=0)] = None,
-    concurrency: Annotated[int, Field(ge=1)] = 64,
+    concurrency: Annotated[int | None, Field(ge=1)] = None,
     max_turns: Annotated[int | None, Field(ge=1)] = None,
     changes: Mapping[str, Any] | None = None,
     pool: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
     progress: bool = True,
     imports: Sequence[str] = (),
     trust: bool = False,
@@ -102,16 +104,17 @@ def evaluate(
 
     Args:
         env: registered id.
-        agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, or another
-            model by its name.
+        agent: 'random', 'expert', an Agent, the folder of a trained run or checkpoint, another
+            model by its name, or 'openai:MODEL' for one behind a server.
         params: parameters of the environment.
         tasks: how many tasks of the split, each exactly once; None is all, at most 100.
-        temperature: of a language model's sampling; 0 is greedy, None what its run was evaluated
-            with, else 1.
-        concurrency: episodes at once; fewer for worlds that cannot run in threads.
+        temperature: of a model's sampling; 0 is greedy, None that of its run's evaluations, else 1.
+        concurrency: episodes at once, fewer for worlds that cannot run in threads; None is 64, and
+            that of `server` if there is one.
         max_turns: turn limit; None is that of a checkpoint's run, and 50 for other agents.
         changes: replaces keys of a language model's ``agent`` block: see `checkpoint.load_agent`.
         pool: arguments of the `EnvPool`, e.g. ``{"step_timeout": 60}``; None are `pool_for`'s.
+        server: fields of a `HostedConfig`, where 'openai:MODEL' is served and what it may cost.
         progress: show bars on the terminal, and say on stderr what goes wrong.
         imports: modules or ``.py`` files that register worlds.
         trust: whether a checkpoint may name classes whose code is then run.
@@ -119,8 +122,7 @@ def evaluate(
         device: where a language model plays: cpu, cuda, cuda:N, or auto for a GPU if there is one.
 
     Raises:
-        UserError: unknown environment, agent, split or checkpoint, or more tasks than the split
-            has.
+        UserError: unknown environment, agent, split, server or checkpoint, or too many tasks.
     """
     with shown_on_stderr(progress):
         import_worlds(*imports)
@@ -128,17 +130,16 @@ def evaluate(
         try:
             listed = prototype.tasks(split)
             chosen = choose_tasks(listed, tasks, f"the {split} split of {env}")
-            who = _resolve(agent, temperature, max_turns, changes or {}, trust, device)
+            how = _How(temperature, max_turns, changes or {}, trust, device)
+            who = _resolve(agent, how, server, concurrency)
             prototype.prepare(chosen, progress=progress)
         finally:
             close_worlds([prototype])
-        worlds = _pool(prototype, concurrency, who.agent.extras, imports, pool)
-        played, stats = _played(who, chosen, worlds, split, seed, concurrency, progress)
+        worlds = _pool(prototype, who.concurrency, who.agent.extras, imports, pool)
+        played, stats = _played(who, chosen, worlds, split, seed, progress)
         (episodes if episodes is not None else []).extend(played)
-        conditions = {"params": params or {}, "split_size": len(listed), **who.conditions()}
-        return summarise(
-            played, stats, env=env, agent=who.name, split=split, seed=seed, **conditions
-        )
+        named: dict[str, Any] = {"env": env, "agent": who.name, "split": split, "seed": seed}
+        return summarise(played, stats, **named, **who.conditions(params or {}, len(listed)))
 
 
 def _played(
@@ -147,7 +148,6 @@ def _played(
     worlds: EnvPool,
     split: str,
     seed: int,
-    concurrency: int,
     progress: bool,
 ) -> tuple[list[Episode], PlayStats]:
     """Play the tasks in a pool that is closed afterwards."""
@@ -157,7 +157,7 @@ def _played(
         worlds,
         max_turns=who.max_turns,
         seed=seed,
-        concurrency=concurrency,
+        concurrency=who.concurrency,
         label=who.label(split),
         progress=progress,
     )
@@ -169,56 +169,77 @@ def _played(
 
 @dataclass(frozen=True, slots=True)
 class _Contestant:
-    """The player of an evaluation with its name and turn limit; `loaded` for a language model."""
+    """The player of an evaluation with its name and limits; `loaded` for a language model."""
 
     agent: Agent
     name: str
     max_turns: int
-    loaded: LoadedAgent | None = None
+    concurrency: int
+    loaded: LoadedAgent | LoadedHosted | None = None
 
     def label(self, split: str) -> str:
         """Name the player's random streams; a checkpoint has those of its run's evaluations."""
-        return self.name if self.loaded is None else f"eval-{split}"
+        return f"eval-{split}" if isinstance(self.loaded, LoadedAgent) else self.name
 
-    def conditions(self) -> dict[str, Any]:
-        """Return the player's limits as fields of an Evaluation."""
+    def conditions(self, params: Mapping[str, Any], split_size: int) -> dict[str, Any]:
+        """Return world, limits, and what a server was asked for, as fields of an Evaluation."""
+        limits = {"params": params, "split_size": split_size, "max_turns": self.max_turns}
         if self.loaded is None:
-            return {"temperature": None, "max_turns": self.max_turns}
-        return {
+            return limits | {"temperature": None}
+        limits |= {
             "temperature": self.loaded.temperature,
-            "max_turns": self.max_turns,
             "max_context": self.loaded.max_context,
-            "checkpoint": None if self.loaded.folder is None else fingerprint(self.loaded.folder),
         }
+        if isinstance(self.loaded, LoadedHosted):
+            return limits | {"server": self.loaded.use()}
+        folder = self.loaded.folder
+        return limits | {"checkpoint": None if folder is None else fingerprint(folder)}
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What an evaluation asks of a language model, as `load_named` takes it."""
+
+    temperature: float | None
+    max_turns: int | None
+    changes: Mapping[str, Any]
+    trust: bool
+    device: str
 
 
 def _resolve(
     agent: str | Path | Agent,
-    temperature: float | None,
-    max_turns: int | None,
-    changes: Mapping[str, Any],
-    trust: bool,
-    device: str,
+    how: _How,
+    server: Mapping[str, Any] | None,
+    concurrency: int | None,
 ) -> _Contestant:
-    if isinstance(agent, Agent) or str(agent) in BASELINES:
-        if changes:
-            raise UserError(f"only a language model has a {next(iter(changes))} to change")
-        if device != "auto":
-            raise UserError(f"only a language model has a device, so device={device} cannot be")
-        limit = 50 if max_turns is None else max_turns
+    name, limit = str(agent), 50 if how.max_turns is None else how.max_turns
+    at_once, known = concurrency or 64, [*BASELINES, f"{PREFIX}MODEL"]
+    if name.startswith(PREFIX):
+        if how.device != "auto":
+            raise UserError(f"{name} plays where its server does, so device={how.device} cannot be")
+        hosted = load_hosted(
+            name,
+            server,
+            temperature=how.temperature,
+            max_turns=how.max_turns,
+            changes=how.changes,
+            concurrency=concurrency,
+        )
+        return _Contestant(hosted.agent, name, hosted.max_turns, hosted.config.concurrency, hosted)
+    if server is not None:
+        raise UserError(f"only an agent {PREFIX}MODEL has a server, '{name}' has none")
+    if isinstance(agent, Agent) or name in BASELINES:
+        if how.changes:
+            raise UserError(f"only a language model has a {next(iter(how.changes))} to change")
+        if how.device != "auto":
+            raise UserError(f"only a language model has a device, so device={how.device} cannot be")
         if isinstance(agent, Agent):
-            return _Contestant(agent, type(agent).__name__, limit)
-        return _Contestant(BASELINES[str(agent)](), str(agent), limit)
-    loaded = load_named(
-        str(agent),
-        list(BASELINES),
-        temperature=temperature,
-        max_turns=max_turns,
-        changes=changes,
-        trust=trust,
-        device=device,
-    )
-    return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, loaded)
+            return _Contestant(agent, type(agent).__name__, limit, at_once)
+        return _Contestant(BASELINES[name](), name, limit, at_once)
+    asked = {field.name: getattr(how, field.name) for field in fields(how)}
+    loaded = load_named(name, known, **asked)
+    return _Contestant(loaded.agent, Path(agent).name, loaded.max_turns, at_once, loaded)
 
 
 def _pool(

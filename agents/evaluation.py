@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, computed_field
 from .. import __version__
 from .episode import Episode, StopReason
 from .play import PlayStats
+from .teachers.meter import ServerUse
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -139,6 +140,11 @@ class Evaluation(Rate):
     )
     seconds: float
     tokens_per_second: float | None
+    cut: int = Field(0, description="episodes that the end of a budget cut, which count nowhere")
+    unplayed: int = Field(0, description="tasks that were not begun, because a budget was spent")
+    server: ServerUse | None = Field(
+        None, description="requests, tokens, cost and time of a model behind a server"
+    )
     tasks: list[TaskResult] = Field([], description="how each task went, in the order of the split")
     versions: dict[str, str] = Field({}, description="releases of the software that played")
 
@@ -152,38 +158,54 @@ class Evaluation(Rate):
 
     @property
     def failed_share(self) -> float:
-        """Return the share of failed episodes among all that this agent could play."""
+        """Return the share of failed and cut episodes among all that this agent could play."""
         failed = sum(count for name, count in self.failed.items() if name != StopReason.UNPLAYABLE)
+        failed += self.cut
         return failed / max(self.n + failed, 1)
 
     @property
     def trouble(self) -> str | None:
-        """Say what the failed episodes do to the rate; None if none failed."""
-        failed, all_ = sum(self.failed.values()), self.n + sum(self.failed.values())
-        if not failed:
-            return None
-        reasons = ", ".join(f"{count} {name}" for name, count in self.failed.items())
-        if self.success is None:
-            return f"nothing was measured: {failed} of {all_} episodes failed ({reasons})"
-        won = round(self.success * self.n)
-        return (
-            f"{failed} of {all_} episodes failed ({reasons}): had they all been played, the success"
-            f" rate would be between {won / all_:.1%} and {(won + failed) / all_:.1%}"
-        )
+        """Say what was not measured, and what that does to the rate; None if all was."""
+        reasons = [f"{count} {name}" for name, count in self.failed.items()]
+        reasons += [f"{self.cut} cut by the end of the budget"] if self.cut else []
+        failed = sum(self.failed.values()) + self.cut
+        all_ = self.n + failed
+        said = []
+        if self.unplayed:
+            said.append(
+                f"the budget was spent: {self.unplayed} of {all_ + self.unplayed} tasks were not"
+                " played"
+            )
+        if self.success is None and failed:
+            said.append(
+                f"nothing was measured: {failed} of {all_} episodes failed ({', '.join(reasons)})"
+            )
+        elif self.success is None:
+            said.append("nothing was measured")
+        elif failed:
+            won = round(self.success * self.n)
+            said.append(
+                f"{failed} of {all_} episodes failed ({', '.join(reasons)}): had they all been"
+                f" played, the success rate would be between {won / all_:.1%} and"
+                f" {(won + failed) / all_:.1%}"
+            )
+        return "; ".join(said) or None
 
     @property
     def title(self) -> str:
         """Say who played what, and how much of it."""
-        played = self.n + sum(self.failed.values())
+        played = self.n + sum(self.failed.values()) + self.cut
         share = f", {played} of {self.split_size} tasks" if self.split_size is not None else ""
         return f"{self.agent} on {self.env} ({self.split}{share})"
 
     def record(self) -> dict[str, Any]:
         """Return the numbers for a line of a run's metrics.
 
-        Left out are the fields that are the same for a whole run, and the single tasks.
+        Left out are the fields that are the same for a whole run, those of servers, and the single
+        tasks.
         """
-        return self.model_dump(exclude={"tasks", "versions", "params", "checkpoint"})
+        single = {"tasks", "versions", "params", "checkpoint", "cut", "unplayed", "server"}
+        return self.model_dump(exclude=single)
 
     def table(self) -> Table:
         """Show the numbers as a rich table."""
@@ -201,6 +223,7 @@ class Evaluation(Rate):
         }
         means = [form.format(value) for form, value in said.items() if value is not None]
         parts = [", ".join(means), self.trouble or "no episode failed", f"{self.seconds:.1f} s"]
+        parts += [self.server.text] if self.server is not None else []
         table.caption = "; ".join(part for part in parts if part)
         return table
 
@@ -223,6 +246,8 @@ def summarise(
     `conditions` are further fields of the Evaluation.
     """
     finished = [e for e in episodes if not e.stop.failed]
+    over_budget = [e for e in episodes if e.stop is StopReason.BUDGET]
+    failed = [e for e in episodes if e.stop.failed and e.stop is not StopReason.BUDGET]
     families: dict[str, list[bool]] = {episode.task.family: [] for episode in episodes}
     for episode in finished:
         families[episode.task.family].append(episode.success)
@@ -241,7 +266,9 @@ def summarise(
         repeated_rate=_mean(sum(map(_repeated, finished)), len(turns)),
         tokens=_mean(tokens, len(finished)),
         stops=dict(Counter(e.stop.value for e in finished)),
-        failed=dict(Counter(e.stop.value for e in episodes if e.stop.failed)),
+        failed=dict(Counter(e.stop.value for e in failed)),
+        cut=sum(bool(e.turns) for e in over_budget),
+        unplayed=sum(not e.turns for e in over_budget),
         seed=seed,
         temperature=temperature,
         seconds=stats.seconds,

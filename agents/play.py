@@ -23,6 +23,7 @@ from .agent import Agent, Player, Unplayable
 from .engines.base import ContextOverflow, EngineError
 from .episode import Episode, StopReason, Turn
 from .symmetry import RenamedPlayer
+from .teachers.meter import BudgetSpent
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ async def play(
         pool.faults.note(f"engine_error: {kind}", f"engine_error in {task.id}: {why}")
     except Unplayable as failure:
         episode.stop, episode.error = StopReason.UNPLAYABLE, str(failure)
+    except BudgetSpent as end:
+        episode.stop, episode.error = StopReason.BUDGET, str(end)
     except ContextOverflow:
         episode.stop = StopReason.CONTEXT_LIMIT
         if not episode.turns:
@@ -205,7 +208,7 @@ async def play_many(
 
     async def lane() -> None:
         with ExitStack() as last:
-            for index, attempt in _attempts(cursor, retries, results):
+            for index, attempt in _attempts(queue, cursor, retries, results, stats):
                 job = queue[index]
                 player = _player(agent, job, attempt)
                 last.close()  # after the next player was made: the engine is to see no gap
@@ -267,12 +270,21 @@ def _player(agent: Agent, job: EpisodeJob, attempt: int) -> Player:
 
 
 def _attempts(
-    cursor: Iterator[int], retries: int, results: list[Episode | None]
+    jobs: list[EpisodeJob],
+    cursor: Iterator[int],
+    retries: int,
+    results: list[Episode | None],
+    stats: PlayStats,
 ) -> Iterator[tuple[int, int]]:
     """(job index, attempt) pairs of one lane: each job until it did not fail, or `retries` times
-    more.
+    more; none once a budget is spent.
     """
     for index in cursor:
+        if StopReason.BUDGET in stats.lost:  # no world is begun that nobody plays in
+            job = jobs[index]
+            results[index] = unplayed = Episode(job.task, id=job.id, stop=StopReason.BUDGET)
+            _count(stats, unplayed)
+            continue
         for attempt in range(retries + 1):
             yield index, attempt
             episode = results[index]
@@ -282,7 +294,7 @@ def _attempts(
 
 def _is_final(episode: Episode) -> bool:
     """Whether playing it again would tell nothing new."""
-    return not episode.stop.failed or episode.stop is StopReason.UNPLAYABLE
+    return not episode.stop.failed or episode.stop in (StopReason.UNPLAYABLE, StopReason.BUDGET)
 
 
 def _count(stats: PlayStats, episode: Episode) -> None:

@@ -166,7 +166,7 @@ def load_agent(
     if folder is not None:
         check_manifest(folder)
     saved = SavedAgent() if folder is None else SavedAgent.read(folder, trust=trust)
-    saved = _changed(
+    saved = changed_agent(
         saved, {**(changes or {}), **({} if max_turns is None else {"max_turns": max_turns})}
     )
     limit = {} if saved.max_context is None else {"max_context": saved.max_context}
@@ -200,7 +200,8 @@ def load_named(name: str, others: Sequence[str], **options: Any) -> LoadedAgent:
     return load_agent(name, **options)
 
 
-def _changed(saved: SavedAgent, changes: Mapping[str, Any]) -> SavedAgent:
+def changed_agent(saved: SavedAgent, changes: Mapping[str, Any]) -> SavedAgent:
+    """Replace keys of a saved agent; ``max_tokens`` is that of its sampling. Raises UserError."""
     if not changes:
         return saved
     data = saved.model_dump() | {
@@ -233,6 +234,7 @@ __all__ = [
     "AGENT_FILE",
     "LoadedAgent",
     "SavedAgent",
+    "changed_agent",
     "checkpoint_folder",
     "fingerprint",
     "load_agent",

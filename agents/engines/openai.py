@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -20,7 +19,7 @@ from pydantic import Field
 from ...foundation.errors import UserError, nearest
 from ..teachers.endpoint import LARGEST, Endpoint
 from ..teachers.endpoint_config import EndpointConfig, EndpointError
-from ..teachers.reply import HttpReply, shown_url
+from ..teachers.reply import HttpReply, are_ids, are_logprobs, shown_url
 from .base import Capabilities, Completion, Engine, EngineConfig, EngineError, Sampling
 
 if TYPE_CHECKING:
@@ -127,8 +126,8 @@ class OpenAIEngine(Engine):
         try:
             return await self.endpoint.post(COMPLETIONS, data, read, LARGEST + _PER_TOKEN * tokens)
         except EndpointError as error:
-            if (told := self.endpoint.refusal(error)) is not None:
-                raise told from None
+            if error.kind == "refused" and error.first:
+                raise self.endpoint.refusal(error) from None
             raise EngineError(str(error)) from error
 
     async def _check_temperature(self, prompt: Sequence[int]) -> None:
@@ -177,9 +176,9 @@ def read_completion(reply: HttpReply, prompt: Sequence[int], most: int) -> tuple
             f"the server returns no {'token ids' if ids is None else 'log-probabilities'}: only one"
             " that does (vLLM) can be asked with token ids"
         )
-    if not _are_ids(ids) or not 1 <= len(ids) <= most:
+    if not are_ids(ids) or not 1 <= len(ids) <= most:
         raise EndpointError("unreadable", f"1 to {most} token ids were asked for")
-    if not _are_logprobs(logprobs) or len(logprobs) != len(ids):
+    if not are_logprobs(logprobs) or len(logprobs) != len(ids):
         raise EndpointError("unreadable", f"{len(ids)} tokens need as many log-probabilities")
     if choice.get("prompt_token_ids", list(prompt)) not in (None, list(prompt)):
         raise EndpointError("unreadable", "the server read another prompt than it was sent")
@@ -207,7 +206,7 @@ def read_scores(reply: HttpReply, tokens: Sequence[int]) -> list[float]:
         scores = [found[i][str(token)]["logprob"] for i, token in enumerate(tokens) if i]
     except (LookupError, TypeError):
         scores = [None]
-    if not _are_logprobs(scores):
+    if not are_logprobs(scores):
         raise EndpointError("unreadable", f"no log-probability of each of {len(tokens)} tokens")
     return [min(p, 0.0) for p in scores]
 
@@ -218,7 +217,7 @@ def read_alternatives(reply: HttpReply) -> dict[str, float]:
     found = choice.get("logprobs")
     top = found.get("top_logprobs") if isinstance(found, dict) else None
     first = top[0] if isinstance(top, list) and top else None
-    if not isinstance(first, dict) or not _are_logprobs(list(first.values())):
+    if not isinstance(first, dict) or not are_logprobs(list(first.values())):
         return {}
     return first
 
@@ -231,18 +230,6 @@ def _choice(reply: HttpReply) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(choice, dict):
         raise EndpointError("unreadable", "not a completion")
     return choice, data
-
-
-def _are_ids(values: Any) -> bool:
-    return isinstance(values, list) and all(type(i) is int and i >= 0 for i in values)
-
-
-def _are_logprobs(values: Any) -> bool:
-    """Tell whether these are log-probabilities, up to rounding."""
-    return isinstance(values, list) and all(
-        isinstance(p, float | int) and not isinstance(p, bool) and math.isfinite(p) and p < 1e-3
-        for p in values
-    )
 
 
 async def longest_context(endpoint: Endpoint) -> int | None:
@@ -270,6 +257,20 @@ async def longest_context(endpoint: Endpoint) -> int | None:
     return limit if isinstance(limit, int) and limit > 1 else None
 
 
+def connect(
+    endpoint: Endpoint, max_context: int | None, capabilities: Capabilities = CAN
+) -> OpenAIEngine:
+    """Make an engine whose context is as long as the server allows, or shorter where that is said.
+
+    Raises UserError if the server cannot be asked, or nobody knows the limit.
+    """
+    limit = asyncio.run(longest_context(endpoint))
+    limits = [n for n in (max_context, None if limit is None else limit - 1) if n is not None]
+    if not limits:
+        raise UserError("the server does not tell how long a context may be: say max_context")
+    return OpenAIEngine(endpoint, min(limits), capabilities)
+
+
 class OpenAIEngineConfig(EngineConfig):
     """Generate on a server that takes token ids and tells log-probabilities, as vLLM does.
 
@@ -294,8 +295,4 @@ class OpenAIEngineConfig(EngineConfig):
         """
         at_once = min(self.max_batch, self.endpoint.concurrency)
         endpoint = Endpoint(self.endpoint.model_copy(update={"concurrency": at_once}), "engine")
-        limit = asyncio.run(longest_context(endpoint))
-        limits = [n for n in (max_context, None if limit is None else limit - 1) if n is not None]
-        if not limits:
-            raise UserError("the server does not tell how long a context may be: say max_context")
-        return OpenAIEngine(endpoint, min(limits), self.capabilities)
+        return connect(endpoint, max_context, self.capabilities)

@@ -26,6 +26,7 @@ from ...foundation.errors import UserError
 from ...foundation.printable import visible
 from .breaker import Breaker, RateLimit
 from .endpoint_config import EndpointConfig, EndpointError
+from .meter import Meter, Usage
 from .reply import HttpReply, read_reply, route_url, secrets_of, shown_url
 
 if TYPE_CHECKING:
@@ -70,10 +71,13 @@ class Endpoint:
 
     Args:
         who: what the model is to the user, in messages: 'judge', 'player'.
+        meter: counts the requests, and ends them when its budget is spent.
     """
 
-    def __init__(self, config: EndpointConfig, who: str = "model") -> None:
-        self.config, self.who = config, who
+    def __init__(
+        self, config: EndpointConfig, who: str = "model", meter: Meter | None = None
+    ) -> None:
+        self.config, self.who, self.meter = config, who, meter
         self._rate = (
             RateLimit(config.requests_per_minute)
             if config.requests_per_minute is not None
@@ -96,6 +100,7 @@ class Endpoint:
         Raises:
             EndpointError: it failed for good.
             UserError: httpx is not installed, or the key cannot be sent.
+            BudgetSpent: the meter's budget is.
         """
         first, self._begun = not self._begun, True
         request = _Request(route_url(self.config.url, route), body, self._headers(), read, largest)
@@ -142,16 +147,23 @@ class Endpoint:
 
     async def _attempt(self, client: httpx.AsyncClient, request: _Request[T]) -> T:
         """Send one request. Every failure is an EndpointError, and the breaker hears of it."""
+        meter = None if request.body is None else self.meter
+        if meter is not None:
+            meter.admit()
         began = time.monotonic()
         try:
             answer = await self._exchange(client, request)
         except EndpointError as error:
+            if meter is not None:
+                meter.failed += 1
             if error.silent:
                 self._breaker.failed(began, time.monotonic())
             elif not error.passing:
                 self._breaker.answered()
             raise
         self._breaker.answered()
+        if meter is not None:
+            meter.seconds.append(time.monotonic() - began)
         return answer
 
     async def _exchange(self, client: httpx.AsyncClient, request: _Request[T]) -> T:
@@ -193,15 +205,15 @@ class Endpoint:
             raise EndpointError("refused", f"status {status}: {said}", status=status)
         if reply.trouble:
             raise EndpointError("unreadable", reply.trouble)
+        if self.meter is not None and request.body is not None:
+            self.meter.add(Usage.of(reply.json()))
         return request.read(reply)
 
-    def refusal(self, error: EndpointError) -> UserError | None:
+    def refusal(self, error: EndpointError) -> UserError:
         """Return what to tell the user where the first request of all was refused.
 
-        The key or the model is wrong then; None for every other failure.
+        The key or the model is wrong then.
         """
-        if error.kind != "refused" or not error.first:
-            return None
         where = f"the {self.who} at {shown_url(self.config.url)}"
         return UserError(f"{where} refused the first request: {error.message}")
 

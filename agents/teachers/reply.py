@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ def secrets_of(url: str) -> list[str]:
             base64.b64encode(f"{user}:{password}".encode()).decode(),
         ]
     return [*passwords, *(value for _, value in parse_qsl(parts.query) if len(value) >= 8)]
+
+
+def are_ids(values: Any) -> TypeGuard[list[int]]:
+    """Tell whether a server's answer is a list of token ids."""
+    return isinstance(values, list) and all(type(i) is int and i >= 0 for i in values)
+
+
+def are_logprobs(values: Any) -> TypeGuard[list[float]]:
+    """Tell whether a server's answer is a list of log-probabilities, up to rounding."""
+    return isinstance(values, list) and all(
+        isinstance(p, float | int) and not isinstance(p, bool) and math.isfinite(p) and p < 1e-3
+        for p in values
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,8 @@ class Teacher(Endpoint):
                 if (found := parse(asked[-1][1])) is not None:
                     break
         except EndpointError as error:
-            if (told := self.refusal(error)) is not None:
-                raise told from None
+            if error.kind == "refused" and error.first:
+                raise self.refusal(error) from None
             self._count(error.kind, error.message)
             return None
         if found is None:

@@ -96,6 +96,7 @@ def test_failure_and_truncation_are_disjoint_kinds_of_stop() -> None:
         StopReason.ENV_TIMEOUT,
         StopReason.ENGINE_ERROR,
         StopReason.UNPLAYABLE,
+        StopReason.BUDGET,
     }
     assert failed == lost
     assert truncated == {
