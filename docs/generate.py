@@ -27,6 +27,7 @@ from turnrl.envs import EnvSettings, env_ids
 from turnrl.envs.registry import creator_of
 from turnrl.training.learner.critic import CriticConfig
 from turnrl.training.learner.optim import OptimConfig
+from turnrl.training.learner.reference import ReferenceConfig
 from turnrl.training.recipe import EvaluateConfig, PoolConfig, Recipe
 from turnrl.training.stages.rl import Rl
 from turnrl.training.stages.sft import Sft
@@ -105,6 +106,10 @@ BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "critic": (
         CriticConfig,
         "The critic of a reinforcement learning stage, where the credit needs values.",
+    ),
+    "reference": (
+        ReferenceConfig,
+        "The policy that the one that learns is compared with, where something needs it.",
     ),
     "evaluate": (EvaluateConfig, "Success during the run, and on test tasks after every stage."),
 }

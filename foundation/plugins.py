@@ -47,8 +47,8 @@ class Need(StrEnum):
     OLD_LOGPROBS = "old_logprobs"
     """The trainer's own log-probabilities of sampled tokens, before a step's first update."""
     REF_LOGPROBS = "ref_logprobs"
-    """Log-probabilities of the sampled tokens under a frozen copy of the policy, made when the
-    stage begins.
+    """Log-probabilities of the sampled tokens under the reference of the stage: the policy as it
+    was at its start, unless its `reference` block says otherwise.
     """
     INITIAL_WEIGHTS = "initial_weights"
     """A copy of the weights that are trained as they were when the stage began."""

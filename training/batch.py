@@ -56,7 +56,8 @@ class TokenBatch:
     ``engine``: float32, the policy that behaved, at sampling time. It is always there.
     ``old``: the trainer's own before the first update, the policy that a loss stays near to; where
     nobody needs it, the engine's are used (`behaviour_logprobs_BL`).
-    ``ref``: the reference, the policy as it was at the start of the rl stage.
+    ``ref``: the reference of the stage, the policy as it was at its start or what its `reference`
+    block says.
     """
     versions_BL: Tensor
     """int64: version of the weights that sampled this token (`Turn.version`); -1 where the policy

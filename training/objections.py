@@ -7,7 +7,7 @@ first episode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..agents.agent import LanguageAgent
@@ -17,6 +17,7 @@ from ..foundation.errors import UserError
 from ..foundation.plugins import Need
 
 if TYPE_CHECKING:
+    from ..rewards.base import TurnReward
     from .recipe import Recipe
     from .stages.rl import Rl
 
@@ -46,6 +47,7 @@ def reinforcement(stage: Rl, recipe: Recipe) -> Iterator[str]:
     yield from _groups(stage)
     yield from _updates(stage, recipe.agent.max_turns)
     yield from _steered(stage)
+    yield from _compared(stage, stage.rewards_paid(recipe.rewards))
     yield from _returns(recipe, stage)
 
 
@@ -131,6 +133,17 @@ def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
         yield (
             f"{stage.label}.critic.warmup_steps={warm}: all {stage.steps} steps would train the"
             " critic and none the policy"
+        )
+
+
+def _compared(stage: Rl, rewards: Sequence[TurnReward]) -> Iterator[str]:
+    others = [stage.credit, stage.curriculum, *stage.modifiers, *stage.selection, *rewards]
+    asking = [stage.loss, *stage.regularizers, *stage.companions, *others]
+    needed = any(Need.REF_LOGPROBS in plugin.needs() for plugin in asking)
+    if stage.reference.kind != "start" and not needed:
+        yield (
+            f"{stage.label}.reference.kind={stage.reference.kind}: nothing in this stage needs a"
+            " reference, so it would never be looked at; add regularizer 'kl', or leave it out"
         )
 
 

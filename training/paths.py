@@ -1,7 +1,7 @@
 """Files of the user's own that a recipe names: worlds in ``pool.imports``, plug-ins as ``name:
-mine.py:MyReward``.
+mine.py:MyReward``, the folder of a ``reference``.
 
-One rule holds for all of them. A ``.py`` path is relative to the recipe file; on the command line
+One rule holds for all of them. A path is relative to the recipe file; on the command line
 and in Python, where there is no file, it is relative to the working directory. A dotted module is
 looked for on the Python path, then beside the recipe. Recipes keep absolute paths, so that a run
 can be resumed and evaluated from any folder.
@@ -60,6 +60,9 @@ def _plugins(data: Any, base: Path) -> Any:
     if not isinstance(data, dict):
         return data
     found = {key: _plugins(value, base) for key, value in data.items()}
+    reference = found.get("reference")
+    if isinstance(reference, dict) and isinstance(path := reference.get("path"), str):
+        found["reference"] = {**reference, "path": os.path.abspath(base / Path(path).expanduser())}
     if isinstance(name := found.get("name"), str) and ":" in name:
         module, _, attribute = name.rpartition(":")
         found["name"] = f"{module_file(module, base)}:{attribute}"

@@ -39,3 +39,13 @@ class StepView:
     """
     agent: LanguageAgent
     """Who played; until the update its engine plays with the weights of the model."""
+
+    def packed(self, groups: Sequence[Group]) -> TokenBatch:
+        """Make a batch of other episodes of the same policy, beside that of the step."""
+        batch = self.batch
+        return TokenBatch.pack(
+            groups,
+            temperature=batch.temperature,
+            version=batch.version,
+            device=batch.device,
+        )

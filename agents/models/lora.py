@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ...foundation.errors import UserError
@@ -65,3 +67,25 @@ def with_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
             return peft.get_peft_model(model, config)
         except ValueError as error:
             raise UserError(f"model: lora: {brief(error)}") from None
+
+
+def untouched_adapters(model: Any) -> bool:
+    """Tell whether a model has adapters, trains nothing else, and is without them what it is.
+
+    The second matrix of a fresh adapter is 0.
+    """
+    if not hasattr(model, "disable_adapter"):
+        return False
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    second = [p for name, p in trained.items() if ".lora_B." in name]
+    return bool(second) and (
+        all(".lora_A." in name or ".lora_B." in name for name in trained)
+        and not any(bool(p.any()) for p in second)
+    )
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Switch the adapters of a model off inside the block."""
+    with model.disable_adapter():
+        yield

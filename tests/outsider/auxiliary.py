@@ -7,7 +7,6 @@ from typing import Literal
 
 from turnrl.agents.episode import Group
 from turnrl.training.auxiliary.base import Auxiliary
-from turnrl.training.batch import TokenBatch
 from turnrl.training.losses.base import LOSSES
 from turnrl.training.view import StepView
 from turnrl.training.work import Work
@@ -27,6 +26,6 @@ class Encore(Auxiliary):
         won = [group for group in won if len(group)]
         if not won:
             return []
-        batch = TokenBatch.pack(won, temperature=view.batch.temperature)
+        batch = view.packed(won)
         loss = LOSSES.build({"name": "reinforce"})
         return [Work(self.name, batch, batch.mask_BL.double(), [loss], scale=self.scale)]

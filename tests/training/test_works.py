@@ -187,7 +187,7 @@ def test_a_factor_is_one_more_coefficient_and_is_saved() -> None:
         made = Watched(regularizers=fields)
         assert made.learner.reference is not None
         with torch.no_grad():
-            for parameter in made.learner.reference.parameters():
+            for parameter in made.learner.reference.own.values():
                 parameter.mul_(1.1)
         return made
 

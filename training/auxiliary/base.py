@@ -6,7 +6,7 @@
 
         async def works(self, view):
             won = [Group(g.task, [e for e in g if e.success]) for g in view.groups]
-            batch = TokenBatch.pack([g for g in won if len(g)], temperature=view.batch.temperature)
+            batch = view.packed([group for group in won if len(group)])
             ones_BL = batch.mask_BL.double()
             return [Work(self.name, batch, ones_BL, [REINFORCE], scale=self.scale)]
 

@@ -22,7 +22,7 @@ from ...agents.symmetry import rename
 from ...envs import Task
 from ...foundation.aio import await_all
 from ...foundation.plugins import Plugged
-from ..batch import TokenBatch, map_groups
+from ..batch import map_groups
 from ..losses.base import LOSSES, PolicyLoss
 from ..view import StepView
 from ..work import Work
@@ -93,9 +93,7 @@ class SparkRecycle(Auxiliary):
         if not answered:
             self._warn_if(len(asked), view.agent.engine.max_context)
             return []
-        batch = TokenBatch.pack(
-            answered, temperature=view.batch.temperature, device=view.batch.device
-        )
+        batch = view.packed(answered)
         paid_E = batch.success_E.double()
         advantage_E = torch.zeros_like(paid_E)
 

@@ -55,7 +55,7 @@ class Bench:
 
 def bench(needs: Collection[Need] = EVERYTHING, **config: object) -> Bench:
     """Make a tiny policy with a loss, both regularizers, and what plug-ins can need."""
-    tiny = ModelConfig(layers=1, width=16, heads=2, vocabulary=300, max_context=512)
+    tiny = ModelConfig(layers=1, width=16, heads=2, vocabulary=300, max_context=512, device="cpu")
     loaded = load(tiny, corpus=lambda: TEXTS)
     fields = {"regularizers": [{"name": "kl"}, {"name": "entropy"}], "optim": {"lr": 0.01}}
     learner = Learner(LearnerConfig.model_validate(fields | config), loaded.model, needs=needs)

@@ -12,6 +12,7 @@ from ..losses.base import LOSSES, PolicyLoss
 from ..regularizers.base import Regularizer
 from .critic import CriticConfig
 from .optim import OptimConfig
+from .reference import ReferenceConfig
 
 
 class LearnerConfig(BaseModel):
@@ -28,10 +29,11 @@ class LearnerConfig(BaseModel):
     )
     regularizers: list[Plugged[Regularizer]] = Field(
         [],
-        description=(
-            "terms that are added to the loss; the reference of kl is the policy at the start of"
-            " this stage"
-        ),
+        description="terms that are added to the loss",
+    )
+    reference: ReferenceConfig = Field(
+        default_factory=ReferenceConfig,
+        description="policy that kl, or whatever else needs a reference, compares with",
     )
     critic: CriticConfig = Field(
         default_factory=CriticConfig,

@@ -34,6 +34,7 @@ from .config import LearnerConfig
 from .critic import Critic
 from .gradients import Gradients
 from .optim import apply_step, make_optimizer, restore_optimizer
+from .reference import Reference
 from .rows import downsample, minibatches
 
 
@@ -69,16 +70,21 @@ class Learner:
         asked = (term.needs() for term in self.objectives)
         self.needs = frozenset(needs).union(*asked)
         self.critic = Critic(model, config.critic) if Need.VALUES in self.needs else None
-        self.reference = frozen_copy(model) if Need.REF_LOGPROBS in self.needs else None
+        self.reference = (
+            Reference(model, config.reference) if Need.REF_LOGPROBS in self.needs else None
+        )
         groups = [(model.parameters(), 1.0)]
         if self.critic is not None:
             groups.append((self.critic.parameters(), config.critic.lr / config.optim.lr))
         self.optimizer = make_optimizer(groups, config.optim)
         self.average = WeightAverage(model, config.average)
         self.companions = companions
-        self.initial = trained_copy(model) if Need.INITIAL_WEIGHTS in self.needs else {}
+        self.initial: dict[str, Tensor] = {}
         """The weights that are trained as they were at first, by name; empty if nobody needs them.
         """
+        if Need.INITIAL_WEIGHTS in self.needs:
+            known = {} if self.reference is None else self.reference.start
+            self.initial = dict(known) or trained_copy(model)
 
     @property
     def objectives(self) -> list[Objective]:
@@ -160,6 +166,8 @@ class Learner:
                 self._step([gradients], lr)
         check_finite(self.model, f"after step {step + 1}")
         self.average.update()
+        if self.reference is not None:
+            self.reference.follow(step + 1)
         metrics = {**works[0].metrics, **pairs[0][1].means(), "updates/skipped": float(skipped)}
         for work, gradients in pairs[1:]:
             found = {**work.metrics, **gradients.means()}
@@ -232,7 +240,8 @@ class Learner:
             batch = batch.with_scores(old=scores_of(self.model))
         if Need.REF_LOGPROBS in needs and "ref" not in batch.scores:
             assert self.reference is not None
-            batch = batch.with_scores(ref=scores_of(self.reference))
+            with self.reference.model() as reference:
+                batch = batch.with_scores(ref=scores_of(reference))
         return batch
 
     # -- weights and memory ------------------------------------------------------------------------
@@ -289,8 +298,3 @@ class Learner:
 def trained_copy(model: nn.Module) -> dict[str, Tensor]:
     """Copy the weights that are trained, by name; those that are tied once."""
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy the policy as it is now, never to be trained."""
-    return copy.deepcopy(model).eval().requires_grad_(False)

@@ -21,8 +21,9 @@ class Kl(Regularizer):
     """Estimate of KL(policy || reference) in nats per sampled token [B, L], as a loss term or as a
     reward.
 
-    The reference is the policy as it was at the start of the rl stage: after the warm start if
-    there is one, else as it was loaded. It never changes, and a resumed run keeps it.
+    The reference is what the block ``reference`` of the stage says: unless it says otherwise, the
+    policy as it was at the start of the stage, after the warm start if there is one, which never
+    changes. A resumed run keeps it.
 
     With ``d = log p - log p_ref``, clamped at +-20: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) -
     1 + d`` (cut to [-10, 10]). k1 and k3 have the right expectation. As a loss on the policy's own

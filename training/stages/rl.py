@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from ...envs import Split
-from ...foundation.plugins import Need, Plugged, distinct
+from ...foundation.plugins import Need, Plugged, Plugin, distinct
 from ...rewards.base import TurnReward
 from ..auxiliary.base import Auxiliary
 from ..controllers.base import Controller
@@ -135,6 +135,11 @@ class Rl(Stage, LearnerConfig):
         """Return how many renamings the groups take turns with: `symmetries`."""
         return self.symmetries
 
+    @property
+    def companions(self) -> Sequence[Plugin]:
+        """List who acts beside the walk: auxiliaries, controllers, diagnostics."""
+        return [*self.auxiliary, *self.controllers, *self.diagnostics]
+
     def tasks_needed(self) -> Mapping[Split, int]:
         """Return how many training tasks are drawn from, if the recipe says so."""
         return {"train": self.tasks or 0}
@@ -150,12 +155,15 @@ class Rl(Stage, LearnerConfig):
     def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
         """Return the size of a step and of an update."""
         episodes = self.tasks_per_step * self.group_size
-        companions = [*self.auxiliary, *self.controllers, *self.diagnostics]
-        asking = [self.credit, self.loss, *self.regularizers, *companions]
+        asking = [self.credit, self.loss, *self.regularizers, *self.companions]
         needs = frozenset[Need]().union(*(plugin.needs() for plugin in asking))
         copies = 4  # weights, gradients and AdamW's two moments
         copies += 4 * (Need.VALUES in needs and self.critic.backbone == "separate")
-        copies += (Need.REF_LOGPROBS in needs) + (Need.INITIAL_WEIGHTS in needs)
+        # Where only adapters are trained, the copies are of adapters.
+        whole = recipe.model.lora is None
+        if Need.REF_LOGPROBS in needs and (whole or self.reference.kind == "checkpoint"):
+            copies += 1 + (self.reference.kind == "soup")
+        copies += whole and Need.INITIAL_WEIGHTS in needs
         return {
             "episodes_per_step": episodes,
             "response_tokens_per_step_at_most": episodes
