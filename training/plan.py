@@ -9,6 +9,7 @@ from typing import Any
 from ..agents.evaluate import choose_tasks
 from ..agents.models.devices import device_of
 from ..agents.models.load import load
+from ..agents.models.positions import text_config
 from ..envs import Split, Task, TextEnv, make
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
@@ -38,7 +39,7 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
     size = ModelSize(
         sum(p.numel() for p in model.parameters()),  # tied ones once
         int(model.get_output_embeddings().weight.shape[1]),
-        int(model.config.num_hidden_layers),
+        int(text_config(model.config).num_hidden_layers),
         device,
     )
     if config.name == "tiny":
@@ -50,6 +51,7 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "parameters": size.parameters,
         "device": str(device),
+        "engine": recipe.engine.plan(loaded, loaded.max_context),
         "tasks": splits,
         "stages": stages,
     }

@@ -284,15 +284,29 @@ class Template:
                 found.append(added[max(spelled, key=len)])
         if tokenizer.eos_token_id is not None:
             found.append(int(tokenizer.eos_token_id))
-        config = Path(str(tokenizer.name_or_path)) / "generation_config.json"
-        if tokenizer.name_or_path and config.is_file():
-            ids = json.loads(config.read_text("utf-8")).get("eos_token_id")
-            found += [int(i) for i in (ids if isinstance(ids, list) else [ids]) if i is not None]
+        if tokenizer.name_or_path:
+            found += _ends(Path(str(tokenizer.name_or_path)))
         return tuple(dict.fromkeys(found))
 
     def unknown_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
         """List the arguments that the template never reads."""
         return sorted(set(arguments) - self._rendering.variables())
+
+
+def _ends(folder: Path) -> list[int]:
+    """List the ids that the configs of a checkpoint end a text with.
+
+    A single id in config.json is often a family's default and no token of this tokenizer; several
+    were written on purpose.
+    """
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            ids = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")
+            if isinstance(ids, list):
+                return [int(i) for i in ids]
+            if ids is not None and name == "generation_config.json":
+                return [int(ids)]
+    return []
 
 
 @lru_cache(maxsize=16)

@@ -25,7 +25,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -339,6 +339,13 @@ class EngineConfig(Plugin):
 
         Raises UserError for a model that it cannot serve.
         """
+
+    def plan(self, loaded: Loaded, max_context: int) -> dict[str, Any]:
+        """Say how it would serve a model, without making it: what `--dry-run` shows.
+
+        Raises UserError for a model that it cannot serve.
+        """
+        return {"name": self.recipe_key}
 
 
 ENGINES: Slot[EngineConfig] = Slot(

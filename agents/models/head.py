@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .positions import text_config
+
 _UNSAID = "turnrl_unsaid"
 """Attribute of a head's module: ids that are never said. It goes along where a model is copied."""
 _NEVER = -1e9
@@ -37,7 +39,7 @@ class Head:
         self.module: nn.Module = model.get_output_embeddings()
         weight: Tensor = self.module.weight
         self.rows, self.dtype = int(weight.shape[0]), weight.dtype
-        config = model.config.get_text_config(decoder=True)
+        config = text_config(model.config)
         self._cap: float | None = getattr(
             config, "final_logit_softcapping", getattr(config, "logits_soft_cap", None)
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...foundation.errors import UserError
 from .kv_cache import RowCache
-from .positions import exact_positions
+from .positions import exact_positions, text_config
 from .rows import Rows
 from .slots import SlotCache
 from .state_cache import StateCache
@@ -41,7 +41,7 @@ def context_of(model: Any, asked: int | None) -> int:
             "this model does not say how long its context is; give the torch engine a max_context"
         )
     if asked is not None and known is not None and asked > known:
-        total = getattr(model.config, "max_position_embeddings", known)
+        total = getattr(text_config(model.config), "max_position_embeddings", known)
         why = (
             f"the model has {known} positions"
             if total == known

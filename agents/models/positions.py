@@ -17,16 +17,24 @@ _GROWING = ("dynamic",)
 """Frequencies that are computed anew beyond `max_position_embeddings`."""
 
 
+def text_config(config: Any) -> Any:
+    """Return the part of a config that is about text; models that also see have it inside."""
+    part = getattr(config, "get_text_config", None)
+    return config if part is None else part(decoder=True)
+
+
 def rope_depends_on_length(config: Any) -> bool:
     """Tell whether rotary frequencies follow the length.
 
     One config may have them for all layers or per layer type.
     """
-    return any(_is(rope, (*_STRETCHED, *_GROWING)) for rope in _ropes(config))
+    ropes = _ropes(text_config(config))
+    return any(_is(rope, (*_STRETCHED, *_GROWING)) for rope in ropes)
 
 
 def exact_positions(config: Any) -> int | None:
     """Count the positions whose encoding depends on nothing else; None if the config is silent."""
+    config = text_config(config)
     known = getattr(config, "max_position_embeddings", None)
     limits = [] if known is None else [int(known)]
     for rope in _ropes(config):

@@ -85,18 +85,28 @@ def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
     if "/" not in name and (close := difflib.get_close_matches(name, BUILT_IN, n=1)):
         raise UserError(f"there is no model '{name}'; did you mean '{close[0]}'?")
     try:
-        return _read(name, dtype, local_files_only=True)
+        return _settled(name, *_read(name, dtype, local_files_only=True))
     except Exception as error:
         problem = error
     if _hub_answers():
         try:
-            return _read(name, dtype, local_files_only=False)
+            return _settled(name, *_read(name, dtype, local_files_only=False))
         except Exception as error:
             problem = error
     raise UserError(
         f"model '{name}' is neither {' nor '.join(BUILT_IN)} nor a folder, and it could not be"
         f" fetched from the Hugging Face Hub (no such model, or no network): {brief(problem)}"
     )
+
+
+def _settled(name: str, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Tell a tokenizer of the Hub where its files are: more than its own is read from there."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    if isinstance(found, str):
+        tokenizer.name_or_path = str(Path(found).parent)
+    return model, tokenizer
 
 
 def _hub_answers() -> bool:

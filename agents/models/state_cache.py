@@ -72,7 +72,7 @@ class StateCache(Rows[StateRow]):
         ValueError: the model's decoder takes no cache object.
     """
 
-    kind = "transformers' own cache objects, one conversation at a time"
+    kind = "states, in transformers' own cache objects: one conversation at a time, slower"
 
     def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
         super().__init__(model, dtype)

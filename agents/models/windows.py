@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from .positions import text_config
+
 _SHORT = 3
 """The window under which a check of few tokens looks at a model."""
 _known: WeakKeyDictionary[nn.Module, tuple[int | None, Windows | None]] = WeakKeyDictionary()
@@ -54,8 +56,7 @@ def windows_of(decoder: nn.Module) -> Windows | None:
 
     None if one of them keeps anything but the keys and values of full or sliding attention.
     """
-    config: Any = decoder.config
-    config = config.get_text_config(decoder=True)
+    config = text_config(decoder.config)
     window: int | None = getattr(config, "sliding_window", None)
     known = _known.get(decoder)
     if known is None or known[0] != window:
@@ -82,7 +83,7 @@ def _windows_of(config: Any) -> Windows | None:
 @contextlib.contextmanager
 def short_windows(decoder: Any) -> Iterator[None]:
     """Let the layers of a decoder see no further than a few tokens, so that few show it."""
-    config = decoder.config.get_text_config(decoder=True)
+    config = text_config(decoder.config)
     window = getattr(config, "sliding_window", None)
     if window is None or window <= _SHORT:
         yield

@@ -5,21 +5,30 @@ a model of transformers.
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from turnrl import train
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
+from turnrl import UserError, train
 from turnrl.agents.engines.torch.engine import TorchEngine
 from turnrl.agents.models.config import ModelConfig
 from turnrl.agents.models.load import load
 from turnrl.agents.models.save import save
+from turnrl.training.plan import plan
 from turnrl.training.run_folder.folder import RunFolder
 
 from ..agents.test_families import exact
-from ..families import FAMILIES, build, tokenizer_of
+from ..families import FAMILIES, SIZES, build, tokenizer_of
 from ..toy_world import recipe, records
 
 
@@ -72,3 +81,53 @@ def test_two_steps_learn_and_are_saved(name: str, lora: bool, tmp_path: Path) ->
     loaded = load(ModelConfig(name=str(folder), max_context=512))
     engine = TorchEngine(loaded.model, loaded.tokenizer)
     assert asyncio.run(engine.score(ids, 1)) == pytest.approx(exact(plain, words, ids, 1), abs=1e-4)
+
+
+def test_a_model_that_also_sees_learns_from_text(tmp_path: Path) -> None:
+    """Checkpoints of Gemma 3 from 4 B on have a tower for pictures beside the text model."""
+    text = build("Gemma-3")
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(
+        text_config=text.config.to_dict(),
+        vision_config=eyes,
+        mm_tokens_per_image=4,
+        image_token_id=380,
+        boi_token_id=381,
+        eoi_token_id=382,
+    )
+    model = Gemma3ForConditionalGeneration(config).eval()
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.tie_weights()
+    base = save(model, tokenizer_of("Gemma-3"), tmp_path / "base")
+    data = two_steps("Gemma-3", base, lora=False)
+    assert plan(data)["engine"]["keeps"].startswith("keys and values")
+    train(data, run_dir=tmp_path / "run", progress=False)
+    steps = [record for record in records(tmp_path / "run") if record["kind"] == "train"]
+    assert max(record["engine_gap/max"] for record in steps) < 1e-4
+    folder = RunFolder(tmp_path / "run").checkpoint("rl")
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert isinstance(plain, Gemma3ForConditionalGeneration)
+    layer = plain.model.language_model.layers[0].mlp.up_proj.weight
+    assert not torch.equal(layer, text.model.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "keeps"), [("Gemma-2", "keys and values"), ("Falcon-H1", "states, .* slower")]
+)
+def test_a_dry_run_says_what_the_layers_of_a_model_keep(
+    name: str, keeps: str, tmp_path: Path
+) -> None:
+    base = save(build(name), tokenizer_of(name), tmp_path / "base")
+    engine = plan(two_steps(name, base, lora=False))["engine"]
+    assert engine["name"] == "torch"
+    assert re.match(keeps, engine["keeps"])
+
+
+def test_a_dry_run_refuses_by_name_what_cannot_be_served(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("Gemma-2")
+    layers = {"head_dim": 8, "block_types": ["recurrent", "attention"], "lru_width": 32}
+    config = RecurrentGemmaConfig(**SIZES, **layers, vocab_size=len(tokenizer), pad_token_id=0)
+    base = save(RecurrentGemmaForCausalLM(config), tokenizer, tmp_path / "base")
+    with pytest.raises(UserError, match=r"cannot serve RecurrentGemmaForCausalLM.* use a model of"):
+        plan(two_steps("Gemma-2", base, lora=False))

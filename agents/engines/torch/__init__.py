@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -46,3 +46,10 @@ class TorchEngineConfig(EngineConfig):
             max_context=max_context,
             patience_ms=self.patience_ms,
         )
+
+    def plan(self, loaded: Loaded, max_context: int) -> dict[str, Any]:
+        """Say what the model's layers keep, and so how fast it plays."""
+        from ...models.model_check import cache_for
+
+        cache = cache_for(loaded.model, None, max_context)
+        return super().plan(loaded, max_context) | {"keeps": cache.kind}
