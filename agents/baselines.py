@@ -31,11 +31,11 @@ class RandomPlayer(Player):
         self.rng = random.Random(seed)
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:
-        """Remember what is admissible."""
+        """Remember which actions are admissible at first."""
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
-        """Remember what is admissible."""
+        """Remember which actions are admissible now."""
         self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:
@@ -70,7 +70,7 @@ class ExpertPlayer(Player):
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
-        """Remember what is admissible, for the noise."""
+        """Remember which actions are admissible now, for the noise."""
         self.admissible = info["admissible_actions"] if info is not None else None
 
     async def move(self) -> Turn:

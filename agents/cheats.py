@@ -91,7 +91,7 @@ class Probe(Player):
         self.observe(observation, info)
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
-        """Remember what is admissible."""
+        """Remember which actions are admissible now."""
         if info is not None:
             self.admissible = sorted(info["admissible_actions"] or ())
 
@@ -107,10 +107,10 @@ class Probe(Player):
 
     @abstractmethod
     async def act(self) -> str:
-        """Choose the action of this turn; `turn` counts from 1."""
+        """Choose the action of a turn; `turn` counts from 1."""
 
     def say(self, action: str) -> Turn:
-        """Write the turn with this action."""
+        """Write the turn in which an action is played."""
         return written(self.parser, action)
 
     async def expert(self) -> str:

@@ -53,12 +53,12 @@ class StopReason(StrEnum):
 
     @property
     def truncated(self) -> bool:
-        """Tell whether a limit ended it, and not the world."""
+        """Tell whether a limit ended the episode, and not the world."""
         return self.at_turn_limit or self is StopReason.CONTEXT_LIMIT
 
     @property
     def at_turn_limit(self) -> bool:
-        """Tell whether a limit of turns ended it, the task's own or a curriculum's."""
+        """Tell whether a limit of turns ended the episode, the task's own or a curriculum's."""
         return self in (StopReason.TURN_LIMIT, StopReason.CURRICULUM_LIMIT)
 
 

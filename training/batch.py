@@ -106,53 +106,54 @@ class TokenBatch:
 
     @property
     def mask_BL(self) -> Tensor:
-        """bool: tokens the policy sampled."""
+        """Tell which tokens the policy sampled, bool."""
         return self.turn_BL >= 0
 
     @property
     def off_policy_BL(self) -> Tensor:
-        """bool: sampled tokens that are not of the engine's weights of now, `version`, but of older
-        ones or of nobody's.
+        """Tell which sampled tokens are not of the engine's weights of now, bool.
 
-        A cut of the batch says the same of each token. Where the engine is as new as the policy,
-        they are the tokens whose ratio is not 1 on a first update.
+        Those weights are `version`; the tokens are of older ones or of nobody's. A cut of the batch
+        says the same of each token. Where the engine is as new as the policy, they are the tokens
+        whose ratio is not 1 on a first update.
         """
         return self.mask_BL & (self.versions_BL < self.version)
 
     @property
     def turn_T(self) -> Tensor:
-        """int64: 0, 1, ... along the axis T."""
+        """Count turns along the axis T: 0, 1, ..., int64."""
         return torch.arange(self.max_turns, device=self.turns_E.device)
 
     @property
     def mask_ET(self) -> Tensor:
-        """bool: turns that exist."""
+        """Tell which turns exist, bool."""
         return self.turn_T[None, :] < self.turns_E[:, None]
 
     @property
     def tokens_E(self) -> Tensor:
-        """int64: sampled tokens of each episode."""
+        """Count the sampled tokens of each episode, int64."""
         return self.per_episode(self.mask_BL.sum(1))
 
     @property
     def device(self) -> torch.device:
-        """Return the device of its tensors."""
+        """Return the device of the batch's tensors."""
         return self.tokens_BL.device
 
     @property
     def episodes(self) -> int:
-        """Size of the axis E."""
+        """Return the size of the axis E."""
         return len(self.group_E)
 
     @property
     def max_turns(self) -> int:
-        """Size of the axis T."""
+        """Return the size of the axis T."""
         return int(self.turns_E.max()) if len(self.turns_E) else 0
 
     @property
     def behaviour_logprobs_BL(self) -> Tensor:
-        """The denominator of the importance ratio: the trainer's own if computed, else the
-        engine's.
+        """Return the denominator of the importance ratio.
+
+        The trainer's own log-probabilities if they were computed, else the engine's.
         """
         return self.logprobs_of("old" if "old" in self.scores else "engine")
 
@@ -175,14 +176,14 @@ class TokenBatch:
         return replace(self, scores=self.scores | more)
 
     def stopped_E(self, reasons: Collection[StopReason]) -> Tensor:
-        """bool [E]: the episode stopped for one of these reasons."""
+        """Tell which episodes stopped for one of these reasons, bool [E]."""
         if not self.stops:
             return ~self.terminated_E & (StopReason.TURN_LIMIT in reasons)
         stopped = [stop in reasons for stop in self.stops]
         return torch.tensor(stopped, dtype=torch.bool, device=self.device)
 
     def spread(self, values_ET: Tensor) -> Tensor:
-        """[E, T] -> [B, L]: each turn's number on each of its tokens, 0 elsewhere."""
+        """Put each turn's number on each of its tokens, 0 elsewhere: [E, T] -> [B, L]."""
         if values_ET.shape[1] == 0:
             return values_ET.new_zeros(self.turn_BL.shape)
         values_BT = values_ET[self.episode_B]
@@ -190,8 +191,9 @@ class TokenBatch:
         return torch.where(self.mask_BL, spread_BL, 0)
 
     def per_turn(self, values_BL: Tensor) -> Tensor:
-        """[B, L] -> [E, T]: the sum over each turn's sampled tokens, float64; NaN elsewhere is
-        harmless.
+        """Sum over each turn's sampled tokens, float64: [B, L] -> [E, T].
+
+        NaN elsewhere is harmless.
         """
         sums_ET = values_BL.new_zeros(self.episodes, self.max_turns, dtype=torch.float64)
         rows, columns = self.mask_BL.nonzero(as_tuple=True)
@@ -199,12 +201,13 @@ class TokenBatch:
         return sums_ET.index_put_(where, values_BL[rows, columns].double(), accumulate=True)
 
     def per_episode(self, values_B: Tensor) -> Tensor:
-        """[B] -> [E]: the sum over each episode's sequences."""
+        """Sum over each episode's sequences: [B] -> [E]."""
         return values_B.new_zeros(self.episodes).index_add_(0, self.episode_B, values_B)
 
     def select(self, rows: Sequence[int] | Tensor) -> TokenBatch:
-        """The sequences `rows`, cut to their longest; fields per episode stay whole, so indices
-        keep their meaning.
+        """Take the sequences `rows`, cut to their longest.
+
+        Fields per episode stay whole, so indices keep their meaning.
         """
         index = torch.as_tensor(rows, dtype=torch.long, device=self.device)
         width = int(self.lengths_B[index].max()) if len(index) else 0
@@ -224,7 +227,7 @@ class TokenBatch:
         return self._map(lambda _, value: value.to(device))
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:
-        """Every tensor in the place of what `change` makes of its name and value."""
+        """Replace every tensor by what `change` makes of its name and value."""
         own = {item.name: getattr(self, item.name) for item in fields(self)}
         changed = {n: change(n, value) for n, value in own.items() if isinstance(value, Tensor)}
         signals = {name: change(name, value) for name, value in self.signals.items()}
@@ -232,8 +235,9 @@ class TokenBatch:
         return replace(self, **changed, signals=signals, scores=scores)  # type: ignore[arg-type]
 
     def split(self, token_budget: int) -> Iterator[Tensor]:
-        """Row indices of micro-batches: rows of similar length, rows x longest <= budget (one row
-        at least).
+        """Yield the rows of micro-batches, which are of similar length.
+
+        Rows x longest <= budget, but one row at least.
         """
         order = torch.argsort(self.lengths_B, stable=True).tolist()
         lengths = self.lengths_B.tolist()

@@ -220,7 +220,7 @@ def memory_of(plugin: Plugin) -> dict[str, Any]:
 
 
 def _odd_part(value: Any) -> str:
-    """The name of a type in it that a checkpoint cannot give back, or ''."""
+    """Name the type of something inside a value that no checkpoint can give back; '' for none."""
     if isinstance(value, dict):
         return next(filter(None, map(_odd_part, [*value, *value.values()])), "")
     if isinstance(value, list | tuple) and type(value) in (list, tuple):

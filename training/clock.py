@@ -29,7 +29,7 @@ class Clock:
             self._spent[name] = self._spent.get(name, 0.0) + seconds
 
     def read(self) -> dict[str, float]:
-        """Seconds by phase until now, those that go on included."""
+        """Return the seconds by phase until now, those that go on included."""
         now, seconds = time.perf_counter(), dict(self._spent)
         for name, started in self._running.items():
             seconds[name] = seconds.get(name, 0.0) + now - started

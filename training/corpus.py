@@ -77,8 +77,9 @@ async def _read(
 
 
 def marks(recipe: Recipe, prototype: TextEnv) -> tuple[str, ...]:
-    """Single tokens of a tiny model: what holds its format together, and the world's codes if it
-    asks for them.
+    """List the single tokens of a tiny model: what holds its format together, the world's codes.
+
+    Codes only if the recipe asks for them. Raises UserError if the world has none.
     """
     if recipe.model.codes and not prototype.codes:
         raise UserError(f"model.codes: {recipe.env_id} lists no identifiers")

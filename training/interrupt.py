@@ -88,7 +88,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Enter a block with nothing to save: the first signal already raises Interrupted."""
+        """Let the first signal raise Interrupted inside a block that has nothing to save."""
         self._hurry = True
         try:
             if self.signum:
@@ -98,7 +98,7 @@ class Interrupts:
             self._hurry = False
 
     async def cancel_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, which a signal cancels where it awaits. Raises Asked if one did."""
+        """Wait for `work`, which a signal cancels where it awaits. Raises Asked if one did."""
         if self.signum:
             work.close()
             raise Asked

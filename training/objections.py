@@ -52,7 +52,7 @@ def reinforcement(stage: Rl, recipe: Recipe) -> Iterator[str]:
 
 
 def _engine(recipe: Recipe) -> Iterator[str]:
-    """Name what a run asks of an engine that this one cannot do."""
+    """Yield what a run asks of an engine that this one cannot do."""
     name, can = recipe.engine.recipe_key, recipe.engine.capabilities
     if not can.takes_weights:
         yield (
@@ -69,8 +69,9 @@ def _engine(recipe: Recipe) -> Iterator[str]:
 
 
 def _sampling(recipe: Recipe) -> Iterator[str]:
-    """Play must come from the distribution that the trainer computes: softmax(logits /
-    temperature).
+    """Yield why play would not come from the distribution that the trainer computes.
+
+    That is softmax(logits / temperature).
     """
     sampling = recipe.agent.sampling
     for name, neutral in (("min_tokens", 0), ("top_p", 1.0), ("top_k", 0)):

@@ -11,7 +11,7 @@ from ..foundation.errors import UserError, nearest
 
 
 def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
-    """Apply ``a.b.c=value`` to a recipe's data; the value is read as YAML.
+    """Change a recipe's data by ``a.b.c=value``; the value is read as YAML.
 
     Args:
         data: a recipe as plain data, which is changed.
@@ -57,7 +57,7 @@ def override(data: dict[str, Any], text: str, keys: Collection[str]) -> None:
 
 
 def _stages_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The stages of a recipe that may be malformed; what is no block is an empty one."""
+    """List the stages of a recipe that may be malformed; what is no block is an empty one."""
     stages = data.get("stages")
     return (
         [stage if isinstance(stage, dict) else {} for stage in stages]

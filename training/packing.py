@@ -31,8 +31,9 @@ class TokenRow:
     heard: list[bool] = field(default_factory=list)
 
     def hear(self, ids: Sequence[int], news: int = 0) -> None:
-        """Append what is not learnt; the last `news` tokens were said by the world, for the first
-        time.
+        """Add tokens that are not learnt.
+
+        The last `news` of them were said by the world, for the first time.
         """
         self._add(ids, -1, [0.0] * len(ids), NOBODY)
         self.heard[len(self.heard) - news :] = [True] * news
@@ -40,7 +41,7 @@ class TokenRow:
     def say(
         self, ids: Sequence[int], turn: int, logprobs: Sequence[float], version: int = NOBODY
     ) -> None:
-        """Append a response."""
+        """Add a response, which is learnt."""
         self._add(ids, turn, logprobs, version)
 
     def _add(self, ids: Sequence[int], turn: int, logprobs: Sequence[float], version: int) -> None:
@@ -164,8 +165,9 @@ def columns(rows: Sequence[tuple[int, TokenRow]], device: torch.device | str) ->
 
 
 def numbered(names: Sequence[Sequence[str | None]], device: torch.device | str) -> Tensor:
-    """[E, T]: a number for each name, in the order of their appearance; -1 for None and where there
-    is no turn.
+    """Number names in the order of their appearance [E, T].
+
+    -1 for None and where there is no turn.
     """
     numbers: dict[str | None, int] = {None: -1}
     rows = [[numbers.setdefault(name, len(numbers) - 1) for name in row] for row in names]

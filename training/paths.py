@@ -36,8 +36,9 @@ def anchored(data: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def module_file(name: str, base: Path) -> str:
-    """A ``.py`` file as an absolute path; a dotted module as it is, or as the file beside the
-    recipe that it names.
+    """Return a ``.py`` file as an absolute path, a dotted module as it is.
+
+    A module that names a file beside the recipe is that file.
     """
     if name.endswith(".py"):
         return os.path.abspath(base / Path(name).expanduser())

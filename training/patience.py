@@ -72,8 +72,10 @@ def enough_memory(what: str, lower: str) -> Iterator[None]:
 
 
 def _is_memory(error: BaseException | None) -> bool:
-    """torch raises a RuntimeError where the memory of the processor is exhausted, and one of its
-    own for a GPU's.
+    """Tell whether an error means that memory is exhausted.
+
+    torch raises a RuntimeError where the memory of the processor is, and one of its own for a
+    GPU's.
     """
     text = str(error or "")
     known = (

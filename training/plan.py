@@ -65,8 +65,9 @@ def completed(recipe: Recipe, world: TextEnv) -> Recipe:
 
 
 def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
-    """The tasks of the whole run. Raises UserError if the world lacks tasks, symmetries or an
-    expert it needs.
+    """List the tasks of the whole run.
+
+    Raises UserError if the world lacks tasks, symmetries or an expert it needs.
     """
     asking = [
         reward.name

@@ -189,8 +189,9 @@ class _Match:
     lost: dict[str, int] = field(default_factory=dict)
 
     async def play_all(self) -> None:
-        """The expert first: nobody else plays what it does not win. Raises UserError if it wins
-        nothing.
+        """Let everyone play, the expert first: nobody else plays what it does not win.
+
+        Raises UserError if it wins nothing.
         """
         everything, limit = range(len(self.tasks)), self.recipe.agent.max_turns
         line = self.bar.add_task("probing", total=len(self.tasks) * (1 + len(PROBES)))
@@ -219,7 +220,10 @@ class _Match:
     async def play(
         self, agent: Agent, name: str, chosen: Sequence[int], line: TaskID
     ) -> dict[int, Episode]:
-        """Finished episodes of one player by task, in the recipe's format. Raises Unplayable."""
+        """Play tasks with one player; return its finished episodes by task, in the recipe's format.
+
+        Raises Unplayable.
+        """
         jobs = [
             EpisodeJob(self.tasks[i], f"probe:{name}:{i:05d}", self.recipe.seed) for i in chosen
         ]
@@ -248,7 +252,10 @@ class _Match:
 async def _judge(
     recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[Task], match: _Match
 ) -> ProbeReport:
-    """The players of a task are one group to the rewards, as if one policy had played them all."""
+    """Judge what was played: the players of a task are one group to the rewards.
+
+    As if one policy had played them all.
+    """
     won = match.played[WINNER]
     groups = [Group(tasks[i], [of[i] for of in match.played.values() if i in of]) for i in won]
     await reward_all(rewards, groups, None, match.pool.faults)

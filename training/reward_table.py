@@ -79,29 +79,29 @@ class RewardTable:
 
     @property
     def mask_ET(self) -> Tensor:
-        """bool: turns that exist."""
+        """Tell which turns exist, bool."""
         turn_T = torch.arange(self.values_KET.shape[2], device=self.turns_E.device)
         return turn_T[None, :] < self.turns_E[:, None]
 
     @property
     def total_ET(self) -> Tensor:
-        """The weighted sum of all rewards of each turn, 0 where there is no turn."""
+        """Compute the weighted sum of all rewards of each turn, 0 where there is no turn."""
         total_ET = torch.einsum("k,ket->et", self.weights_K, self.values_KET)
         return torch.where(self.mask_ET, total_ET, 0.0)
 
     @property
     def total_E(self) -> Tensor:
-        """The undiscounted weighted return of each episode."""
+        """Compute the undiscounted weighted return of each episode."""
         return self.total_ET.sum(1)
 
     @property
     def sums_KE(self) -> Tensor:
-        """The sum of each reward over each episode, unweighted."""
+        """Sum each reward over each episode, unweighted."""
         return torch.where(self.mask_ET, self.values_KET, 0.0).sum(2)
 
     @property
     def unmeasured_E(self) -> list[str | None]:
-        """Name of the first reward of each episode that could not be measured; None if all were."""
+        """Name the first reward of each episode that could not be measured; None if all were."""
         first: list[str | None] = [None] * self.values_KET.shape[1]
         for e, _, k in reversed(self.values_KET.isnan().permute(1, 2, 0).nonzero().tolist()):
             first[e] = self.names[k]

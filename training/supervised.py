@@ -114,7 +114,7 @@ class SupervisedTrainer:
         return self.done
 
     def learn_once(self, train: list[Episode], valid: list[Episode]) -> None:
-        """One update, and a look at the validation split where one is due."""
+        """Make one update, and look at the validation split where that is due."""
         session, stage, update = self.session, self.stage, self.done
         updates_per_epoch = -(-len(train) // stage.batch)
         total = stage.epochs * updates_per_epoch
@@ -172,7 +172,7 @@ class SupervisedTrainer:
         self.session.save(LAST, (self.index, self.done), parts)
 
     def restore(self, state: TrainerState) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from the checkpoint that `save` wrote."""
         parts, self.done = state.parts, state.step
         restore_optimizer(self.optimizer, parts["optimizer"])
         shown = json.loads(parts["shown"])
@@ -187,10 +187,9 @@ class SupervisedTrainer:
         )
 
     async def demonstrate(self) -> tuple[list[Episode], list[Episode]]:
-        """Expert episodes of training tasks under each symmetry, and of validation tasks as they
-        are.
+        """Show training tasks by the expert under each symmetry, and validation tasks as they are.
 
-        Those that the tagger failed at are left out. Raises UserError if no others are left.
+        Episodes that the tagger failed at are left out. Raises UserError if no others are left.
         """
         session, stage = self.session, self.stage
         train = await expert_episodes(
@@ -218,10 +217,10 @@ class SupervisedTrainer:
         return self.readable(shown, "training"), self.readable(known, "validation")
 
     def readable(self, told: list[Episode], split: str) -> list[Episode]:
-        """The demonstrations up to where they no longer fit the model's context; those that never
-        do are left out.
+        """Cut demonstrations where they no longer fit the model's context.
 
-        What is cut is warned about. Raises UserError if nothing is left of any.
+        Those that never do are left out. What is cut is warned about. Raises UserError if nothing
+        is left of any.
         """
         limit = self.session.engine.max_context
         cut = [fitting(episode, limit) for episode in told]
@@ -242,8 +241,7 @@ class SupervisedTrainer:
     async def tag(
         self, played: Mapping[str, list[Episode]], worlds: Mapping[str, TextEnv]
     ) -> list[list[Demonstration]]:
-        """The episodes of each split with their thoughts, all asked for side by side; without a
-        tagger there are none.
+        """Ask for thoughts in the episodes of each split, all side by side; none without a tagger.
 
         Episodes that the tagger failed at are left out, counted and warned about. Raises UserError
         if those are all episodes of a split.
@@ -277,7 +275,7 @@ class SupervisedTrainer:
         return f"{self.label}: tagger '{self.tagger.name}' failed at {what} ({reasons})"
 
     def learn(self, episodes: list[Episode]) -> float:
-        """Accumulate the gradient of one batch; returns its loss per trained token."""
+        """Add the gradient of one batch to the weights'; return its loss per trained token."""
         batch, weights_BL = self.pack(episodes)
         total = 0.0
         for rows in batch.split(self.stage.token_budget):
@@ -288,8 +286,9 @@ class SupervisedTrainer:
 
     @contextmanager
     def dropout(self, update: int) -> Iterator[None]:
-        """The model's own dropout is active inside the block if the stage asks for it, drawn anew
-        for each update.
+        """Use the model's own dropout inside the block if the stage asks for it.
+
+        It is drawn anew for each update.
         """
         model = self.session.model
         if not self.stage.dropout:
@@ -306,7 +305,7 @@ class SupervisedTrainer:
 
     @torch.no_grad()
     def loss_of(self, episodes: list[Episode]) -> float:
-        """Negative log-likelihood (nats) per action token."""
+        """Compute the negative log-likelihood (nats) per action token."""
         batch, _ = self.pack(episodes)
         weights_BL = batch.mask_BL / batch.mask_BL.sum()
         return sum(
@@ -315,11 +314,10 @@ class SupervisedTrainer:
         )
 
     def pack(self, episodes: list[Episode]) -> tuple[TokenBatch, Tensor]:
-        """The batch and one weight per token: action tokens share 1, observation tokens
-        `observation_weight`.
+        """Pack episodes into a batch, with one weight per token.
 
-        What is no answer of the expert's has none, wherever it stands: neither a random action nor
-        its repetition.
+        Action tokens share 1, observation tokens `observation_weight`. What is no answer of the
+        expert's has none, wherever it stands: neither a random action nor its repetition.
         """
         batch = TokenBatch.pack(
             [Group(episode.task, [episode]) for episode in episodes],
@@ -334,7 +332,7 @@ class SupervisedTrainer:
         )
 
     def nll(self, batch: TokenBatch, weights_BL: Tensor) -> Tensor:
-        """Weighted negative log-likelihood of a micro-batch."""
+        """Compute the weighted negative log-likelihood of a micro-batch."""
         weights_BL = weights_BL[:, : batch.tokens_BL.shape[1]]
         with autocast(self.stage.bf16, batch.device):
             scores = score(self.session.model, batch.tokens_BL, weights_BL > 0)
@@ -342,8 +340,9 @@ class SupervisedTrainer:
 
 
 async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> list[Episode]:
-    """One expert episode per task that the expert wins; the others are warned about. UserError if
-    it wins none.
+    """Play every task by the expert, and return the episodes that it won.
+
+    The others are warned about. Raises UserError if it wins none.
     """
     agent = ExpertAgent(noise)
     pool = session.recipe.pool.build(16, agent.extras)
@@ -369,5 +368,5 @@ async def expert_episodes(session: Session, tasks: list[Task], noise: float) -> 
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights that are trained, by name."""
+    """Copy the weights that are trained, by name."""
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}

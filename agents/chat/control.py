@@ -138,7 +138,7 @@ class TextEncoder:
         return tuple(ids)
 
     def _piece(self, text: str, inside: bool) -> list[int]:
-        """Encode a text; where something stands before it, it is no beginning."""
+        """Encode a text; behind something else it is no beginning."""
         if not (inside and self._anchored and text):
             return self._ids(text)
         before, both = self._ids("\n"), self._ids("\n" + text)

@@ -40,7 +40,7 @@ class Tagger(Plugin):
 
     @property
     def failures(self) -> Counter[str]:
-        """Count the episodes that it could not tag, by reason."""
+        """Count the episodes that the tagger could not tag, by reason."""
         return Counter()
 
     @abstractmethod

@@ -84,7 +84,7 @@ class SparkRecycle(Auxiliary):
     _warned: bool = PrivateAttr(False)
 
     async def works(self, view: StepView) -> Sequence[Work]:
-        """One work: the answers to the questions of this step; none without questions."""
+        """Make one work of the answers to the questions of this step; none without an answer."""
         rng = random.Random(view.seed)
         asked = balanced(questions(view.groups, rng), rng)
         asked = asked[: int(self.per_episode * view.batch.episodes) // 2 * 2]

@@ -29,7 +29,7 @@ def _answer(credit: Credit, given: Sample) -> Tensor:
 
 
 def _per_turn(values_BL: Tensor, batch: TokenBatch) -> list[Tensor]:
-    """Mean advantage of the tokens of each turn, episode by episode."""
+    """Average the advantages of the tokens of each turn, episode by episode."""
     tokens_ET = batch.per_turn(batch.mask_BL.double())
     mean_ET = batch.per_turn(values_BL) / tokens_ET.clamp(min=1)
     return [row[: int(turns)] for row, turns in zip(mean_ET, batch.turns_E, strict=True)]
@@ -37,7 +37,10 @@ def _per_turn(values_BL: Tensor, batch: TokenBatch) -> list[Tensor]:
 
 @CREDIT.rule("answers")
 def answers(credit: Credit) -> None:
-    """One finite number per turn or token, of episodes of every shape."""
+    """Check that advantages are finite numbers, for episodes of every shape.
+
+    One per turn or token.
+    """
     for seed in SEEDS:
         for alone in (False, True):
             values_BL = _answer(credit, sample(seed, alone=alone))
@@ -46,7 +49,7 @@ def answers(credit: Credit) -> None:
 
 @CREDIT.rule("only where something was sampled", needs=("answers",))
 def masked(credit: Credit) -> None:
-    """Observations have no advantage."""
+    """Check that observations have no advantage."""
     for seed in SEEDS:
         given = sample(seed)
         outside = _answer(credit, given)[~given.batch.mask_BL]
@@ -55,7 +58,7 @@ def masked(credit: Credit) -> None:
 
 @CREDIT.rule("writes nothing", needs=("answers",))
 def pure(credit: Credit) -> None:
-    """Rewards and batch are what they were, and the same question has the same answer."""
+    """Check that rewards and batch stay as they were, and equal questions get equal answers."""
     given = sample(0)
     first = untouched(lambda: _answer(credit, given), given.batch, given.table)
     assert equal(first, _answer(credit, given), 0.0), "asked again it answers otherwise"
@@ -63,7 +66,7 @@ def pure(credit: Credit) -> None:
 
 @CREDIT.rule("no variance, no advantage", needs=("answers",))
 def flat(credit: Credit) -> None:
-    """Episodes that were paid alike have exactly 0 where episodes are compared."""
+    """Check that equally paid episodes have exactly 0 where episodes are compared."""
     if credit.peers() != "group":
         raise Skip("it compares no episodes of a group")
     for seed in SEEDS:
@@ -73,7 +76,7 @@ def flat(credit: Credit) -> None:
 
 @CREDIT.rule("packing changes nothing", needs=("answers",))
 def packing(credit: Credit) -> None:
-    """Turns in one sequence or in many have the same advantages."""
+    """Check that turns in one sequence or in many have the same advantages."""
     for seed in SEEDS:
         one, many = sample(seed), sample(seed, merge=False)
         a = _per_turn(_answer(credit, one), one.batch)
@@ -83,7 +86,7 @@ def packing(credit: Credit) -> None:
 
 @CREDIT.rule("order changes nothing", needs=("answers",))
 def order(credit: Credit) -> None:
-    """The order of the groups in a batch means nothing."""
+    """Check that the order of the groups in a batch means nothing."""
     for seed in SEEDS:
         given = sample(seed)
         turned = reordered(given, [2, 0, 3, 1])
@@ -99,14 +102,17 @@ def _by_group(values_BL: Tensor, given: Sample) -> dict[str, list[Tensor]]:
 
 
 def _some(given: Sample) -> Advantages:
-    """Advantages [B, L] of both signs."""
+    """Make up advantages [B, L] of both signs."""
     values_BL = (given.batch.tokens_BL.double() % 7 - 3) * given.batch.mask_BL
     return Advantages(values_BL, "token")
 
 
 @MODIFIER.rule("answers")
 def modifies(modifier: Modifier) -> None:
-    """One finite number per token, of episodes of every shape."""
+    """Check that modified advantages are finite, for episodes of every shape.
+
+    One number per token.
+    """
     for seed in SEEDS:
         given = sample(seed)
         values_BL = modified(modifier, _some(given), given.batch).values
@@ -115,7 +121,7 @@ def modifies(modifier: Modifier) -> None:
 
 @MODIFIER.rule("only where something was sampled", needs=("answers",))
 def modifies_masked(modifier: Modifier) -> None:
-    """Observations keep no advantage."""
+    """Check that observations keep no advantage."""
     for seed in SEEDS:
         given = sample(seed)
         outside = modified(modifier, _some(given), given.batch).values[~given.batch.mask_BL]
@@ -124,7 +130,7 @@ def modifies_masked(modifier: Modifier) -> None:
 
 @MODIFIER.rule("writes nothing", needs=("answers",))
 def modifies_purely(modifier: Modifier) -> None:
-    """Nothing that was given is changed, and equal questions have equal answers."""
+    """Check that a modifier writes into nothing it is given, and gives equal answers again."""
     given, some = sample(0), _some(sample(0))
     first = untouched(lambda: modified(modifier, some, given.batch).values, given.batch, some)
     again = modified(modifier, some, given.batch).values

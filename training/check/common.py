@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def about(slot: Slot[Any]) -> Rules[Plugin]:
-    """The rules about a plug-in as configuration."""
+    """Make the rules about a plug-in as configuration."""
     rules: Rules[Plugin] = Rules()
 
     @rules.rule("says what it is")

@@ -27,7 +27,7 @@ DIAGNOSTIC: Rules[Diagnostic] = Rules()
 
 
 def _parts(view: StepView) -> tuple[Any, ...]:
-    """All of a step that somebody could write into."""
+    """Collect all of a step that somebody could write into."""
     told = (dict(view.metrics), dict(view.initial), dict(view.model.state_dict()))
     return (view.groups, view.batch, view.rewards, view.advantages, *told)
 
@@ -47,7 +47,10 @@ def _weights(used: Bench) -> Tensor:
 
 @AUXILIARY.rule("answers")
 def brings(auxiliary: Auxiliary) -> str:
-    """Works that an update can learn from, with finite numbers, and a step that stays as it was."""
+    """Check that an update can learn from the works, and that the step stays as it was.
+
+    The metrics of that update have to be finite.
+    """
     count = 0
     for seed in SEEDS:
         used = bench()
@@ -62,7 +65,10 @@ def brings(auxiliary: Auxiliary) -> str:
 
 @AUXILIARY.rule("same answer twice", needs=("answers",))
 def brings_again(auxiliary: Auxiliary) -> None:
-    """By the step and what it remembers alone, so that a resumed run learns from the same."""
+    """Check that works follow from the step and the memory alone.
+
+    So a resumed run learns from the same.
+    """
     used = bench()
     view = used.view(1)
     memory = memory_of(auxiliary)
@@ -77,7 +83,10 @@ def brings_again(auxiliary: Auxiliary) -> None:
 
 
 def _steered(controller: Controller, used: Bench, steps: int) -> list[Tensor]:
-    """The weights that updates made, of some steps under a controller that moves nothing itself."""
+    """Collect the weights that updates made, of some steps under a controller.
+
+    Fails if the controller moved weights to where no update had left them.
+    """
     made = [_weights(used)]
     for step in range(steps):
         view = used.view(step, step)
@@ -94,15 +103,16 @@ def _steered(controller: Controller, used: Bench, steps: int) -> list[Tensor]:
 
 @CONTROLLER.rule("answers")
 def steers(controller: Controller) -> None:
-    """Factors that are numbers from 0 on; weights that an update made; steps that stay as they
-    were.
+    """Check that a controller sets numbers from 0 on, and moves weights to those of an update.
+
+    Steps have to stay as they were.
     """
     _steered(controller, bench(), 4)
 
 
 @CONTROLLER.rule("steers what there is", needs=("answers",))
 def knows(controller: Controller) -> None:
-    """It sets no factor but of objectives that are minimised."""
+    """Check that a controller sets no factor but of objectives that are minimised."""
     used = bench()
     known = set(used.learner.factors) | controller.steers()
     _steered(controller, used, 2)
@@ -112,7 +122,7 @@ def knows(controller: Controller) -> None:
 
 @CONTROLLER.rule("steers by what it remembers", needs=("answers",))
 def steers_again(controller: Controller) -> None:
-    """After what it remembers was saved and loaded, it steers as it would have."""
+    """Check that a controller steers on as before after its memory was saved and loaded."""
     used = bench()
     _steered(controller, used, 2)
     memory, state = memory_of(controller), used.learner.snapshot()
@@ -129,7 +139,7 @@ def steers_again(controller: Controller) -> None:
 
 @DIAGNOSTIC.rule("answers")
 def measures(diagnostic: Diagnostic) -> str:
-    """Finite numbers by name, before and after an update."""
+    """Check that a diagnostic gives finite numbers by name, before and after an update."""
     used, names = bench(), set[str]()
     for seed in SEEDS:
         view = used.view(seed)
@@ -143,7 +153,7 @@ def measures(diagnostic: Diagnostic) -> str:
 
 @DIAGNOSTIC.rule("changes nothing", needs=("answers",))
 def reads_only(diagnostic: Diagnostic) -> None:
-    """The step, the weights and their gradients are what they were."""
+    """Check that a diagnostic leaves the step, the weights and their gradients as they were."""
     used = bench()
     view = used.view(0)
     used.learner.update([used.own(view)])
@@ -154,7 +164,7 @@ def reads_only(diagnostic: Diagnostic) -> None:
 
 @DIAGNOSTIC.rule("same answer twice", needs=("answers",))
 def measures_again(diagnostic: Diagnostic) -> None:
-    """Equal steps have equal numbers."""
+    """Check that equal steps have equal numbers."""
     used = bench()
     view, memory = used.view(0), memory_of(diagnostic)
     used.learner.update([used.own(view)])

@@ -41,7 +41,7 @@ def _paid(reward: TurnReward, seed: int, *, alone: bool = False) -> list[list[li
 
 @REWARD.rule("answers")
 def pays(reward: TurnReward) -> str | None:
-    """One number per turn of each episode, or NaN for what it could not measure."""
+    """Check that each turn of each episode is paid a finite number, or NaN where unmeasured."""
     rows = [
         row
         for seed in SEEDS
@@ -57,13 +57,13 @@ def pays(reward: TurnReward) -> str | None:
 
 @REWARD.rule("same answer twice", needs=("answers",))
 def pays_again(reward: TurnReward) -> None:
-    """Equal episodes are paid equally."""
+    """Check that equal episodes are paid equally."""
     assert str(_paid(reward, 1)) == str(_paid(reward, 1)), "asked again it pays otherwise"
 
 
 @SELECTION.rule("answers")
 def selects(selection: Selection) -> None:
-    """Some of a group's episodes are kept, or nothing of it."""
+    """Check that some of a group's episodes are kept, or nothing of it; twice the same."""
     for seed in SEEDS:
         for alone in (False, True):
             given = sample(seed, alone=alone)
@@ -86,7 +86,7 @@ def _tasks() -> list[Task]:
 
 @CURRICULUM.rule("answers")
 def draws(curriculum: Curriculum) -> None:
-    """As many tasks as are asked for are drawn, with a limit of turns in bounds."""
+    """Check that as many tasks as are asked for are drawn, with a limit of turns in bounds."""
     known = {task.id for task in _tasks()}
     for count, drawn in ((1, 0), (7, 3), (25, 40)):
         chosen = next_tasks(curriculum, _tasks(), count, drawn, 0)
@@ -97,7 +97,7 @@ def draws(curriculum: Curriculum) -> None:
 
 @CURRICULUM.rule("draws by seed and memory alone", needs=("answers",))
 def draws_again(curriculum: Curriculum) -> None:
-    """Equal arguments draw equal tasks, also after what it remembers was saved and loaded."""
+    """Check that equal arguments draw equal tasks, also after the memory was saved and loaded."""
     observe(curriculum, sample(0).groups)
     first = next_tasks(curriculum, _tasks(), 9, 5, 3)
     memory = memory_of(curriculum)

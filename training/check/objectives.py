@@ -37,19 +37,19 @@ def _batch(seed: int, *, merge: bool = True) -> TokenBatch:
 
 
 def _advantages(batch: TokenBatch) -> Tensor:
-    """Advantages [B, L] of both signs, the same for a token however it was packed."""
+    """Make up advantages [B, L] of both signs, the same for a token however it was packed."""
     return (batch.tokens_BL.double() % 7 - 3) * batch.mask_BL
 
 
 def _prepared(objective: Objective, batch: TokenBatch) -> TokenBatch:
-    """The batch with what a loss computes once, before it is cut."""
+    """Add to a batch what a loss computes once, before the batch is cut."""
     if not isinstance(objective, PolicyLoss):
         return batch
     return replace(batch, signals=batch.signals | objective.prepare(batch)[0])
 
 
 def _scores(objective: Objective, batch: TokenBatch) -> Scores:
-    """Scores of a policy that has moved, each a leaf; what is read of logits is made up."""
+    """Make up scores of a policy that has moved, each a leaf of the graph."""
     moved_BL = moved_logprobs(batch)
     made = {name: -moved_BL * (1.5 + i) for i, name in enumerate(objective.probes())}
     return Scores(
@@ -66,7 +66,7 @@ def _weights(objective: Objective, batch: TokenBatch) -> Tensor:
 def _value(
     objective: Objective, batch: TokenBatch, advantages_BL: Tensor, scores: Scores
 ) -> Tensor:
-    """The term of a whole batch, added up as the learner adds it."""
+    """Compute the term of a whole batch, added up as the learner adds it."""
     if objective.granularity == "batch":
         return batch_loss(objective, scores, batch, advantages_BL)[0]
     loss_BL = token_loss(objective, scores, batch, advantages_BL).loss_BL
@@ -76,7 +76,7 @@ def _value(
 def _gradients(
     objective: Objective, batch: TokenBatch, advantages_BL: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The value, and its gradient with respect to each kind of score [B, L]."""
+    """Compute the value, and its gradient with respect to each kind of score [B, L]."""
     batch = _prepared(objective, batch)
     scores = _scores(objective, batch)
     value = _value(objective, batch, advantages_BL, scores)
@@ -88,7 +88,7 @@ def _gradients(
 
 @_both("answers", ())
 def answers(objective: Objective) -> None:
-    """A finite value with finite gradients, of episodes of every shape."""
+    """Check that value and gradients are finite, for episodes of every shape."""
     for seed in SEEDS:
         batch = _batch(seed)
         value, gradients = _gradients(objective, batch, _advantages(batch))
@@ -98,7 +98,7 @@ def answers(objective: Objective) -> None:
 
 @_both("only where something was sampled")
 def masked(objective: Objective) -> None:
-    """Observations have no gradient."""
+    """Check that observations have no gradient."""
     for seed in SEEDS:
         batch = _batch(seed)
         for gradient_BL in _gradients(objective, batch, _advantages(batch))[1]:
@@ -107,7 +107,7 @@ def masked(objective: Objective) -> None:
 
 @_both("writes nothing")
 def pure(objective: Objective) -> None:
-    """Nothing that was given is changed, and equal questions have equal answers."""
+    """Check that an objective writes into nothing it is given, and gives equal answers again."""
     batch = _batch(0)
     advantages_BL = _advantages(batch)
 
@@ -120,7 +120,7 @@ def pure(objective: Objective) -> None:
 
 @_both("packing changes nothing")
 def packing(objective: Objective) -> None:
-    """Turns in one sequence or in many have the same loss."""
+    """Check that turns in one sequence or in many have the same loss."""
     for seed in SEEDS:
         one, many = (_batch(seed, merge=merge) for merge in (True, False))
         a = _gradients(objective, one, _advantages(one))[0]
@@ -130,7 +130,7 @@ def packing(objective: Objective) -> None:
 
 @_both("cuts change nothing")
 def cuts(objective: Objective) -> None:
-    """A token has the same loss in a micro-batch as in the whole batch."""
+    """Check that a token has the same loss in a micro-batch as in the whole batch."""
     if objective.granularity == "batch":
         raise Skip("it sees whole batches")
     for seed in SEEDS:
@@ -149,7 +149,7 @@ def cuts(objective: Objective) -> None:
 
 @LOSS.rule("no advantage, no gradient", needs=("answers",))
 def idle(objective: Objective) -> None:
-    """A loss that lets the learner leave out tokens without an advantage gives them no gradient."""
+    """Check that tokens without an advantage get no gradient of a loss that may leave them out."""
     if not isinstance(objective, PolicyLoss) or not objective.skips_zero:
         raise Skip("it learns from tokens without an advantage")
     batch = _batch(0)

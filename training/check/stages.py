@@ -65,7 +65,7 @@ def _recipe(stage: Stage) -> Recipe:
 
 
 def _trained(stage: Stage) -> list[dict[str, Any]]:
-    """The metrics of a run of nothing but this stage, without times."""
+    """Train a run of nothing but this stage, and return its metrics without times."""
     with tempfile.TemporaryDirectory(prefix="turnrl-check-") as folder:
         train(_recipe(stage), run_dir=folder, progress=False)
         run = RunFolder(Path(folder))
@@ -80,7 +80,7 @@ def _trained(stage: Stage) -> list[dict[str, Any]]:
 
 @STAGE.rule("says what it needs")
 def asks(stage: Stage) -> None:
-    """Numbers of tasks by split, of episodes and of renamings."""
+    """Check what a stage asks for: tasks by split, episodes, renamings, steps."""
     wanted = stage.tasks_needed()
     assert set(wanted) <= set(SPLITS), f"it needs tasks of splits that there are not: {wanted}"
     assert all(count >= 0 for count in wanted.values()), "it needs less than no task"
@@ -91,7 +91,7 @@ def asks(stage: Stage) -> None:
 
 @STAGE.rule("runs", needs=("says what it needs",))
 def runs(stage: Stage) -> str:
-    """A recipe of nothing else comes to its end, and leaves records and a checkpoint."""
+    """Check that a recipe of nothing else comes to its end, and leaves records and a checkpoint."""
     try:
         records = _trained(stage)
     except UserError as error:
@@ -104,7 +104,7 @@ def runs(stage: Stage) -> str:
 
 @STAGE.rule("same seed, same run", needs=("runs",))
 def repeats(stage: Stage) -> None:
-    """A second run has the same records."""
+    """Check that a second run has the same records."""
     try:
         assert _trained(stage) == _trained(stage), "a second run of the same seed differs"
     except UserError as error:

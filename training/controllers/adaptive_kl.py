@@ -46,11 +46,11 @@ class AdaptiveKl(Controller):
     )
 
     def steers(self) -> frozenset[str]:
-        """The regularizer ``kl``."""
+        """Name the regularizer ``kl``."""
         return frozenset({"kl"})
 
     def after_update(self, view: StepView, learner: Steerable) -> None:
-        """Set the factor of ``kl``."""
+        """Set the factor of ``kl`` by the distance that the update measured."""
         measured = view.metrics.get("kl", math.nan)
         if not math.isfinite(measured):
             return

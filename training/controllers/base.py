@@ -48,8 +48,9 @@ class Controller(Plugin):
         """Act before the update of a step; the metrics are those of play and credit."""
 
     def after_update(self, view: StepView, learner: Steerable) -> None:
-        """Act after the update of a step, before anybody plays with the new weights; the metrics
-        have those of the update.
+        """Act after the update of a step, before anybody plays with the new weights.
+
+        The metrics have those of the update.
         """
 
 

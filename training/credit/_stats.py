@@ -18,8 +18,9 @@ ZERO = 1e-8
 
 
 def group_stats(values_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, unbiased standard deviation (0 for groups of one) and size of each episode's group,
-    each [E].
+    """Compute mean, deviation and size of each episode's group, each [E].
+
+    The deviation is unbiased, and 0 for groups of one.
     """
     index_E, count_G = group_E.unique(return_inverse=True, return_counts=True)[1:]
     mean_G = group_sum(values_E, index_E, len(count_G)) / count_G
@@ -29,19 +30,23 @@ def group_stats(values_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def group_sum(values_E: Tensor, index_E: Tensor, groups: int) -> Tensor:
-    """Sums over the episodes of each group: [E, ...] -> [groups, ...]."""
+    """Sum over the episodes of each group: [E, ...] -> [groups, ...]."""
     return values_E.new_zeros(groups, *values_E.shape[1:]).index_add_(0, index_E, values_E)
 
 
 def centre_E(values_E: Tensor, group_E: Tensor) -> Tensor:
-    """Values minus their group's mean; exactly 0 in groups without variance and groups of one."""
+    """Subtract the mean of its group from every value.
+
+    Exactly 0 in groups without variance and in groups of one.
+    """
     mean_E, std_E, _ = group_stats(values_E, group_E)
     return torch.where(std_E > ZERO, values_E - mean_E, 0.0)
 
 
 def zscore_E(values_E: Tensor, group_E: Tensor, eps: float) -> Tensor:
-    """``(x - mean) / (std + eps)`` within each group; exactly 0 in groups without variance and
-    groups of one.
+    """Compute ``(x - mean) / (std + eps)`` of every value within its group.
+
+    Exactly 0 in groups without variance and in groups of one.
     """
     std_E = group_stats(values_E, group_E)[1]
     centred_E = centre_E(values_E, group_E)
@@ -49,14 +54,17 @@ def zscore_E(values_E: Tensor, group_E: Tensor, eps: float) -> Tensor:
 
 
 def whiten(values_S: Tensor) -> Tensor:
-    """``(x - mean) / sqrt(var + 1e-8)`` with the unbiased variance; exactly 0 without variance."""
+    """Compute ``(x - mean) / sqrt(var + 1e-8)`` of every value, with the unbiased variance.
+
+    Exactly 0 without variance.
+    """
     if len(values_S) < 2 or float(values_S.std()) <= ZERO:
         return torch.zeros_like(values_S)
     return (values_S - values_S.mean()) / (values_S.var() + 1e-8).sqrt()
 
 
 def returns_to_go(rewards_EN: Tensor, decay: float) -> Tensor:
-    """``G_n = r_n + decay * G_{n+1}`` along the last axis, 0 after its end."""
+    """Compute ``G_n = r_n + decay * G_{n+1}`` along the last axis, 0 after its end."""
     out_EN, running_E = torch.zeros_like(rewards_EN), rewards_EN.new_zeros(len(rewards_EN))
     for n in reversed(range(rewards_EN.shape[1])):
         running_E = rewards_EN[:, n] + decay * running_E
@@ -80,7 +88,7 @@ class Steps:
 
     @classmethod
     def tokens(cls, batch: TokenBatch) -> Steps:
-        """Every sampled token."""
+        """List every sampled token of a batch."""
         row_S, column_S = batch.mask_BL.nonzero(as_tuple=True)
         order_S = torch.argsort(batch.episode_B[row_S], stable=True)
         return cls._of(batch, row_S[order_S], column_S[order_S])
@@ -102,13 +110,13 @@ class Steps:
         return cls(batch, row_S, column_S, episode_S, batch.turn_BL[row_S, column_S], step_S)
 
     def boundaries(self) -> Tensor:
-        """bool [S + 1]: a turn begins at this step; shifted by one, a turn ends at it."""
+        """Tell where turns begin, as bool [S + 1]; shifted by one, where they end."""
         edge = self.turn_S.new_ones(1, dtype=torch.bool)
         changed = (self.turn_S.diff() != 0) | (self.episode_S.diff() != 0)
         return torch.cat([edge, changed, edge]) if len(self.turn_S) else edge
 
     def rewards_S(self, rewards_ET: Tensor) -> Tensor:
-        """Each turn's reward on its last step, 0 on the others.
+        """Put each turn's reward on its last step, and 0 on the others.
 
         The reward of a turn without tokens goes to the last turn before it that has some: nothing
         else can have caused it.
@@ -122,18 +130,18 @@ class Steps:
         return torch.where(self.boundaries()[1:], landed_ET[self.episode_S, self.turn_S], 0.0)
 
     def grid(self, values_S: Tensor) -> Tensor:
-        """[S] -> [E, N], 0 after the end of an episode."""
+        """Arrange a number per step by episodes, [S] -> [E, N]; 0 after the end of an episode."""
         width = int(self.step_S.max()) + 1 if len(self.step_S) else 0
         out_EN = values_S.new_zeros(self.batch.episodes, width)
         out_EN[self.episode_S, self.step_S] = values_S
         return out_EN
 
     def flat(self, values_EN: Tensor) -> Tensor:
-        """[E, N] -> [S]."""
+        """Read a number per step from an arrangement by episodes, [E, N] -> [S]."""
         return values_EN[self.episode_S, self.step_S]
 
     def scatter(self, values_S: Tensor, fill: float = 0.0) -> Tensor:
-        """[S] -> [B, L], `fill` elsewhere."""
+        """Put a number per step at its token, [S] -> [B, L]; `fill` elsewhere."""
         out_BL = torch.full_like(self.batch.turn_BL, fill, dtype=values_S.dtype)
         out_BL[self.row_S, self.column_S] = values_S
         return out_BL

@@ -41,7 +41,7 @@ class Advantages:
 
     @classmethod
     def of_episodes(cls, values_E: Tensor, batch: TokenBatch) -> Advantages:
-        """One number per episode [E] on each of its turns."""
+        """Put one number per episode [E] on each of its turns."""
         return cls(torch.where(batch.mask_ET, values_E[:, None], 0.0))
 
 
@@ -56,14 +56,18 @@ class Credit(Plugin):
         return self.compares
 
     def bootstraps(self) -> frozenset[StopReason]:
-        """Reasons to stop after which a critic's value stands for the turns that never came
-        ('values'); none.
+        """Name the stop reasons after which a critic's value stands for the missing turns.
+
+        None by default.
         """
         return frozenset()
 
     @abstractmethod
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages, float64, without gradient, of the episodes in `rewards` and `batch` alike."""
+        """Compute the advantages of the episodes in `rewards` and `batch` alike.
+
+        They are float64, without gradient.
+        """
 
 
 CREDITS: Slot[Credit] = Slot("turnrl.training.credit", Credit, "Credit")

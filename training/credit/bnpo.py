@@ -44,7 +44,10 @@ class Bnpo(Credit):
     cap: float = Field(1e6, gt=0, description="largest weight of a group")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute Beta-weighted advantages [E, T], float64.
+
+        Raises UserError for a reward outside of `low` .. `high`.
+        """
         sums_KE = rewards.sums_KE
         advantage_E = sums_KE.new_zeros(batch.episodes)
         for name, weight, sum_E in zip(

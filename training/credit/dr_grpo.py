@@ -29,5 +29,5 @@ class DrGrpo(Credit):
     name: Literal["dr_grpo"] = "dr_grpo"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute returns minus the means of their groups [E, T], float64."""
         return Advantages.of_episodes(centre_E(rewards.total_E, batch.group_E), batch)

@@ -75,12 +75,12 @@ class Gae(Credit):
     whiten: bool = Field(True, description="normalise advantages over the steps of the batch")
 
     def bootstraps(self) -> frozenset[StopReason]:
-        """A curriculum's shorter limit, and the recipe's own if `limit` says so."""
+        """Name a curriculum's shorter limit, and the recipe's own limit if `limit` says so."""
         own = {StopReason.TURN_LIMIT} if self.limit == "bootstrap" else set()
         return frozenset({StopReason.CURRICULUM_LIMIT} | own)
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [B, L], or [E, T] over turns; float64, 0 where nothing was sampled."""
+        """Compute advantages [B, L], or [E, T] over turns; float64, 0 where nothing was sampled."""
         if batch.values_BL is None:
             raise ValueError("gae needs values_BL")
         steps = Steps.tokens(batch) if self.over == "token" else Steps.turns(batch)
@@ -98,8 +98,9 @@ class Gae(Credit):
         return Advantages(advantage_ET, "turn", targets_BL)
 
     def _next(self, value_S: Tensor, steps: Steps) -> Tensor:
-        """The value after each step: the next step's, or 0 or the bootstrap value at the end of an
-        episode.
+        """Look up the value after each step: the next step's, or what an episode ends with.
+
+        It ends with 0, or with the bootstrap value where it was cut short.
         """
         batch = steps.batch
         open_E = batch.stopped_E(self.bootstraps())

@@ -33,7 +33,7 @@ class Gdpo(Credit):
     eps: float = Field(1e-4, ge=0, description="small number added to each standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute the normalised sum of each reward's group z-scores [E, T], float64."""
         sums_KE = rewards.sums_KE
         total_E = sums_KE.new_zeros(batch.episodes)
         for weight, sum_E in zip(rewards.weights_K.tolist(), sums_KE, strict=True):

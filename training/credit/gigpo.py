@@ -45,7 +45,7 @@ class Gigpo(Credit):
     eps: float = Field(1e-6, ge=0, description="small number added to each standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute advantages of episodes plus those of turns from equal states [E, T], float64."""
         if batch.state_ET is None:
             raise ValueError("gigpo needs state_ET")
         mask_ET = batch.mask_ET

@@ -32,5 +32,5 @@ class Grpo(Credit):
     )
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute group z-scores of the returns [E, T], float64."""
         return Advantages.of_episodes(zscore_E(rewards.total_E, batch.group_E, self.eps), batch)

@@ -49,7 +49,10 @@ class Igpo(Credit):
         return "group" if self.norm == "separate" else "nothing"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute discounted sums of normalised turn rewards [E, T], float64.
+
+        Raises UserError if no reward has the name `process`.
+        """
         if self.process not in rewards.names:
             names = ", ".join(rewards.names)
             raise UserError(
@@ -72,7 +75,7 @@ class Igpo(Credit):
         return Advantages(torch.where(known_ET, advantage_ET, 0.0))
 
     def _normal(self, values_ET: Tensor, mask_ET: Tensor, group_E: Tensor) -> Tensor:
-        """z-scores of the masked numbers within each group, 0 elsewhere."""
+        """Compute z-scores of the masked numbers within each group, 0 elsewhere."""
         group_ET = group_E[:, None].expand_as(values_ET)
         out_ET = torch.zeros_like(values_ET)
         if bool(mask_ET.any()):

@@ -33,7 +33,7 @@ class LitePpo(Credit):
     )
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute group-centred returns over the batch's deviation [E, T], float64."""
         return_E = rewards.total_E
         std = float(return_E.std()) if len(return_E) > 1 else 0.0
         if std <= ZERO:

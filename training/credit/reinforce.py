@@ -38,7 +38,7 @@ class Reinforce(Credit):
         return "nothing" if self.baseline == "none" else "batch"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Put each episode's return, less the baseline, on each of its turns [E, T], float64."""
         return_E = rewards.total_E
         if self.baseline == "batch_mean":
             return_E = centre_E(return_E, batch.group_E * 0)

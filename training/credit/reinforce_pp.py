@@ -45,7 +45,10 @@ class ReinforcePp(Credit):
         return "group" if self.baseline == "group" else alone
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [B, L], float64, 0 where nothing was sampled."""
+        """Compute returns-to-go, or centred returns, per token [B, L]; whitened if asked for.
+
+        float64, 0 where nothing was sampled.
+        """
         steps = Steps.tokens(batch)
         counted_S = torch.ones_like(steps.row_S, dtype=torch.bool)
         if self.baseline == "group":

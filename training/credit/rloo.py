@@ -29,7 +29,7 @@ class Rloo(Credit):
     name: Literal["rloo"] = "rloo"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute returns minus the mean of the others in the group [E, T], float64."""
         return_E = rewards.total_E
         count_E = group_stats(return_E, batch.group_E)[2]
         return Advantages.of_episodes(

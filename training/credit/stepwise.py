@@ -39,7 +39,7 @@ class Stepwise(Credit):
     eps: float = Field(1e-6, ge=0, description="small number added to the standard deviation")
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute turns' returns-to-go minus the mean over their group [E, T], float64."""
         return_ET = returns_to_go(rewards.total_ET, self.gamma)
         mask_ET = batch.mask_ET
         turns_E = batch.turns_E.clamp(min=1)

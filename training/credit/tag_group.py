@@ -45,7 +45,10 @@ class TagGroup(Credit):
         return "group" if self.alpha else "nothing"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Mix advantages of episodes with those of turns of equal tags [E, T], float64.
+
+        Raises UserError if no reward has the name `reward`.
+        """
         if self.reward not in rewards.names:
             names = ", ".join(rewards.names)
             raise UserError(

@@ -60,7 +60,7 @@ class TurnReturn(Credit):
         return "nothing" if self.baseline == self.scale == "none" else "group"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Advantages [E, T], float64."""
+        """Compute turns' returns-to-go minus their group baseline [E, T], float64."""
         return_ET = returns_to_go(rewards.total_ET, self.gamma)
         advantage_ET = return_ET - self._baseline_ET(return_ET, batch)
         if self.scale != "none" and batch.max_turns:

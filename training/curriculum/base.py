@@ -38,8 +38,9 @@ class Curriculum(Plugin):
         """Take in what was played, before any of it is dropped."""
 
     def max_turns(self, limit: int, progress: float) -> int:
-        """The turn limit now: `limit`, or fewer. `progress` is the share of the stage's steps that
-        are done.
+        """Choose the turn limit of now: `limit`, or fewer.
+
+        `progress` is the share of the stage's steps that are done.
         """
         return limit
 
@@ -58,7 +59,7 @@ class Measured(Curriculum):
             entry[2] += len(group.lost)
 
     def success(self, task: Task) -> float:
-        """Share of its episodes that were successes; 0 for a task that was never played."""
+        """Compute the share of a task's episodes that were successes; 0 if it was never played."""
         won, played, _ = self._rates.get(task.id, (0.0, 0.0, 0.0))
         return won / played if played else 0.0
 
@@ -68,11 +69,11 @@ class Measured(Curriculum):
         return failed > 0 and not played
 
     def state_dict(self) -> dict[str, Any]:
-        """Successes, plays and failed episodes by task."""
+        """Return successes, plays and failed episodes by task."""
         return {"rates": self._rates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore successes, plays and failed episodes by task."""
         self._rates.clear()
         self._rates.update({task: list(entry) for task, entry in state["rates"].items()})
 

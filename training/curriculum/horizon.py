@@ -43,7 +43,7 @@ class Horizon(Curriculum):
     )
 
     def max_turns(self, limit: int, progress: float) -> int:
-        """Turns allowed now."""
+        """Compute the turns that are allowed now."""
         grown = self.first + (limit - self.first) * min(progress / self.share, 1.0)
         return min(math.floor(grown + 1e-9), limit)
 

@@ -32,21 +32,21 @@ class Prioritized(Measured):
     )
 
     def weights(self, tasks: Sequence[Task]) -> list[float]:
-        """Unnormalised probabilities."""
+        """Compute the probabilities of tasks, not normalised."""
         return [
             self.floor if self.broken(task) else max(1.0 - self.success(task), self.floor)
             for task in tasks
         ]
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """Weighted draws, without repeats until every task is in."""
+        """Draw weighted tasks, without repeats until every task is in."""
         return draw(tasks, self.weights(tasks), count, random.Random(f"{seed}/{drawn}"))
 
 
 def draw(
     tasks: Sequence[Task], weights: Sequence[float], count: int, rng: random.Random
 ) -> list[Task]:
-    """`count` weighted draws; tasks come again only after all that have a weight were drawn."""
+    """Draw `count` tasks by weight, again only after all that have a weight were drawn."""
     chosen: list[Task] = []
     left: dict[int, float] = {}
     while len(chosen) < count:

@@ -65,7 +65,7 @@ class Staged(Measured):
         return self.broken(task), -self.success(task)
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Successes of this stage decide when it ends."""
+        """Add what was played, and go on to the next stage if this one is done."""
         super().observe(groups)
         if not self._order:
             return
@@ -88,7 +88,7 @@ class Staged(Measured):
             self._recent.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """The measurement, the order and the place in it."""
+        """Return the measurement, the order and the place in it."""
         mine = {
             "stage": self._stage,
             "seen": self._seen,
@@ -98,7 +98,7 @@ class Staged(Measured):
         return super().state_dict() | mine
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the measurement, the order and the place in it."""
         super().load_state_dict(state)
         self._stage, self._seen = state["stage"], state["seen"]
         self._recent, self._order = deque(state["recent"]), list(state["order"])

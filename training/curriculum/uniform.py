@@ -18,7 +18,7 @@ class Uniform(Curriculum):
     name: Literal["uniform"] = "uniform"
 
     def sample(self, tasks: Sequence[Task], count: int, drawn: int, seed: int) -> list[Task]:
-        """Tasks number `drawn` onwards of the endless sequence of passes."""
+        """Take tasks number `drawn` onwards of the endless sequence of passes."""
         chosen: list[Task] = []
         while len(chosen) < count:
             epoch, offset = divmod(drawn + len(chosen), len(tasks))

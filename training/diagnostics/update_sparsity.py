@@ -42,7 +42,7 @@ class UpdateSparsity(Diagnostic):
     each: bool = Field(False, description="report the share of every matrix by its name")
 
     def __call__(self, view: StepView) -> Mapping[str, float]:
-        """Shares, and ranks if they are asked for."""
+        """Measure shares of weights that have not changed, and ranks if they are asked for."""
         unchanged = total = 0
         shares: dict[str, float] = {}
         ranks: list[float] = []

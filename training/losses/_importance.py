@@ -53,15 +53,16 @@ class Importance(BaseModel):
 
     @property
     def largest(self) -> float:
-        """`cap`, or its default for the mode."""
+        """Return `cap`, or its default for the mode."""
         return (
             self.cap if self.cap is not None else 3.0 if self.mode.startswith("sequence") else 2.0
         )
 
     @torch.no_grad()
     def weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Weights and whether each was cut, both [B, L] like the log-probabilities, 0 outside the
-        mask; and metrics.
+        """Compute weights, and whether each was cut, both [B, L], and metrics.
+
+        Weights are in the dtype of the log-probabilities; both are 0 outside the mask.
 
         Args:
             batch: whole, because an episode may have several rows.
@@ -87,8 +88,9 @@ class Importance(BaseModel):
 
 
 def effective_share(weight_S: Tensor) -> float:
-    """Effective sample size ``(sum w)^2 / sum w^2`` over the number of weights; 0 if all of them
-    are 0.
+    """Compute the effective sample size as a share of the weights: ``(sum w)^2 / sum w^2 / n``.
+
+    0 if all weights are 0.
     """
     squares = float((weight_S**2).sum())
     return float(weight_S.sum()) ** 2 / squares / len(weight_S) if squares > 0 else 0.0

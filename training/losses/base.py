@@ -64,7 +64,7 @@ class PolicyLoss(Objective):
     )
 
     def needs(self) -> frozenset[Need]:
-        """``requires``, and the trainer's own log-probabilities if `importance` is configured."""
+        """Name what the loss requires; with `importance` the trainer's log-probabilities too."""
         return self.requires | ({Need.OLD_LOGPROBS} if self.importance else frozenset())
 
     def of_length(self, tokens: int) -> Self:
@@ -94,8 +94,9 @@ class PolicyLoss(Objective):
         return self.corrected(self.token_loss(scores, batch, advantages_BL), batch)
 
     def corrected(self, out: LossOutput, batch: TokenBatch) -> LossOutput:
-        """Multiply a loss per token with the importance weights if they are configured (after
-        `prepare`).
+        """Multiply a loss per token with the importance weights if they are configured.
+
+        Call it after `prepare`.
         """
         if self.importance:
             if "importance_BL" not in batch.signals:
@@ -119,7 +120,9 @@ class PolicyLoss(Objective):
         return (torch.where(mask_BL, out.loss_BL, 0.0) * weights_BL).sum(), metrics
 
     def weights_BL(self, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> Tensor:
-        """[B, L], 0 outside the mask: the loss of a batch is ``(loss_BL * weights_BL).sum()``.
+        """Compute a weight per token [B, L], 0 outside the mask, that says how tokens add up.
+
+        The loss of a batch is ``(loss_BL * weights_BL).sum()``.
 
         Episodes without a sampled token count in no mean, and (after `prepare`) tokens that
         importance sampling masks do not either. Raises ValueError if the aggregation needs a

@@ -38,7 +38,7 @@ class Cispo(PolicyLoss):
     clip_high: float = Field(0.28, ge=0, description="the weight is at most 1 + clip_high")
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """Loss and metrics per token [B, L], in the dtype of the scores; 0 outside the mask."""
+        """Compute loss and metrics per token [B, L], in the scores' dtype; 0 outside the mask."""
         logprobs_BL = torch.where(batch.mask_BL, scores.logprobs_BL, 0.0)
         with torch.no_grad():
             log_ratio_BL = log_ratios(logprobs_BL, batch)

@@ -77,7 +77,7 @@ class Gspo(PolicyLoss):
         return self.added_up(LossOutput(loss_BL, metrics), batch)
 
     def _mean_BL(self, values_BL: Tensor, batch: TokenBatch) -> Tensor:
-        """The mean over the span of each sampled token, 0 elsewhere."""
+        """Compute the mean over the span of each sampled token [B, L], 0 elsewhere."""
         if self.over == "turn":
             tokens_ET = batch.per_turn(torch.ones_like(values_BL)).clamp(min=1)
             return batch.spread(batch.per_turn(values_BL) / tokens_ET).to(values_BL.dtype)

@@ -44,7 +44,7 @@ class PpoClip(PolicyLoss):
     )
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """Loss and metrics per token [B, L], in the dtype of the scores; 0 outside the mask."""
+        """Compute loss and metrics per token [B, L], in the scores' dtype; 0 outside the mask."""
         logprobs_BL = scores.logprobs_BL
         advantages_BL = advantages_BL.to(logprobs_BL.dtype)
         log_ratio_BL = log_ratios(logprobs_BL, batch)

@@ -69,7 +69,7 @@ class Real(PolicyLoss):
 
 
 def _log_one_plus_sum_exp(values_N: Tensor, index_N: Tensor, groups: int) -> Tensor:
-    """``log(1 + sum exp(values))`` of each group [G], without overflow."""
+    """Compute ``log(1 + sum exp(values))`` of each group [G], without overflow."""
     most_G = values_N.new_zeros(groups).scatter_reduce(0, index_N, values_N.detach(), "amax")
     shifted_N = (values_N - most_G[index_N]).exp()
     return most_G + ((-most_G).exp().index_add(0, index_N, shifted_N)).log()

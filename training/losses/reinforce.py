@@ -29,6 +29,6 @@ class ReinforceLoss(PolicyLoss):
     name: Literal["reinforce"] = "reinforce"
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """Loss per token [B, L], in the dtype of the scores; 0 outside the mask."""
+        """Compute the loss per token [B, L], in the scores' dtype; 0 outside the mask."""
         logprobs_BL = torch.where(batch.mask_BL, scores.logprobs_BL, 0.0)
         return LossOutput(-advantages_BL.to(logprobs_BL.dtype) * logprobs_BL)

@@ -34,7 +34,7 @@ class Adora(Modifier):
     )
 
     def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages [B, L]."""
+        """Multiply the advantages [B, L] of groups without a temporary advantage by `factor`."""
         length_E = lengths_E(batch, self.length)
         factor_E = torch.full_like(length_E, self.factor)
 

@@ -24,11 +24,11 @@ class Modifier(Plugin):
 
     @abstractmethod
     def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages [B, L] in the place of the given ones; 0 stays 0 where nothing was sampled."""
+        """Make new advantages [B, L] of the given ones; 0 stays 0 where nothing was sampled."""
 
 
 def by_episode(factor_E: Tensor, batch: TokenBatch) -> Tensor:
-    """[E] -> [B, 1]: a factor for every sequence of an episode."""
+    """Give every sequence the factor of its episode: [E] -> [B, 1]."""
     return factor_E[batch.episode_B][:, None]
 
 

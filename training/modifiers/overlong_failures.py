@@ -34,7 +34,7 @@ class OverlongFailures(Modifier):
     )
 
     def __call__(self, advantages_BL: Tensor, batch: TokenBatch) -> Tensor:
-        """Advantages [B, L]."""
+        """Multiply the advantages [B, L] of failures that took longer than successes."""
         length_E = lengths_E(batch, self.length)
         factor_E = torch.ones_like(length_E)
 

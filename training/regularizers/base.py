@@ -27,8 +27,9 @@ class Regularizer(Objective):
     coefficient: float = Field(1e-3, ge=0, description="weight of the term")
 
     def reward_BL(self, batch: TokenBatch) -> Tensor | None:
-        """Unweighted reward per action token, [B, L] without gradient, if the term acts on rewards;
-        else None.
+        """Compute an unweighted reward per action token, [B, L] without gradient.
+
+        None if the term acts on the loss.
         """
         return None
 

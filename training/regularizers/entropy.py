@@ -33,6 +33,9 @@ class Entropy(Regularizer):
         return {"entropy": entropy}
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """Minus the entropy with gradient, 0 outside the mask. Metric per token: ``entropy``."""
+        """Compute minus the entropy [B, L] with gradient, 0 outside the mask.
+
+        Metric per token: ``entropy``.
+        """
         masked_BL = torch.where(batch.mask_BL, scores.of["entropy"], 0.0)
         return LossOutput(-masked_BL, {"entropy": masked_BL.detach()})

@@ -51,7 +51,10 @@ class Kl(Regularizer):
     )
 
     def token_loss(self, scores: Scores, batch: TokenBatch, advantages_BL: Tensor) -> LossOutput:
-        """The estimate with gradient, 0 outside the mask; all 0 if it acts on rewards."""
+        """Compute the estimate [B, L] with gradient, 0 outside the mask.
+
+        All 0 if the term acts on rewards.
+        """
         estimate_BL, clamped_BL = self._estimate_BL(scores.logprobs_BL, batch)
         loss_BL = estimate_BL if self.place == "loss" else torch.zeros_like(scores.logprobs_BL)
         return LossOutput(
@@ -59,8 +62,9 @@ class Kl(Regularizer):
         )
 
     def reward_BL(self, batch: TokenBatch) -> Tensor | None:
-        """Minus the estimate of the rollout [B, L], 0 outside the mask; None if the term acts on
-        the loss.
+        """Compute minus the estimate of the rollout [B, L], 0 outside the mask.
+
+        None if the term acts on the loss.
         """
         return (
             None
@@ -69,7 +73,7 @@ class Kl(Regularizer):
         )
 
     def _estimate_BL(self, logprobs_BL: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """The estimate, and bool: where a bound holds."""
+        """Estimate the KL divergence per token [B, L], and tell where a bound holds."""
         free_BL = torch.where(batch.mask_BL, logprobs_BL - batch.logprobs_of("ref"), 0.0)
         d_BL = free_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         far_BL = free_BL.detach().abs() > MAX_LOG_RATIO

@@ -107,7 +107,7 @@ def restore(folder: Path, model: nn.Module) -> None:
 
 
 def read(folder: Path) -> Saved:
-    """A checkpoint to resume from. Raises UserError if it is none, incomplete or damaged."""
+    """Read a checkpoint to resume from. Raises UserError if it is none, incomplete or damaged."""
     file = folder / STATE_FILE
     about = check_manifest(folder, NEEDED)
     for path, there in ((file, file.is_file()), (folder / MANIFEST_FILE, about is not None)):
@@ -128,7 +128,7 @@ def read(folder: Path) -> Saved:
 
 
 def shallow(state: TrainerState) -> dict[str, Any]:
-    """The fields by name."""
+    """Map the names of a state's fields to their values, which are not copied."""
     return {each.name: getattr(state, each.name) for each in fields(state)}
 
 
@@ -147,7 +147,7 @@ def _read_tensors(file: Path) -> Any:
 
 
 def _tensors(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of real numbers inside nested data, with its place."""
+    """Yield every tensor of real numbers inside nested data, with its place."""
     if isinstance(data, Tensor):
         if data.is_floating_point():
             yield name, data

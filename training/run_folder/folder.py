@@ -62,18 +62,18 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a run began here."""
+        """Tell whether a run began here."""
         return self.recipe.exists() or self.checkpoints.exists()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of a run was saved here yet."""
+        """Tell whether nothing of a run was saved here yet."""
         parts = (self.episodes, self.checkpoints)
         return not self.metrics.exists() and not any(any(part.iterdir()) for part in parts)
 
     @property
     def written(self) -> list[Path]:
-        """The files of a run that has ended, without its checkpoints and its report."""
+        """List the files of a run that has ended, without its checkpoints and its report."""
         return [self.recipe, self.metrics, self.result, *self.episodes.glob(f"*{_EPISODES}")]
 
     def checkpoint(self, name: str) -> Path:

@@ -101,7 +101,7 @@ class RunLog:
     # -- the metrics -------------------------------------------------------------------------------
 
     def record(self, stage: str, step: int, kind: str, values: Record) -> Record:
-        """Append one line to the metrics and return it; what is not finite is None."""
+        """Write one line at the end of the metrics and return it; what is not finite is None."""
         line: Record = finite({"stage": stage, "step": step, "kind": kind, **values})
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
         with explaining_os_errors(self.metrics), self.metrics.open("ab") as file:
@@ -111,7 +111,7 @@ class RunLog:
         return line
 
     def records(self) -> list[Record]:
-        """Every line of the metrics. Raises UserError if somebody else wrote there meanwhile."""
+        """Read every line of the metrics. Raises UserError for one that is no JSON."""
         if not self.metrics.exists():
             return []
         try:
@@ -134,10 +134,10 @@ class RunLog:
         }
 
     def go_on(self, mark: Record, stage: str, step: int) -> None:
-        """Drop what was written after `mark` was returned, and episodes of steps of `stage` after
-        `step`.
+        """Remove what was written after `mark` was returned.
 
-        Files that somebody removed stay away. Raises UserError if one is not what it was then.
+        Of the episodes, those of steps of `stage` after `step`. Files that somebody removed stay
+        away. Raises UserError if one is not what it was then.
         """
         with explaining_os_errors(self.metrics):
             data = self.metrics.read_bytes()[: mark["size"]] if self.metrics.exists() else None

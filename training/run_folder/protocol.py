@@ -70,11 +70,11 @@ class Protocol:
         return self.max_turns if agent in BASELINES else None
 
     def pool_arguments(self) -> dict[str, Any]:
-        """Arguments of the `EnvPool` that the run plays in."""
+        """Return the arguments of the `EnvPool` that the run plays in."""
         return self.pool.model_dump(exclude={"imports"})
 
     def tasks(self, split: str) -> int | None:
-        """Tasks of a split that the run plays; None for all, at most 100."""
+        """Count the tasks of a split that the run plays; None for all, at most 100."""
         if split == "test" and self.evaluate.test_tasks:
             return self.evaluate.test_tasks
         return self.evaluate.tasks if split == self.evaluate.split else None

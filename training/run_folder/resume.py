@@ -65,8 +65,10 @@ def changes(old: Mapping[str, Any], recipe: Recipe, state: TrainerState) -> dict
 
 
 def flat(data: Any, where: str = "") -> dict[str, Any]:
-    """Nested data by dotted key; entries of a list go by their name, stages by their label, as in
-    overrides, and the list holds the names.
+    """Map dotted keys of nested data to what is there.
+
+    Entries of a list go by their name, stages by their label, as in overrides, and the list holds
+    the names.
     """
     leaves: dict[str, Any] = {}
     if isinstance(data, list) and data and all(isinstance(item, Mapping) for item in data):

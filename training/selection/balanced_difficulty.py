@@ -47,7 +47,7 @@ class BalancedDifficulty(Selection):
         return any(self._between(successes, size) for successes in range(size + 1))
 
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
-        """The group, if it is neither too easy nor too hard."""
+        """Keep the group if it is neither too easy nor too hard."""
         return (
             group if self._between(sum(episode.success for episode in group), len(group)) else None
         )

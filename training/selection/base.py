@@ -38,7 +38,7 @@ class Selection(Plugin):
 
     @abstractmethod
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
-        """The group, a smaller one made of some of its episodes, or None to drop it.
+        """Return the group, a smaller one made of some of its episodes, or None to drop it.
 
         Args:
             returns: weighted sum of all rewards, per episode.

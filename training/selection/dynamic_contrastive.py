@@ -35,11 +35,14 @@ class DynamicContrastive(Selection):
     name: Literal["dynamic_contrastive"] = "dynamic_contrastive"
 
     def possible(self, size: int) -> bool:
-        """Two episodes can differ, one cannot."""
+        """Tell whether the group is larger than one: two episodes can differ, one cannot."""
         return size > 1
 
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
-        """Half of the group, in its order."""
+        """Keep the best and the worst quarter of the group, in its order.
+
+        None if the returns of those are equal.
+        """
         side = max(len(group) // 4, 1)
         length = [episode.response_tokens for episode in group]
         best = sorted(range(len(group)), key=lambda i: (-returns[i], length[i], i))[:side]

@@ -33,9 +33,9 @@ class ZeroVariance(Selection):
     )
 
     def possible(self, size: int) -> bool:
-        """Two episodes can differ, one cannot."""
+        """Tell whether the group is larger than one: two episodes can differ, one cannot."""
         return size > 1
 
     def __call__(self, group: Group, returns: Sequence[float]) -> Group | None:
-        """The group, if its returns differ."""
+        """Keep the group if its returns differ."""
         return group if max(returns) - min(returns) > 1e-8 else None

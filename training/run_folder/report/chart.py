@@ -57,14 +57,14 @@ class Chart:
 
 
 def show(value: float) -> str:
-    """A number in at most four significant digits."""
+    """Write a number in at most four significant digits."""
     if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-3):
         return f"{value:.1e}"
     return f"{value:.4g}"
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers that span [low, high]; the outer ones may lie beyond it."""
+    """Choose round numbers that span [low, high]; the outer ones may lie beyond it."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     while (high - low) / step > most:
         step *= 2.5 if f"{step:e}".startswith("2") else 2
@@ -82,7 +82,7 @@ def thin(points: Sequence[Point]) -> tuple[list[Point], int]:
 def draw(
     title: str, series: Sequence[Series], *, note: str = "", bounds: Point | None = None
 ) -> Chart | None:
-    """Geometry of a chart, or None if there is nothing to draw.
+    """Draw lines as the geometry of a chart, or None if there is nothing to draw.
 
     Args:
         bounds: lowest and highest y; else they are taken from the data.

@@ -56,13 +56,13 @@ class Section:
 
 
 def line(records: Sequence[Record], key: str, name: str | None = None) -> Series:
-    """One metric over steps; missing and non-finite values leave gaps."""
+    """Collect one metric over steps; missing and non-finite values leave gaps."""
     points = [(float(r["step"]), y) for r in records if (y := number(r.get(key))) is not None]
     return Series(name or key.partition("/")[2] or key, points)
 
 
 def success_series(records: Sequence[Record]) -> list[Series]:
-    """Success in training, and of each evaluated split with its interval."""
+    """Collect success in training, and of each evaluated split with its interval."""
     series = [line([r for r in records if r.get("kind") == "train"], "success", "train, as played")]
     for split in sorted({str(r.get("split", "")) for r in records if r.get("kind") in MEASURED}):
         rows = [
@@ -78,7 +78,7 @@ def success_series(records: Sequence[Record]) -> list[Series]:
 
 
 def sections(records: Sequence[Record]) -> list[Section]:
-    """All charts of a stage."""
+    """Draw all charts of a stage."""
     train = [r for r in records if r.get("kind") not in MEASURED]
     keys = sorted({key for r in train for key, value in r.items() if number(value) is not None})
 

@@ -64,7 +64,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
 
 
 def render(run: RunFiles) -> str:
-    """The HTML of a run."""
+    """Write the HTML of a run."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -107,7 +107,7 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def rates(result: Mapping[str, Any], path: str = "") -> Iterator[Row]:
-    """Every success rate with an interval inside the result, at any depth."""
+    """Yield every success rate with an interval inside the result, at any depth."""
     success = number(result.get("success"))
     low, high, n = (number(result.get(key)) for key in ("low", "high", "n"))
     if low is not None and high is not None and n is not None and (success is not None or not n):

@@ -57,7 +57,7 @@ class RunFiles:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages that left metrics, in order."""
+        """Name the stages that left metrics, in order."""
         return list(dict.fromkeys(str(record["stage"]) for record in self.records))
 
     def of_stage(self, stage: str) -> list[Record]:
@@ -67,16 +67,16 @@ class RunFiles:
         )
 
     def episode_files(self, stage: str) -> list[tuple[int, Path]]:
-        """(step, file) of the episodes that were kept, by step."""
+        """List (step, file) of the episodes that a stage kept, by step."""
         return [(step, path) for name, step, path in self.folder.kept_episodes() if name == stage]
 
     def episode_stages(self) -> list[str]:
-        """Stages that kept episodes; those with metrics first."""
+        """Name the stages that kept episodes; those with metrics first."""
         names = {name for name, _, _ in self.folder.kept_episodes()}
         return [s for s in self.stages if s in names] + sorted(names - set(self.stages))
 
     def episodes(self, path: Path) -> Iterator[Episode]:
-        """The episodes of a file, up to where it is damaged."""
+        """Yield the episodes of a file, up to where it is damaged."""
         try:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 for line in file:
@@ -135,7 +135,7 @@ def _parse(line: str) -> Record | None:
 
 
 def number(value: Any) -> float | None:
-    """`value` as a finite float, or None."""
+    """Return `value` as a finite float, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None

@@ -59,20 +59,21 @@ class SampleEpisode:
 
 
 def sign(value: float) -> str:
-    """The class that colours a number."""
+    """Name the class that colours a number."""
     return "good" if value > 0 else "bad" if value < 0 else ""
 
 
 def cut(text: str) -> str:
-    """Text up to the limit, and how much is missing."""
+    """Cut a text at the limit, and say how much is missing."""
     if len(text) <= MOST_CHARACTERS:
         return text
     return f"{text[:MOST_CHARACTERS]} [... {len(text) - MOST_CHARACTERS} more characters]"
 
 
 def choose(run: RunFiles) -> list[SampleEpisode]:
-    """A success and a failure each from the first, the middle and the last kept step of every
-    stage.
+    """Choose a success and a failure each from three kept steps of every stage.
+
+    Those are the first, the middle and the last one.
     """
     tokenizer = find_tokenizer(run)
     samples: list[SampleEpisode] = []
@@ -92,8 +93,9 @@ def choose(run: RunFiles) -> list[SampleEpisode]:
 
 
 def find_tokenizer(run: RunFiles) -> Tokenizer | None:
-    """The tokenizer of a checkpoint of the run, if one can be read; the run's notes name a damaged
-    one.
+    """Load the tokenizer of a checkpoint of the run, if one can be read.
+
+    The run's notes name a damaged one.
     """
     for file in sorted(run.folder.checkpoints.glob("*/tokenizer.json")):
         from tokenizers import Tokenizer
@@ -106,7 +108,7 @@ def find_tokenizer(run: RunFiles) -> Tokenizer | None:
 
 
 def view(episode: Episode, stage: str, step: int, tokenizer: Tokenizer | None) -> SampleEpisode:
-    """An episode ready to be shown."""
+    """Prepare an episode to be shown."""
     sample, room = SampleEpisode(stage, step, episode, cut(episode.opening)), MOST_TOKENS
     for number, turn in enumerate(episode.turns[:MOST_TURNS], start=1):
         size = len(turn.prompt_ids) + len(turn.response_ids)
@@ -151,7 +153,7 @@ def _pieces(turn: Turn, number: int, tokenizer: Tokenizer) -> Iterator[Piece]:
 
 
 def split_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """(text, first, last) of the smallest runs of tokens that decode to whole characters."""
+    """Yield (text, first, last) of the smallest runs of tokens that decode to whole characters."""
     begun, done = 0, 0
     for i in range(1, len(ids) + 1):
         before, now = _decode(tokenizer, ids[begun:done]), _decode(tokenizer, ids[begun:i])
