@@ -38,7 +38,7 @@ class Companions:
 
     @property
     def plugins(self) -> Sequence[Plugin]:
-        """List all of them."""
+        """List all plug-ins: auxiliaries, controllers and diagnostics."""
         return [*self.auxiliaries, *self.controllers, *self.diagnostics]
 
     async def works(self, view: StepView) -> list[Work]:

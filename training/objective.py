@@ -51,7 +51,7 @@ class Objective(Plugin):
     coefficient: float = Field(1.0, ge=0, description="weight of the term")
 
     def model_post_init(self, context: Any) -> None:
-        """Raise TypeError if the hook of its granularity is missing."""
+        """Raise TypeError if the hook of the objective's granularity is missing."""
         hook = f"{self.granularity}_loss"
         if getattr(type(self), hook) is getattr(Objective, hook):
             raise TypeError(f"{type(self).__name__} has no method '{hook}'")

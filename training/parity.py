@@ -94,7 +94,7 @@ async def check_parity(engine: Engine, model: nn.Module, version: int) -> Parity
 
 
 def _scores(model: nn.Module, tokens: Sequence[int]) -> list[float]:
-    """Log-probability of each token after the first, as the trainer computes it."""
+    """Compute the log-probability of each token after the first, as the trainer does."""
     device = next(model.parameters()).device
     tokens_1L = torch.tensor([tokens], device=device)
     mask_1L = torch.ones_like(tokens_1L, dtype=torch.bool)

@@ -84,8 +84,9 @@ class PoolConfig(Config):
     )
 
     def build(self, slots: int, extras: Iterable[str]) -> EnvPool:
-        """A pool for so many episodes at once, or fewer if `slots` is, whose worlds tell these
-        extras.
+        """Build a pool for so many episodes at once, or fewer if `slots` is.
+
+        Its worlds tell these extras.
         """
         return EnvPool(
             backend=self.backend,
@@ -213,12 +214,12 @@ class Recipe(Config):
 
     @property
     def env_id(self) -> str:
-        """Registered id of the environment."""
+        """Return the registered id of the environment."""
         return str(self.env["id"])
 
     @property
     def env_params(self) -> dict[str, Any]:
-        """Parameters of the environment."""
+        """Return the parameters of the environment."""
         return {key: value for key, value in self.env.items() if key != "id"}
 
     @classmethod
@@ -254,7 +255,7 @@ class Recipe(Config):
 
     @classmethod
     def parse(cls, data: dict[str, Any], what: str = "recipe") -> Recipe:
-        """A Recipe from plain data. Raises UserError with one sentence."""
+        """Read a Recipe from plain data. Raises UserError with one sentence."""
         if not isinstance(data, dict):
             raise UserError(
                 f"{what} is not a recipe: it must be a mapping with name, env and stages"
@@ -267,13 +268,14 @@ class Recipe(Config):
             raise type(error)(f"{what}: {error}") from error.__cause__
 
     def importing(self, *modules: str) -> Recipe:
-        """The recipe with more modules or ``.py`` files, relative to the working directory, in
-        ``pool.imports``.
+        """Add modules or ``.py`` files to ``pool.imports`` of a copy of the recipe.
+
+        They are relative to the working directory.
         """
         more = [module_file(name, Path.cwd()) for name in modules]
         imports = tuple(dict.fromkeys((*self.pool.imports, *more)))
         return self.model_copy(update={"pool": self.pool.model_copy(update={"imports": imports})})
 
     def dump(self) -> str:
-        """The resolved recipe as YAML."""
+        """Write the resolved recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -108,8 +108,9 @@ def _completed(recipe: Recipe) -> Recipe:
 
 
 def _saved(log: RunLog) -> Saved | None:
-    """The checkpoint to go on from; None where nothing was saved yet. Raises UserError if it was,
-    and is lost.
+    """Read the checkpoint to go on from; None where nothing was saved yet.
+
+    Raises UserError if it was, and is lost.
     """
     last = log.folder.checkpoint(LAST)
     if last.is_dir():
@@ -165,7 +166,7 @@ async def _train(
 async def _load(
     recipe: Recipe, prototype: TextEnv, saved: Saved | None, log: RunLog, progress: bool
 ) -> Loaded:
-    """The model to begin or to go on with, and all files of the world that the run needs."""
+    """Load the model to begin or to go on with, after making all files that the worlds need."""
     # Whatever they need is made before the processor is busy with anything else.
     prototype.prepare(wanted_tasks(recipe, prototype), progress=progress)
     if saved is None:
@@ -205,7 +206,7 @@ def _go_on(session: Session, saved: Saved, new: dict[str, str]) -> None:
 async def _run_stage(
     session: Session, stage: Stage, index: int, state: TrainerState | None
 ) -> None:
-    """One stage and the test after it."""
+    """Run one stage and the test after it."""
     with session.clock.phase(stage.label):
         done = await stage.run(session, index, state)
     if session.recipe.evaluate.test_tasks:

@@ -134,8 +134,9 @@ class Session:
         )
 
     def saved_agent(self) -> SavedAgent:
-        """The agent as it is written beside the weights: an evaluation of them alone is then that
-        of this run.
+        """Describe the agent as it is written beside the weights.
+
+        An evaluation of them alone is then that of this run.
         """
         recipe = self.recipe
         return SavedAgent.of(

@@ -152,8 +152,9 @@ class Trainer:
         return {**view.metrics, **self.companions.diagnose(view, partial(self.due, view.step))}
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:
-        """Reward what was played; leaves out what could not be measured, and groups in which
-        nothing was said.
+        """Reward what was played, and leave out what could not be measured.
+
+        Left out are also groups in which nothing was said.
         """
         session = self.session
         with played.conversations:
@@ -240,7 +241,7 @@ class Trainer:
             self.session.pool.faults.note("survivors", f"{what}: {why}")
 
     def why_nothing(self, before: Counter[str]) -> str:
-        """Why no episode of the step can be learnt from; empty if some can."""
+        """Say why no episode of the step can be learnt from; empty if some can."""
         if self.measured:
             return ""
         lost = self.session.pool.faults.since(before)
@@ -251,15 +252,19 @@ class Trainer:
         )
 
     def due(self, number: int, every: int) -> bool:
-        """Every so many steps, at the first and at the last."""
+        """Tell whether it is time for what comes every so many steps.
+
+        It comes at the first and at the last step too, and never for `every` 0.
+        """
         return every > 0 and (
             number == 0 or (number + 1) % every == 0 or number + 1 == self.stage.steps
         )
 
     @asynccontextmanager
     async def averaged(self, done: int) -> AsyncIterator[None]:
-        """The model and the engine have the averaged weights inside the block: those to evaluate
-        and to save.
+        """Give the model and the engine the averaged weights inside the block.
+
+        Those are evaluated and saved.
         """
         with self.learner.averaged():
             await self.publisher.push(self.learner.weights(), done)
@@ -269,7 +274,7 @@ class Trainer:
     def describe(
         self, batch: TokenBatch, table: RewardTable, advantages: Advantages
     ) -> dict[str, float]:
-        """Metrics of rewards and advantages."""
+        """Compute metrics of rewards and advantages."""
         return_E = table.total_E
         components = {
             f"reward/{name}": float(sums_E.mean())
@@ -315,7 +320,7 @@ class Trainer:
         }
 
     async def restore(self, state: TrainerState) -> None:
-        """Continue from what `state` returned."""
+        """Go on from the state that `state` returned."""
         self.learner.load_state_dict(state.parts)
         memory = state.parts["memory"]
         self.source.drawn = memory["drawn"]
@@ -326,7 +331,7 @@ class Trainer:
         restore_random_state(memory["device_rng"], self.learner.device)
 
     def timing(self) -> dict[str, float]:
-        """Seconds by phase."""
+        """Return the seconds by phase."""
         return {f"seconds/{name}": value for name, value in self.seconds.items()}
 
     @contextmanager

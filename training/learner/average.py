@@ -29,14 +29,14 @@ class WeightAverage:
         self._means = [parameter.detach().clone() for parameter in self._weights]
 
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Take in the model's weights as they are now."""
         with torch.no_grad():
             for mean, weight in zip(self._means, self._weights, strict=True):
                 mean.lerp_(weight, 1.0 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the mean as its weights inside the block, and its own again after it."""
+        """Give the model the mean as its weights inside the block, and its own again after it."""
         own = [weight.detach().clone() for weight in self._weights]
         self._put(self._means)
         try:
@@ -45,7 +45,7 @@ class WeightAverage:
             self._put(own)
 
     def state_dict(self) -> list[Tensor]:
-        """The means, in the order of the model's trainable parameters."""
+        """Return the means, in the order of the model's trainable parameters."""
         return self._means
 
     def load_state_dict(self, means: list[Tensor]) -> None:

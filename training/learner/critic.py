@@ -72,11 +72,11 @@ class Critic(nn.Module):
             self.backbone = _Backbone(copy.deepcopy(source, frozen))
 
     def hidden(self, policy: nn.Module, tokens_BL: Tensor) -> Tensor:
-        """The hidden states the head reads, [B, L, D]."""
+        """Compute the hidden states that the head reads, [B, L, D]."""
         return hidden_states(policy if self.backbone is None else self.backbone, tokens_BL)
 
     def values(self, hidden_BLD: Tensor) -> Tensor:
-        """[B, L]: entry l is the value before token l was emitted; entry 0 is 0."""
+        """Compute values [B, L]: entry l is that before token l was emitted, entry 0 is 0."""
         values_BL: Tensor = self.head(hidden_BLD.float()).squeeze(-1)
         return torch.cat([torch.zeros_like(values_BL[:, :1]), values_BL[:, :-1]], dim=1)
 
@@ -90,7 +90,7 @@ class Critic(nn.Module):
         *,
         bf16: Bf16,
     ) -> tuple[Tensor, Tensor | None]:
-        """(values_BL, bootstrap_E) of a whole batch; None if no episode is open.
+        """Compute values [B, L] of a whole batch and bootstrap values [E]; None for none.
 
         Args:
             open_E: bool, episodes to bootstrap: the last position of their last row is the state

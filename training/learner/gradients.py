@@ -69,7 +69,7 @@ class Gradients:
         self.metrics.setdefault(name, []).append(value if math.isfinite(value) else float("nan"))
 
     def means(self) -> dict[str, float]:
-        """Average what was noted over minibatches."""
+        """Average the numbers that were noted over minibatches."""
         means = {name: sum(values) / len(values) for name, values in self.metrics.items()}
         if "engine_gap/max" in self.metrics:
             means["engine_gap/max"] = max(self.metrics["engine_gap/max"])
@@ -93,7 +93,7 @@ class Gradients:
         return term.coefficient * self.factors.get(term.name, 1.0) * self.scale
 
     def _weights_BL(self, batch: TokenBatch) -> Tensor:
-        """[B, L]: what each token counts in a term per token."""
+        """Compute what each token counts in a term per token, [B, L]."""
         if self._loss is not None:
             return self._loss.weights_BL(batch, self.dtype)
         return (batch.mask_BL.double() / batch.mask_BL.sum().clamp(min=1)).to(self.dtype)
@@ -114,8 +114,9 @@ class Gradients:
         return False
 
     def _accumulate(self, batch: TokenBatch, advantages_BL: Tensor, *, policy: bool) -> None:
-        """Gradients of one minibatch, of the critic alone without `policy`; micro-batches are
-        partial sums of it.
+        """Add the gradients of one minibatch; of the critic alone without `policy`.
+
+        Micro-batches are partial sums of it.
         """
         weights_BL = self._weights_BL(batch)
         targets_BL = batch.signals.get("critic_targets_BL")
@@ -159,8 +160,9 @@ class Gradients:
             self.note(name, total if name.startswith("loss/") else total / max(tokens, 1))
 
     def _coefficients(self, batch: TokenBatch, advantages_BL: Tensor) -> Mapping[str, Tensor]:
-        """The gradient of all batch objectives with respect to each kind of score, [B, L]; none if
-        there are no such objectives.
+        """Compute the gradient of all batch objectives with respect to each score, [B, L].
+
+        None if there are no such objectives.
         """
         terms = [(name, term) for name, term in self._terms if term.granularity == "batch"]
         if not terms:
@@ -193,8 +195,9 @@ class Gradients:
         return {n: g for n, g in zip(leaves, gradients, strict=True) if g is not None}
 
     def _used_B(self, batch: TokenBatch, advantages_BL: Tensor) -> Tensor:
-        """bool [B]: sequences that can have a gradient, of which the metrics speak; all of them if
-        none can.
+        """Choose the sequences that can have a gradient, bool [B]; all of them if none can.
+
+        The metrics speak of those.
         """
         sampled_B = batch.mask_BL.any(1)
         used_B = ((advantages_BL != 0) & batch.mask_BL).any(1)
@@ -223,7 +226,7 @@ class Gradients:
         weights_BL: Tensor,
         totals: dict[str, float],
     ) -> Tensor:
-        """The token objectives of a micro-batch, added up."""
+        """Add up the token objectives of a micro-batch."""
         mask_BL, logprobs_BL = micro.mask_BL, scores.logprobs_BL.detach()
         if not self.moved and "old" in micro.scores:
             # The same numbers up to rounding, which in bfloat16 depends on what else is in the

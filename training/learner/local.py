@@ -93,7 +93,7 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of its weights, on which its batches have to be."""
+        """Return the device of the policy's weights, on which batches have to be."""
         return next(self.model.parameters()).device
 
     def measured(self, batch: TokenBatch, cut: Collection[StopReason] = ()) -> TokenBatch:

@@ -42,7 +42,7 @@ class OptimConfig(BaseModel):
     )
 
     def lr_at(self, step: int, total: int) -> float:
-        """Learning rate of update `step` (from 0) of `total`."""
+        """Compute the learning rate of update `step` (from 0) of `total`."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / (self.warmup_steps + 1)
         done = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
@@ -58,8 +58,9 @@ class OptimConfig(BaseModel):
 def make_optimizer(
     groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: OptimConfig
 ) -> torch.optim.AdamW:
-    """AdamW over (parameters, learning rate relative to the schedule's) groups; vectors are never
-    decayed.
+    """Make AdamW over groups of (parameters, learning rate relative to the schedule's).
+
+    Vectors are never decayed.
     """
     entries = []
     for part, (parameters, scale) in enumerate(groups):
@@ -91,11 +92,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def apply_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float) -> list[float]:
-    """Clip, step, clear; returns the gradient norm before clipping of each group given to
-    `make_optimizer`.
+    """Clip the gradients, take a step and clear them; return norms before clipping.
 
-    Each is clipped by itself: a critic's large gradients do not shrink the policy's. A non-finite
-    one skips the step.
+    One of each group given to `make_optimizer`. Each is clipped by itself: a critic's large
+    gradients do not shrink the policy's. A non-finite one skips the step.
     """
     parts: dict[int, list[nn.Parameter]] = {}
     for group in optimizer.param_groups:

@@ -90,7 +90,7 @@ class Reference:
 
     @property
     def own(self) -> dict[str, Tensor]:
-        """The weights that it does not share with the policy, by name."""
+        """Collect the weights that the reference does not share with the policy, by name."""
         if self._copy is None:
             return {}
         shared = {id(weight) for weight in self.policy.parameters()}
@@ -98,8 +98,9 @@ class Reference:
 
     @property
     def start(self) -> Mapping[str, Tensor]:
-        """The weights that are trained as they were at the start, by name; empty if it holds none
-        of that time.
+        """Return the trained weights as they were at the start, by name.
+
+        Empty if the reference holds none of that time.
         """
         return self.own if self.config.kind == "start" else self._start
 
@@ -120,7 +121,7 @@ class Reference:
                 weight.copy_(self._start[name]).add_(policy[name]).mul_(0.5)
 
     def state_dict(self) -> dict[str, Any]:
-        """What makes a resume exact; the weights that are the policy's own are not among it."""
+        """Return what makes a resume exact; the policy's own weights are not among it."""
         return {"copied": self._copy is not None, "own": self.own, "start": self._start}
 
     @torch.no_grad()

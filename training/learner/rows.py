@@ -16,7 +16,7 @@ Part = tuple[TokenBatch, Tensor]
 
 
 def downsample(batch: TokenBatch, multiple: int, seed: int) -> Tensor:
-    """Indices of ``floor(n / multiple) * multiple`` sequences, chosen at random, in their order.
+    """Choose ``floor(n / multiple) * multiple`` sequences at random; indices in their order.
 
     n counts the sequences with a sampled token; others (the state after a cut episode, for a
     critic) teach the policy nothing and are left out first. Sequences are dropped, not episodes:

@@ -15,7 +15,7 @@ def value_loss(
     clip: float | None = 0.2,
     weights_BL: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Clipped value loss, in squared reward units.
+    """Compute the clipped value loss, in squared reward units.
 
     ``0.5 * max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2)``, summed with `weights_BL`.
     Targets are selected, never multiplied by a mask, so that NaN and infinities elsewhere reach
@@ -55,15 +55,16 @@ def value_loss(
 
 
 def value_weights(returns_BL: Tensor) -> Tensor:
-    """float64 [B, L]: 1 / number of targets at each target, 0 elsewhere. Compute it before the
-    batch is cut.
+    """Compute a weight per target: 1 / number of targets, 0 elsewhere; float64 [B, L].
+
+    Compute it before the batch is cut.
     """
     target_BL = ~returns_BL.isnan()
     return target_BL.double() / target_BL.sum().clamp(min=1)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """``1 - var(G - V) / var(G)`` over the targets (not NaN); 0 if they do not vary."""
+    """Compute ``1 - var(G - V) / var(G)`` over the targets (not NaN); 0 if they do not vary."""
     target = ~returns.isnan()
     value_S, return_S = values[target].double(), returns[target].double()
     if len(return_S) < 2 or float(return_S.var()) <= 1e-16:

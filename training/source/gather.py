@@ -71,8 +71,9 @@ SUMMED = ("episodes", "retried", "stop/", "lost/", "tokens/", "seconds/")
 
 
 def merged(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics of several rounds of play as if they were one: counts add up, rates weigh by
-    episodes.
+    """Merge metrics of several rounds of play into one.
+
+    Counts add up, rates weigh by episodes.
     """
     if len(rounds) == 1:
         return rounds[0]

@@ -74,30 +74,30 @@ class Stage(Plugin):
 
     @property
     def length(self) -> int | None:
-        """Number of its steps, None where that is not known before."""
+        """Count the stage's steps, None where that is not known before."""
         return None
 
     @property
     def uses_dropout(self) -> bool:
-        """Tell whether the model's own dropout acts in its updates."""
+        """Tell whether the model's own dropout acts in the stage's updates."""
         return False
 
     @property
     def episodes_at_once(self) -> int:
-        """Number of episodes that it plays at once, at most, in the pool of the run."""
+        """Count the episodes that the stage plays at once, at most, in the pool of the run."""
         return 0
 
     @property
     def renamings_needed(self) -> int:
-        """Number of renamings of the world that it plays under; 1 is the world as it is."""
+        """Count the renamings of the world that the stage plays under; 1 is the world as it is."""
         return 1
 
     def tasks_needed(self) -> Mapping[Split, int]:
-        """Return how many tasks of each split it needs."""
+        """Return how many tasks of each split the stage needs."""
         return {}
 
     def rewards_paid(self, rewards: Sequence[TurnReward]) -> Sequence[TurnReward]:
-        """Return the rewards that it asks, of its own or the recipe's `rewards`."""
+        """Return the rewards that the stage asks, of its own or the recipe's `rewards`."""
         return ()
 
     def objections(self, recipe: Recipe) -> Iterator[str]:
@@ -105,12 +105,12 @@ class Stage(Plugin):
         yield from ()
 
     def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
-        """Return what ``--dry-run`` says of it, such as ``episodes_per_step``."""
+        """Return what ``--dry-run`` says of the stage, such as ``episodes_per_step``."""
         return {}
 
     @abstractmethod
     async def run(self, session: Session, index: int, state: TrainerState | None = None) -> int:
-        """Do all of it; the model and the engine then have the weights that it leaves behind.
+        """Do the whole stage; the model and the engine then have the weights that it leaves behind.
 
         Args:
             session: the parts of the run.

@@ -145,7 +145,7 @@ class Rl(Stage, LearnerConfig):
         return {"train": self.tasks or 0}
 
     def rewards_paid(self, rewards: Sequence[TurnReward]) -> Sequence[TurnReward]:
-        """Return its own rewards, or the recipe's if it has none."""
+        """Return the stage's own rewards, or the recipe's if it has none."""
         return rewards if self.rewards is None else self.rewards
 
     def objections(self, recipe: Recipe) -> Iterator[str]:
