@@ -165,6 +165,8 @@ class Episode:
     """
     closing_extends: bool = True
     """The same as `Turn.extends`, for `closing_ids`."""
+    hint: str = ""
+    """What the player was told after the opening, in the world's own words; "" for nothing."""
     error: str | None = None
     """What failed, if `stop.failed`."""
     seconds: float = 0.0

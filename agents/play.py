@@ -43,6 +43,8 @@ class EpisodeJob:
     seed: int
     renaming: Mapping[str, str] = field(default_factory=dict)
     """A symmetry of the world under which the player sees it."""
+    hint: str = ""
+    """What the player is told after the opening, in the world's own words."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ async def play(
     max_turns: int,
     limit: StopReason = StopReason.TURN_LIMIT,
     ask_expert: bool = False,
+    hint: str = "",
 ) -> Episode:
     """Play one episode to its end. Never raises for a failure of the world or the engine: see
     `Episode.stop`.
@@ -79,8 +82,9 @@ async def play(
         limit: what that is called: CURRICULUM_LIMIT if it is shorter than the task's own limit.
         ask_expert: the world's expert plays it first, and the episode remembers how: see
             `Episode.expert`.
+        hint: what the player is told after the opening, or nothing.
     """
-    episode, started = Episode(task), time.perf_counter()
+    episode, started = Episode(task, hint=hint), time.perf_counter()
     try:
         async with pool.episode(task) as world:
             observation, info = await world.reset()
@@ -89,7 +93,7 @@ async def play(
                 observation, info = await world.reset()
             episode.opening, episode.answer = observation, info["answer"]
             episode.start_progress, episode.artifacts = info["progress"], info["artifacts"]
-            player.begin(world, observation, info)
+            player.begin(world, f"{observation}\n{hint}" if hint else observation, info)
             await _turns(player, world, episode, max_turns, limit)
     except EnvFailure as failure:
         episode.stop = StopReason.ENV_TIMEOUT if failure.kind == "timeout" else StopReason.ENV_ERROR
@@ -214,7 +218,13 @@ async def play_many(
                 last.close()  # after the next player was made: the engine is to see no gap
                 last.callback(player.close)
                 episode = await play(
-                    player, job.task, pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert
+                    player,
+                    job.task,
+                    pool,
+                    max_turns=max_turns,
+                    limit=limit,
+                    ask_expert=ask_expert,
+                    hint=job.hint,
                 )
                 episode.id, episode.renaming = _name(job, attempt), dict(job.renaming)
                 if keep is not None and not episode.stop.failed:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..agents.episode import Group
 from ..foundation.plugins import Need
 from .base import TurnReward
 
@@ -30,6 +31,13 @@ class Wrapper(TurnReward):
     def failures(self) -> Counter[str]:
         """Count the numbers that the rewards inside could not measure, by reason."""
         return sum((reward.failures for reward in self.inner), Counter())
+
+    def update(self, groups: Sequence[Group]) -> Mapping[str, float]:
+        """Let the rewards inside learn."""
+        found: dict[str, float] = {}
+        for reward in self.inner:
+            found |= {f"{reward.name}/{key}": v for key, v in reward.update(groups).items()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the rewards inside, in their order."""

@@ -22,7 +22,7 @@ import inspect
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -57,6 +57,16 @@ class TurnReward(Plugin):
         self, group: Group, scorer: LanguageAgent | None = None
     ) -> list[list[float]]:
         """Pay the episodes of a group: one number per turn of each, in order."""
+
+    def update(self, groups: Sequence[Group]) -> Mapping[str, float]:
+        """Learn from the groups that a step learnt from, after the policy has; by default nothing.
+
+        What it has learnt belongs into `state_dict`, so that a resumed run pays alike.
+
+        Returns:
+            Numbers for the metrics, which begin with its name.
+        """
+        return {}
 
 
 def on_last_turn(values: Sequence[float], group: Group) -> list[list[float]]:

@@ -17,11 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..agents.episode import Episode, Group
+from ..agents.episode import Episode, Group, episodes_of
 from ..agents.models.forward import Scores
 from ..envs import Task
 from ..foundation.errors import PluginError, boundary
 from ..foundation.plugins import Plugin
+from ..rewards.base import TurnReward
 from .auxiliary.base import Auxiliary
 from .batch import TokenBatch
 from .controllers.base import Controller, Steerable
@@ -33,7 +34,7 @@ from .modifiers.base import Modifier
 from .objective import LossOutput, Objective
 from .regularizers.base import Regularizer
 from .reward_table import RewardTable
-from .selection.base import Selection
+from .selection.base import Replay, Selection
 from .view import StepView
 from .work import Work
 
@@ -120,6 +121,37 @@ def selected(selection: Selection, group: Group, returns: Sequence[float]) -> Gr
     return answer
 
 
+async def chosen(
+    selection: Selection,
+    groups: Sequence[Group],
+    returns: Sequence[Sequence[float]],
+    replay: Replay,
+) -> list[Group]:
+    """Ask a filter what is left of all groups, without those of which nothing is."""
+    if type(selection).choose is Selection.choose:
+        judged = (selected(selection, *pair) for pair in zip(groups, returns, strict=True))
+        return [group for group in judged if group is not None and len(group)]
+    what, known = f"selection '{selection.name}'", list(episodes_of(groups))
+
+    async def watched(
+        tasks: Sequence[Task], hints: Sequence[str] = ()
+    ) -> tuple[list[Group], list[list[float]]]:
+        again, paid = await replay(tasks, hints)
+        known.extend(episodes_of(again))
+        return again, paid
+
+    with boundary(what):
+        answer: Any = await selection.choose(groups, returns, watched)
+    if not isinstance(answer, list | tuple) or not all(isinstance(g, Group) for g in answer):
+        raise PluginError(f"{what} answered {_named(answer)}: expected a list of Group")
+    ids = [id(episode) for episode in episodes_of(answer)]
+    if set(ids) - {id(episode) for episode in known}:
+        raise PluginError(f"{what} answered an episode that was not played")
+    if len(set(ids)) < len(ids):
+        raise PluginError(f"{what} answered an episode twice: each is learnt from once")
+    return [group for group in answer if len(group)]
+
+
 def next_tasks(
     curriculum: Curriculum, tasks: Sequence[Task], count: int, drawn: int, seed: int
 ) -> list[Task]:
@@ -187,19 +219,32 @@ def steer(controller: Controller, view: StepView, learner: Steerable, *, updated
             )
 
 
+def learnt(reward: TurnReward, groups: Sequence[Group]) -> dict[str, float]:
+    """Let a reward learn from what a step learnt from; returns its numbers under its name."""
+    what = f"reward '{reward.name}'"
+    with boundary(what):
+        answer: Any = reward.update(groups)
+    return _numbers(answer, reward.name, what)
+
+
 def diagnosed(diagnostic: Diagnostic, view: StepView) -> dict[str, float]:
     """Ask a diagnostic for its numbers, and return them under its name."""
     what = f"diagnostic '{diagnostic.name}'"
     with boundary(what):
         answer: Any = diagnostic(view)
+    return _numbers(answer, diagnostic.name, what)
+
+
+def _numbers(answer: Any, name: str, what: str) -> dict[str, float]:
+    """Numbers by name, each under the plug-in's own name."""
     if not isinstance(answer, Mapping):
         raise PluginError(f"{what} answered {_named(answer)}: expected numbers by name")
-    for name, value in answer.items():
-        if not isinstance(name, str) or not isinstance(value, float | int):
+    for key, value in answer.items():
+        if not isinstance(key, str) or not isinstance(value, float | int):
             raise PluginError(
-                f"{what} answered {_named(value)} for {name!r}: expected a number for each name"
+                f"{what} answered {_named(value)} for {key!r}: expected a number for each name"
             )
-    return {f"{diagnostic.name}/{name}": float(value) for name, value in answer.items()}
+    return {f"{name}/{key}": float(value) for key, value in answer.items()}
 
 
 def memory_of(plugin: Plugin) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ..agents.agent import stream_seed
 from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.devices import random_state, restore_random_state
+from ..envs import Task
 from ..foundation.plugins import Need
 from . import boundaries
 from .batch import TokenBatch, map_groups
@@ -96,7 +97,7 @@ class Trainer:
         self.publisher = Publisher(session.engine, session.model)
         self.seconds: dict[str, float] = {}
         self.measured = 0
-        """Groups of the step that were played and rewarded, before any was filtered out."""
+        """See `Gathering.measured`, of this step."""
         self.cause = ""
         """Why the last step taught nothing; empty if it did, or if filters dropped what was played.
         """
@@ -108,13 +109,12 @@ class Trainer:
         stage, what = self.stage, f"step {number + 1}"
         self.seconds, self.measured = {}, 0
         before = self.session.pool.faults.counts.copy()
-        kept = Gathering(self.selection, self.weights, stage.tasks_per_step)
+        kept = Gathering(self.selection, self.weights, stage.tasks_per_step, self.again)
         while kept.missing:
             with self._clock("play"):
                 played = await self.source.next(number, kept.missing)
-            with self._clock("reward"):
-                kept.take(*await self.rewarded(played))
-        groups, metrics = kept.groups, kept.metrics
+            await kept.take(*await self.rewarded(played))
+        groups, metrics, self.measured = kept.groups, kept.metrics, kept.measured
         self.cause = self.why_nothing(before)
         if not groups:
             return metrics | {"skipped": 1.0}
@@ -131,6 +131,8 @@ class Trainer:
             )
             return metrics | {"skipped": 1.0} | self.timing()
         metrics = await self.learn(self.view(number, groups, batch, table, advantages, metrics))
+        for reward in self.rewards:
+            metrics |= boundaries.learnt(reward, groups)
         if self.due(number, stage.episodes_every):
             episodes = episodes_of(groups)
             self.session.write_episodes(stage.label, number + 1, episodes, stage.save_episodes)
@@ -152,20 +154,23 @@ class Trainer:
         return {**view.metrics, **self.companions.diagnose(view, partial(self.due, view.step))}
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:
-        """Reward what was played, and leave out what could not be measured.
-
-        Left out are also groups in which nothing was said.
-        """
+        """Reward what was played, and leave out episodes that could not be measured."""
         session = self.session
-        with played.conversations:
+        with self._clock("reward"), played.conversations:
             table = await reward_all(
                 self.rewards, played.groups, session.agent, session.pool.faults
             )
         groups, unmeasured = measured(played.groups, table)
         lost = {f"lost/reward_{name}": float(count) for name, count in unmeasured.items()}
-        groups = [group for group in groups if any(episode.response_tokens for episode in group)]
-        self.measured += len(groups)
         return groups, played.metrics | lost
+
+    async def again(
+        self, tasks: Sequence[Task], hints: Sequence[str]
+    ) -> tuple[list[Group], dict[str, float]]:
+        """Play tasks once more in the step at hand, and reward what was played."""
+        with self._clock("play"):
+            played = await self.source.play(tasks, hints)
+        return await self.rewarded(played)
 
     def batch(self, groups: Sequence[Group]) -> TokenBatch:
         """Pack groups as tensors, with the costly fields that some plug-in asked for."""

@@ -130,6 +130,24 @@ class Rewrites(TurnReward):
         return [[0.0] * len(episode.turns) for episode in group]
 
 
+class Forgets(TurnReward):
+    """Learns after a step, and does not save what."""
+
+    name: Literal["forgets"] = "forgets"
+
+    async def __call__(
+        self, group: Group, scorer: LanguageAgent | None = None
+    ) -> list[list[float]]:
+        return [[float(len(LEARNT))] * len(episode.turns) for episode in group]
+
+    def update(self, groups: Sequence[Group]) -> Mapping[str, float]:
+        LEARNT.extend(groups)
+        return {}
+
+
+LEARNT: list[Group] = []
+
+
 class Moody(Selection):
     """Keeps every other group that it is shown."""
 
@@ -286,6 +304,7 @@ class Ages(Diagnostic):
         ("credit", Infinite(), {"answers"}),
         ("modifiers", Everywhere(), {"only where something was sampled"}),
         ("rewards", Rewrites(), {"answers", "fields have help"}),
+        ("rewards", Forgets(), {"pays by what it remembers"}),
         ("selection", Moody(), {"answers"}),
         ("selection", Unstable(), {"is its configuration"}),
         ("losses", Relative(), {"cuts change nothing", "packing changes nothing"}),

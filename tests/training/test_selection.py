@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.envs.task import Task
 from turnrl.foundation.errors import UserError
 from turnrl.training.selection.base import SELECTIONS, Selection
-from turnrl.training.source.gather import Gathering, merged
+from turnrl.training.source.gather import Again, Gathering, merged
 
 
 def group_of(returns: list[float], lengths: list[int] | None = None, seed: int = 0) -> Group:
@@ -87,10 +89,18 @@ def play_from(groups: list[Group]) -> tuple[Any, list[int]]:
     return play, asked
 
 
-def gathered(play: Any, selection: list[Selection], wanted: int) -> Gathering:
-    gathering = Gathering(selection, {"r": 2.0, "free": 0.0}, wanted)
-    while gathering.missing:
-        gathering.take(*play(gathering.missing))
+async def never(tasks: Sequence[Task], hints: Sequence[str]) -> Any:
+    raise AssertionError("nobody asked for anything to be played again")
+
+
+def gathered(play: Any, selection: list[Selection], wanted: int, again: Again = never) -> Gathering:
+    gathering = Gathering(selection, {"r": 2.0, "free": 0.0}, wanted, again)
+
+    async def gather() -> None:
+        while gathering.missing:
+            await gathering.take(*play(gathering.missing))
+
+    asyncio.run(gather())
     return gathering
 
 

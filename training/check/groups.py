@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+from collections.abc import Sequence
 
 from ...agents.episode import Group
 from ...envs import Task
@@ -11,11 +13,12 @@ from ...foundation.checking import Rules, Skip
 from ...foundation.errors import PluginError, UserError
 from ...foundation.plugins import Need
 from ...rewards.base import TurnReward, ask
-from ..boundaries import memory_of, next_tasks, observe, selected, turn_limit
+from ..boundaries import chosen, learnt, memory_of, next_tasks, observe, turn_limit
 from ..curriculum.base import Curriculum
+from ..reward_table import RewardTable
 from ..selection.base import Selection
 from .common import untouched
-from .samples import sample
+from .samples import WEIGHTS, Sample, sample
 
 SEEDS = range(6)
 REWARD: Rules[TurnReward] = Rules()
@@ -61,23 +64,63 @@ def pays_again(reward: TurnReward) -> None:
     assert str(_paid(reward, 1)) == str(_paid(reward, 1)), "asked again it pays otherwise"
 
 
+@REWARD.rule("pays by what it remembers", needs=("answers",))
+def pays_by_memory(reward: TurnReward) -> None:
+    """Check that what it learns after a step is in its memory, so that a resumed run pays alike."""
+    groups = sample(0).groups
+    untouched(lambda: learnt(reward, groups), groups)
+    memory, paid = memory_of(reward), str(_paid(reward, 1))
+    learnt(reward, sample(1).groups)
+    reward.load_state_dict(memory)
+    assert str(_paid(reward, 1)) == paid, "after its memory was restored it pays otherwise"
+
+
 @SELECTION.rule("answers")
-def selects(selection: Selection) -> None:
-    """Check that some of a group's episodes are kept, or nothing of it; twice the same."""
+def selects(selection: Selection) -> str | None:
+    """Check that some of the episodes are kept, each once, or of what was played again; equal
+    questions have equal answers.
+    """
+    replayed = 0
     for seed in SEEDS:
         for alone in (False, True):
             given = sample(seed, alone=alone)
-            totals = iter(given.table.total_E.tolist())
-            for group in given.groups:
-                returns = [next(totals) for _ in group]
-                kept = [_kept(selection, group, returns) for _ in range(2)]
-                assert kept[0] == kept[1], "asked again it keeps others"
+            memory = memory_of(selection)
+            kept, count = _kept(selection, given)
+            selection.load_state_dict(memory)
+            again, _ = _kept(selection, given)
+            assert kept == again, "asked again it keeps others"
+            replayed += count
+    return f"{replayed} tasks played again" if replayed else None
 
 
-def _kept(selection: Selection, group: Group, returns: list[float]) -> list[int] | None:
-    """List which episodes of a group are kept; None if it is dropped."""
-    answer = untouched(lambda: selected(selection, group, returns), group)
-    return None if answer is None else [id(episode) for episode in answer]
+def _kept(selection: Selection, given: Sample) -> tuple[list[list[tuple[str, bool]]], int]:
+    """List which episodes are kept of each group that is, and how many tasks were played again.
+
+    An episode goes by its tokens, and by whether it was played again.
+    """
+    totals, replayed = iter(given.table.total_E.tolist()), 0
+    returns = [[next(totals) for _ in group] for group in given.groups]
+
+    async def replay(
+        tasks: Sequence[Task], hints: Sequence[str] = ()
+    ) -> tuple[list[Group], list[list[float]]]:
+        nonlocal replayed
+        replayed += len(tasks)
+        other = sample(90 + len(tasks))
+        groups = [
+            Group(task, copy.deepcopy(other.groups[i % 4].episodes)) for i, task in enumerate(tasks)
+        ]
+        paid = [RewardTable.of([group], WEIGHTS).total_E.tolist() for group in groups]
+        return groups, paid
+
+    answer = untouched(
+        lambda: asyncio.run(chosen(selection, given.groups, returns, replay)), given.groups
+    )
+    known = {id(episode) for group in given.groups for episode in group}
+    return [
+        [(str([turn.response_ids for turn in e.turns]), id(e) in known) for e in group]
+        for group in answer
+    ], replayed
 
 
 def _tasks() -> list[Task]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...agents.episode import Group
+from ...envs import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,10 @@ class Source(Protocol):
 
     async def next(self, step: int, wanted: int) -> Played:
         """Play `wanted` more groups for a step."""
+
+    async def play(self, tasks: Sequence[Task], hints: Sequence[str] = ()) -> Played:
+        """Play these tasks, a group each, for the step of the last call of `next`.
+
+        Args:
+            hints: what the player is told after the opening of each, or nothing.
+        """

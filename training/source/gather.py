@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...agents.episode import Group
-from ..boundaries import selected
+from ...envs import Task
+from ..boundaries import chosen
 from ..reward_table import RewardTable
 from ..selection.base import Selection
+
+Again = Callable[
+    [Sequence[Task], Sequence[str]], Awaitable[tuple[Sequence[Group], dict[str, float]]]
+]
+"""Plays tasks once more, with a hint for each or none, and pays them: a group for each, and
+metrics.
+"""
 
 
 @dataclass(slots=True)
@@ -16,9 +24,9 @@ class Gathering:
     """What filters leave of the groups of a step; other tasks are played in place of what they
     drop::
 
-        gathering = Gathering(selection, weights, wanted=8)
+        gathering = Gathering(selection, weights, wanted=8, again=again)
         while gathering.missing:
-            gathering.take(*play(gathering.missing))
+            await gathering.take(*play(gathering.missing))
     """
 
     selection: Sequence[Selection]
@@ -28,43 +36,68 @@ class Gathering:
     weights: Mapping[str, float]
     """Of the named rewards, for the returns that filters see."""
     wanted: int
+    again: Again
     groups: list[Group] = field(default_factory=list)
     """What is left, to learn from."""
     rounds: list[dict[str, float]] = field(default_factory=list)
+    replays: list[dict[str, float]] = field(default_factory=list)
+    """What was measured whenever a filter had tasks played again."""
     played: int = 0
+    replayed: int = 0
+    measured: int = 0
+    """Groups that were played and rewarded, and in which something was said, before any was
+    filtered out.
+    """
 
     @property
     def missing(self) -> int:
         """Count the groups that are still to be played; 0 if no round is left."""
         rounds = 1 + max((each.refill for each in self.selection), default=0)
-        return self.wanted - len(self.groups) if len(self.rounds) < rounds else 0
+        return max(self.wanted - len(self.groups), 0) if len(self.rounds) < rounds else 0
 
-    def take(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
+    async def take(self, groups: Sequence[Group], metrics: dict[str, float]) -> None:
         """Take in a round: `missing` groups were played, and these were measured."""
         self.played += self.missing
         self.rounds.append(metrics)
-        chosen = (_select(group, self.selection, self.weights) for group in groups)
-        self.groups += [group for group in chosen if group is not None]
+        left = [group for group in groups if _spoken(group)]
+        self.measured += len(left)
+        for each in self.selection:
+            left = await chosen(each, left, self._returns(left), self._replay)
+        self.groups += [group for group in left if _spoken(group)]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of all that was played."""
-        found = merged(self.rounds)
+        """Return the metrics of all that was played; those of what was played again by themselves,
+        under ``replay/``.
+        """
+        found = dict(merged(self.rounds))
         if self.selection:
             kept, played = float(len(self.groups)), float(self.played)
             found |= {"selection/kept": kept, "selection/played": played}
+        if self.replays:
+            found["selection/replayed"] = float(self.replayed)
+            found |= {f"replay/{name}": value for name, value in merged(self.replays).items()}
         return found
 
+    def _returns(self, groups: Sequence[Group]) -> list[list[float]]:
+        return [RewardTable.of([group], self.weights).total_E.tolist() for group in groups]
 
-def _select(
-    group: Group, selection: Sequence[Selection], weights: Mapping[str, float]
-) -> Group | None:
-    chosen: Group | None = group
-    for each in selection:
-        if chosen is None or not len(chosen):
-            return None
-        chosen = selected(each, chosen, RewardTable.of([chosen], weights).total_E.tolist())
-    return chosen
+    async def _replay(
+        self, tasks: Sequence[Task], hints: Sequence[str] = ()
+    ) -> tuple[list[Group], list[list[float]]]:
+        if hints and len(hints) != len(tasks):
+            raise ValueError(f"{len(hints)} hints for {len(tasks)} tasks")
+        if not tasks:
+            return [], []
+        groups, metrics = await self.again(tasks, hints)
+        self.replays.append(metrics)
+        self.replayed += len(tasks)
+        return list(groups), self._returns(groups)
+
+
+def _spoken(group: Group) -> bool:
+    """Tell whether the player said anything in it."""
+    return any(episode.response_tokens for episode in group)
 
 
 SUMMED = ("episodes", "retried", "stop/", "lost/", "tokens/", "seconds/")

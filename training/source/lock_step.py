@@ -50,22 +50,32 @@ class LockStep:
             self._step, self._first = step, 0
         tasks = boundaries.next_tasks(self.curriculum, self.tasks, wanted, self.drawn, self.seed)
         self.drawn += wanted
+        played = await self.play(tasks)
+        boundaries.observe(self.curriculum, played.groups)
+        return played
+
+    async def play(self, tasks: Sequence[Task], hints: Sequence[str] = ()) -> Played:
+        """Play these tasks, a group each, for the step of the last call of `next`.
+
+        The curriculum neither chooses them nor is told how they went.
+        """
+        limit = boundaries.turn_limit(self.curriculum, self.max_turns, self._step / self.steps)
+        first, self._first = self._first, self._first + len(tasks)
         with ExitStack() as conversations:
             groups, metrics = await rollout(
                 tasks,
                 self.agent,
                 self.pool,
                 group_size=self.group_size,
-                step=step,
+                step=self._step,
                 seed=self.seed,
-                max_turns=boundaries.turn_limit(self.curriculum, self.max_turns, step / self.steps),
+                max_turns=limit,
                 task_turns=self.max_turns,
                 concurrency=self.concurrency,
                 renamings=self.renamings,
-                first=self._first,
+                first=first,
+                hints=hints,
                 ask_expert=self.ask_expert,
                 keep=conversations if self.keep else None,
             )
-            self._first += wanted
-            boundaries.observe(self.curriculum, groups)
             return Played(groups, metrics, conversations.pop_all())

@@ -27,6 +27,7 @@ async def rollout(
     task_turns: int | None = None,
     renamings: Sequence[Mapping[str, str]] = ({},),
     first: int = 0,
+    hints: Sequence[str] = (),
     ask_expert: bool = False,
     keep: ExitStack | None = None,
 ) -> tuple[list[Group], dict[str, float]]:
@@ -39,6 +40,7 @@ async def rollout(
         renamings: symmetries of the world; the episodes of a group take turns with them, so that no
             batch favours a direction that is common in its tasks.
         first: groups of this step that were played before these.
+        hints: what the player is told after the opening of each task, or nothing.
         ask_expert: episodes remember the plan of the world's expert.
         keep: see `play_many`.
 
@@ -50,9 +52,13 @@ async def rollout(
     before = asdict(agent.engine.stats)
     jobs = [
         EpisodeJob(
-            task, f"{step:06d}:{i:04d}:{member:03d}", seed, renamings[(i + member) % len(renamings)]
+            task,
+            f"{step:06d}:{i:04d}:{member:03d}",
+            seed,
+            renamings[(i + member) % len(renamings)],
+            hint,
         )
-        for i, task in enumerate(tasks, first)
+        for i, (task, hint) in enumerate(zip(tasks, hints or [""] * len(tasks), strict=True), first)
         for member in range(group_size)
     ]
     episodes, stats = await play_many(
