@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..envs import Task, TurnInfo
 from ..envs.pool.pool import EnvFailure, EnvPool, EnvSession
@@ -201,6 +202,7 @@ async def play_many(
             kept of them.
         done: called after each finished episode (progress bars).
     """
+    one = partial(play, pool=pool, max_turns=max_turns, limit=limit, ask_expert=ask_expert)
     queue = list(jobs)
     results: list[Episode | None] = [None] * len(queue)
     stats, started = PlayStats(), time.perf_counter()
@@ -217,15 +219,7 @@ async def play_many(
                 player = _player(agent, job, attempt)
                 last.close()  # after the next player was made: the engine is to see no gap
                 last.callback(player.close)
-                episode = await play(
-                    player,
-                    job.task,
-                    pool,
-                    max_turns=max_turns,
-                    limit=limit,
-                    ask_expert=ask_expert,
-                    hint=job.hint,
-                )
+                episode = await one(player, job.task, hint=job.hint)
                 episode.id, episode.renaming = _name(job, attempt), dict(job.renaming)
                 if keep is not None and not episode.stop.failed:
                     keep.push(last.pop_all())

@@ -59,7 +59,7 @@ class TurnReward(Plugin):
         """Pay the episodes of a group: one number per turn of each, in order."""
 
     def update(self, groups: Sequence[Group]) -> Mapping[str, float]:
-        """Learn from the groups that a step learnt from, after the policy has; by default nothing.
+        """Take in the groups that a step learnt from, to learn from them too; by default nothing.
 
         What it has learnt belongs into `state_dict`, so that a resumed run pays alike.
 

@@ -236,7 +236,7 @@ def diagnosed(diagnostic: Diagnostic, view: StepView) -> dict[str, float]:
 
 
 def _numbers(answer: Any, name: str, what: str) -> dict[str, float]:
-    """Numbers by name, each under the plug-in's own name."""
+    """Return numbers by name, each under the plug-in's own."""
     if not isinstance(answer, Mapping):
         raise PluginError(f"{what} answered {_named(answer)}: expected numbers by name")
     for key, value in answer.items():

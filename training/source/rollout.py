@@ -51,15 +51,10 @@ async def rollout(
     shorter = task_turns is not None and max_turns < task_turns
     before = asdict(agent.engine.stats)
     jobs = [
-        EpisodeJob(
-            task,
-            f"{step:06d}:{i:04d}:{member:03d}",
-            seed,
-            renamings[(i + member) % len(renamings)],
-            hint,
-        )
+        EpisodeJob(task, f"{step:06d}:{i:04d}:{member:03d}", seed, renaming, hint)
         for i, (task, hint) in enumerate(zip(tasks, hints or [""] * len(tasks), strict=True), first)
         for member in range(group_size)
+        for renaming in [renamings[(i + member) % len(renamings)]]
     ]
     episodes, stats = await play_many(
         agent,
