@@ -38,8 +38,9 @@ class Unplayable(UserError):
 
 
 def stream_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on nothing but the parts: equal in every process and on every
-    machine.
+    """Compute a 63-bit seed that depends on nothing but the parts.
+
+    It is equal in every process and on every machine.
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -49,15 +50,16 @@ class Player(ABC):
     """One conversation with one world."""
 
     def begin(self, world: EnvSession, observation: str, info: TurnInfo) -> None:  # noqa: B027
-        """The world was reset."""
+        """Look at a world that was reset; `observation` is its opening."""
 
     @abstractmethod
     async def move(self) -> Turn:
-        """What the player says now; the fields about the world's answer are filled in by `play`."""
+        """Say something; the fields about the world's answer are filled in by `play`."""
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:  # noqa: B027
-        """What the world answered; `info` is None if the response could not be parsed and the world
-        stood still.
+        """Look at what the world answered.
+
+        `info` is None if the response could not be parsed and the world stood still.
         """
 
     def closing(self) -> Prompt | None:
@@ -76,7 +78,10 @@ class Player(ABC):
 
     @property
     def conversation(self) -> Conversation | None:
-        """Return its dialogue with an engine, open until the player is closed; None without one."""
+        """Return the player's dialogue with an engine, open until the player is closed.
+
+        None without one.
+        """
         return None
 
     def close(self) -> None:  # noqa: B027
@@ -125,7 +130,7 @@ class LanguageAgent(Agent):
         self.context, self.parser, self.sampling, self.system = context, parser, sampling, system
 
     def chat(self, instructions: str, tools: list[dict[str, Any]] | None) -> Chat:
-        """An empty conversation under this agent's context.
+        """Make an empty conversation under this agent's context.
 
         Of the world's tools it shows those that the parser reads calls of: the others would ask for
         a format that is not understood.
@@ -146,12 +151,12 @@ class LanguageAgent(Agent):
         return LanguagePlayer(self, episode_id, seed)
 
     def encode_answer(self, action: str, part: str) -> tuple[list[int], int]:
-        """(ids, first): a response with this action up to the end of `part`, and the index of the
-        first id of `part`.
+        """Write a response with this action up to the end of `part`, as ids; find `part` in it.
 
-        A token that holds characters of `part` and of what stands before or after it counts as part
-        of it, so that tokenizers which merge across that border lose nothing. Raises ValueError if
-        the response does not hold `part`.
+        The second number is the index of the first id of `part`. A token that holds characters of
+        `part` and of what stands before or after it counts as part of it, so that tokenizers which
+        merge across that border lose nothing. Raises ValueError if the response does not hold
+        `part`.
         """
         chat, text = self.chat("", None), write_action(self.parser, action)
         if text.count(part) > 1:  # a thought that a parser makes up may give the answer away
@@ -229,7 +234,7 @@ class LanguagePlayer(Player):
 
     @property
     def full(self) -> bool:
-        """Whether the last response ended before its own length limit, and not by itself."""
+        """Tell whether the last response ended before its own length limit, and not by itself."""
         return self._full
 
     def observe(self, observation: str, info: TurnInfo | None) -> None:
@@ -237,7 +242,7 @@ class LanguagePlayer(Player):
         self.prompt = self._chat.observe(observation)
 
     def closing(self) -> Prompt | None:
-        """The prompt that was never answered; None if the model cannot read all of it."""
+        """Return the prompt that was never answered; None if the model cannot read all of it."""
         return (
             self.prompt
             if self.prompt and len(self._chat.ids) <= self.agent.engine.max_context
@@ -246,12 +251,12 @@ class LanguagePlayer(Player):
 
     @property
     def expects(self) -> str:
-        """What the parser wants."""
+        """Return what the parser expects, in one sentence."""
         return self.agent.parser.expects
 
     @property
     def conversation(self) -> Conversation:
-        """Return its own dialogue with the agent's engine."""
+        """Return the player's own dialogue with the agent's engine."""
         return self._talk
 
     def close(self) -> None:

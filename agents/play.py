@@ -164,7 +164,7 @@ async def _turns(
 
 
 def _speechless(episode: Episode) -> Turn:
-    """The turn of a player who could not even read the opening."""
+    """Make the turn of a player who could not even read the opening."""
     return Turn(
         [],
         False,
@@ -247,7 +247,7 @@ def _clock(stats: PlayStats, started: float, busy_since: list[float]) -> None:
 
 
 def _checked(episodes: list[Episode]) -> list[Episode]:
-    """The same episodes, with a warning about tasks that the agent cannot play.
+    """Return the episodes, with a warning about tasks that the agent cannot play.
 
     Raises Unplayable if nothing else was played.
     """
@@ -280,8 +280,9 @@ def _attempts(
     results: list[Episode | None],
     stats: PlayStats,
 ) -> Iterator[tuple[int, int]]:
-    """(job index, attempt) pairs of one lane: each job until it did not fail, or `retries` times
-    more; none once a budget is spent.
+    """Yield (job index, attempt) pairs of one lane.
+
+    Each job until it did not fail, or `retries` times more; none once a budget is spent.
     """
     for index in cursor:
         if StopReason.BUDGET in stats.lost:  # no world is begun that nobody plays in
@@ -297,7 +298,7 @@ def _attempts(
 
 
 def _is_final(episode: Episode) -> bool:
-    """Whether playing it again would tell nothing new."""
+    """Tell whether playing an episode again would tell nothing new."""
     return not episode.stop.failed or episode.stop in (StopReason.UNPLAYABLE, StopReason.BUDGET)
 
 

@@ -150,8 +150,9 @@ class Conversation:
         engine._opened(id)
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Completion:
-        """Sample a response to `prompt`; the end of the context ends it as `max_tokens` does
-        ('length').
+        """Sample a response to `prompt`.
+
+        The end of the context ends it as `max_tokens` does ('length').
 
         Raises:
             ContextOverflow: the prompt leaves no room for a token.
@@ -185,7 +186,10 @@ class Conversation:
             self.engine._finished(self.id)
 
     def close(self) -> None:
-        """Free what the engine keeps of it; a pending request of it fails with EngineError."""
+        """Free what the engine keeps of the conversation.
+
+        A pending request of it fails with EngineError.
+        """
         if not self.closed:
             self.closed = True
             del self.engine.conversations[self.id]
@@ -302,7 +306,7 @@ class Engine(ABC):
         raise NotImplementedError
 
     async def _push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Use these weights; see `push`."""
+        """Use other weights for all that is sampled from now on; see `push`."""
         raise NotImplementedError
 
     def _opened(self, conversation: str) -> None:  # noqa: B027
@@ -341,7 +345,7 @@ class EngineConfig(Plugin):
         """
 
     def plan(self, loaded: Loaded, max_context: int) -> dict[str, Any]:
-        """Say how it would serve a model, without making it: what `--dry-run` shows.
+        """Say how the engine would serve a model, without making it: what `--dry-run` shows.
 
         Raises UserError for a model that it cannot serve.
         """

@@ -101,7 +101,7 @@ class OpenAIEngine(Engine):
             task.cancel()
 
     async def _of(self, conversation: str | None, work: Coroutine[Any, Any, T]) -> T:
-        """Await what ends with its conversation. Raises EngineError if that was closed."""
+        """Wait for work that ends with its conversation. Raises EngineError if that was closed."""
         if conversation is None:
             return await work
         task = asyncio.ensure_future(work)

@@ -127,12 +127,12 @@ class Scheduler(Generic[R]):
         return Step(False, list(self.running))
 
     def _worth(self, waiting: int) -> bool:
-        """Whether so many waiting requests are to be admitted now."""
+        """Tell whether so many waiting requests are to be admitted now."""
         admitted = min(waiting, self.max_batch - len(self.running))
         return admitted > 0 and admitted >= self.admit_share * len(self.running)
 
     def _candidates(self) -> list[R]:
-        """Waiting requests that may be admitted, one per conversation, in their order."""
+        """List the waiting requests that may be admitted, one per conversation, in their order."""
         taken = {request.conversation for request in self.running}
         chosen = []
         for request in sorted(self.waiting, key=self._order):

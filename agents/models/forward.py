@@ -48,7 +48,7 @@ class Scores:
 
     @property
     def logprobs_BL(self) -> Tensor:
-        """Log-probability of each token."""
+        """Return the log-probability of each token."""
         return self.of["logprobs"]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Scores:
@@ -61,7 +61,7 @@ class Scores:
 
 
 def autocast(bf16: Bf16, device: torch.device) -> AbstractContextManager[Any]:
-    """Enter bfloat16 arithmetic over float32 weights, or nothing.
+    """Make a block of bfloat16 arithmetic over float32 weights, or of the usual one.
 
     Warns once on a processor that it makes slower.
     """

@@ -79,9 +79,11 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
         beyond = sorted(i for i in wanted if i >= len(rows))
         if not holes:
             return
+        # Rows that were taken since the last pass have no place in the buffers yet.
         self._reserve(0)
         length = max(len(self.rows[i].tokens) for i in holes + beyond)
         for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
+            # The right side is a copy, so one assignment lets rows change places.
             buffer[holes + beyond, :, :length] = buffer[beyond + holes, :, :length]
         for i, j in zip(holes, beyond, strict=True):
             self.rows[i], self.rows[j] = self.rows[j], self.rows[i]
@@ -95,14 +97,17 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
     def encode(
         self, rows: Sequence[CacheRow], new: Sequence[Sequence[int]], *, last: bool = False
     ) -> Tensor:
-        """Append tokens to rows, padded on the right to the longest; see `Rows.encode`."""
+        """Add tokens to rows, padded on the right to the longest; see `Rows.encode`."""
         device, width = self.device, max(map(len, new))
         start_B = torch.tensor([len(row.tokens) for row in rows], device=device)
         end_B = start_B + torch.tensor([len(ids) - 1 for ids in new], device=device)
         length = max(len(row.tokens) for row in rows) + width
         self._reserve(length)
+        # What is stored of padding lies beyond the row's end: no token looks there, and those
+        # that come next overwrite it.
         ids_BL = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in new], device=device)
         position_BL = start_B[:, None] + torch.arange(width, device=device)
+        # A slice reads the buffers in place; an index copies the rows in every layer.
         first = rows[0].index
         if all(row.index == first + i for i, row in enumerate(rows)):
             self._read: slice | Tensor = slice(first, first + len(rows))
@@ -141,8 +146,9 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
         return mask_BLK.masked_fill_(~visible_BLK, torch.finfo(dtype).min)[:, None]
 
     def _last_only(self, at: list[int] | None) -> contextlib.AbstractContextManager[None]:
-        """Let the last layer compute one column per row, `at` [B]; nothing else of it is ever
-        read.
+        """Let the last layer compute one column per row, `at` [B].
+
+        Nothing else of it is ever read.
         """
         layers = getattr(self.decoder, "layers", None)
         worth = self.narrow and pays(self.device).last_layer
@@ -185,6 +191,7 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
         keys, values = self._buffers.get(layer_idx) or self._allocate(
             layer_idx, key_states, value_states
         )
+        # Of two indices around a slice torch puts the axes first: [B, L, heads, D].
         keys[self._row_B1, :, self._position_BL] = key_states.transpose(1, 2)
         values[self._row_B1, :, self._position_BL] = value_states.transpose(1, 2)
         return keys, values
@@ -215,6 +222,7 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
         """Return how many rows and positions the buffers shall have, to hold `length` positions."""
         capacity = self._capacity
         if length > capacity:
+            # By half at least: to grow copies all that is stored, and a step may add but one token.
             capacity = -(-max(length, capacity * 3 // 2) // _GRANULE) * _GRANULE
         return len(self.rows), capacity
 
@@ -245,10 +253,11 @@ class LastColumns:
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store all, and leave the layer; answer at the second call as the cache does."""
+        """Store all columns, and leave the layer; answer at the second call as the cache does."""
         if not self.stored:
             self.stored = True
             self.cache.store(keys, values, layer)
             self.cache.narrow_to(self.at_B1)
             raise Stored
+        # The keys and values of the chosen columns, once more: they land where they are.
         return self.cache.update(keys, values, layer)

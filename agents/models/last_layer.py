@@ -32,8 +32,9 @@ class ColumnStore(Protocol):
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store keys and values of all columns and raise `Stored`, at the first call; answer with
-        those that the chosen columns see, at the second.
+        """Store keys and values of all columns and raise `Stored`, at the first call.
+
+        The second one is answered with those that the chosen columns see.
         """
 
 

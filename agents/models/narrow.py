@@ -62,6 +62,7 @@ class _Keys:
                 if self.beginning is None
                 else self.beginning.update(keys, values, layer)
             )
+            # What comes after it in the layer would be computed for every column.
             raise Stored
         return self.kept
 
@@ -83,6 +84,7 @@ class _Beginning(Cache):  # type: ignore[misc]
         if not self.full:
             self.kept[layer] = keys, values
             return keys, values
+        # Expanded, so that the gradients of all rows add up in the one pass that made them.
         first, second = (
             torch.cat([old.expand(len(new), *old.shape[1:]), new], dim=-2)
             for old, new in zip(self.kept[layer], (keys, values), strict=True)
@@ -100,6 +102,7 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
         shared: so many first tokens are the same in all rows; theirs are not returned.
     """
     _check_length(decoder, tokens_BL)
+    # A layer that is called again in the backward pass has to compute as it did before.
     blocks = contextlib.nullcontext() if _recomputes(decoder) else CausalBlocks()
     if not shared:
         with blocks:
@@ -112,6 +115,7 @@ def hidden_states(decoder: nn.Module, tokens_BL: Tensor, shared: int = 0) -> Ten
 
     mask = cache(lambda window: causal_mask(0, width, like, window)[None, None])
     beginning = _Beginning()
+    # The first row stands for all of them.
     decoder(
         input_ids=tokens_BL[:1, :shared],
         position_ids=position_1L[:, :shared],
@@ -150,10 +154,13 @@ def hidden_before(decoder: nn.Module, tokens_BL: Tensor, mask_BL: Tensor) -> Ten
     worth = pays(tokens_BL.device).last_layer and 0 < most <= WORTH * tokens_BL.shape[1]
     if not worth or not narrows(decoder):
         return hidden_states(decoder, tokens_BL)[rows_N, columns_N - 1]
+    # A pass of its own is shorter than the rows, and so frequencies that follow its length differ.
     apart = rope_depends_on_length(decoder.config) or not pays(tokens_BL.device).beginnings
+    # No state that is read may lie in the beginning, of which none is returned.
     shared = 0 if apart else _shared(tokens_BL, int(columns_N.min()) - 1)
     first_B = counts_B.cumsum(0) - counts_B
     place_N = torch.arange(len(rows_N), device=tokens_BL.device) - first_B[rows_N]
+    # Rows with fewer columns to read are filled up with one that exists; nobody looks at it.
     at_BN = torch.full((len(tokens_BL), most), shared, device=tokens_BL.device)
     at_BN[rows_N, place_N] = columns_N - 1
     return _narrowed(decoder, tokens_BL, at_BN, shared)[rows_N, place_N]
@@ -214,6 +221,7 @@ def _same(decoder: nn.Module) -> bool:
                 0
             ]
             tokens_BL[:, :3] = tokens_BL[:1, :3]
+            # Out of order and repeated, as filled up rows are.
             at_BN = torch.tensor([[3, 5, 4], [7, 3, 3]], device=weight.device)
             full_BLD = hidden_states(decoder, tokens_BL)
             full_BND = full_BLD[torch.arange(2, device=weight.device)[:, None], at_BN]
@@ -252,6 +260,7 @@ def _narrowed(decoder: nn.Module, tokens_BL: Tensor, at_BN: Tensor, shared: int)
     windows = windows_of(decoder)
 
     def mask(_: Tensor | None, hidden_BND: Tensor) -> Tensor:
+        # The layer's own mask, where it has one, takes its queries for neighbours in order.
         key_L = torch.arange(tokens_BL.shape[1], device=at_BN.device)
         unseen_BNL = key_L > at_BN[:, :, None]
         if windows is not None and windows.last is not None:

@@ -149,7 +149,10 @@ class Rows(ABC, Generic[Row]):
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """Enter evaluation mode without gradients; the module's own mode is restored afterwards."""
+        """Put the model into evaluation mode without gradients inside the block.
+
+        The module's own mode is restored afterwards.
+        """
         training = [m for m in self._modules if m.training] if self.model.training else []
         for module in training:
             module.__dict__["training"] = False
@@ -167,7 +170,7 @@ class Rows(ABC, Generic[Row]):
     def encode(
         self, rows: Sequence[Row], new: Sequence[Sequence[int]], *, last: bool = False
     ) -> Tensor:
-        """Append tokens to rows; call it under `inference`.
+        """Add tokens to rows; call it under `inference`.
 
         Args:
             rows: B distinct rows.
@@ -182,7 +185,7 @@ class Rows(ABC, Generic[Row]):
     def extend(
         self, rows: Sequence[Row], new: Sequence[Sequence[int]], wanted: Sequence[int]
     ) -> list[Tensor]:
-        """Append tokens to rows in as many forward passes as the budget of padded tokens asks for.
+        """Add tokens to rows in as many forward passes as the budget of padded tokens asks for.
 
         Empty rows that get the same ids, as the opening prompts of a group do, are encoded once
         and copied, where that pays.

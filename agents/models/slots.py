@@ -25,7 +25,7 @@ _KEPT = 0.25
 
 
 def bucket(count: int, least: int = 1) -> int:
-    """Round up to a power of two."""
+    """Round a count up to a power of two."""
     return max(least, 1 << (count - 1).bit_length()) if count > 1 else least
 
 

@@ -106,7 +106,7 @@ class StateCache(Rows[StateRow]):
     def extend(
         self, rows: Sequence[StateRow], new: Sequence[Sequence[int]], wanted: Sequence[int]
     ) -> list[Tensor]:
-        """Append tokens to rows; states are copied on the way, to come back to.
+        """Add tokens to rows; states are copied on the way, to come back to.
 
         Those are the states before, and of a prompt the one before its last token: what is sampled
         or scored after it begins there.
@@ -125,14 +125,14 @@ class StateCache(Rows[StateRow]):
     def encode(
         self, rows: Sequence[StateRow], new: Sequence[Sequence[int]], *, last: bool = False
     ) -> Tensor:
-        """Append tokens to rows, one row after the other; see `Rows.encode`."""
+        """Add tokens to rows, one row after the other; see `Rows.encode`."""
         made = [self._encode(row, ids) for row, ids in zip(rows, new, strict=True)]
         if last:
             return torch.stack([hidden_LH[-1:] for hidden_LH in made])
         return torch.nn.utils.rnn.pad_sequence(made, batch_first=True)
 
     def _encode(self, row: StateRow, ids: Sequence[int]) -> Tensor:
-        """Append tokens to one row; returns their last hidden states [L, H]."""
+        """Add tokens to one row, and return their last hidden states [L, H]."""
         if row.state is None:
             row.state = (
                 copy.deepcopy(row.copies[-1][1])

@@ -78,7 +78,7 @@ class HttpReply:
     """Seconds that the server asks to wait."""
 
     def json(self) -> dict[str, Any]:
-        """Return its body as a JSON object, which is empty if it is none."""
+        """Return the reply's body as a JSON object, which is empty if it is none."""
         try:
             data = json.loads(self.text)
         except (ValueError, RecursionError):

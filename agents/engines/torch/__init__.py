@@ -30,7 +30,7 @@ class TorchEngineConfig(EngineConfig):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Declare all there are; bit-exact where it waits for all worlds."""
+        """Declare all capabilities that there are; bit-exact where it waits for all worlds."""
         return Capabilities(
             scores=True, takes_weights=True, shares_module=True, bit_exact=self.patience_ms is None
         )

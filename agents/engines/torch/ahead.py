@@ -108,10 +108,12 @@ class Slots:
         id_B = torch.where(self.greedy_B > 0, logits_BV.argmax(-1), drawn_B)
         logprob_B = logprobs_BV.gather(-1, id_B[:, None])[:, 0]
         alive_B = self.left_B > 0
+        # Ids are exact in float64, so the host fetches one tensor.
         row_2B = torch.stack([id_B.double(), logprob_B.double()]).masked_fill(~alive_B, -1.0)
         self.out_K2B.index_copy_(0, self.at_1, row_2B[None])
         self.at_1 += 1
         on_B = alive_B & ~self.stop_BV.gather(1, id_B[:, None])[:, 0]
+        # In place: a recorded step reads and writes the same memory whenever it is replayed.
         self.token_B.copy_(torch.where(alive_B, id_B, self.token_B))
         self.position_B += alive_B
         self.index_B += alive_B
@@ -183,6 +185,7 @@ class Ahead:
         """
         cache, samplings = self.cache, [r.sampling for r in requests]
         rows = bucket(len(requests))
+        # Rows of nobody fill up the step, so that one graph serves many numbers of requests.
         cache.reserve(rows, 0)
         held = [len(row.tokens) for row in cache.rows[:rows]]
         cache.reserve(rows, max(held) + self.steps + 1)
@@ -232,6 +235,6 @@ class Ahead:
 
 
 def _read(length: int) -> int:
-    """Round up to one of few lengths: a power of two, or one and a half of it."""
+    """Round a length up to one of few: a power of two, or three quarters of one."""
     most = bucket(length, _READ)
     return most * 3 // 4 if length <= most * 3 // 4 and most > _READ else most

@@ -158,6 +158,7 @@ class TorchEngine(Engine):
     ) -> Any:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
+            # What an event loop before this one waited for is nobody's any more.
             self._loop, self._wake, self._task = loop, asyncio.Event(), None
             self._drop(self._scheduler.requests)
         self._arrivals += 1
@@ -210,6 +211,7 @@ class TorchEngine(Engine):
                 if step is not None:
                     blocked_since = None
                     self._run(step)
+                    # Who got a response may ask for the next one before a step is chosen.
                     await asyncio.sleep(0)
                     continue
                 blocked_since = now - waited
@@ -262,6 +264,7 @@ class TorchEngine(Engine):
             if request.version is None:
                 request.version = self.version
             shared[request] = row.cut(tokens, len(tokens))
+            # Hidden states are not kept: the token of the first one that is read is encoded again.
             kept = row.cut(tokens, (request.start or len(tokens)) - 1)
             self.stats.cached_tokens += kept
             self.stats.prompt_tokens += len(tokens) - kept
@@ -296,6 +299,7 @@ class TorchEngine(Engine):
                 targets = request.tokens[request.start :]
                 scores = token_logprobs(self._cache.logits, hidden_NH, targets)
                 self.stats.scored_tokens += len(scores)
+                # What was scored is no part of the conversation, but for what had been before.
                 row.keep(shared[request])
                 self._finish(request, scores)
 
@@ -333,6 +337,7 @@ class TorchEngine(Engine):
             row, taken = request.admitted_row, 0
             for token, logprob in pairs:
                 taken += 1
+                # The row holds what was encoded in this step: the token that was sampled before.
                 row.tokens.append(request.tokens[-1])
                 if self._take(request, token, logprob):
                     break
@@ -352,7 +357,7 @@ class TorchEngine(Engine):
             self._take(*sampled)
 
     def _take(self, request: TorchRequest, token: int, logprob: float) -> bool:
-        """Append a token to a response; finish it, and return True, if it ends there."""
+        """Add a token to a response; finish it, and return True, if it ends there."""
         request.tokens.append(token)
         request.token_ids.append(token)
         request.logprobs.append(logprob)

@@ -38,22 +38,26 @@ character of it.
 
 
 def _mix(x: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The splitmix64 finaliser: a bijection of 64-bit integers that looks random."""
+    """Scramble 64-bit integers by the splitmix64 finaliser, a bijection that looks random."""
     x = (x ^ (x >> np.uint64(30))) * _MIX_A
     x = (x ^ (x >> np.uint64(27))) * _MIX_B
     return x ^ (x >> np.uint64(31))
 
 
 def hash_seeds(seeds: Sequence[int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Start of the random stream of each seed, uint64 [B]; seeds are taken modulo 2^64."""
+    """Compute the start of the random stream of each seed, uint64 [B].
+
+    Seeds are taken modulo 2^64.
+    """
     return _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], dtype=np.uint64) + _GOLDEN)
 
 
 def uniform(
     streams: np.ndarray[Any, np.dtype[np.uint64]], index: Sequence[int]
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Number `index` of each stream, float64 [B] in [0, 1 - 2^-52] (so that ``u * x < x`` for every
-    float64 x > 0).
+    """Compute number `index` of each stream, float64 [B] in [0, 1 - 2^-52].
+
+    So ``u * x < x`` for every float64 x > 0.
     """
     bits = _mix(streams + (np.array(index, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(12)).astype(np.float64) * 2.0**-52
@@ -103,8 +107,9 @@ def draw(logprobs_BV: Tensor, u_B: Tensor, filters: tuple[Tensor, Tensor] | None
 
 
 def filter_probs(probs_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """Zero what is outside the `top_k` most likely tokens, then outside the smallest set with
-    `top_p` of the rest.
+    """Set all but the `top_k` most likely tokens to 0, then all but the top-p set of those.
+
+    That is the smallest set with `top_p` of the rest.
 
     Args:
         probs_BV: probabilities, float, [B, V].
@@ -154,7 +159,7 @@ class SamplingBatch:
         ]
 
     def sample(self, logits_BV: Tensor, index: Sequence[int]) -> tuple[list[int], list[float]]:
-        """One token per row.
+        """Sample one token per row.
 
         Args:
             logits_BV: float [B, V]; may be overwritten.
@@ -198,8 +203,9 @@ class StopText:
         self._text: dict[int, str] = {}
 
     def found(self, token_ids: Sequence[int], stop: Sequence[str], every: bool = False) -> bool:
-        """True if the text of `token_ids` contains one of `stop`, completed by the last token or
-        (`every`) by any.
+        """Tell whether the last token completes one of `stop` in the text of `token_ids`.
+
+        With `every`, whether any token does.
         """
         if every:
             text = self._decode(token_ids)
@@ -224,7 +230,7 @@ class StopText:
 def finish_reason(
     token_ids: Sequence[int], sampling: Sampling, text: StopText | None
 ) -> FinishReason | None:
-    """Why a response ends with its last token, or None if it goes on."""
+    """Say why a response ends with its last token, or None if it goes on."""
     length = len(token_ids)
     if token_ids[-1] in sampling.stop_token_ids:
         return "stop"
@@ -242,7 +248,9 @@ def finish_reason(
 def token_logprobs(
     head: Callable[[Tensor], Tensor], hidden_NH: Tensor, targets: Sequence[int]
 ) -> list[float]:
-    """Log-probabilities (nats, temperature 1) of `targets`, each given the hidden state before it.
+    """Compute log-probabilities (nats, temperature 1) of `targets`.
+
+    Each is given the hidden state before it.
 
     Args:
         head: from hidden states [N, H] to logits [N, V].
