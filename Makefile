@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format bench clean
+.PHONY: help setup quickstart test test-gpu lint format bench clean
 
 help:
 	@echo "make setup        a .venv with every extra"
 	@echo "make quickstart   train and measure an agent, about 15 minutes on two cores"
 	@echo "make test         all tests (ARGS='-k credit' narrows them)"
+	@echo "make test-gpu     the tests that need a GPU, where there is one"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff rewrite what it can"
 	@echo "make bench        list the benchmarks; NAME=multiturn_step ARGS='--json' runs one"
@@ -50,6 +51,9 @@ test: export OMP_WAIT_POLICY = passive
 test: export TOKENIZERS_PARALLELISM = false
 test: setup $(ALFWORLD)
 	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu -q $(ARGS)
 
 # mypy cannot see that the repository root is the package, so it looks through a link named like the package.
 lint: setup

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +146,79 @@ def test_the_quickstarts_seeds_are_four_observations(scripts: ModuleType) -> Non
     assert text.endswith(
         "Difference: +51.2 (+40.1 to +62.4) points; p 0.001 (paired t), 0.125 (sign flips)."
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The script gpu.py and its parts."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("gpu", "gpu_parts", "gpu_shapes"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return __import__("gpu"), __import__("gpu_parts")
+
+
+def test_every_part_of_the_gpu_script_runs_on_a_cpu(
+    gpu: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the device is the CPU, parity is exact, and the toy world is played and learnt from."""
+    script, parts = gpu
+    assert list(script.LONGEST) == list(parts.PARTS)
+    found = {}
+    for part in parts.PARTS:
+        parts.main([part, "--device", "cpu", "--quick"])
+        found[part] = script.lines_of(capsys.readouterr().out)
+    logprobs, update, engine = found["parity"]
+    assert logprobs["largest_nats"] == update["largest_difference"] == 0
+    assert update["largest_step"] > 0
+    assert engine["largest_nats_to_full_pass"] < 1e-5
+    assert {value for key, value in engine.items() if key.startswith("same")} == {1.0}
+    assert all(line["tokens_per_second"] > 0 for line in found["engine"][:-1])
+    [step] = found["steps"]
+    assert step["tokens/generated"] == 2 * 2 * 3 * 3, "as many as the shape says"
+    assert step["engine_gap/max"] < 1e-4
+    assert found["update"][0]["utilisation"] > 0
+    assert [line["trick"] for line in found["tricks"]] == [
+        *(None, "last_layer", "beginnings", "openings", "blocks")
+    ]
+    assert found["learning"][0]["after"] is not None
+
+
+def test_the_gpu_script_finds_the_tree_whatever_it_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gpu: tuple[Any, Any]
+) -> None:
+    script, _ = gpu
+    written = tmp_path / "gpu.json"
+    done = script.main(
+        ["--parts", "machine", "--device", "cpu", "--quick", "--output", str(written)]
+    )
+    assert done == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads(written.read_text())
+    assert result["machine"]["figures"][0]["python"] == platform.python_version()
+
+
+def test_what_a_part_printed_before_it_failed_is_kept(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    gpu: tuple[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script, _ = gpu
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "gpu_parts.py").write_text(
+        "import sys, time\n"
+        "print('{\"speed\": 1}', flush=True)\n"
+        "print('no figure', flush=True)\n"
+        "if sys.argv[1] == 'engine':\n    raise SystemExit('out of memory')\n"
+        "if sys.argv[1] == 'steps':\n    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(script, "HERE", tmp_path / "benchmarks")
+    monkeypatch.setitem(script.LONGEST, "steps", 5)
+    assert script.main(["--parts", "machine", "engine", "steps"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert [part["figures"] for part in result.values()] == [[{"speed": 1}]] * 3
+    assert "failed" not in result["machine"]
+    assert result["engine"]["failed"] == ["out of memory"]
+    assert result["steps"]["failed"] == ["stopped after 5 s"]
+    script.main(["--parts", "machine", "--seconds", "1"])
+    assert "no time left" in capsys.readouterr().out
