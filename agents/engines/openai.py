@@ -30,7 +30,7 @@ T = TypeVar("T")
 COMPLETIONS, MODELS = "/completions", "/models"
 CAN = Capabilities(scores=True)
 _PER_TOKEN = 1000
-"""Bytes that a reply may hold for every token of prompt and response."""
+"""Bytes that a reply may hold for every token of the context."""
 _ALL_ELSE = {
     "min_p": 0.0,
     "presence_penalty": 0.0,
@@ -66,6 +66,7 @@ class OpenAIEngine(Engine):
     ) -> None:
         super().__init__(capabilities, max_context)
         self.endpoint = endpoint
+        endpoint.largest = LARGEST + _PER_TOKEN * max_context
         self._pending: dict[str, set[asyncio.Task[Any]]] = {}
         self._tempered: bool | None = None
 
@@ -121,10 +122,9 @@ class OpenAIEngine(Engine):
 
         Raises EngineError if it failed for good; UserError if it was the first and was refused.
         """
-        tokens = len(body["prompt"]) + body["max_tokens"]
         data = json.dumps({"model": self.endpoint.config.model, **body}).encode()
         try:
-            return await self.endpoint.post(COMPLETIONS, data, read, LARGEST + _PER_TOKEN * tokens)
+            return await self.endpoint.post(COMPLETIONS, data, read)
         except EndpointError as error:
             if error.kind == "refused" and error.first:
                 raise self.endpoint.refusal(error) from None

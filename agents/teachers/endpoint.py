@@ -18,21 +18,19 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...foundation.errors import UserError
 from ...foundation.printable import visible
 from .breaker import Breaker, RateLimit
 from .endpoint_config import EndpointConfig, EndpointError
 from .meter import Meter, Usage
-from .reply import HttpReply, read_reply, route_url, secrets_of, shown_url
+from .reply import HttpReply, route_url, secrets_of, shown_url
 
 if TYPE_CHECKING:
-    import ssl
-
-    import httpx
+    from openai import AsyncOpenAI
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ T = TypeVar("T")
 BACKOFF = 0.5
 """Seconds before the second attempt; they double from attempt to attempt, up to a minute."""
 LARGEST = 1_000_000
-"""Bytes of a reply, unpacked; what is longer is no answer."""
+"""Bytes of a reply, where nothing longer is expected."""
 LONGEST_WAIT = 600.0
 """A server that asks for a longer break than this, in seconds, is unavailable."""
 
@@ -50,20 +48,11 @@ LONGEST_WAIT = 600.0
 class _Link:
     """The connections and slots that the requests of one event loop share."""
 
-    client: httpx.AsyncClient
+    client: AsyncOpenAI
+    options: dict[str, Any]
+    """What every request needs beside its body: without a key it names none."""
     slots: asyncio.Semaphore
     users: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Request(Generic[T]):
-    """What is sent at every attempt, and how its reply is read."""
-
-    url: str
-    body: bytes | None
-    headers: dict[str, str]
-    read: Callable[[HttpReply], T]
-    largest: int
 
 
 class Endpoint:
@@ -72,12 +61,19 @@ class Endpoint:
     Args:
         who: what the model is to the user, in messages: 'judge', 'player'.
         meter: counts the requests, and ends them when its budget is spent.
+        socket: path of the Unix socket that the server listens on; the address then only names it.
     """
 
     def __init__(
-        self, config: EndpointConfig, who: str = "model", meter: Meter | None = None
+        self,
+        config: EndpointConfig,
+        who: str = "model",
+        meter: Meter | None = None,
+        socket: str | None = None,
     ) -> None:
-        self.config, self.who, self.meter = config, who, meter
+        self.config, self.who, self.meter, self._socket = config, who, meter, socket
+        self.largest = LARGEST
+        """Bytes of a reply, unpacked; what is longer is no answer."""
         self._rate = (
             RateLimit(config.requests_per_minute)
             if config.requests_per_minute is not None
@@ -87,23 +83,20 @@ class Endpoint:
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._begun = False
 
-    async def post(
-        self, route: str, body: bytes | None, read: Callable[[HttpReply], T], largest: int = LARGEST
-    ) -> T:
+    async def post(self, route: str, body: bytes | None, read: Callable[[HttpReply], T]) -> T:
         """Send JSON to a route of the server, or only look at it without a body; read the reply.
 
         Args:
             route: its path below the address of the configuration.
             read: what the reply of a request that succeeded is taken for; may raise EndpointError.
-            largest: bytes of a reply; what is longer is no answer.
 
         Raises:
             EndpointError: it failed for good.
-            UserError: httpx is not installed, or the key cannot be sent.
+            UserError: the package openai is not installed, or the key cannot be sent.
             BudgetSpent: the meter's budget is.
         """
         first, self._begun = not self._begun, True
-        request = _Request(route_url(self.config.url, route), body, self._headers(), read, largest)
+        url = route_url(self.config.url, route)
         async with self._link() as link:
             for attempt in count():
                 probe = False
@@ -112,7 +105,7 @@ class Endpoint:
                         probe = self._admitted()
                         if self._rate is not None:
                             await asyncio.sleep(self._rate.reserve(time.monotonic()))
-                        return await self._attempt(link.client, request)
+                        return await self._attempt(link, url, body, read)
                 except EndpointError as error:
                     error.first = first
                     wait = (
@@ -145,14 +138,19 @@ class Endpoint:
             )
         return may is None
 
-    async def _attempt(self, client: httpx.AsyncClient, request: _Request[T]) -> T:
+    async def _attempt(
+        self, link: _Link, url: str, body: bytes | None, read: Callable[[HttpReply], T]
+    ) -> T:
         """Send one request. Every failure is an EndpointError, and the breaker hears of it."""
-        meter = None if request.body is None else self.meter
+        meter = None if body is None else self.meter
         if meter is not None:
             meter.admit()
         began = time.monotonic()
         try:
-            answer = await self._exchange(client, request)
+            reply = self._checked(await self._exchange(link, url, body))
+            if meter is not None:
+                meter.add(Usage.of(reply.json()))
+            answer = read(reply)
         except EndpointError as error:
             if meter is not None:
                 meter.failed += 1
@@ -166,31 +164,33 @@ class Endpoint:
             meter.seconds.append(time.monotonic() - began)
         return answer
 
-    async def _exchange(self, client: httpx.AsyncClient, request: _Request[T]) -> T:
-        import httpx
+    async def _exchange(self, link: _Link, url: str, body: bytes | None) -> HttpReply:
+        """Return what the server answered, whatever its status."""
+        import httpx2
+        import openai
 
+        client: Any = link.client
+        ask = client.get if body is None else partial(client.post, content=body)
         try:
-            async with (
-                asyncio.timeout(self.config.timeout),
-                client.stream(
-                    "GET" if request.body is None else "POST",
-                    request.url,
-                    content=request.body,
-                    headers=request.headers,
-                ) as response,
-            ):
-                reply = await read_reply(response, request.largest)
-        except (TimeoutError, httpx.TimeoutException):
+            async with asyncio.timeout(self.config.timeout):
+                return HttpReply.of(await ask(url, cast_to=httpx2.Response, options=link.options))
+        except openai.APIStatusError as error:
+            return HttpReply.of(error.response)
+        except (TimeoutError, openai.APITimeoutError):
             message = f"no answer within {self.config.timeout:g} seconds"
             raise EndpointError("timeout", message, passing=True, silent=True) from None
-        except (
-            Exception
-        ) as error:  # what a network can raise has no end; groups of exceptions are among it
+        except Exception as error:
+            # What a network can raise has no end; groups of exceptions are among it.
+            wrapped = isinstance(error, openai.APIConnectionError)
+            cause = (error.__cause__ if wrapped else None) or error
             # A connection that fails or breaks may hold the next time; an address or a protocol
             # that is wrong stays so.
-            passing = isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError))
-            message = self.redacted(f"{type(error).__name__}: {error}")
+            passing = isinstance(cause, (httpx2.NetworkError, httpx2.RemoteProtocolError))
+            message = self.redacted(f"{type(cause).__name__}: {cause}")
             raise EndpointError("unavailable", message, passing=passing, silent=True) from None
+
+    def _checked(self, reply: HttpReply) -> HttpReply:
+        """Return a reply that is whole and no refusal. Raises EndpointError for every other."""
         status, said = reply.status, self.redacted(reply.complaint())
         if status == 429 or status >= 500:
             raise EndpointError(
@@ -205,9 +205,7 @@ class Endpoint:
             raise EndpointError("refused", f"status {status}: {said}", status=status)
         if reply.trouble:
             raise EndpointError("unreadable", reply.trouble)
-        if self.meter is not None and request.body is not None:
-            self.meter.add(Usage.of(reply.json()))
-        return request.read(reply)
+        return reply
 
     def refusal(self, error: EndpointError) -> UserError:
         """Return what to tell the user where the first request of all was refused.
@@ -227,23 +225,16 @@ class Endpoint:
 
         A server may quote what it was sent.
         """
+        # The library sends these headers with every request.
+        headers = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
         secrets = [
             os.environ.get(self.config.api_key_env, "").strip(),
+            *(line.partition(":")[2].strip() for line in headers),
             *secrets_of(self.config.url),
         ]
         for secret in sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True):
             text = text.replace(secret, "[secret]")
         return text
-
-    def _headers(self) -> dict[str, str]:
-        # Packed replies are unpacked up to a limit, but none are asked for.
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        key = os.environ.get(self.config.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(
-                f"the environment variable {self.config.api_key_env} does not hold an API key"
-            )
-        return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
     @asynccontextmanager
     async def _link(self) -> AsyncIterator[_Link]:
@@ -251,7 +242,7 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None:
-            link = self._links[loop] = _Link(_client(), asyncio.Semaphore(self.config.concurrency))
+            link = self._links[loop] = self._opened()
         link.users += 1
         try:
             yield link
@@ -259,25 +250,29 @@ class Endpoint:
             link.users -= 1
             if not link.users:
                 del self._links[loop]
-                await link.client.aclose()
+                await link.client.close()
 
+    def _opened(self) -> _Link:
+        """Make a client that decides nothing: retries, slots and timeouts are kept here."""
+        try:
+            import openai
 
-def _client() -> httpx.AsyncClient:
-    try:
-        import httpx
-    except ImportError:
-        raise UserError(
-            "an endpoint needs the package httpx: pip install 'turnrl[endpoint]'"
-        ) from None
-    # Slots and timeouts are kept here, over whole attempts; httpx would limit each read and write.
-    return httpx.AsyncClient(
-        timeout=None, limits=httpx.Limits(max_connections=None), verify=_certificates()
-    )
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Read the certificates once: they take far longer to load than a client takes to make."""
-    import httpx
-
-    return httpx.create_ssl_context()
+            from .transport import BoundedClient
+        except ImportError:
+            raise UserError(
+                "an endpoint needs the package openai: pip install 'turnrl[endpoint]'"
+            ) from None
+        key = os.environ.get(self.config.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"the environment variable {self.config.api_key_env} does not hold an API key"
+            )
+        client = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=self.config.url,
+            timeout=None,
+            max_retries=0,
+            http_client=BoundedClient(self.largest, self._socket),
+        )
+        options = {} if key else {"headers": {"Authorization": openai.Omit()}}
+        return _Link(client, options, asyncio.Semaphore(self.config.concurrency))

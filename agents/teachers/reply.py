@@ -1,4 +1,4 @@
-"""Reply: a server's answer, read up to a limit; and its address, as asked and as shown."""
+"""Reply: a server's answer as text; and its address, as asked and as shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import re
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 CHAT = "/chat/completions"
 
@@ -77,6 +76,13 @@ class HttpReply:
     retry_after: float | None = None
     """Seconds that the server asks to wait."""
 
+    @classmethod
+    def of(cls, response: httpx2.Response) -> HttpReply:
+        """Return what stands in a response of a `BoundedClient`."""
+        text = response.content.decode("utf-8", "replace") or response.reason_phrase
+        trouble, headers = str(response.extensions.get("trouble", "")), response.headers
+        return cls(response.status_code, text, trouble, _retry_after(headers))
+
     def json(self) -> dict[str, Any]:
         """Return the reply's body as a JSON object, which is empty if it is none."""
         try:
@@ -108,36 +114,7 @@ class HttpReply:
         return " ".join(str(message).split())[:500]
 
 
-async def read_reply(response: httpx.Response, limit: int) -> HttpReply:
-    """Read a streamed response, at most `limit` bytes as they are sent and as they unpack."""
-    raw = bytearray()
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) > limit:
-            break
-    packed = response.headers.get("Content-Encoding", "").strip().lower()
-    data, trouble = bytes(raw), ""
-    if packed in ("gzip", "x-gzip", "deflate"):
-        data, trouble = _unpack(data, limit)
-    elif packed not in ("", "identity"):
-        data, trouble = b"", f"packed as '{packed[:40]}', which was not asked for"
-    if len(raw) > limit or len(data) > limit:
-        data, trouble = data[:limit], f"more than {limit:,} bytes"
-    text = data.decode("utf-8", "replace") or response.reason_phrase
-    return HttpReply(response.status_code, text, trouble, _retry_after(response.headers))
-
-
-def _unpack(data: bytes, limit: int) -> tuple[bytes, str]:
-    """Unpack at most one byte more than `limit`, so that a small reply cannot become gigabytes."""
-    for window in (47, -15):  # gzip or zlib, by the header; deflate without one
-        try:
-            return zlib.decompressobj(window).decompress(data, limit + 1), ""
-        except zlib.error:
-            continue
-    return b"", "its packing is damaged"
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
+def _retry_after(headers: httpx2.Headers) -> float | None:
     """Read seconds from a number or a date."""
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):

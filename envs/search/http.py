@@ -23,43 +23,43 @@ from .settings import Http
 from .store import Passage
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 
 class HttpRetriever:
     """Asks a server. One pool of connections serves all threads.
 
-    Raises UserError if httpx is not installed.
+    Raises UserError if httpx2 is not installed.
     """
 
     def __init__(self, settings: Http) -> None:
         try:
-            import httpx
+            import httpx2
         except ImportError:
             raise UserError(
-                "search/qa: the retriever 'http' needs the package httpx: pip install"
+                "search/qa: the retriever 'http' needs the package httpx2: pip install"
                 " 'turnrl[endpoint]'"
             ) from None
         self._url = settings.url
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = httpx.Client(timeout=settings.timeout, limits=limits)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        self._client = httpx2.Client(timeout=settings.timeout, limits=limits)
 
     def search(self, query: str, k: int) -> list[Passage]:
         """Ask the server for passages, and return k at most, in its order.
 
         Raises RetrieverError for anything but an answer.
         """
-        import httpx
+        import httpx2
 
-        # httpx's own JSON is UTF-8, which cannot carry half a surrogate pair.
+        # httpx2's own JSON is UTF-8, which cannot carry half a surrogate pair.
         body = json.dumps({"queries": [query], "topk": k, "return_scores": True}).encode()
         try:
             response = self._client.post(
                 self._url, content=body, headers={"Content-Type": "application/json"}
             )
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             raise RetrieverError(f"{self._url} did not answer in time") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RetrieverError(
                 f"{self._url} cannot be asked: {error or type(error).__name__}"
             ) from None
@@ -67,7 +67,7 @@ class HttpRetriever:
             raise RetrieverError(f"{self._url} answered with status {response.status_code}")
         return self._read(response)[:k]
 
-    def _read(self, response: httpx.Response) -> list[Passage]:
+    def _read(self, response: httpx2.Response) -> list[Passage]:
         try:
             [found] = response.json()["result"]
             return [passage_of(_document(item), str(n)) for n, item in enumerate(found)]

@@ -7,16 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from turnrl.agents.teachers import endpoint
 from turnrl.agents.teachers.breaker import RateLimit
-from turnrl.agents.teachers.endpoint_config import TeacherConfig
+from turnrl.agents.teachers.endpoint import Endpoint
+from turnrl.agents.teachers.endpoint_config import EndpointConfig, TeacherConfig
 from turnrl.foundation.aio import await_all
 from turnrl.foundation.errors import UserError
 
@@ -43,6 +44,15 @@ def test_a_key_that_no_header_can_hold_is_said(monkeypatch: pytest.MonkeyPatch) 
     ):
         ask(at(server))
     assert "sécret" not in str(caught.value)
+
+
+def test_headers_that_the_library_adds_are_quoted_in_no_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue\nX-Pass: hush-hush")
+    with serving(lambda body: Reply(400, "You sent hush-hush for blue.")) as server:
+        error = failure(at(server))
+    assert error.message == "status 400: You sent [secret] for [secret]."
 
 
 def test_a_slow_server_is_a_timeout_and_is_asked_again() -> None:
@@ -161,6 +171,25 @@ def test_an_answer_without_text_is_unreadable() -> None:
         assert failure(at(server)).kind == "unreadable"
 
 
+def test_a_server_on_a_unix_socket_is_asked(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+
+    async def asked() -> str:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            request = await reader.readuntil(b"\r\n\r\n")
+            body = says(request.split()[1].decode()).body
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(f"{head}{body}".encode())
+            writer.close()
+
+        config = EndpointConfig(url="http://named/v1", model="m")
+        async with await asyncio.start_unix_server(answer, path):
+            there = Endpoint(config, socket=path)
+            return await there.post("/x", b"{}", lambda reply: reply.completion()[0] or "")
+
+    assert asyncio.run(asked()) == "/v1/x"
+
+
 def test_nobody_there_is_unavailable() -> None:
     with serving(script()) as server:
         asked = at(server)
@@ -203,14 +232,14 @@ def test_no_more_than_so_many_at_once() -> None:
 
 
 def test_any_loop_may_ask_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    clients: list[httpx.AsyncClient] = []
-    make = endpoint._client
+    clients: list[Any] = []
+    make = Endpoint._opened
 
-    def kept() -> httpx.AsyncClient:
-        clients.append(make())
+    def kept(self: Endpoint) -> Any:
+        clients.append(make(self))
         return clients[-1]
 
-    monkeypatch.setattr(endpoint, "_client", kept)
+    monkeypatch.setattr(Endpoint, "_opened", kept)
     with serving(lambda body: says(body["messages"][0]["content"])) as server:
         asked = at(server, concurrency=1)
 
@@ -220,7 +249,7 @@ def test_any_loop_may_ask_and_nothing_is_left_open(monkeypatch: pytest.MonkeyPat
             )
 
         assert [asyncio.run(three()) for _ in range(3)] == [["a", "b", "c"]] * 3
-    assert [client.is_closed for client in clients] == [True] * 3
+    assert [link.client.is_closed() for link in clients] == [True] * 3
     assert asked._links == {}
 
 
@@ -275,15 +304,15 @@ def test_an_address_is_checked(url: str) -> None:
         TeacherConfig(url=url, model="m")
 
 
-def test_httpx_is_imported_when_it_is_needed() -> None:
+def test_the_library_is_imported_when_it_is_needed() -> None:
     users = "turnrl.rewards.judge, turnrl.rewards.pairwise, turnrl.agents.tagger.endpoint"
-    code = f"import sys, {users}; print('httpx' in sys.modules)"
+    code = f"import sys, {users}; print('openai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
 
-def test_a_missing_httpx_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "httpx", None)
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
     with (
         serving(script()) as server,
         pytest.raises(UserError, match=r"pip install 'turnrl\[endpoint\]'"),

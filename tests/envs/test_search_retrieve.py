@@ -248,7 +248,7 @@ def data(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def server(data: dict[str, str]) -> Iterator[Server]:
-    pytest.importorskip("httpx", reason="needs the extra: pip install 'turnrl[endpoint]'")
+    pytest.importorskip("httpx2", reason="needs the extra: pip install 'turnrl[endpoint]'")
     corpus = open_library(SearchSettings.of(data, "it")).corpus
     assert corpus is not None
     server = Server(("127.0.0.1", 0), Handler)
@@ -351,7 +351,7 @@ def test_a_server_that_fails_loses_the_episode(
 
 
 def test_without_httpx_one_sentence(monkeypatch: pytest.MonkeyPatch, data: dict[str, str]) -> None:
-    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
     env = turnrl.make(
         ID, data=data["data"], retriever={"name": "http", "url": "http://localhost/other"}
     )
