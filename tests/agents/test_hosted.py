@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import turnrl
 from turnrl import Episode, UserError
-from turnrl.agents.episode import StopReason
+from turnrl.agents.episode import Group, StopReason
 from turnrl.agents.evaluation import Evaluation
+from turnrl.training.batch import TokenBatch
 
 from ..logged import nothing_logged
 from ..toy_world import COLOURS
@@ -355,6 +356,19 @@ def test_token_ids_and_logprobs_are_kept_where_they_are_told() -> None:
         [p["logprob"] for p in one["logprobs"]["content"]] for one in sent
     ]
     assert result.tokens == sum(len(one["token_ids"]) for one in sent)
+
+
+def test_what_was_told_can_be_trained_on() -> None:
+    episodes: list[Episode] = []
+    with serving(told) as server:
+        measured(server, tasks=2, episodes=episodes)
+    batch = TokenBatch.pack([Group(episode.task, [episode]) for episode in episodes])
+    assert batch.turn_BL.shape[0] == 2, "each episode is one sequence"
+    for row, episode in enumerate(episodes):
+        for t, turn in enumerate(episode.turns):
+            own = batch.turn_BL[row] == t
+            assert batch.tokens_BL[row][own].tolist() == turn.response_ids
+            assert batch.logprobs_of("engine")[row][own].tolist() == turn.logprobs
 
 
 def test_a_rewritten_prompt_begins_a_new_sequence() -> None:
