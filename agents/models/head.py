@@ -69,7 +69,9 @@ class Head:
 
     def said(self, logits_NV: Tensor) -> Tensor:
         """Leave what is never said out of logits [N, rows] that the model itself computed."""
-        logits_NV = at_least_float32(logits_NV[:, : self.known])
+        if self.known < self.rows:  # a slice costs a copy in the backward pass
+            logits_NV = logits_NV[:, : self.known]
+        logits_NV = at_least_float32(logits_NV)
         if len(self._holes_N):
             logits_NV = logits_NV.index_fill(1, self._holes_N, _NEVER)
         return logits_NV
