@@ -54,7 +54,7 @@ Each method names its paper, if it has one, and its source, which is what we wor
 
 
 def page() -> str:
-    """The whole page."""
+    """Write the page of all methods."""
     parts = [INTRODUCTION]
     for slot, registry in slots().items():
         parts.append(f"## {registry.title} (`{slot}`)\n")
@@ -116,7 +116,7 @@ BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
 
 
 def recipe_page() -> str:
-    """The page about the keys of a recipe."""
+    """Write the page about the keys of a recipe."""
     parts = [RECIPE]
     for name, (model, about) in BLOCKS.items():
         parts.append(f"## `{name}`\n\n{about}\n" if name else f"## {about}\n")
@@ -127,7 +127,7 @@ def recipe_page() -> str:
 
 
 def row(key: str, field: FieldInfo) -> str:
-    """One key as a line of a table."""
+    """Write one key as a line of a table."""
     default = (
         ""
         if field.is_required()
@@ -163,7 +163,7 @@ def ships(id: str) -> bool:
 
 
 def worlds_page() -> str:
-    """The page about the parameters of the worlds that ship with turnrl."""
+    """Write the page about the parameters of the worlds that ship with turnrl."""
     ids: dict[type[EnvSettings], list[str]] = {}
     for id in env_ids():
         if ships(id):

@@ -404,17 +404,18 @@ def test_children_writes_and_waits_have_one_helper_each(path: Path) -> None:
     assert name == ALONE or {ONE_PLACE[call] for call in called & ONE_PLACE.keys()} <= {name}
 
 
-SPOKEN = ("benchmarks", "cli", "envs", "examples", "foundation", "rewards")
+SPOKEN = (*FLOORS, "benchmarks", "docs", "examples", "tests/outsider")
 """The folders in which the docstring of a function begins with a verb, followed by its object."""
 VERBS = (
     """
-    Add Answer Ask Bring Build Call Change Check Choose Close Collect Compare Compile Compute
-    Copy Count Cut Decide Decorate Describe Do Draw Empty End Feed Fetch Find Flip Force Forget
-    Fork Free Get Give Go Hand Have Ignore Import Interrupt Join Keep Kill Leave Lend Let List
-    Load Look Lose Make Map Measure Move Name Note Open Pack Pair Parse Pay Play Prepare Print
-    Put Raise Read Rebuild Reduce Refuse Register Remove Render Replace Replay Reset Restore
-    Return Rewrite Run Say Send Serve Show Sleep Split Start Stop Strip Subtract Take Tell Test
-    Train Translate Try Turn Use Wait Warn Work Write Yield
+    Act Add Answer Ask Bind Bring Build Call Change Check Choose Clip Close Collect Compare Compile
+    Compute Copy Count Cut Decide Declare Decorate Describe Do Draw Empty Encode End Exchange Fail
+    Feed Fetch Fill Find Flip Force Forget Fork Free Get Give Go Grow Hand Have Hide Ignore Import
+    Interrupt Join Keep Kill Leave Lend Let List Load Look Lose Make Map Measure Merge Move Multiply
+    Name Note Open Overwrite Pack Pair Parse Pay Play Prepare Print Put Raise Read Rebuild Reduce
+    Refuse Register Remember Remove Render Replace Replay Reset Restore Retell Return Rewrite Round
+    Run Sample Say Scramble Send Serve Set Show Skip Sleep Split Start Stop Store Strip Subtract
+    Take Tell Test Train Translate Try Turn Undo Unpack Use Wait Warn Work Wrap Write Yield
     """
 ).split()
 """All verbs that a docstring begins with, by the alphabet. A new one is added here on purpose."""

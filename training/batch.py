@@ -191,7 +191,7 @@ class TokenBatch:
         return torch.where(self.mask_BL, spread_BL, 0)
 
     def per_turn(self, values_BL: Tensor) -> Tensor:
-        """Sum over each turn's sampled tokens, float64: [B, L] -> [E, T].
+        """Add up each turn's sampled tokens, float64: [B, L] -> [E, T].
 
         NaN elsewhere is harmless.
         """
@@ -201,7 +201,7 @@ class TokenBatch:
         return sums_ET.index_put_(where, values_BL[rows, columns].double(), accumulate=True)
 
     def per_episode(self, values_B: Tensor) -> Tensor:
-        """Sum over each episode's sequences: [B] -> [E]."""
+        """Add up each episode's sequences: [B] -> [E]."""
         return values_B.new_zeros(self.episodes).index_add_(0, self.episode_B, values_B)
 
     def select(self, rows: Sequence[int] | Tensor) -> TokenBatch:

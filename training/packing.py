@@ -165,7 +165,7 @@ def columns(rows: Sequence[tuple[int, TokenRow]], device: torch.device | str) ->
 
 
 def numbered(names: Sequence[Sequence[str | None]], device: torch.device | str) -> Tensor:
-    """Number names in the order of their appearance [E, T].
+    """Give each name a number, in the order of their appearance [E, T].
 
     -1 for None and where there is no turn.
     """

@@ -252,7 +252,7 @@ class _Match:
 async def _judge(
     recipe: Recipe, rewards: Sequence[TurnReward], tasks: Sequence[Task], match: _Match
 ) -> ProbeReport:
-    """Judge what was played: the players of a task are one group to the rewards.
+    """Ask the rewards about what was played: the players of a task are one group to them.
 
     As if one policy had played them all.
     """

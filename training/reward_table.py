@@ -96,7 +96,7 @@ class RewardTable:
 
     @property
     def sums_KE(self) -> Tensor:
-        """Sum each reward over each episode, unweighted."""
+        """Add up each reward over each episode, unweighted."""
         return torch.where(self.mask_ET, self.values_KET, 0.0).sum(2)
 
     @property

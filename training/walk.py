@@ -139,7 +139,7 @@ class Trainer:
         return metrics | self.timing()
 
     async def learn(self, view: StepView) -> Record:
-        """Update the policy, push its weights, and return all metrics of the step."""
+        """Make an update, push the policy's weights, and return all metrics of the step."""
         what = f"step {view.step + 1}"
         works = await self.companions.works(view)
         with self._clock("update"), enough_memory(what, LOWER.format(self.stage.label)):
@@ -154,7 +154,7 @@ class Trainer:
         return {**view.metrics, **self.companions.diagnose(view, partial(self.due, view.step))}
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:
-        """Reward what was played, and leave out episodes that could not be measured."""
+        """Pay what was played, and leave out what could not be measured."""
         session = self.session
         with self._clock("reward"), played.conversations:
             table = await reward_all(

@@ -172,7 +172,7 @@ class Conversation:
         return await self.engine._generate(self.id, prompt, sampling)
 
     async def score(self, tokens: Sequence[int], start: int) -> list[float]:
-        """Score tokens as `Engine.score` does, from what the engine keeps of this conversation.
+        """Compute log-probabilities as `Engine.score` does, from what is kept of the conversation.
 
         Nothing else of `tokens` is kept afterwards.
         """
@@ -302,7 +302,10 @@ class Engine(ABC):
     async def _score(
         self, conversation: str | None, tokens: Sequence[int], start: int
     ) -> list[float]:
-        """Score tokens that fit, at least one of them; `conversation` is None for none."""
+        """Compute log-probabilities of tokens that fit, at least one.
+
+        `conversation` is None for none.
+        """
         raise NotImplementedError
 
     async def _push(self, weights: Mapping[str, Tensor], version: int) -> None:

@@ -66,7 +66,7 @@ class EngineTrial:
             raise Skip(f"it does not declare '{what}'")
 
     async def push(self, which: int, version: int) -> None:
-        """Push one of the two sets of weights; skip the rule if there are none."""
+        """Give the engine one of the two sets of weights; skip the rule if there are none."""
         self.can("takes_weights")
         if self.weights is None:
             raise Skip("no weights were given to push")

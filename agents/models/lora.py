@@ -86,6 +86,6 @@ def untouched_adapters(model: Any) -> bool:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """Switch the adapters of a model off inside the block."""
+    """Turn the adapters of a model off inside the block."""
     with model.disable_adapter():
         yield

@@ -216,7 +216,7 @@ class Endpoint:
         return UserError(f"{where} refused the first request: {error.message}")
 
     def say(self, what: str) -> None:
-        """Warn of what became of requests, without what is secret."""
+        """Say in a warning what became of requests, without what is secret."""
         where = f"the {self.who} '{self.config.model}' at {shown_url(self.config.url)}"
         logger.warning("%s", visible(f"{where} {self.redacted(what)}"))
 

@@ -27,7 +27,7 @@ CAN = Capabilities(scores=True, takes_weights=True, bit_exact=True)
 
 
 def table(seed: int) -> dict[str, torch.Tensor]:
-    """Random weights."""
+    """Draw random weights."""
     rng = random.Random(seed)
     pairs = [[rng.gauss(0, 2) for _ in range(VOCABULARY)] for _ in range(VOCABULARY)]
     return {"pairs": torch.tensor(pairs)}
@@ -43,11 +43,11 @@ class EchoEngine(Engine):
 
     @property
     def kept_tokens(self) -> int:
-        """What it has read of conversations that are not closed."""
+        """Count the tokens that were read of conversations that are not closed."""
         return sum(self.read.values())
 
     def logprobs(self, last: int, temperature: float = 1.0) -> list[float]:
-        """Log-probabilities of the token after `last`."""
+        """Compute the log-probabilities of the token after `last`."""
         if not 0 <= last < VOCABULARY:
             raise EngineError(f"{last} is no token of this model")
         scaled = [value / temperature for value in self.pairs[last]]
@@ -103,9 +103,9 @@ class Echo(EngineConfig):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Everything but the trainer's module."""
+        """Declare everything but sharing the trainer's module."""
         return CAN
 
     def make(self, loaded: Any, max_context: int | None) -> EchoEngine:
-        """Make one; the model that was loaded is not looked at."""
+        """Make an engine; the model that was loaded is not looked at."""
         return EchoEngine(max_context or self.context)

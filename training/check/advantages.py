@@ -29,7 +29,7 @@ def _answer(credit: Credit, given: Sample) -> Tensor:
 
 
 def _per_turn(values_BL: Tensor, batch: TokenBatch) -> list[Tensor]:
-    """Average the advantages of the tokens of each turn, episode by episode."""
+    """Compute the mean advantage of the tokens of each turn, episode by episode."""
     tokens_ET = batch.per_turn(batch.mask_BL.double())
     mean_ET = batch.per_turn(values_BL) / tokens_ET.clamp(min=1)
     return [row[: int(turns)] for row, turns in zip(mean_ET, batch.turns_E, strict=True)]

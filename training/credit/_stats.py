@@ -30,7 +30,7 @@ def group_stats(values_E: Tensor, group_E: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def group_sum(values_E: Tensor, index_E: Tensor, groups: int) -> Tensor:
-    """Sum over the episodes of each group: [E, ...] -> [groups, ...]."""
+    """Add up the episodes of each group: [E, ...] -> [groups, ...]."""
     return values_E.new_zeros(groups, *values_E.shape[1:]).index_add_(0, index_E, values_E)
 
 
@@ -130,14 +130,14 @@ class Steps:
         return torch.where(self.boundaries()[1:], landed_ET[self.episode_S, self.turn_S], 0.0)
 
     def grid(self, values_S: Tensor) -> Tensor:
-        """Arrange a number per step by episodes, [S] -> [E, N]; 0 after the end of an episode."""
+        """Put a number per step on a grid by episodes, [S] -> [E, N]; 0 after an episode's end."""
         width = int(self.step_S.max()) + 1 if len(self.step_S) else 0
         out_EN = values_S.new_zeros(self.batch.episodes, width)
         out_EN[self.episode_S, self.step_S] = values_S
         return out_EN
 
     def flat(self, values_EN: Tensor) -> Tensor:
-        """Read a number per step from an arrangement by episodes, [E, N] -> [S]."""
+        """Read a number per step from a grid by episodes, [E, N] -> [S]."""
         return values_EN[self.episode_S, self.step_S]
 
     def scatter(self, values_S: Tensor, fill: float = 0.0) -> Tensor:

@@ -45,7 +45,7 @@ class TagGroup(Credit):
         return "group" if self.alpha else "nothing"
 
     def __call__(self, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-        """Mix advantages of episodes with those of turns of equal tags [E, T], float64.
+        """Add up advantages of episodes and those of turns of equal tags [E, T], float64.
 
         Raises UserError if no reward has the name `reward`.
         """

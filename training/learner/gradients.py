@@ -69,7 +69,7 @@ class Gradients:
         self.metrics.setdefault(name, []).append(value if math.isfinite(value) else float("nan"))
 
     def means(self) -> dict[str, float]:
-        """Average the numbers that were noted over minibatches."""
+        """Compute the means over minibatches of the numbers that were noted."""
         means = {name: sum(values) / len(values) for name, values in self.metrics.items()}
         if "engine_gap/max" in self.metrics:
             means["engine_gap/max"] = max(self.metrics["engine_gap/max"])

@@ -73,7 +73,7 @@ class Kl(Regularizer):
         )
 
     def _estimate_BL(self, logprobs_BL: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Estimate the KL divergence per token [B, L], and tell where a bound holds."""
+        """Compute the estimate per token [B, L], and tell where a bound holds."""
         free_BL = torch.where(batch.mask_BL, logprobs_BL - batch.logprobs_of("ref"), 0.0)
         d_BL = free_BL.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         far_BL = free_BL.detach().abs() > MAX_LOG_RATIO

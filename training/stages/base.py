@@ -46,7 +46,7 @@ class ModelSize:
     """Where it will be trained."""
 
     def mib(self, copies: int, token_budget: int, *, bf16: Bf16) -> int:
-        """Estimate the MiB of an update.
+        """Compute roughly the MiB of memory that an update takes.
 
         Args:
             copies: of all weights, in float32: weights, gradients, moments, frozen copies.

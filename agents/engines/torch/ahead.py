@@ -212,7 +212,10 @@ class Ahead:
         return slots.fetch(steps, len(requests))
 
     def _recorded(self, slots: Slots, way: tuple[int, bool, bool]) -> torch.cuda.CUDAGraph | None:
-        """Record a step in which no response goes on; None for a model that cannot be recorded."""
+        """Make a CUDA graph of a step in which no response goes on.
+
+        None for a model that cannot be recorded.
+        """
         device = self.cache.device
         try:
             with torch.cuda.device(device):

@@ -273,7 +273,7 @@ class TorchEngine(Engine):
         return shared
 
     def _evict(self, extra: int) -> None:
-        """Drop caches of conversations without a request until `extra` more tokens fit."""
+        """Free caches of conversations without a request until `extra` more tokens fit."""
         excess = self._cache.cached_tokens + extra - self.max_cached_tokens
         pending = {request.conversation for request in self._scheduler.requests}
         idle = [(row.used, name) for name, row in self._rows.items() if name not in pending]

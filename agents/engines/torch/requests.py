@@ -35,9 +35,9 @@ class TorchRequest(Request):
 
 
 def together(requests: Iterable[TorchRequest], budget: int) -> list[list[TorchRequest]]:
-    """Group requests to encode at once: of similar length, within a budget of padded tokens.
+    """Put requests into groups to encode at once: of similar length, within a budget.
 
-    Each group is in the order of its rows.
+    The budget is of padded tokens. Each group is in the order of its rows.
     """
     new = {request: len(request.tokens) - len(request.admitted_row.tokens) for request in requests}
     groups: list[list[TorchRequest]] = []

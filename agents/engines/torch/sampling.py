@@ -82,7 +82,7 @@ def _signed(number: np.uint64) -> int:
 
 
 def _shifted(bits_B: Tensor, shift: int) -> Tensor:
-    """Shift 64 bits to the right, zeros after them: of a signed number torch repeats the sign."""
+    """Move 64 bits to the right, zeros after them: of a signed number torch repeats the sign."""
     return (bits_B >> shift) & ((1 << (64 - shift)) - 1)
 
 
