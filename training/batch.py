@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..agents.episode import Group, StopReason, episodes_of
+from ..agents.models.devices import moved
 from ..agents.models.forward import Scores
 from ..foundation.errors import UserError
 from ..foundation.plugins import Need
@@ -224,7 +225,7 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """Move the batch to another device."""
-        return self._map(lambda _, value: value.to(device))
+        return self._map(lambda _, value: moved(value, device))
 
     def _map(self, change: Callable[[str, Tensor], Tensor]) -> TokenBatch:
         """Replace every tensor by what `change` makes of its name and value."""

@@ -169,8 +169,7 @@ class Ahead:
         self._slots: dict[int, Slots] = {}
         self._graphs: dict[tuple[Any, ...], torch.cuda.CUDAGraph | None] = {}
         """By what they were recorded for; None where that was not possible."""
-        # Replayed one after the other, and what they make is read before the next: one memory.
-        self._pool = torch.cuda.graph_pool_handle() if self.records else None
+        self._pool: Any = None
         self._generation = -1
 
     def decode(self, requests: Sequence[TorchRequest]) -> list[Sampled]:
@@ -192,6 +191,7 @@ class Ahead:
         if self._generation != cache.generation:
             self._generation = cache.generation
             self._graphs.clear()
+            self._pool = None  # the memory of graphs that are gone cannot be recorded into again
         slots = self._slots.get(rows)
         if slots is None:
             made = Slots(rows, cache.head.known, self.steps, cache.device)
@@ -224,10 +224,15 @@ class Ahead:
                 with torch.cuda.stream(side):  # libraries allocate what they need at the first call
                     slots.advance(self.cache, *way)
                 torch.cuda.current_stream(device).wait_stream(side)
+                # Graphs are replayed one after the other, and nothing but the slots is read
+                # afterwards: one memory is enough for all of them.
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=self._pool):
+                # What other threads ask of the device meanwhile is no part of it, and no error.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     slots.advance(self.cache, *way)
         except RuntimeError as error:
+            self._pool = None
             logger.warning(
                 "a decode step of %s cannot be recorded as a CUDA graph, so it is slower: %s",
                 type(self.cache.model).__name__,
