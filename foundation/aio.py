@@ -1,4 +1,4 @@
-"""Await many coroutines at once, and leave none of them behind when one raises."""
+"""Await many coroutines at once and leave none behind, or one to its end whatever comes."""
 
 from __future__ import annotations
 
@@ -24,3 +24,20 @@ async def await_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def await_to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that must not be done by half: if the caller is cancelled meanwhile, that is
+    forgotten.
+
+    Whoever cancels has to say so in another way too, to be heard after it.
+    """
+    task = asyncio.ensure_future(coroutine)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # as everything is when a loop is closed
+                raise
+            if (caller := asyncio.current_task()) is not None:
+                caller.uncancel()

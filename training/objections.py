@@ -7,7 +7,7 @@ first episode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..agents.agent import LanguageAgent
@@ -17,7 +17,6 @@ from ..foundation.errors import UserError
 from ..foundation.plugins import Need
 
 if TYPE_CHECKING:
-    from ..rewards.base import TurnReward
     from .recipe import Recipe
     from .stages.rl import Rl
 
@@ -47,7 +46,7 @@ def reinforcement(stage: Rl, recipe: Recipe) -> Iterator[str]:
     yield from _groups(stage)
     yield from _updates(stage, recipe.agent.max_turns)
     yield from _steered(stage)
-    yield from _compared(stage, stage.rewards_paid(recipe.rewards))
+    yield from _compared(stage, recipe)
     yield from _returns(recipe, stage)
 
 
@@ -137,9 +136,8 @@ def _updates(stage: Rl, most_turns: int) -> Iterator[str]:
         )
 
 
-def _compared(stage: Rl, rewards: Sequence[TurnReward]) -> Iterator[str]:
-    others = [stage.credit, stage.curriculum, *stage.modifiers, *stage.selection, *rewards]
-    asking = [stage.loss, *stage.regularizers, *stage.companions, *others]
+def _compared(stage: Rl, recipe: Recipe) -> Iterator[str]:
+    asking = stage.asking(recipe.rewards)
     needed = any(Need.REF_LOGPROBS in plugin.needs() for plugin in asking)
     if stage.reference.kind != "start" and not needed:
         yield (

@@ -13,7 +13,8 @@ from ..agents.models.positions import text_config
 from ..envs import Split, Task, TextEnv, make
 from ..envs.registry import import_worlds
 from ..foundation.errors import UserError
-from ..foundation.plugins import TOLD_BY_WORLDS, Need
+from ..foundation.plugins import TOLD_BY_WORLDS, Need, Plugin
+from ..rewards.base import TurnReward
 from .corpus import marks
 from .recipe import Recipe
 from .session import known_renamings
@@ -69,16 +70,14 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
 
     Raises UserError if the world lacks tasks, symmetries or an expert it needs.
     """
-    asking = [
-        reward.name
-        for stage in recipe.stages
-        for reward in stage.rewards_paid(recipe.rewards)
-        if Need.EXPERT in reward.needs()
-    ]
+    asking = [plugin for plugin in _asking(recipe) if Need.EXPERT in plugin.needs()]
     if asking and type(prototype).expert_action is TextEnv.expert_action:
+        what, way = "plug-in", ""
+        if isinstance(asking[0], TurnReward):
+            what, way = "reward", ": set target: answer, or target: goal with a text"
         raise UserError(
-            f"reward '{asking[0]}' asks for the plan of the world's expert, and {prototype.id} has"
-            " no expert: set target: answer, or target: goal with a text"
+            f"{what} '{asking[0].name}' asks for the plan of the world's expert, and"
+            f" {prototype.id} has no expert{way}"
         )
     wanted: dict[Split, int] = {"train": 0, "valid": 0, "test": recipe.evaluate.test_tasks}
     for stage in recipe.stages:
@@ -100,6 +99,10 @@ def wanted_tasks(recipe: Recipe, prototype: TextEnv) -> list[Task]:
 
 
 def env_extras(recipe: Recipe) -> frozenset[Need]:
-    """List what the rewards ask the worlds to tell."""
-    rewards = [r for stage in recipe.stages for r in stage.rewards_paid(recipe.rewards)]
-    return frozenset[Need]().union(*(reward.needs() for reward in rewards)) & TOLD_BY_WORLDS
+    """List what rewards, and whatever else a step is made of, ask the worlds to tell."""
+    return frozenset[Need]().union(*(p.needs() for p in _asking(recipe))) & TOLD_BY_WORLDS
+
+
+def _asking(recipe: Recipe) -> list[Plugin]:
+    """List every plug-in that may need something in some stage."""
+    return [plugin for stage in recipe.stages for plugin in stage.asking(recipe.rewards)]

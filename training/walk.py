@@ -19,6 +19,7 @@ from ..agents.episode import Group, episodes_of
 from ..agents.evaluation import MOST_FAILED
 from ..agents.models.devices import random_state, restore_random_state
 from ..envs import Task
+from ..foundation.aio import await_to_the_end
 from ..foundation.plugins import Need
 from . import boundaries
 from .batch import TokenBatch, map_groups
@@ -150,7 +151,8 @@ class Trainer:
                 self.cause = "no gradient was finite, so no optimiser step was taken"
             view = replace(view, metrics={**view.metrics, **report, **factors})
             self.companions.steer(view, self.learner, updated=True)
-            await self.publisher.push(self.learner.weights(), view.step + 1)
+            # An update that is made counts: a signal is heard when the step is done.
+            await await_to_the_end(self.publisher.push(self.learner.weights(), view.step + 1))
         return {**view.metrics, **self.companions.diagnose(view, partial(self.due, view.step))}
 
     async def rewarded(self, played: Played) -> tuple[list[Group], dict[str, float]]:

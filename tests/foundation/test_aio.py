@@ -1,11 +1,11 @@
-"""Many are awaited together: in order, side by side, and none is left behind."""
+"""Many are awaited together, and none is left behind; one is awaited to its end."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from turnrl.foundation.aio import await_all
+from turnrl.foundation.aio import await_all, await_to_the_end
 
 
 async def value(i: int, seconds: float = 0.0) -> int:
@@ -68,3 +68,45 @@ def test_a_caller_that_is_cancelled_leaves_nothing_running() -> None:
     with pytest.raises(TimeoutError):
         asyncio.run(give_up())
     assert sorted(ended) == [0, 1, 2]
+
+
+def test_what_must_not_be_done_by_half_is_done_though_the_caller_is_cancelled() -> None:
+    done: list[str] = []
+
+    async def work() -> str:
+        done.append("begun")
+        await asyncio.sleep(0.02)
+        done.append("ended")
+        return "result"
+
+    async def caller() -> str:
+        result = await await_to_the_end(work())
+        await asyncio.sleep(0)  # what comes after it may wait again
+        return result
+
+    async def interrupted(times: int) -> str:
+        task = asyncio.ensure_future(caller())
+        for _ in range(times):
+            await asyncio.sleep(0.001)
+            task.cancel()
+        return await task
+
+    for times in (0, 1, 3):
+        done.clear()
+        assert asyncio.run(interrupted(times)) == "result"
+        assert done == ["begun", "ended"]
+
+
+def test_what_is_awaited_to_its_end_raises_what_it_raises_and_ends_with_the_loop() -> None:
+    async def wrong() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("one")
+
+    with pytest.raises(ValueError, match="one"):
+        asyncio.run(await_to_the_end(wrong()))
+
+    async def left_behind() -> None:
+        asyncio.ensure_future(await_to_the_end(asyncio.sleep(60)))  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    asyncio.run(left_behind())

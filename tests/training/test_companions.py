@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from turnrl.agents.config import AgentConfig
 from turnrl.agents.engines.base import ContextOverflow
 from turnrl.agents.episode import Episode, Group, StopReason, Turn
 from turnrl.agents.models.forward import Scores
-from turnrl.envs import Task
+from turnrl.envs import Outcome, Split, Task, TextEnv, register
 from turnrl.foundation.errors import PluginError, UserError
+from turnrl.foundation.plugins import Need
 from turnrl.training.auxiliary.base import AUXILIARIES, Auxiliary
 from turnrl.training.auxiliary.spark_recycle import SparkRecycle, balanced, questions
 from turnrl.training.batch import TokenBatch
@@ -32,6 +34,7 @@ from turnrl.training.learner.config import LearnerConfig
 from turnrl.training.learner.local import Learner
 from turnrl.training.losses.base import LOSSES, PolicyLoss
 from turnrl.training.objective import LossOutput
+from turnrl.training.plan import env_extras, plan
 from turnrl.training.run import train
 from turnrl.training.view import StepView
 from turnrl.training.walk import Trainer
@@ -407,6 +410,44 @@ def test_a_run_with_companions_that_is_resumed_is_the_run_that_was_not(tmp_path:
     assert any(line.get("spark_recycle/questions", 0) > 0 for line in found)
     assert found[0]["factor/kl"] == 1.0
     assert found[-1]["factor/kl"] != 1.0
+
+
+class ShyEnv(TextEnv):
+    """A world without an expert."""
+
+    sizes: ClassVar[dict[Split, int]] = {"train": 8, "valid": 4, "test": 4}
+    instructions = "Say anything."
+
+    def _begin(self, task: Task) -> Outcome:
+        return Outcome("Well?")
+
+    def _act(self, action: str) -> Outcome:
+        return Outcome("Good.", ended=True, success=True)
+
+
+register("toy/shy-v0", ShyEnv)
+
+
+class Progressing(Diagnostic):
+    """Measures how far the episodes of a step came, as the world tells it."""
+
+    requires: ClassVar[frozenset[Need]] = frozenset({Need.PROGRESS, Need.EXPERT})
+    name: Literal["progressing"] = "progressing"
+
+    def __call__(self, view: StepView) -> Mapping[str, float]:
+        episodes = [episode for group in view.groups for episode in group]
+        told = [episode.turns[-1].progress for episode in episodes]
+        assert all(episode.expert for episode in episodes)
+        return {"mean": statistics.mean(value for value in told if value is not None)}
+
+
+def test_worlds_tell_what_somebody_beside_the_walk_needs(tmp_path: Path) -> None:
+    given = data(steps=1, diagnostics=[{"name": f"{HERE}:Progressing"}])
+    assert env_extras(Recipe.parse(given)) == {Need.PROGRESS}
+    [step] = steps_of(trained(tmp_path / "run", given))
+    assert 0 <= step["progressing/mean"] <= 1
+    with pytest.raises(UserError, match=r"plug-in 'progressing' asks for the plan of the world's"):
+        plan(given | {"env": {"id": "toy/shy-v0"}})
 
 
 # What goes wrong is named.

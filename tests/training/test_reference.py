@@ -177,6 +177,20 @@ def test_trained_adapters_are_copied_beside_one_set_of_other_weights() -> None:
     assert not any(p.requires_grad for p in frozen_copy(policy).parameters())
 
 
+def test_a_snapshot_copies_neither_frozen_weights_nor_a_reference_that_stands_still() -> None:
+    batch, policy = batch_of("full_history"), loaded(lora=2).model
+    learner, before = learner_of(policy), bases(policy)
+    kept = learner.snapshot()
+    assert bases(policy) == before
+    start = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    learn(learner, batch)
+    assert any(not torch.equal(p, start[name]) for name, p in policy.named_parameters())
+    learner.rollback(kept)
+    assert all(torch.equal(p, start[name]) for name, p in policy.named_parameters())
+    whole = learner_of(loaded().model)
+    assert "reference" not in whole.snapshot()
+
+
 def test_a_resumed_reference_of_adapters_is_still_the_policy_without_them() -> None:
     batch, policy = batch_of("full_history"), loaded(lora=2).model
     learner = learner_of(policy)

@@ -16,6 +16,7 @@ from turnrl.agents.models.load import load
 from turnrl.agents.symmetry import rename
 from turnrl.envs import make
 from turnrl.training.batch import TokenBatch
+from turnrl.training.publisher import Publisher
 from turnrl.training.run import train
 from turnrl.training.run_folder.log import Record, RunLog
 from turnrl.training.session import Session
@@ -231,3 +232,30 @@ def test_the_share_of_useful_tokens_is_a_share(tmp_path: Path) -> None:
     assert metrics.get("lost/env_error", 0) == len(lost)
     assert metrics["episodes"] == 6 - len(lost)
     assert metrics["tokens_per_second"] > 0
+
+
+def test_a_signal_after_the_update_is_heard_when_the_step_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the weights of a step that does not count would be saved, and it would be made twice."""
+    with session_of(tmp_path, recipe()) as session:
+        stage: Any = session.recipe.stages[1]
+        trainer = Trainer(session, stage, 1)
+        pushed: list[int] = []
+
+        async def step() -> Record:
+            pushing = asyncio.Event()
+
+            async def slow(publisher: Publisher, weights: Any, version: int) -> None:
+                pushing.set()
+                await asyncio.sleep(0.01)
+                pushed.append(version)
+
+            monkeypatch.setattr(Publisher, "push", slow)
+            task = asyncio.ensure_future(trainer.step(0))
+            await pushing.wait()
+            task.cancel()
+            return await task
+
+        assert "loss/policy" in asyncio.run(step())
+        assert pushed == [1]

@@ -274,25 +274,35 @@ class Learner:
     def _restore(self, state: Mapping[str, Any]) -> None:
         restore_optimizer(self.optimizer, state["optimizer"])
         for module, key in ((self.critic, "critic"), (self.reference, "reference")):
-            if module is not None:
+            if module is not None and key in state:
                 module.load_state_dict(state[key])
         self.average.load_state_dict(state["average"])
         self.factors = dict(state["factors"])
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy all that an update changes, to `rollback` to."""
-        changing = {key: value for key, value in self.state_dict().items() if key != "initial"}
+        """Copy all that an update changes, to `rollback` to; frozen weights and a reference that
+        stands still are not copied.
+        """
+        state = self.state_dict()
+        still = {"initial"}
+        if self.reference is None or not self.reference.follows:
+            still.add("reference")
+        changing = {key: value for key, value in state.items() if key not in still}
         memories = [memory_of(plugin) for plugin in (*self.objectives, *self.companions)]
-        return copy.deepcopy({"weights": self.weights(), "memories": memories} | changing)
+        copied: dict[str, Any] = copy.deepcopy(changing)
+        return copied | {"weights": trained_copy(self.model), "memories": memories}
 
+    @torch.no_grad()
     def rollback(self, snapshot: Mapping[str, Any]) -> None:
         """Undo every update since a `snapshot` was taken."""
-        snapshot = copy.deepcopy(dict(snapshot))
-        self.model.load_state_dict(snapshot["weights"])
-        self._restore(snapshot)
+        policy = dict(self.model.named_parameters())
+        for name, weight in snapshot["weights"].items():
+            policy[name].copy_(weight)
+        # An optimiser goes on with the tensors that it is given, and one can go back here again.
+        self._restore(copy.deepcopy(dict(snapshot)))
         remembering = (*self.objectives, *self.companions)
         for plugin, memory in zip(remembering, snapshot["memories"], strict=True):
-            plugin.load_state_dict(memory)
+            plugin.load_state_dict(copy.deepcopy(memory))
 
 
 def trained_copy(model: nn.Module) -> dict[str, Tensor]:

@@ -104,6 +104,11 @@ class Reference:
         """
         return self.own if self.config.kind == "start" else self._start
 
+    @property
+    def follows(self) -> bool:
+        """Tell whether it changes as the policy does."""
+        return self.config.kind in ("soup", "ema")
+
     @torch.no_grad()
     def follow(self, done: int) -> None:
         """Go after the policy, if it is time.
@@ -111,7 +116,7 @@ class Reference:
         Args:
             done: steps of the stage that are done.
         """
-        if self.config.kind not in ("soup", "ema") or done % self.config.every:
+        if not self.follows or done % self.config.every:
             return
         policy, own = dict(self.policy.named_parameters()), self.own
         for name, weight in own.items():

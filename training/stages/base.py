@@ -100,6 +100,10 @@ class Stage(Plugin):
         """Return the rewards that the stage asks, of its own or the recipe's `rewards`."""
         return ()
 
+    def asking(self, rewards: Sequence[TurnReward]) -> Sequence[Plugin]:
+        """Return every plug-in of it that may need something, `rewards_paid` among them."""
+        return self.rewards_paid(rewards)
+
     def objections(self, recipe: Recipe) -> Iterator[str]:
         """Yield why the recipe cannot run this stage, one sentence each."""
         yield from ()

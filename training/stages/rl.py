@@ -148,6 +148,12 @@ class Rl(Stage, LearnerConfig):
         """Return the stage's own rewards, or the recipe's if it has none."""
         return rewards if self.rewards is None else self.rewards
 
+    def asking(self, rewards: Sequence[TurnReward]) -> Sequence[Plugin]:
+        """Return all that a step is made of."""
+        judging = [*self.rewards_paid(rewards), self.credit, *self.modifiers]
+        choosing = [self.curriculum, *self.selection]
+        return [*judging, *choosing, self.loss, *self.regularizers, *self.companions]
+
     def objections(self, recipe: Recipe) -> Iterator[str]:
         """Yield why nothing would be learnt, or something else than was played."""
         return reinforcement(self, recipe)
@@ -155,7 +161,7 @@ class Rl(Stage, LearnerConfig):
     def plan(self, recipe: Recipe, size: ModelSize) -> dict[str, Any]:
         """Return the size of a step and of an update."""
         episodes = self.tasks_per_step * self.group_size
-        asking = [self.credit, self.loss, *self.regularizers, *self.companions]
+        asking = self.asking(recipe.rewards)
         needs = frozenset[Need]().union(*(plugin.needs() for plugin in asking))
         copies = 4  # weights, gradients and AdamW's two moments
         copies += 4 * (Need.VALUES in needs and self.critic.backbone == "separate")
@@ -163,7 +169,8 @@ class Rl(Stage, LearnerConfig):
         whole = recipe.model.lora is None
         if Need.REF_LOGPROBS in needs and (whole or self.reference.kind == "checkpoint"):
             copies += 1 + (self.reference.kind == "soup")
-        copies += whole and Need.INITIAL_WEIGHTS in needs
+        held = Need.REF_LOGPROBS in needs and self.reference.kind in ("start", "soup")
+        copies += whole and not held and Need.INITIAL_WEIGHTS in needs
         return {
             "episodes_per_step": episodes,
             "response_tokens_per_step_at_most": episodes
