@@ -229,8 +229,9 @@ def _attached(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode], *, artifacts: bool = False) -> None:
-    """Write episodes as compressed JSON lines, all or nothing; with `artifacts` those too. Raises
-    UserError.
+    """Write episodes as compressed JSON lines, all or nothing; with `artifacts` those too.
+
+    Raises UserError.
     """
     with new_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as file:
         for episode in episodes:

@@ -71,8 +71,9 @@ async def play(
     ask_expert: bool = False,
     hint: str = "",
 ) -> Episode:
-    """Play one episode to its end. Never raises for a failure of the world or the engine: see
-    `Episode.stop`.
+    """Play one episode to its end.
+
+    Never raises for a failure of the world or the engine: see `Episode.stop`.
 
     A response that the context cuts is acted on like any other, and is the last
     (`StopReason.CONTEXT_LIMIT`). If not even the opening fits, the only turn says nothing, so that
@@ -121,8 +122,9 @@ async def play(
 
 
 async def plan(world: EnvSession) -> list[str]:
-    """Return the actions by which the world's expert wins from here; none if it does not within
-    `LONGEST_PLAN`.
+    """Return the actions by which the world's expert wins from here.
+
+    None if it does not within `LONGEST_PLAN`.
     """
     actions: list[str] = []
     while len(actions) < LONGEST_PLAN and (action := await world.expert_action()) is not None:
@@ -190,8 +192,9 @@ async def play_many(
     keep: ExitStack | None = None,
     done: Callable[[Episode], None] | None = None,
 ) -> tuple[list[Episode], PlayStats]:
-    """Play all jobs; episodes come back in the order of the jobs, failed ones included
-    (`Episode.stop.failed`).
+    """Play all jobs; episodes come back in the order of the jobs.
+
+    Failed ones are among them (`Episode.stop.failed`).
 
     Args:
         max_turns, limit, ask_expert: see `play`.

@@ -344,8 +344,10 @@ class TokenBatch:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data, to be stored: ``tensors`` is a flat dict of contiguous
-        copies, which safetensors takes, and ``rest`` is JSON-serialisable.
+        """Return the batch as plain data, to be stored.
+
+        ``tensors`` is a flat dict of contiguous copies, which safetensors takes, and ``rest`` is
+        JSON-serialisable.
         """
         own = {item.name: getattr(self, item.name) for item in fields(self)}
         rest = {"temperature": self.temperature, "version": self.version}

@@ -40,8 +40,9 @@ from .work import Work
 
 
 def advantages_of(credit: Credit, rewards: RewardTable, batch: TokenBatch) -> Advantages:
-    """Ask an estimator for its advantages, and return them per token [B, L], float64, without
-    gradient.
+    """Ask an estimator for its advantages, and return them per token [B, L].
+
+    They are float64, without gradient.
     """
     what = f"credit '{credit.name}'"
     with boundary(what):
@@ -248,8 +249,9 @@ def _numbers(answer: Any, name: str, what: str) -> dict[str, float]:
 
 
 def memory_of(plugin: Plugin) -> dict[str, Any]:
-    """Ask a plug-in for what it remembers, and return a copy. It must be plain, or no checkpoint
-    could give it back.
+    """Ask a plug-in for what it remembers, and return a copy.
+
+    It must be plain, or no checkpoint could give it back.
     """
     what = f"plug-in '{plugin.name}'"
     with boundary(what):

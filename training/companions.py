@@ -47,8 +47,9 @@ class Companions:
         return [work for works in found for work in works]
 
     def steer(self, view: StepView, learner: Steerable, *, updated: bool) -> dict[str, float]:
-        """Let the controllers act, in order; returns the factors as they are then, if there is a
-        controller.
+        """Let the controllers act, in order; return the factors as they are then.
+
+        Empty if there is no controller.
         """
         for controller in self.controllers:
             boundaries.steer(controller, view, learner, updated=updated)

@@ -57,8 +57,9 @@ class Objective(Plugin):
             raise TypeError(f"{type(self).__name__} has no method '{hook}'")
 
     def probes(self) -> Mapping[str, Probe]:
-        """Name what it reads of the logits beside the log-probability, by its name in
-        `Scores.of`.
+        """Name what the objective reads of the logits beside the log-probability.
+
+        By its name in `Scores.of`.
         """
         return {}
 

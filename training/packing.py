@@ -53,8 +53,9 @@ class TokenRow:
 
 
 def rows_of(episode: Episode, merge: bool, closing: Collection[StopReason]) -> Iterator[TokenRow]:
-    """Write the sequences of an episode; the last one ends with the closing ids if they are
-    wanted.
+    """Write the sequences of an episode.
+
+    The last one ends with the closing ids if they are wanted.
     """
     row = TokenRow()
     for t, turn in enumerate(episode.turns):
@@ -115,8 +116,9 @@ def checked_pairs(pairs: Sequence[tuple[int, int]], answers: int) -> Sequence[tu
 
 
 def signals_of(episodes: Sequence[Episode], device: torch.device | str) -> dict[str, Tensor]:
-    """Collect what turns note (`Turn.signals`): ``NAME_ET``, float64, NaN where a turn has no such
-    number.
+    """Collect what turns note (`Turn.signals`) as ``NAME_ET``, float64.
+
+    NaN where a turn has no such number.
 
     Raises:
         UserError: what is noted is no number.

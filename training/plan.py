@@ -59,8 +59,9 @@ def plan(recipe: Recipe | str | Path | dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(recipe: Recipe, world: TextEnv) -> Recipe:
-    """Write every parameter of the world into the recipe, so that it means the same world when a
-    default has changed.
+    """Write every parameter of the world into the recipe.
+
+    So it means the same world when a default has changed.
     """
     return recipe.model_copy(update={"env": {"id": recipe.env_id, **world.whole_params()}})
 

@@ -131,8 +131,9 @@ class ProbeReport(BaseModel):
 def probe(
     recipe: Recipe | str | Path | dict[str, Any], *, tasks: int = 8, progress: bool = True
 ) -> ProbeReport:
-    """Let every probe and the world's expert play training tasks of a recipe, and compare what its
-    rewards pay.
+    """Let every probe and the world's expert play training tasks of a recipe.
+
+    What its rewards pay is compared.
 
     Args:
         recipe: a Recipe, the path of one, or its data.

@@ -91,8 +91,9 @@ class Session:
         *,
         keep: int | None = None,
     ) -> Evaluation:
-        """Play tasks of a split once each, at the evaluation temperature; the same random streams
-        at every call.
+        """Play tasks of a split once each, at the evaluation temperature.
+
+        The random streams are the same at every call.
 
         Args:
             split: train, valid or test.

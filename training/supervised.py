@@ -76,11 +76,10 @@ class SupervisedTrainer:
         self.optimizer = make_optimizer([(session.model.parameters(), 1.0)], stage.optim)
 
     async def run(self, state: TrainerState | None = None) -> int:
-        """Train until the validation loss stops falling, is low enough, or the epochs are over;
-        returns the updates.
+        """Train until the validation loss is low enough or ceases to fall, or the epochs are over.
 
-        The model then has the weights of the best look. With `state`, go on from what `state`
-        returned.
+        Returns the updates. The model then has the weights of the best look. With `state`, go on
+        from what `state` returned.
         """
         session = self.session
         session.where = f"before the first update of {self.label}"

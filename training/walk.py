@@ -230,8 +230,9 @@ class Trainer:
     # -- beside the walk ---------------------------------------------------------------------------
 
     def warn_of_survivors(self, step: int, metrics: Record) -> None:
-        """Say once that many episodes are missing, of which more were long than of those that are
-        left.
+        """Say once that many episodes are missing, if they are.
+
+        Those that are left are survivors, and fewer of them are long than should be.
         """
         failed = sum(value for key, value in metrics.items() if key.startswith("lost/"))
         unmeasured = sum(value for key, value in metrics.items() if key.startswith("lost/reward_"))

@@ -42,8 +42,9 @@ class Work:
     """What is told of it beside what the learner measures."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for objectives that cannot be added up, or advantages of another
-        shape.
+        """Raise ValueError for objectives that cannot be added up.
+
+        Or for advantages of another shape.
         """
         names = [term.name for term in self.objectives]
         if not names or len(set(names)) < len(names):

@@ -40,8 +40,9 @@ class Said:
 
     @property
     def text(self) -> str:
-        """Return the response as the parser ``tool_call`` reads it; its content alone without
-        calls.
+        """Return the response as the parser ``tool_call`` reads it.
+
+        Its content alone where there are no calls.
         """
         calls = (_written(name, arguments) for name, arguments in self.calls)
         return self.content + "".join(calls)

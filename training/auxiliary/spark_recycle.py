@@ -152,8 +152,9 @@ class SparkRecycle(Auxiliary):
 
 
 def questions(groups: Sequence[Group], rng: random.Random) -> list[Judgement]:
-    """Make every question about the episodes of a step; half of those about two, and one more if
-    their number is odd, have the success first.
+    """Make every question about the episodes of a step.
+
+    Half of those about two, and one more if their number is odd, have the success first.
     """
     found = []
     for group in groups:

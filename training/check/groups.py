@@ -77,8 +77,9 @@ def pays_by_memory(reward: TurnReward) -> None:
 
 @SELECTION.rule("answers")
 def selects(selection: Selection) -> str | None:
-    """Check that some of the episodes are kept, each once, or of what was played again; equal
-    questions have equal answers.
+    """Check that some episodes are kept, each once, or of what was played again.
+
+    Equal questions have equal answers.
     """
     replayed = 0
     for seed in SEEDS:

@@ -29,8 +29,10 @@ class Steerable(Protocol):
     """On the coefficient of each objective, by its name; 1 leaves it as the recipe has it."""
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy all that an update changes: weights, optimiser, average, critic, reference, factors,
-        and what plug-ins of the update remember.
+        """Copy all that an update changes.
+
+        That is weights, optimiser, average, critic, reference, factors, and what plug-ins of the
+        update remember.
         """
 
     def rollback(self, snapshot: Mapping[str, Any]) -> None:

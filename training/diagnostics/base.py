@@ -34,8 +34,9 @@ class Diagnostic(Plugin):
 
     @abstractmethod
     def __call__(self, view: StepView) -> Mapping[str, float]:
-        """Measure a step after its update: numbers by name. A number that there is not is left
-        out.
+        """Measure a step after its update: numbers by name.
+
+        A number that there is not is left out.
         """
 
 

@@ -76,8 +76,9 @@ def make_optimizer(
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over the moments of another process; decay and the like stay those that the recipe says
-    now.
+    """Take over the moments of another process.
+
+    Decay and the like stay those that the recipe says now.
 
     The rate is that of the last step: each step sets its own.
     """

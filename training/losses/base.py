@@ -110,9 +110,7 @@ class PolicyLoss(Objective):
         return out
 
     def added_up(self, out: LossOutput, batch: TokenBatch) -> tuple[Tensor, dict[str, float]]:
-        """Make the answer of a `batch_loss` of a loss per token: aggregated, metrics averaged over
-        the mask.
-        """
+        """Add up a loss per token, the answer of a `batch_loss`; average metrics over the mask."""
         out = self.corrected(out, batch)
         weights_BL, mask_BL = self.weights_BL(batch, out.loss_BL.dtype), batch.mask_BL
         tokens = max(int(mask_BL.sum()), 1)

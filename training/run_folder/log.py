@@ -85,8 +85,9 @@ class RunLog:
         write_text(self.folder.recipe, sealed(history + recipe.dump()))
 
     def result(self, result: Record) -> None:
-        """Write the last table, and the digests of all files beside the checkpoints, which have
-        their own.
+        """Write the last table, and the digests of all files beside the checkpoints.
+
+        Checkpoints have digests of their own.
         """
         text = json.dumps(finite(result), indent=1, allow_nan=False) + "\n"
         write_text(self.folder.result, text)
@@ -121,8 +122,9 @@ class RunLog:
             raise UserError(f"'{self.metrics}' {DAMAGED}") from None
 
     def mark(self) -> dict[str, Any]:
-        """Have the metrics on the disk; returns what `go_on` compares: their size and SHA-256,
-        those of episodes.
+        """Force the metrics onto the disk; return what `go_on` compares.
+
+        Their size and SHA-256, and the SHA-256 of episodes.
         """
         if self._size:
             with explaining_os_errors(self.metrics), self.metrics.open("ab") as file:

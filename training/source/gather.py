@@ -67,8 +67,9 @@ class Gathering:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of all that was played; those of what was played again by themselves,
-        under ``replay/``.
+        """Return the metrics of all that was played.
+
+        Those of what was played again are by themselves, under ``replay/``.
         """
         found = dict(merged(self.rounds))
         if self.selection:

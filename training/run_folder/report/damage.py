@@ -11,8 +11,9 @@ from ..folder import LAST, RunFolder
 
 
 def damage(run: RunFolder) -> Iterator[str]:
-    """Yield one sentence for each file beside the checkpoints that is missing or not what the run
-    wrote.
+    """Yield a sentence for each file that is missing or not what the run wrote.
+
+    Files of checkpoints are not looked at.
     """
     try:
         unsealed(run.recipe.read_text("utf-8", errors="replace"), run.recipe)
