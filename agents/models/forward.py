@@ -22,14 +22,9 @@ from . import narrow
 from .config import Bf16
 from .devices import computes_bf16
 from .head import Head
+from .tricks import pays
 
 logger = logging.getLogger(__name__)
-
-LOGIT_CHUNK = 1 << 23
-"""Most logits (tokens x vocabulary) held at once; beyond it they are recomputed in the backward
-pass.
-"""
-
 
 Probe = Callable[[Tensor, Tensor], Tensor]
 """(log-probabilities of the whole vocabulary [n, V], the tokens that came [n]) -> a number for each
@@ -145,7 +140,7 @@ def _token_scores(
                 found.append(probe(logprobs_nV, target_n))
         return logprobs_nV.gather(1, target_n[:, None]).squeeze(1), *found
 
-    size = max(LOGIT_CHUNK // head.rows, 1)
+    size = max(pays(hidden_ND.device).logits // head.rows, 1)
     if len(target_N) <= size:
         return dict(zip(names, chunk(hidden_ND, target_N), strict=True))
     parts = [

@@ -29,14 +29,20 @@ class Tricks:
     """Encode equal opening prompts of conversations once, and copy what is kept of them."""
     blocks: bool
     """Compute causal attention in blocks of queries."""
+    logits: int
+    """Most logits (tokens x vocabulary) of an update that are held at once; beyond it they are
+    computed again in the backward pass.
+    """
     ahead: int
     """Tokens that are sampled for each response before the host looks at them; more than 1 keeps
     the buffers of a cache where they are.
     """
 
 
-CPU = Tricks(last_layer=True, beginnings=True, openings=True, blocks=True, ahead=1)
-GPU = Tricks(last_layer=False, beginnings=False, openings=True, blocks=False, ahead=8)
+CPU = Tricks(last_layer=True, beginnings=True, openings=True, blocks=True, logits=1 << 23, ahead=1)
+GPU = Tricks(
+    last_layer=False, beginnings=False, openings=True, blocks=False, logits=1 << 26, ahead=8
+)
 
 
 def pays(device: torch.device) -> Tricks:

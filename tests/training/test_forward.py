@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from turnrl.agents.models import forward
+from turnrl.agents.models import tricks
 from turnrl.agents.models.forward import Probe, entropy, score, score_batch
 
 from ..agents.test_torch_engine import FAMILIES, VOCABULARY, build
@@ -110,7 +111,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, entropy_grad: bo
 
     logprobs_BL, entropy_BL, grads = run()
     for tokens in (1, 3, 7):
-        monkeypatch.setattr(forward, "LOGIT_CHUNK", tokens * VOCABULARY)
+        few = replace(tricks.CPU, logits=tokens * VOCABULARY)
+        monkeypatch.setattr(tricks, "CPU", few)
         chunked = run()
         torch.testing.assert_close(chunked[0], logprobs_BL, rtol=0, atol=1e-6)
         torch.testing.assert_close(chunked[1], entropy_BL, rtol=0, atol=1e-6)
