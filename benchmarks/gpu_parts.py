@@ -272,6 +272,8 @@ def training(bench: Bench) -> None:
 def ways(bench: Bench) -> None:
     """Measure an update, and the encoding of prompts, with each trick alone and without any."""
     none = dict.fromkeys(("last_layer", "beginnings", "openings", "blocks"), False)
+    each: list[dict[str, Any]] = [{}, *({name: True} for name in none)]
+    each += [{"encoded": 4096}, {"encoded": 65_536}, {"logits": 1 << 23}, {"logits": 1 << 28}]
     shape = SHAPES["quick"] if bench.quick else SHAPES["household"]
     for size in bench.sizes[:2]:
         model, tokenizer = model_of(size, bench.device)
@@ -279,17 +281,15 @@ def ways(bench: Bench) -> None:
         learner = learner_of(model, bench.bf16[-1], 16_384)
         some = prompts_of(bench, len(tokenizer), 2 if bench.quick else 12, shape.opening)
         prompts = [prompt for prompt in some for _ in range(shape.group)]
-        made = TorchEngine(model, tokenizer, max_batch=len(prompts))
-        for name in (None, *none):
-            with with_tricks(bench.device, **none | ({} if name is None else {name: True})):
-                figures: dict[str, Any] = {"trick": name, "size": size}
-                if name != "openings":
-                    figures["update"] = bench.seconds(lambda: update(learner, batch))  # noqa: B023
-                if name in (None, "openings", "last_layer"):
-                    figures["prompts"] = bench.seconds(lambda: answers(made, prompts, 1))  # noqa: B023
-            bench.tell(
-                **{k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
-            )
+        for fields in each:
+            with with_tricks(bench.device, **none | fields):
+                made = TorchEngine(model, tokenizer, max_batch=len(prompts))
+                bench.tell(
+                    trick=fields,
+                    size=size,
+                    update=bench.seconds(lambda: update(learner, batch)),  # noqa: B023
+                    prompts=bench.seconds(lambda: answers(made, prompts, 1)),  # noqa: B023
+                )
 
 
 async def steps_of(bench: Bench, size: str, shape: Shape, steps: int) -> list[dict[str, float]]:

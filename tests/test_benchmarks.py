@@ -177,8 +177,8 @@ def test_every_part_of_the_gpu_script_runs_on_a_cpu(
     assert step["tokens/generated"] == 2 * 2 * 3 * 3, "as many as the shape says"
     assert step["engine_gap/max"] < 1e-4
     assert found["update"][0]["utilisation"] > 0
-    assert [line["trick"] for line in found["tricks"]] == [
-        *(None, "last_layer", "beginnings", "openings", "blocks")
+    assert [list(line["trick"]) for line in found["tricks"]][:5] == [
+        *([], ["last_layer"], ["beginnings"], ["openings"], ["blocks"])
     ]
     assert found["learning"][0]["after"] is not None
 

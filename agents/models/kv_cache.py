@@ -72,6 +72,17 @@ class RowCache(Rows[CacheRow], Cache):  # type: ignore[misc]
     def _emptied(self) -> None:
         self._buffers.clear()
 
+    def spoilt(self, rows: Sequence[CacheRow]) -> None:
+        """Forget what is stored in rows of a pass that failed, and put zeros in its place.
+
+        A hidden key counts with a weight of 0, which leaves nothing of a number, and a NaN of a
+        NaN.
+        """
+        super().spoilt(rows)
+        with torch.inference_mode():
+            for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
+                buffer[[row.index for row in rows]] = 0.0
+
     def to_front(self, rows: Sequence[CacheRow]) -> None:
         """Move `rows` to the places 0, 1, 2, ... by swaps."""
         wanted = {row.index for row in rows}

@@ -74,7 +74,7 @@ class Rows(ABC, Generic[Row]):
         )
         self.head = Head(model)
         self.max_positions = exact_positions(model.config)
-        self.budget = 4096
+        self.budget = pays(self.device).encoded
         self.rows: list[Row] = []
         self.clock = 0
         self._free: set[int] = set()
@@ -137,6 +137,11 @@ class Rows(ABC, Generic[Row]):
             self.rows.clear()
             self._free.clear()
             self._emptied()
+
+    def spoilt(self, rows: Sequence[Row]) -> None:
+        """Forget what is stored in rows of a pass that failed: it may not be finite."""
+        for row in rows:
+            row.keep(0)
 
     def refresh(self) -> None:
         """Forget every stored token, because the weights changed; rows stay taken."""

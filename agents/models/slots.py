@@ -86,7 +86,10 @@ class SlotCache(RowCache):
         return hidden_BH
 
     def _emptied(self) -> None:
-        """Keep the buffers, unless they take much of a GPU's memory."""
+        """Keep the buffers as if they were new, unless they take much of a GPU's memory."""
+        with torch.inference_mode():
+            for buffer in (buffer for pair in self._buffers.values() for buffer in pair):
+                buffer.zero_()
         held = sum(t.numel() * t.element_size() for pair in self._buffers.values() for t in pair)
         if held and self.device.type == "cuda":
             _, total = torch.cuda.mem_get_info(self.device)

@@ -29,6 +29,8 @@ class Tricks:
     """Encode equal opening prompts of conversations once, and copy what is kept of them."""
     blocks: bool
     """Compute causal attention in blocks of queries."""
+    encoded: int
+    """Most padded tokens that the engine encodes in one forward pass."""
     logits: int
     """Most logits (tokens x vocabulary) of an update that are held at once; beyond it they are
     computed again in the backward pass.
@@ -39,9 +41,23 @@ class Tricks:
     """
 
 
-CPU = Tricks(last_layer=True, beginnings=True, openings=True, blocks=True, logits=1 << 23, ahead=1)
+CPU = Tricks(
+    last_layer=True,
+    beginnings=True,
+    openings=True,
+    blocks=True,
+    encoded=4096,
+    logits=1 << 23,
+    ahead=1,
+)
 GPU = Tricks(
-    last_layer=False, beginnings=False, openings=True, blocks=False, logits=1 << 26, ahead=8
+    last_layer=False,
+    beginnings=False,
+    openings=True,
+    blocks=False,
+    encoded=16_384,
+    logits=1 << 26,
+    ahead=8,
 )
 
 

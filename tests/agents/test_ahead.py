@@ -51,6 +51,9 @@ test_same_bits_whatever_environments_take = (
     test_torch_engine.test_same_bits_whatever_environments_take
 )
 test_score_leaves_the_cache_as_it_was = test_torch_engine.test_score_leaves_the_cache_as_it_was
+test_what_a_failed_pass_stored_harms_nobody = (
+    test_torch_engine.test_what_a_failed_pass_stored_harms_nobody
+)
 test_stops_and_lengths = test_torch_engine.test_stops_and_lengths
 test_training_works_after_generation = test_torch_engine.test_training_works_after_generation
 test_a_group_shares_its_opening = test_kv_cache.test_a_group_shares_its_opening

@@ -404,6 +404,37 @@ def test_failure_in_the_forward_pass_is_an_engine_error() -> None:
     assert run(ask(engine, prompt, Sampling(max_tokens=4))) == expected
 
 
+def test_what_a_failed_pass_stored_harms_nobody() -> None:
+    """Not the conversation, which asks again, and not the one that gets its row."""
+    model = build()
+    engine = TorchEngine(model)
+    spoils = [False]
+
+    def spoil(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan") if spoils[0] else output
+
+    handle = model.model.layers[0].self_attn.v_proj.register_forward_hook(spoil)
+
+    async def work() -> None:
+        others = [engine.conversation(name) for name in "xy"]  # keep what is stored alive
+        for talk in others:
+            talk.finish()
+        for again in (False, True):
+            talk = engine.conversation(f"a{again}")
+            spoils[0] = True
+            with pytest.raises(EngineError, match="not finite"):
+                await talk.generate(list(range(30)), Sampling(max_tokens=4))
+            spoils[0] = False
+            if again:
+                done = await talk.generate([1, 2], Sampling(max_tokens=4))
+                expected = reference(model, [1, 2, *done.token_ids], 2)
+                assert done.logprobs == pytest.approx(expected, abs=1e-5)
+            talk.close()
+
+    run(work())
+    handle.remove()
+
+
 def test_a_push_changes_results_and_drops_caches() -> None:
     model, other = build(seed=0), build(seed=1)
     engine = TorchEngine(model)

@@ -240,9 +240,7 @@ class TorchEngine(Engine):
             with self._cache.inference():
                 work()
         except Exception as error:
-            for request in requests:
-                if request.row is not None:
-                    request.row.keep(0)
+            self._cache.spoilt([r.row for r in requests if r.row is not None])
             failure = EngineError(f"forward pass failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._fail(requests, failure)
