@@ -25,6 +25,7 @@ from turnrl.agents.models.load import load
 from turnrl.agents.models.save import save
 from turnrl.agents.saved_agent import SavedAgent
 from turnrl.foundation.files import new_folder, tidy, write_text
+from turnrl.foundation.manifest import check_manifest, write_manifest
 from turnrl.training.run import train
 from turnrl.training.run_folder.checkpoint import TrainerState, write
 from turnrl.training.run_folder.log import RunLog
@@ -216,6 +217,19 @@ def test_a_damaged_checkpoint_is_named_and_not_used(copy: Path, name: str, how: 
     if name != "trainer.pt":
         with pytest.raises(UserError, match=rf"last/{name}' is damaged"):
             evaluate("toy/lights-v0", str(copy / "checkpoints" / "last"), progress=False)
+
+
+def test_a_state_of_another_format_is_refused_by_name(copy: Path) -> None:
+    folder = copy / "checkpoints" / "last"
+    about = check_manifest(folder)
+    assert about is not None
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    torch.save(state | {"format": 1}, folder / "trainer.pt")
+    write_manifest(folder, **{k: v for k, v in about.items() if k not in ("files", "sha256")})
+    before = contents(copy)
+    with pytest.raises(UserError, match=r"trainer\.pt' was written by another version of turnrl"):
+        run(copy, resume=True)
+    assert contents(copy) == before
 
 
 @pytest.mark.parametrize("how", DAMAGE)

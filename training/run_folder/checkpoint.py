@@ -26,6 +26,9 @@ ADAPTERS_FILE = "adapters.pt"
 """What a LoRA model trains, beside the merged weights that can be played."""
 
 
+FORMAT = 2
+"""Number of the format of a `TrainerState`, which grows whenever its parts hold something else."""
+
 NEEDED = (
     "without it the run cannot go on; restore it from a copy, or begin again with another --run"
 )
@@ -51,6 +54,7 @@ class TrainerState:
     """How the recipe was changed on the way, oldest first."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent so far, by phase."""
+    format: int = FORMAT
 
 
 @dataclass(slots=True)
@@ -118,6 +122,7 @@ def read(folder: Path) -> Saved:
     if (
         not isinstance(payload, dict)
         or payload.keys() != names | {"weights"}
+        or payload["format"] != FORMAT
         or "metrics" not in (about or {})
     ):
         raise UserError(
