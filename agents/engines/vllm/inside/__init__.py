@@ -1,0 +1,1 @@
+"""What runs inside the environment of a vLLM server; nothing of turnrl imports it."""
