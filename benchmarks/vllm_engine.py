@@ -41,7 +41,7 @@ CONTEXT = 1536
 
 
 def loaded_of(name: str) -> Loaded:
-    """A model with random weights, and the tokenizer that a server wants to have."""
+    """Make a model with random weights, and the tokenizer that a server wants to have."""
     tokenizer = tiny.train_tokenizer(["go north and take the coin " * 50], 400)
     model = tiny.build(tokenizer, max_context=CONTEXT, init_std=0.1, **MODELS[name])
     size = sum(p.numel() for p in model.parameters())
@@ -51,7 +51,7 @@ def loaded_of(name: str) -> Loaded:
 async def play(
     talk: Conversation, turns: int, new: int, sampled: int, vocabulary: int
 ) -> list[list[int]]:
-    """One conversation with random observations."""
+    """Play one conversation with random observations."""
     rng, history, said = random.Random(talk.id), list[int](), []
     async with talk:
         for turn in range(turns):
@@ -63,7 +63,7 @@ async def play(
 
 
 async def round_of(engine: Engine, workload: str, vocabulary: int) -> list[list[int]]:
-    """All conversations of a workload at once."""
+    """Play all conversations of a workload at once."""
     conversations, turns, new, sampled = WORKLOADS[workload]
     talks = [engine.conversation(f"{i:03d}") for i in range(conversations)]
     played = await asyncio.gather(*(play(talk, turns, new, sampled, vocabulary) for talk in talks))
@@ -71,13 +71,13 @@ async def round_of(engine: Engine, workload: str, vocabulary: int) -> list[list[
 
 
 def cpu_of_children() -> float:
-    """CPU seconds of all processes that this one has started and that still run."""
+    """Count the CPU seconds of all processes that this one has started and that still run."""
     children = psutil.Process().children(recursive=True)
     return sum(sum(child.cpu_times()[:2]) for child in children)
 
 
 def measure(model: str, rounds: int) -> list[dict[str, Any]]:
-    """Figures of one model."""
+    """Measure one model; returns a row for each workload."""
     loaded = loaded_of(model)
     engines: dict[str, Engine] = {
         "torch": TorchEngine(loaded.model, max_batch=32),
@@ -119,7 +119,7 @@ def measure(model: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,8 +14,6 @@ from ..base import Capabilities, Engine, EngineConfig
 if TYPE_CHECKING:
     from ...models.load import Loaded
 
-CAN = Capabilities(scores=True, takes_weights=True)
-
 
 class VllmEngineConfig(EngineConfig):
     """Generate on a vLLM server, which is started here and given the weights after every step.
@@ -61,7 +59,7 @@ class VllmEngineConfig(EngineConfig):
     @property
     def capabilities(self) -> Capabilities:
         """Declare scores and weights: its module is its own, and its batches depend on timing."""
-        return CAN
+        return Capabilities(scores=True, takes_weights=True)
 
     def make(self, loaded: Loaded, max_context: int | None) -> Engine:
         """Start a server with the loaded weights, or look at the one that runs.

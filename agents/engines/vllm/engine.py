@@ -30,8 +30,7 @@ from ...teachers.reply import HttpReply
 from ..base import Completion, EngineError, Sampling
 from ..openai import OpenAIEngine, longest_context, read_completion, sampled
 from ..torch.sampling import StopText, finish_reason
-from . import CAN
-from .gate import Gate
+from .push_gate import PushGate
 from .server import MODEL, Server, servable
 from .shelf import Shelf
 
@@ -75,7 +74,7 @@ class VllmEngine(OpenAIEngine):
         self._dtype = config.dtype
         """The type that the server computes in."""
         self._stop_text = StopText(loaded.tokenizer)
-        self._gates: dict[asyncio.AbstractEventLoop, Gate] = {}
+        self._gates: dict[asyncio.AbstractEventLoop, PushGate] = {}
         self._under_way, self._since = 0, 0.0
         self._process: int | None = None
         self._lost: RunFailed | None = None
@@ -88,7 +87,7 @@ class VllmEngine(OpenAIEngine):
                 self.server = Server(config, self._shelf.folder, max_context)
                 self.server.start(self._shelf.current)
             self._control = self._endpoint("")
-            super().__init__(self._endpoint("/v1"), max_context, CAN)
+            super().__init__(self._endpoint("/v1"), max_context, config.capabilities)
             # In a thread of its own: an engine may be made where an event loop runs.
             with ThreadPoolExecutor(1) as alone:
                 alone.submit(asyncio.run, self._meet()).result()
@@ -141,8 +140,9 @@ class VllmEngine(OpenAIEngine):
     def _ended(
         self, ids: list[int], known: int, sampling: Sampling
     ) -> tuple[int, FinishReason | None]:
-        """Where and why a response ends, of which `known` tokens do not end it; at its last token,
-        and for no reason, if it goes on.
+        """Find where and why a response ends, of which `known` tokens do not end it.
+
+        One that goes on ends at its last token, for no reason.
         """
         for count in range(known + 1, len(ids) + 1):
             reason = finish_reason(ids[:count], sampling, self._stop_text)
@@ -218,6 +218,10 @@ class VllmEngine(OpenAIEngine):
                 self.stats.busy_seconds += time.perf_counter() - self._since
 
     @property
+    def _where(self) -> str:
+        return "vLLM's server" if self.server else f"the vLLM server at {self.config.url}"
+
+    @property
     def _starts(self) -> int:
         return 0 if self.server is None else self.server.starts
 
@@ -233,7 +237,7 @@ class VllmEngine(OpenAIEngine):
             raise EngineError(str(error)) from error
         if self.server is None:
             raise RunFailed(
-                f"the vLLM server at {self.config.url} does not answer any more ({error}); a server"
+                f"{self._where} does not answer any more ({error}); a server"
                 " that was given is not started again: start it, and go on with --resume"
             )
         if self._lost is not None:
@@ -253,7 +257,7 @@ class VllmEngine(OpenAIEngine):
         await self._meet()
 
     def _gave_up(self, why: str) -> RunFailed:
-        """The failure that every request meets from now on."""
+        """Make the failure that every request meets from now on."""
         self._lost = RunFailed(why)
         return self._lost
 
@@ -273,7 +277,7 @@ class VllmEngine(OpenAIEngine):
             limit = await longest_context(self.endpoint)
             if limit is not None and limit <= self.max_context:
                 raise UserError(
-                    f"the vLLM server at {self.config.url} holds {limit} tokens, and a context of"
+                    f"{self._where} holds {limit} tokens, and a context of"
                     f" {self.max_context} needs one more: start it with --max-model-len"
                     f" {self.max_context + 1}"
                 )
@@ -281,12 +285,12 @@ class VllmEngine(OpenAIEngine):
             about = await self._call("turnrl_about")
         except EndpointError as error:
             raise UserError(
-                f"the vLLM server at {self.config.url} takes no weights from turnrl ({error}):"
+                f"{self._where} takes no weights from turnrl ({error}):"
                 " docs/engines.md says how it is started"
             ) from None
         if about["device"] != "cpu":
             raise UserError(
-                f"the vLLM server at {self.config.url} computes on '{about['device']}': weights are"
+                f"{self._where} computes on '{about['device']}': weights are"
                 " pushed to servers on a CPU alone so far; the engine openai plays on it"
             )
         if about["vllm"] != TESTED and self._process is None:
@@ -302,7 +306,7 @@ class VllmEngine(OpenAIEngine):
             )
         if taken["process"] != self._process:
             raise RunFailed(
-                f"the vLLM server at {self.config.url} was started anew since the last push, so"
+                f"{self._where} was started anew since the last push, so"
                 " that what was played in between was not played with those weights: go on with"
                 " --resume"
             )
@@ -333,11 +337,11 @@ class VllmEngine(OpenAIEngine):
         socket = None if self.server is None else str(self.server.socket)
         return Endpoint(config, "engine", socket=socket)
 
-    def _gate(self) -> Gate:
-        """The gate of the running event loop."""
+    def _gate(self) -> PushGate:
+        """Return the gate of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._gates:
-            self._gates = {loop: Gate()}
+            self._gates = {loop: PushGate()}
         return self._gates[loop]
 
     def _end(self) -> None:

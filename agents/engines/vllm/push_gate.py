@@ -1,4 +1,4 @@
-"""Gate: many requests pass at once, or one push alone."""
+"""PushGate: many requests pass at once, or one push alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
+class PushGate:
     """Keeps a push and requests apart, in one event loop.
 
     A push waits for the requests inside, and later ones wait for the push.
