@@ -79,6 +79,8 @@ class Handler(BaseHTTPRequestHandler):
         text = json.dumps(data).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
+        if self.headers["Connection"] == "close":
+            self.close_connection = True
         self.end_headers()
         self.wfile.write(text)
 

@@ -253,7 +253,9 @@ class VllmEngine(OpenAIEngine):
             await asyncio.to_thread(self.server.start, self._shelf.current)
         except UserError as failed:
             raise self._gave_up(f"vLLM's server cannot be started again: {failed}") from None
+        largest = self.endpoint.largest
         self.endpoint, self._control = self._endpoint("/v1"), self._endpoint("")
+        self.endpoint.largest = largest
         await self._meet()
 
     def _gave_up(self, why: str) -> RunFailed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from pathlib import Path
 from subprocess import DEVNULL
@@ -26,6 +27,8 @@ HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _MALLOC = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 _LIBRARIES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 _PAUSE, _PATIENCE = 0.25, 10.0
+_LINES = 200
+"""Lines at the end of a log among which the cause of an end is looked for."""
 
 
 class Server:
@@ -176,7 +179,7 @@ def cause(words: str) -> str:
 
     The first error is the cause; those of the processes that waited for it come after.
     """
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in words.splitlines() if line.strip()][-_LINES:]
     errors = (
         found[1]
         for line in lines
@@ -185,18 +188,17 @@ def cause(words: str) -> str:
     return next(errors, lines[-1] if lines else "it said nothing")[:500]
 
 
-def answers(socket: Path) -> bool:
+def answers(path: Path) -> bool:
     """Tell whether a server that listens on a socket says that it is well."""
-    import httpx
-
-    if not socket.exists():
-        return False
-    transport = httpx.HTTPTransport(uds=str(socket))
-    try:
-        with httpx.Client(transport=transport, timeout=5.0) as client:
-            return client.get("http://vllm/health").status_code == 200
-    except httpx.HTTPError:
-        return False
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: vllm\r\nConnection: close\r\n\r\n")
+            said = b"".join(iter(lambda: connection.recv(4096), b""))
+            return re.match(rb"HTTP/1\.\d 200 ", said) is not None
+        except OSError:
+            return False
 
 
 def servable(config: Any) -> None:
