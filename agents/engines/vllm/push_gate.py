@@ -24,7 +24,7 @@ class PushGate:
 
     @asynccontextmanager
     async def one_of_many(self) -> AsyncIterator[None]:
-        """Be inside beside other requests."""
+        """Let a request in, beside others."""
         while not self._open.is_set():
             await self._open.wait()
         self._inside += 1
@@ -38,7 +38,7 @@ class PushGate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Be inside alone."""
+        """Let a push in, alone."""
         async with self._pushes:
             self._open.clear()
             try:
