@@ -59,9 +59,9 @@ def train(
 
     Returns:
         What ``result.json`` holds: ``before`` and ``after`` (test success around the last stage, if
-        test tasks are configured), ``seconds`` by phase, ``seed``. The seconds are those of all
-        processes of the run, without what was done after the last checkpoint of one that was
-        killed.
+        test tasks are configured), ``seconds`` by phase, ``seed``, and the ``device`` at the end.
+        The seconds are those of all processes of the run, without what was done after the last
+        checkpoint of one that was killed.
 
     Raises:
         UserError: the recipe, the folder or the world cannot be used, or the run cannot go on.
@@ -225,6 +225,7 @@ def _finish(session: Session) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": session.recipe.name,
         "seed": session.recipe.seed,
+        "device": str(next(session.model.parameters()).device),
         "seconds": session.clock.read(),
     }
     if rates:

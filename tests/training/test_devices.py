@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_what_was_saved_on_a_gpu_goes_on_without_one(
     run(cut, DATA | {"model": DATA["model"] | {"device": "cpu"}}, resume=True)
     assert records(whole) == records(cut)
     assert 'model.device "auto" -> "cpu"' in (cut / "recipe.yaml").read_text()
+    assert json.loads((cut / "result.json").read_text())["device"] == "cpu"
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int, bf16: bool = True) -> None:
