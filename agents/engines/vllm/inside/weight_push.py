@@ -25,10 +25,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-
 import vllm
 import vllm.model_executor.layers.utils as layer_utils
+from safetensors.torch import load_file
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
