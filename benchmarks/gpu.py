@@ -1,7 +1,7 @@
 """What a GPU gives: parity with the CPU, tokens and seconds, utilisation, memory, a learning run.
 
     python benchmarks/gpu.py --output gpu.json
-    python benchmarks/gpu.py --device cpu --quick       # a rehearsal of two minutes
+    python benchmarks/gpu.py --device cpu --quick       # a rehearsal, a minute of CPU
 
 It needs Python, torch, transformers and a copy of this tree, which may have any name, and takes
 less than 8 minutes. Each part runs in a process of its own with a time of its own: what a part has
