@@ -38,11 +38,11 @@ def retell(
         chat.respond(ids, stopped=True)
         told.turns.append(
             Turn(
-                prompt.new_ids,
-                prompt.extends,
-                ids,
-                [0.0] * len(ids),
-                prompt.repeated,
+                prompt_ids=prompt.new_ids,
+                extends=prompt.extends,
+                response_ids=ids,
+                logprobs=[0.0] * len(ids),
+                repeated=prompt.repeated,
                 text=text,
                 action=turn.action,
                 tag=tag,

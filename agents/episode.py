@@ -86,8 +86,6 @@ class Turn:
     logprobs: list[float]
     """Log-probability (nats) of each response id at sampling time, under the sampling temperature.
     """
-    counted: int = 0
-    """Tokens of a response whose ids nobody told, as a server counted them."""
     repeated: int = 0
     """So many first ids of `prompt_ids` repeat, or may repeat, what was said before, the player's
     words included.
@@ -116,6 +114,8 @@ class Turn:
     milestones: list[str] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
     """Named rewards, unweighted; filled in after the group was played."""
+    counted: int = 0
+    """Tokens of a response whose ids nobody told, as a server counted them."""
     signals: dict[str, float] = field(default_factory=dict)
     """Numbers about the turn that are no rewards, by name: what a world, an agent or a reward notes
     for those who learn from it. A batch has them as ``NAME_ET``.
